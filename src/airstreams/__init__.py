@@ -1,0 +1,24 @@
+"""Video action recognition from RGB alone: an open implementation of the paper AIRStreams.
+
+import airstreams
+
+recogniser = airstreams.load("runs/mine")
+print(recogniser.predict("video.mp4").probabilities)
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airstreams.inference.recogniser import Recogniser
+
+__version__ = "0.1.0"
+
+
+def load(run: Path | str) -> "Recogniser":
+    """The recogniser that a training left in the folder `run`. InputError: there is none."""
+    from airstreams.inference.recogniser import (
+        Recogniser,  # torch takes seconds to import; the command line's help needs none of it
+    )
+
+    return Recogniser(run)

@@ -1,0 +1,303 @@
+"""Every knob of a run: one tree of typed dataclasses. A recipe is a YAML file with some of these keys; the rest are
+the defaults.
+
+Sections and tables named in the comments are those of the paper, *AIRStreams: Adaptive Intermediate Representations
+for Video Understanding*. Where the paper is silent the value is ours, and says why.
+"""
+
+from argparse import ArgumentError
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from airstreams.errors import InputError
+
+STREAMS = ("rgb", "flow", "semantic")
+HEADS = (*STREAMS, "merged")
+
+StreamName = Literal["rgb", "flow", "semantic"]
+LayerKind = Literal["conv2d", "conv1d", "pool2d", "pool1d", "context_gating", "squeeze_excite"]
+
+
+@dataclass
+class Layer:
+    """One layer of a block (Figure 7). Convolutions are followed by batch normalisation and, but for the last, ReLU.
+
+    conv2d, pool2d act on the frames; conv1d, pool1d along time; the two gates weigh channels by their mean over the
+    clip.
+    """
+
+    kind: LayerKind
+    kernel: int = 3  # px or frames, odd
+    stride: int = 1  # px or frames; only a block's first repetition strides
+
+    def __post_init__(self) -> None:
+        _require(self.kernel >= 1 and self.kernel % 2 == 1, "kernel", self.kernel, "an odd number of pixels or frames")
+        _require(self.stride >= 1, "stride", self.stride, "at least 1")
+
+
+@dataclass
+class Block:
+    """One of a tower's six blocks: its layers in order, repeated, with a skip connection over each repetition."""
+
+    channels: int  # before `ModelConfig.width`
+    layers: list[Layer]
+    repeats: int = 1
+    skip: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.channels >= 1, "channels", self.channels, "at least 1")
+        _require(self.repeats >= 1, "repeats", self.repeats, "at least 1")
+        convolves = any(layer.kind.startswith("conv") for layer in self.layers)
+        _require(convolves, "layers", [layer.kind for layer in self.layers], "at least one convolution in a block")
+
+
+def default_tower() -> list[Block]:
+    """A tower of about a ResNet-18's capacity (section 3.5) in the layer types of Figure 7; the sizes are ours.
+
+    Most of the cost lies in the first three blocks, which run once a stream, so they leave high resolution early;
+    most of the parameters lie in the last three, which inference runs once.
+    """
+    return [
+        Block(32, [Layer("conv2d", stride=2), Layer("pool2d", stride=2), Layer("conv1d")]),
+        Block(64, [Layer("pool1d", stride=2), Layer("conv2d"), Layer("conv1d"), Layer("squeeze_excite")], repeats=2),
+        Block(128, [Layer("conv2d", stride=2), Layer("conv1d"), Layer("squeeze_excite")], repeats=2),
+        Block(256, [Layer("conv2d", stride=2), Layer("conv1d"), Layer("context_gating")], repeats=2),
+        Block(
+            512,
+            [Layer("pool1d", stride=2), Layer("conv2d", stride=2), Layer("conv1d"), Layer("context_gating")],
+            repeats=2,
+        ),
+        Block(512, [Layer("conv2d"), Layer("conv1d"), Layer("context_gating")]),
+    ]
+
+
+@dataclass
+class ClipConfig:
+    """What one clip is. It is stored with the model: predict and evaluate see what training saw."""
+
+    frames: int = 16  # T
+    stride: int = 2  # source frames from one frame of the clip to the next
+    rate: float | None = None  # frames a second instead of a stride, for videos of differing frame rates
+    size: int = 112  # px, height and width
+
+    def __post_init__(self) -> None:
+        _require(self.frames >= 1, "clip.frames", self.frames, "at least 1")
+        _require(self.stride >= 1, "clip.stride", self.stride, "at least 1")
+        _require(self.rate is None or self.rate > 0, "clip.rate", self.rate, "a rate over 0 frames a second, or null")
+        _require(self.size >= 64, "clip.size", self.size, "at least 64 px")
+
+
+@dataclass
+class DataConfig:
+    """How training draws clips. Crop, flip and colour are drawn once a clip."""
+
+    crop_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])  # area, as a share of the largest square
+    crop_aspect: float = 4 / 3  # width over height is drawn between this and its inverse
+    flip: bool = True  # off where left and right are classes
+    colour: float = 0.3  # brightness, contrast and saturation are scaled by up to this much more or less
+    balanced: bool = False  # draw every class equally often
+    val_fraction: float = 0.1  # of data that brings no splits
+    test_fraction: float = 0.2  # of data that brings no splits
+    workers: int = 2  # processes that decode
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale if len(self.crop_scale) == 2 else (0.0, 0.0)
+        _require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "two shares with 0 < low <= high <= 1")
+        _require(self.crop_aspect >= 1, "data.crop_aspect", self.crop_aspect, "at least 1")
+        _require(0 <= self.colour < 1, "data.colour", self.colour, "0 to below 1")
+        _require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+        for name in ("val_fraction", "test_fraction"):
+            _require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "0 to below 1")
+        _require(
+            self.val_fraction + self.test_fraction < 1,
+            "data.val_fraction + data.test_fraction",
+            self.val_fraction + self.test_fraction,
+            "below 1, so that something is left to train on",
+        )
+
+
+@dataclass
+class ModelConfig:
+    """The network of Figures 2 and 7."""
+
+    streams: list[StreamName] = field(default_factory=lambda: list(STREAMS))  # type: ignore[arg-type]
+    tower: list[Block] = field(default_factory=default_tower)  # six blocks; the merge comes after the third
+    width: float = 1.0  # scales every tower's channels
+    segmenter_width: float = 1.0  # scales the Dilated ResNet-18's channels
+    semantic_channels: int = 8  # the logits are reduced to so many channels before they are enlarged for their tower
+    flow_iterations: int = 20  # of TV-L1; Piergiovanni and Ryoo (2019) use 10 to 20
+    stop_gradient: list[Literal["flow", "semantic"]] = field(default_factory=list)  # Table 2, left column
+    dropout: float = 0.5  # before each classifier
+
+    def __post_init__(self) -> None:
+        _require(len(self.streams) > 0, "model.streams", self.streams, f"at least one of {', '.join(STREAMS)}")
+        unique = len(set(self.streams)) == len(self.streams)
+        _require(unique, "model.streams", self.streams, "each stream once")
+        _require(len(self.tower) == 6, "model.tower", f"{len(self.tower)} blocks", "six blocks")
+        _require(self.width > 0, "model.width", self.width, "over 0")
+        _require(self.segmenter_width > 0, "model.segmenter_width", self.segmenter_width, "over 0")
+        _require(self.semantic_channels >= 1, "model.semantic_channels", self.semantic_channels, "at least 1")
+        _require(self.flow_iterations >= 1, "model.flow_iterations", self.flow_iterations, "at least 1")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
+
+    @property
+    def answer(self) -> str:
+        """The head whose output is the model's answer: `merged`, or the one stream there is."""
+        return "merged" if len(self.streams) > 1 else self.streams[0]
+
+
+@dataclass
+class LossWeights:
+    """The five lambdas of equation 2. The defaults are the paper's fixed weights (section 4.2.3)."""
+
+    rgb: float = 1.0
+    flow: float = 0.0
+    semantic: float = 0.0
+    merged: float = 1.0
+    interm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            _require(value >= 0, f"loss_weights.{item.name}", value, "at least 0")
+
+
+@dataclass
+class TrainingConfig:
+    """The optimiser and its schedule (ours: the paper gives none)."""
+
+    epochs: int = 60
+    batch_size: int = 16  # clips
+    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: Nesterov momentum 0.9
+    lr: float = 1e-3  # at its peak
+    weight_decay: float = 0.05  # not on norms, biases and the flow's parameters
+    warmup_epochs: float = 2.0  # linear from 0, then a cosine to 0
+    clip_norm: float = 5.0  # of the whole gradient; 0: none
+    label_smoothing: float = 0.1
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
+        _require(self.lr > 0, "training.lr", self.lr, "over 0")
+        _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
+        _require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
+        _require(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "at least 0 (0: no clipping)")
+        _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "0 to below 1")
+
+
+@dataclass
+class EvaluationConfig:
+    """Which views of a video are scored and averaged. Stored with the model."""
+
+    views: int = 3  # clips a video, evenly spaced
+    crops: int = 1  # largest squares, evenly spaced along the longer side; 1: the centre
+    window: float = 10.0  # s; predict scores a video of over two windows window by window as well
+
+    def __post_init__(self) -> None:
+        _require(self.views >= 1, "evaluation.views", self.views, "at least 1")
+        _require(self.crops >= 1, "evaluation.crops", self.crops, "at least 1")
+        _require(self.window > 0, "evaluation.window", self.window, "over 0 s")
+
+
+@dataclass
+class Config:
+    """A run."""
+
+    seed: int = 0
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        merged = self.loss_weights.merged
+        answered = len(self.model.streams) == 1 or merged > 0
+        _require(answered, "loss_weights.merged", merged, "over 0, since the merged head gives the model's answer")
+
+    def active_loss_weights(self) -> dict[str, float]:
+        """The losses that this model trains, with their weights (over 0 or not).
+
+        With one stream there is no merge: its tower answers, with one loss of weight 1.
+        """
+        streams = self.model.streams
+        if len(streams) == 1:
+            weights: dict[str, float] = {streams[0]: 1.0}
+        else:
+            weights = {head: getattr(self.loss_weights, head) for head in (*streams, "merged")}
+        if "semantic" in streams:
+            weights["interm"] = self.loss_weights.interm
+        return weights
+
+    def trained_heads(self) -> list[str]:
+        """The heads whose loss has weight, and which therefore have something to say."""
+        return [head for head, weight in self.active_loss_weights().items() if head in HEADS and weight > 0]
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether training reads the teacher's label maps."""
+        return self.active_loss_weights().get("interm", 0) > 0
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Give a parser every key of `Config` as an option, such as `--training.epochs`, and `--config` for a YAML file."""
+    parser.add_argument("--config", action="config", help="a packaged recipe's name or a YAML file")
+    parser.add_class_arguments(Config)
+
+
+def config_from(parsed: Namespace) -> Config:
+    """The `Config` in what a parser with `add_config_arguments` parsed. InputError: a value out of its range."""
+    return Config(**{item.name: parsed[item.name] for item in fields(Config)})
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """A `Config` from plain values, as `to_dict` gives them. InputError: an unknown key or an impossible value."""
+    parser = ArgumentParser(exit_on_error=False)
+    add_config_arguments(parser)
+    try:
+        return config_from(parser.instantiate(parser.parse_object(values)))
+    except ArgumentError as error:
+        raise InputError(f"config: {' '.join(str(error).split())}") from error
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The complete config as plain values, for YAML and JSON."""
+    return asdict(config)
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the complete config as YAML."""
+    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def load_config(path: Path) -> Config:
+    """Read a YAML file of some or all keys. InputError: not YAML, an unknown key or an impossible value."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: got {type(values).__name__}, expected keys such as `training:`")
+    return from_dict(values)
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file that a recipe's name or path stands for. InputError: neither."""
+    packaged = Path(__file__).parent / "recipes"
+    for path in (Path(name), packaged / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in packaged.glob("*.yaml")))
+    raise InputError(f"--config {name}: neither a YAML file nor a packaged recipe ({known})")
+
+
+def _require(holds: bool, key: str, given: object, expected: str) -> None:
+    if not holds:
+        raise InputError(f"{key}: got {given}, expected {expected}")
