@@ -1,0 +1,51 @@
+"""The published data sets, one file each: `NAME:ROOT[?key=value&...]` becomes a listed source.
+
+A data set is a function that reads its official files, and the values that each of its keys may have. All keys so far
+choose from a short list, so the values stand here as data and are checked in one place; a data set with a free value
+would need more than that.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from airstreams.data.benchmarks.jhmdb import read_jhmdb
+from airstreams.data.listing import Source
+from airstreams.errors import InputError
+
+
+class Benchmark(NamedTuple):
+    """How a published data set is read: `read(root, **options)`, and the values of each option, the default first."""
+
+    read: Callable[..., Source]
+    options: dict[str, tuple[str, ...]]
+
+
+BENCHMARKS = {
+    "jhmdb": Benchmark(read_jhmdb, {"split": ("1", "2", "3")}),
+}
+
+
+def open_benchmark(data: str) -> Source:
+    """The source that `data`, NAME:ROOT[?key=value&...], names. InputError that lists what is known."""
+    name, _, rest = data.partition(":")
+    if name not in BENCHMARKS:
+        raise InputError(
+            f"{data} is no file or folder, and {name!r} is no published data set; "
+            f"expected one of {', '.join(BENCHMARKS)} before the colon, as in jhmdb:data/jhmdb?split=1"
+        )
+    benchmark = BENCHMARKS[name]
+    root, _, query = (rest, "", "") if Path(rest).exists() else rest.partition("?")
+    known = "; ".join(f"{key}={'|'.join(values)}" for key, values in benchmark.options.items())
+    options = {key: values[0] for key, values in benchmark.options.items()}
+    for item in filter(None, query.split("&")):
+        key, _, value = item.partition("=")
+        if value not in benchmark.options.get(key, ()):
+            raise InputError(f"{data}: {item!r} is no option of {name}; expected {known}, joined by & after the ?")
+        options[key] = value
+    folder = Path(root).expanduser()
+    if not root or not folder.is_dir():
+        raise InputError(
+            f"{data}: there is no folder {root!r}; expected {name}:ROOT with the data set's folder as ROOT"
+        )
+    return benchmark.read(folder, **options)

@@ -1,0 +1,67 @@
+"""What a data source is, once it has been listed: videos with class names. No file is opened here.
+
+The two types stand apart from `sources.py`, which fills them from a folder or a CSV file, so that the published data
+sets in `benchmarks/` can fill them too without a circle of imports. Class names stay text until the data set turns
+them into numbers: it costs a look-up a video, and no list of integers can be read against the wrong list of names.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from airstreams.data.labels import LabelStore
+from airstreams.errors import InputError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video, or one segment of it, with what people said about it."""
+
+    path: Path
+    """The file."""
+    name: str
+    """Unique within the source and independent of where it lies: shown to people, key of the splits."""
+    labels: tuple[str, ...]
+    """Class names: exactly one, except in a multi-label source, where a video without actions has none."""
+    split: str | None = None
+    """"train", "val" or "test"; None where the source has no splits."""
+    start: float | None = None
+    """Seconds after the first frame; None is the beginning."""
+    end: float | None = None
+    """Seconds after the first frame, exclusive; None is the end."""
+    group: str | None = None
+    """Videos of one group never stand on both sides of an automatic split."""
+    label_map: str | None = None
+    """Key of the video's label maps in any label store; several segments of one file share it."""
+    mask: Path | None = None
+    """A mask drawn by people, for scoring only: npz with `mask` uint8 (T, H, W)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A listed data set. `classes` are sorted, `videos` are sorted by name; `name` is DATA as it was given."""
+
+    name: str
+    classes: tuple[str, ...]
+    videos: tuple[Video, ...]
+    multi_label: bool = False
+    label_store: LabelStore | None = None
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether the videos say which split they belong to."""
+        return any(video.split is not None for video in self.videos)
+
+    def split(self, name: str) -> tuple[Video, ...]:
+        """The videos of the split "train", "val" or "test". InputError when there are none."""
+        videos = tuple(video for video in self.videos if video.split == name)
+        if not videos:
+            counts = Counter(video.split for video in self.videos if video.split is not None)
+            given = ", ".join(f"{split} ({counts[split]})" for split in SPLITS if counts[split]) or "none"
+            raise InputError(
+                f"{self.name} has no split {name!r}; its splits with their videos: {given}; ask for one of these, "
+                f"or add {name}/ beside the other split folders, or rows with the split {name} to the CSV"
+            )
+        return videos

@@ -1,0 +1,422 @@
+"""Frame-exact decoding: `read_frames` hands out the frames asked for, or raises; it never hands out a neighbour.
+
+A *place* is the 0-based position of a frame in presentation order. Two ways lead from a place to a picture:
+
+- By presentation time. MP4 and Matroska store one packet a frame and each packet's time (pts), for the codecs listed
+  below. A pass over the packets, without decoding, gives the sorted times, hence the places, and one can seek.
+- By counting. Elsewhere (AVI, MPEG-TS, MPEG-4 part 2, VP8, ...) packets may carry no time, a wrong one, or no picture
+  at all. There the file is decoded once to count its frames, and each read decodes from the beginning. This is right
+  and slow: the cost of a read grows with the place, so long recordings are better converted to MP4 with H.264.
+
+After a seek nothing counts before the decoder itself reports a key frame: frames that precede it in presentation order
+(open GOP) lean on pictures the decoder never saw. From there on the places must follow one another without a gap.
+A frame missed this way is sought from one key frame further back, then from the beginning; then it is an error.
+
+Decoding and colour conversion use one thread each: parallelism comes from the loader's processes, and more threads
+than cores only get in each other's way. What was learnt about a file is kept in memory per process, so that a data set
+read many times pays for the look at each file once. Pixels are taken as square. FFmpeg conceals damage it can see
+and marks the frame, which is then refused; damage that leaves a decodable stream (most of it in MJPEG, HEVC and VP9,
+which carry no checksums) shows in the picture and nowhere else.
+"""
+
+import operator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from airstreams.errors import InputError, VideoError
+
+_MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
+_CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
+_CUT_S = 0.25  # how much earlier than its header says a file may end, s: headers round, and count other streams' tails
+
+
+@dataclass(frozen=True, eq=False)
+class VideoInfo:
+    """What a video holds, seen without decoding it all.
+
+    Attributes:
+        frames: number of frames that can be read.
+        width, height: px, of the upright picture (after rotation).
+        times: float64 (frames,), s from the first frame, in presentation order; read-only.
+    """
+
+    frames: int
+    width: int
+    height: int
+    times: np.ndarray
+
+    @property
+    def fps(self) -> float:
+        """Mean frames a second; 1 for a single frame, which has no rate of its own."""
+        return float((self.frames - 1) / self.times[-1]) if self.frames > 1 else 1.0
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last, which is taken to last one mean interval."""
+        return float(self.times[-1] + 1 / self.fps)
+
+
+@dataclass(frozen=True, eq=False)
+class _Orientation:
+    """How a stored picture becomes upright: transposed first, then flipped."""
+
+    transpose: bool
+    flip_rows: bool
+    flip_columns: bool
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        return (height, width) if self.transpose else (width, height)
+
+    def apply(self, picture_HW3: np.ndarray) -> np.ndarray:
+        picture = picture_HW3.transpose(1, 0, 2) if self.transpose else picture_HW3
+        return picture[:: -1 if self.flip_rows else 1, :: -1 if self.flip_columns else 1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """Where the frames of one file are."""
+
+    info: VideoInfo
+    stored_width: int
+    stored_height: int
+    orientation: _Orientation
+    pts: np.ndarray | None  # int64 (frames,), ascending; None: places are found by counting
+    keyframes: np.ndarray  # the places one can seek to, ascending
+
+
+def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side: int | None = None) -> np.ndarray:
+    """Reads frames by their place in presentation order.
+
+    Args:
+        path: a video file.
+        indices: 0-based places, in any order, repeats allowed.
+        short_side: px; frames whose shorter side is longer than this are reduced to it, keeping the aspect (area
+            average, during colour conversion). Never enlarged. None: as stored.
+
+    Returns:
+        uint8 (N, H, W, 3) RGB, upright, in the order of `indices`; all of the first frame's size.
+
+    Raises:
+        InputError: a place that the video does not have, or a short side below 1.
+        VideoError: the file, or one of these frames, cannot be read; names the file.
+
+    Example:
+        >>> clip_THW3 = read_frames("wave.mp4", range(0, 32, 2), short_side=112)  # doctest: +SKIP
+    """
+    with _naming(path):
+        index = _index(path)
+    places = [operator.index(place) for place in indices]
+    for place in places:
+        if not 0 <= place < index.info.frames:
+            raise InputError(f"{path}: frame {place} asked for; it has frames 0 to {index.info.frames - 1}")
+    width, height = _reduced(index.stored_width, index.stored_height, short_side)
+    out_width, out_height = index.orientation.size(width, height)
+    frames_NHW3 = np.empty((len(places), out_height, out_width, 3), np.uint8)
+    slots: dict[int, list[int]] = {}
+    for slot, place in enumerate(places):
+        slots.setdefault(place, []).append(slot)
+    converter = VideoReformatter()
+
+    def take(place: int, frame: VideoFrame) -> None:
+        picture = converter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1).to_ndarray()
+        for slot in slots[place]:
+            frames_NHW3[slot] = index.orientation.apply(picture)
+
+    missing = sorted(slots)
+    with _naming(path):
+        for keyframes_back in (0, 1, len(index.keyframes)):
+            if missing:
+                with _opened(path) as (container, stream):
+                    missing = _collect(container, stream, index, missing, keyframes_back, take)
+        if missing:
+            raise VideoError(f"unreadable: frame {missing[0]} of {index.info.frames} cannot be decoded")
+    return frames_NHW3
+
+
+def probe(path: str | os.PathLike[str]) -> VideoInfo:
+    """Looks at a video's packets, without decoding it where its container allows that; remembered until it changes.
+
+    Raises:
+        VideoError: the file cannot be read; names the file.
+    """
+    with _naming(path):
+        return _index(path).info
+
+
+def check(path: str | os.PathLike[str]) -> VideoInfo:
+    """Decodes the whole file, as `read_frames` would, and compares it with what its header promises.
+
+    Sampling the beginning and the end would be faster, but would pass damage in the middle, and could not promise that
+    every frame can be read later. The price is a full decode: as long as one epoch over every frame.
+
+    Raises:
+        VideoError: a short reason without the file's name: `does not exist`, `not a file`, `empty file`,
+            `not a video: ...`, `truncated: ...`, `no video stream`, `no frames` or `unreadable: ...`.
+    """
+    _refuse_truncated(path)
+    index = _index(path)
+    with _opened(path) as (container, stream):
+        decoded = sum(1 for _ in _frames(container, stream, index))
+    if decoded < index.info.frames:
+        raise VideoError(f"unreadable: frame {decoded} of {index.info.frames} cannot be decoded")
+    return index.info
+
+
+def _index(path: str | os.PathLike[str]) -> _Index:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise VideoError(_reason_not_to_open(path)) from error
+    return _index_of_version(os.fspath(path), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8192)
+def _index_of_version(path: str, mtime_ns: int, size: int) -> _Index:
+    with _opened(path) as (container, stream):
+        timed = (
+            container.format.name in (_MP4, _MATROSKA)
+            and stream.codec_context.codec.canonical_name in _CODECS_WITH_ONE_PACKET_A_FRAME
+        )
+        index = _index_by_time(container, stream) if timed else None
+    if index is None:
+        with _opened(path) as (container, stream):
+            index = _index_by_counting(container, stream)
+    return index
+
+
+def _index_by_time(container: InputContainer, stream: VideoStream) -> _Index | None:
+    """The index from the packets' times; None where a time is missing or stands twice."""
+    shown: list[int | None] = []
+    keys: list[int | None] = []
+    first: VideoFrame | None = None
+    for packet in container.demux(stream):
+        if packet.is_keyframe and packet.size:
+            keys.append(packet.pts)
+        if keys and first is None:
+            first = next(iter(packet.decode()), None)
+        # Packets marked to be discarded lie outside the edit list: decoded for the others' sake, not shown.
+        if packet.size and not packet.is_discard:
+            shown.append(packet.pts)
+    if not keys or None in keys or None in shown or len(set(shown)) < len(shown):
+        return None
+    pts = np.array(sorted(time for time in shown if time >= keys[0]), np.int64)  # type: ignore[operator, type-var]
+    if not len(pts) or first is None:
+        raise VideoError("no frames")
+    times = (pts - pts[0]) * float(stream.time_base or 0)
+    return _make_index(first, times, pts, keyframes=np.flatnonzero(np.isin(pts, np.array(keys, np.int64))))
+
+
+def _index_by_counting(container: InputContainer, stream: VideoStream) -> _Index:
+    pts: list[int | None] = []
+    first: VideoFrame | None = None
+    for frame in _decoded(container, stream):
+        first = first or frame
+        pts.append(frame.pts)
+    if first is None:
+        raise VideoError("no frames")
+    known = [time for time in pts if time is not None]
+    if len(known) == len(pts) and all(earlier < later for earlier, later in pairwise(known)):
+        times = (np.array(known) - known[0]) * float(stream.time_base or 0)
+    elif stream.guessed_rate:
+        times = np.arange(len(pts)) / float(stream.guessed_rate)
+    else:
+        raise VideoError("unreadable: it has neither times nor a frame rate")
+    return _make_index(first, times, pts=None, keyframes=np.zeros(1, np.int64))
+
+
+def _make_index(first: VideoFrame, times: np.ndarray, pts: np.ndarray | None, keyframes: np.ndarray) -> _Index:
+    orientation = _orientation(first)
+    width, height = orientation.size(first.width, first.height)
+    times.flags.writeable = False
+    info = VideoInfo(len(times), width, height, times)
+    return _Index(info, first.width, first.height, orientation, pts, keyframes)
+
+
+def _orientation(frame: VideoFrame) -> _Orientation:
+    """Reads the display matrix itself rather than its angle, which is wrong for mirrored pictures."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return _Orientation(False, False, False)
+    # Shown x = a x + c y, shown y = b x + d y; rounded to the nearest quarter turn.
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()  # type: ignore[call-overload]
+    transpose = abs(b) > abs(a)
+    return _Orientation(transpose, flip_rows=(b if transpose else d) < 0, flip_columns=(c if transpose else a) < 0)
+
+
+def _reduced(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    if short_side is None:
+        return width, height
+    if short_side < 1:
+        raise InputError(f"short_side {short_side} asked for; expected a number of pixels of at least 1, or None")
+    shorter = min(width, height)
+    if shorter <= short_side:
+        return width, height
+    return round(width * short_side / shorter), round(height * short_side / shorter)
+
+
+def _collect(
+    container: InputContainer,
+    stream: VideoStream,
+    index: _Index,
+    targets: Sequence[int],
+    keyframes_back: int,
+    take: Callable[[int, VideoFrame], None],
+) -> list[int]:
+    """Takes the targets (ascending) from a freshly opened file; returns those it could not get.
+
+    `keyframes_back`: how many key frames before the nearest one to seek to; as many as there are: never seek.
+    """
+    missed = []
+    frames = _frames(container, stream, index)
+    place, frame = -1, None
+    for target in targets:
+        nearest = int(np.searchsorted(index.keyframes, target, side="right")) - 1 - keyframes_back
+        start = int(index.keyframes[nearest]) if nearest >= 0 else 0
+        if start > place + 1:  # else decoding on is no further than the key frame
+            frames = _frames(container, stream, index, start)
+        while place < target:
+            step = next(frames, None)
+            if step is None:
+                break
+            place, frame = step
+        if place == target and frame is not None:
+            take(target, frame)
+        else:
+            missed.append(target)
+    return missed
+
+
+def _frames(
+    container: InputContainer, stream: VideoStream, index: _Index, start: int = 0
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Yields (place, frame) from a freshly opened file, or from a seek to the place `start`.
+
+    Ends at the first frame that is lost or damaged, because those after it may lean on it.
+    """
+    expected = None if start else 0
+    count = -1
+    try:
+        if start and index.pts is not None:
+            container.seek(int(index.pts[start]), stream=stream)
+        for frame in _decoded(container, stream):
+            if index.pts is None:
+                place = count = count + 1
+            else:
+                if frame.pts is None:
+                    return
+                place = int(np.searchsorted(index.pts, frame.pts))
+                if place == len(index.pts) or index.pts[place] != frame.pts:
+                    continue
+            if expected is None:
+                if not frame.key_frame:
+                    continue
+                expected = place
+            if place != expected or frame.is_corrupt:
+                return
+            yield place, frame
+            expected += 1
+    except (av.error.FFmpegError, VideoError):
+        return
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Decodes from the first key frame ahead; what stands before it in the file cannot be decoded.
+
+    Stops with an error at damage, also at frames that the decoder still held back: their count could be off.
+    """
+    found_key = False
+    for packet in container.demux(stream):
+        found_key = found_key or packet.is_keyframe
+        if packet.is_corrupt:
+            raise VideoError("truncated: a packet is incomplete")
+        if found_key:
+            yield from packet.decode()
+
+
+def _refuse_truncated(path: str | os.PathLike[str]) -> None:
+    """Compares what the header promises with the packets that are there."""
+    # Without the edit list, since the header's number of frames counts those that the list hides.
+    with _opened(path, {"ignore_editlist": "1"}) as (container, stream):
+        packets, end = 0, 0.0
+        for packet in container.demux():
+            if packet.stream_index == stream.index and packet.size:
+                packets += 1
+                if packet.is_corrupt:
+                    raise VideoError(f"truncated: packet {packets} is incomplete")
+            moment = packet.pts if packet.pts is not None else packet.dts
+            if moment is not None:
+                end = max(end, float((moment + (packet.duration or 0)) * packet.time_base))
+        if container.format.name == _MP4 and packets < stream.frames:
+            raise VideoError(f"truncated: {packets} of {stream.frames} frames")
+        # AVI: its duration is estimated from what is there. Its streams have gaps, hence times rather than counts.
+        declared = 0.0
+        if container.format.name == "avi" and stream.guessed_rate:
+            declared = stream.frames / float(stream.guessed_rate)
+        elif container.format.name == _MATROSKA:
+            declared = (container.duration or 0) / av.time_base
+        if end < declared - _CUT_S:
+            raise VideoError(f"truncated: {end:.2f} s of {declared:.2f} s")
+
+
+@contextmanager
+def _opened(
+    path: str | os.PathLike[str], options: dict[str, str] | None = None
+) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Opens a file and finds its video stream; FFmpeg's errors inside the block become a VideoError."""
+    try:
+        # "file:" keeps a colon in the name from being read as a protocol; old files' tags need not be UTF-8.
+        container = av.open(f"file:{os.fspath(path)}", "r", options=options, metadata_errors="ignore")
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(_reason_not_to_open(path)) from error
+    with container:
+        if not len(container.streams):
+            raise VideoError(_reason_not_to_open(path))
+        covers = av.stream.Disposition.attached_pic
+        stream = next((stream for stream in container.streams.video if not stream.disposition & covers), None)
+        if stream is None:
+            raise VideoError("no video stream")
+        if stream.codec_context is None:
+            raise VideoError("unreadable: no decoder for its codec")
+        stream.codec_context.thread_count = 1
+        try:
+            yield container, stream
+        except av.error.FFmpegError as error:
+            raise VideoError(f"unreadable: {error.strerror}") from error
+
+
+def _reason_not_to_open(path: str | os.PathLike[str]) -> str:
+    file = Path(path)
+    try:
+        if not file.exists():
+            return "does not exist"
+        if not file.is_file():
+            return "not a file"
+        with file.open("rb") as opened:
+            head = opened.read(8)
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+    if not head:
+        return "empty file"
+    if head[4:] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"RIFF", b"\x1aE\xdf\xa3"):
+        return "truncated: it begins like a video, but its header or index is missing or cut"
+    return "not a video: no known format"
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except VideoError as error:
+        raise VideoError(f"{os.fspath(path)}: {error}") from error
