@@ -1,0 +1,111 @@
+"""AIRStreams: the paper's Figure 2.
+
+    clip ── representation ── blocks 1-3 ──┬── blocks 4-6, head ── rgb, flow and semantic logits (training)
+                                           │
+            (the same for each stream) ── mean ── blocks 4-6, head ── merged logits: the answer
+
+Legend of shape suffixes: B batch, C channels, T frames, H, W pixels, K action classes, S segmentation classes, h, w
+the segmenter's grid.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from airstreams.config import ModelConfig
+from airstreams.models.representations import RGB, Flow, Representation, Semantic
+from airstreams.models.tower import EarlyTower, LateTower
+
+
+@dataclass
+class Output:
+    """What the model says of a batch of clips.
+
+    logits: head name to (B, K), for the heads asked for.
+    representations: stream name to what it saw; see `Representation`.
+    """
+
+    logits: dict[str, Tensor]
+    representations: dict[str, Representation]
+
+
+class AIRStreams(nn.Module):
+    """Streams of representations, merged after block 3. With one stream there is no merge: its own tower answers.
+
+    Args:
+        representations: stream name to the module that makes what its tower sees.
+        early: stream name to blocks 1 to 3.
+        late: stream name, and "merged" where there are several streams, to blocks 4 to 6 with their head.
+    """
+
+    def __init__(
+        self, representations: dict[str, nn.Module], early: dict[str, EarlyTower], late: dict[str, LateTower]
+    ) -> None:
+        super().__init__()
+        self.representations = nn.ModuleDict(representations)
+        self.early = nn.ModuleDict(early)
+        self.late = nn.ModuleDict(late)
+        self.answer = "merged" if "merged" in late else next(iter(late))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, clip_B3THW: Tensor, heads: Sequence[str] | None = None) -> Output:
+        """Score clips.
+
+        Args:
+            clip_B3THW: uint8, or float in 0..1; any T, H and W from 64 up. Normalisation is done here, so that no
+                caller can get it wrong.
+            heads: which logits to compute; None: the answer's alone, as at inference, without what only other heads
+                need.
+        """
+        heads = (self.answer,) if heads is None else heads
+        clip_B3THW = to_unit_range(clip_B3THW)
+        streams = [name for name in self.early if "merged" in heads or name in heads]
+        representations = {name: self.representations[name](clip_B3THW) for name in streams}
+        features = {name: self.early[name](representations[name].tower_input) for name in streams}
+        logits = {name: self.late[name](features[name]) for name in streams if name in heads}
+        if "merged" in heads:
+            merged_BCTHW = torch.stack(tuple(features.values())).mean(dim=0)
+            logits["merged"] = self.late["merged"](merged_BCTHW)
+        return Output(logits, representations)
+
+    def freeze_untrained(self, heads: Sequence[str]) -> None:
+        """Freeze the late towers whose heads no loss trains, so that weight decay leaves them alone."""
+        for name, tower in self.late.items():
+            tower.requires_grad_(name in heads)
+
+
+def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams:
+    """The model of a config, from random weights.
+
+    Args:
+        config: streams, tower and widths.
+        classes: K, action classes.
+        segment_classes: S, the label source's classes, background included.
+    """
+    stopped = config.stop_gradient
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "rgb": RGB,
+        "flow": lambda: Flow(config.flow_iterations, "flow" in stopped),
+        "semantic": lambda: Semantic(
+            segment_classes, config.segmenter_width, config.semantic_channels, "semantic" in stopped
+        ),
+    }
+    streams: list[str] = list(config.streams)
+    representations = {name: makers[name]() for name in streams}
+    early = {
+        name: EarlyTower(representations[name].channels, config.tower, config.width)  # type: ignore[arg-type]
+        for name in streams
+    }
+    channels = early[streams[0]].out_channels
+    names = [*streams, "merged"] if len(streams) > 1 else streams
+    late = {name: LateTower(channels, config.tower, config.width, classes, config.dropout) for name in names}
+    return AIRStreams(representations, early, late)
+
+
+def to_unit_range(clip_B3THW: Tensor) -> Tensor:
+    """A float clip in 0..1, channels last in memory, from a uint8 or a float one."""
+    if clip_B3THW.dtype == torch.uint8:
+        clip_B3THW = clip_B3THW.float() / 255
+    return clip_B3THW.contiguous(memory_format=torch.channels_last_3d)

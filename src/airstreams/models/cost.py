@@ -1,0 +1,63 @@
+"""Parameters and cost of a model, part by part: what `airstreams info` prints.
+
+Cost is counted in multiply-adds, as the literature's video figures are (SlowFast's 213 G); operations are twice that.
+Convolutions and linear layers come from torch's own counter, run on the meta device, so nothing is computed. Counters
+skip element-wise work, which the flow layer is made of, so that is counted off its formula. Normalisations,
+activations and poolings are left out, as everywhere.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from airstreams.config import Config
+from airstreams.models import flow
+from airstreams.models.airstreams import AIRStreams, build
+
+
+@dataclass
+class Cost:
+    """Parameters and multiply-adds a clip by part: `rgb.early`, `semantic.representation`, `merged.late`, ..."""
+
+    parameters: dict[str, int]
+    inference: dict[str, int]
+    training: dict[str, int]  # of a training step's forward pass
+
+
+def count(config: Config, classes: int, segment_classes: int) -> Cost:
+    """Count a config's model for one clip of its own size."""
+    with torch.device("meta"):
+        model = build(config.model, classes, segment_classes)
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in _parts(model).items()}
+    return Cost(
+        parameters,
+        _multiply_adds(model, config, [config.model.answer]),
+        _multiply_adds(model, config, config.trained_heads()),
+    )
+
+
+def _parts(model: AIRStreams) -> dict[str, torch.nn.Module]:
+    parts = {f"{name}.representation": part for name, part in model.representations.items() if name != "rgb"}
+    parts |= {f"{name}.early": part for name, part in model.early.items()}
+    parts |= {f"{name}.late": part for name, part in model.late.items()}
+    return parts
+
+
+def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[str, int]:
+    clip = config.clip
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(torch.empty(1, 3, clip.frames, clip.size, clip.size, device="meta"), heads)
+    counted = counter.get_flop_counts()
+    costs = {}
+    for name in _parts(model):
+        stream, kind = name.split(".")
+        group = {"representation": "representations"}.get(kind, kind)
+        operations = sum(counted.get(f"AIRStreams.{group}.{stream}", {}).values())
+        if name == "flow.representation" and any(key.startswith("AIRStreams.early.flow") for key in counted):
+            pixels = (clip.frames - 1) * clip.size**2
+            a_pixel = flow.OPERATIONS_PER_PIXEL + config.model.flow_iterations * flow.OPERATIONS_PER_PIXEL_AND_ITERATION
+            operations += pixels * a_pixel
+        costs[name] = int(operations) // 2
+    return costs

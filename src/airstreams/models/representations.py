@@ -1,0 +1,95 @@
+"""The representations: what each stream's tower sees, made from one RGB clip inside the network (section 3.1).
+
+Each is a module with `channels` and a `forward` from a clip (B, 3, T, H, W) in 0..1 to a `Representation`.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from airstreams.models.flow import RepresentationFlow
+from airstreams.models.segmenter import DilatedResNet18
+from airstreams.models.tower import on_frames
+
+GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
+
+
+class Representation(NamedTuple):
+    """What a tower sees, and what a person can look at.
+
+    tower_input: (B, channels, T, H, W).
+    shown: flow in px a frame (B, 2, T, H, W), or segmentation logits (B, S, T, h, w) on the segmenter's grid; None for
+        rgb.
+    """
+
+    tower_input: Tensor
+    shown: Tensor | None
+
+
+class RGB(nn.Module):
+    """The clip itself."""
+
+    channels = 3
+
+    def forward(self, clip_B3THW: Tensor) -> Representation:
+        """See `Representation`."""
+        return Representation(clip_B3THW, None)
+
+
+class Flow(nn.Module):
+    """Optical flow between consecutive grey frames.
+
+    Args:
+        iterations: of TV-L1.
+        stop_gradient: cut the action losses from tau, lambda and theta (Table 2).
+    """
+
+    channels = 2
+
+    def __init__(self, iterations: int, stop_gradient: bool) -> None:
+        super().__init__()
+        self.layer = RepresentationFlow(iterations)
+        self.stop_gradient = stop_gradient
+        self.layer.requires_grad_(not stop_gradient)  # nothing but the action losses ever reaches them
+
+    def forward(self, clip_B3THW: Tensor) -> Representation:
+        """See `Representation`."""
+        red, green, blue = clip_B3THW.unbind(1)
+        grey_B1THW = (GREY[0] * red + GREY[1] * green + GREY[2] * blue).unsqueeze(1)
+        flow_B2THW = self.layer(grey_B1THW)
+        return Representation(flow_B2THW, flow_B2THW)
+
+
+class Semantic(nn.Module):
+    """The segmenter's pre-softmax logits, reduced and brought to the clip's size.
+
+    A 1x1 reduction commutes with a bilinear enlargement, so it is done on the segmenter's small grid: a tower stem
+    over S channels at full size would cost about half of the model's budget.
+
+    Args:
+        classes: S, background included.
+        segmenter_width: scales the segmenter's channels.
+        channels: what the tower sees of the S logits.
+        stop_gradient: cut the action losses from the segmenter (Table 2); the teacher's loss still reaches it.
+    """
+
+    def __init__(self, classes: int, segmenter_width: float, channels: int, stop_gradient: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.segmenter = DilatedResNet18(classes, segmenter_width)
+        self.reduction = nn.Conv2d(classes, channels, 1, bias=False)
+        self.stop_gradient = stop_gradient
+
+    def forward(self, clip_B3THW: Tensor) -> Representation:
+        """See `Representation`."""
+        size = clip_B3THW.shape[-2:]
+        logits_BSThw = on_frames(self.segmenter, clip_B3THW - 0.5)
+        for_tower = logits_BSThw.detach() if self.stop_gradient else logits_BSThw
+        return Representation(on_frames(lambda frames: enlarge(self.reduction(frames), size), for_tower), logits_BSThw)
+
+
+def enlarge(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Bilinear enlargement: how logits on the segmenter's grid become a map of the clip's size."""
+    return F.interpolate(frames_NCHW, size=tuple(size), mode="bilinear", align_corners=False)
