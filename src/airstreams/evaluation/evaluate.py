@@ -1,0 +1,101 @@
+"""Score a split of a data set with a trained run; figures, scores and confusions are left in the run's folder."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from airstreams.data.check import check_videos
+from airstreams.data.listing import Source
+from airstreams.data.sources import read_splits, with_splits
+from airstreams.errors import InputError
+from airstreams.evaluation.metrics import confusion
+from airstreams.evaluation.protocols import Scores, figures_of, score_videos, targets_of
+from airstreams.files import replacing
+from airstreams.models import saved as saved_models
+from airstreams.models.saved import SavedModel
+
+SPLITS = "split.csv"
+
+
+@dataclass
+class Evaluation:
+    """The figures of a split, and where its files lie.
+
+    confusion: counts of true class by predicted class; None for multi-label data.
+    """
+
+    figures: dict[str, Any]
+    classes: tuple[str, ...]
+    confusion: list[list[int]] | None
+    folder: Path
+
+
+def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluation:
+    """Score `split` of a source.
+
+    Data without splits of its own takes those that training drew; videos that training never saw are test videos.
+    InputError: no run, no such split, or class names that the model does not know.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    saved = saved_models.load(run, device)
+    unknown = sorted(set(source.classes) - set(saved.classes))
+    if unknown:
+        given, expected = (", ".join(names[:5]) + " ..." * (len(names) > 5) for names in (unknown, saved.classes))
+        raise InputError(f"{source.name}: classes that {run} does not know: {given}; expected some of {expected}")
+    source = _with_splits_of(run, source, console)
+    wanted = source.split(split)
+    label_store = source.label_store
+    if label_store is not None and label_store.classes != saved.segment_classes:
+        console.print(f"segmentation not scored: {label_store.teacher}'s classes are not those of the run's teacher")
+        label_store = None
+    with Progress(console=console) as progress:
+        good, bad = check_videos(wanted, progress)
+        task = progress.add_task("scoring", total=len(good))
+        scores = score_videos(
+            saved, good, label_store, saved.config.data.workers, on_video=lambda: progress.advance(task)
+        )
+    scores.left_out += bad
+    if scores.left_out:
+        first = scores.left_out[0]
+        console.print(
+            f"{len(scores.left_out)} of {len(wanted)} videos left out; such as {first.video.name}: {first.reason}",
+            markup=False,
+        )
+    return _write(run / "evaluation" / split, saved, scores)
+
+
+def _with_splits_of(run: Path, source: Source, console: Console) -> Source:
+    if source.has_splits:
+        return source
+    drawn = read_splits(run / SPLITS) if (run / SPLITS).is_file() else {}
+    new = [video.name for video in source.videos if video.name not in drawn]
+    if new:
+        console.print(f"{len(new)} of {len(source.videos)} videos are new to the run: they count as test videos")
+    return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
+
+
+def _write(folder: Path, saved: SavedModel, scores: Scores) -> Evaluation:
+    figures = figures_of(saved, scores)
+    answer = scores.probabilities[saved.config.model.answer]
+    counts = None
+    with replacing(folder / "figures.json") as temporary:
+        temporary.write_text(json.dumps(figures, indent=2) + "\n")
+    if not saved.multi_label:
+        counts = confusion(answer, targets_of(saved, scores.videos)).tolist()
+        with replacing(folder / "confusion.json") as temporary:
+            temporary.write_text(json.dumps({"classes": list(saved.classes), "counts": counts}) + "\n")
+    with replacing(folder / "scores.csv") as temporary, temporary.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["name", "label", "predicted", *saved.classes])
+        for video, row in zip(scores.videos, answer, strict=True):
+            predicted = saved.classes[int(row.argmax())]
+            rows.writerow([video.name, ";".join(video.labels), predicted, *(f"{value:.6f}" for value in row)])
+        for bad in scores.left_out:
+            rows.writerow([bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}"])
+    return Evaluation(figures, saved.classes, counts, folder)

@@ -1,0 +1,129 @@
+"""How a video is scored: its views, averaged. Predict and evaluate both use `score_views`, so they cannot disagree."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from airstreams.data.check import BadVideo
+from airstreams.data.dataset import VideoViews, Views, target_of
+from airstreams.data.labels import LabelStore
+from airstreams.data.listing import Video
+from airstreams.errors import VideoError
+from airstreams.evaluation.metrics import SegmentationFigures, action_figures
+from airstreams.models.saved import SavedModel
+
+CLIPS_AT_ONCE = 16  # bounds the memory of a video with many views
+
+
+@dataclass
+class Scores:
+    """Every scored video's probabilities.
+
+    videos: those scored, N of them.
+    probabilities: head name to (N, K).
+    left_out: those that could not be read.
+    segmentation: figures of the segmenter against label maps and masks; None without any.
+    """
+
+    videos: list[Video]
+    probabilities: dict[str, np.ndarray]
+    left_out: list[BadVideo]
+    segmentation: dict[str, Any] | None
+
+
+def score_views(
+    saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """One video's probabilities (K,) for each head, and its segmentation logits (V T, S, h, w) where computed.
+
+    Softmax (or, for multi-label data, sigmoid) comes before the average over views.
+    """
+    device = next(saved.model.parameters()).device
+    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    probabilities: dict[str, list[Tensor]] = {head: [] for head in heads}
+    segmentations = []
+    with torch.inference_mode(), autocast:
+        for clips in clips_VTHW3.split(CLIPS_AT_ONCE):
+            output = saved.model(clips.to(device).permute(0, 4, 1, 2, 3), heads)
+            for head in heads:
+                logits_VK = output.logits[head].float()
+                probabilities[head].append(logits_VK.sigmoid() if saved.multi_label else logits_VK.softmax(dim=1))
+            if "semantic" in output.representations:
+                segmentations.append(output.representations["semantic"].shown.transpose(1, 2).flatten(0, 1))
+    averaged = {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in probabilities.items()}
+    return averaged, torch.cat(segmentations) if segmentations else None
+
+
+def score_videos(
+    saved: SavedModel,
+    videos: Sequence[Video],
+    label_store: LabelStore | None = None,
+    workers: int = 0,
+    on_video: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Score every video with every trained head; leaves the model in evaluation mode.
+
+    Args:
+        saved: the model.
+        videos: what to score.
+        label_store: the teacher's label maps, where the segmentation is to be scored too.
+        workers: processes that decode.
+        on_video: called after each video, for progress.
+    """
+    saved.model.eval()
+    heads = saved.config.trained_heads()
+    segments = label_store is not None and "semantic" in saved.config.model.streams
+    figures = SegmentationFigures(saved.segment_classes) if segments else None
+    views_of_videos = VideoViews(videos, saved.config, label_store if segments else None, masks=segments)
+    scored: list[Video] = []
+    left_out: list[BadVideo] = []
+    rows: dict[str, list[Tensor]] = {head: [] for head in heads}
+    for views in _read_ahead(views_of_videos, workers):
+        if isinstance(views, BadVideo):
+            left_out.append(views)
+        else:
+            probabilities, logits_NShw = score_views(saved, views.clips, heads)
+            for head in heads:
+                rows[head].append(probabilities[head])
+            scored.append(views.video)
+            if figures is not None and logits_NShw is not None:
+                labels, masks = (
+                    None if maps is None else maps.flatten(0, 1).to(logits_NShw.device)
+                    for maps in (views.label_maps, views.masks)
+                )
+                figures.add(logits_NShw, labels, masks)
+        on_video()
+    if not scored:
+        raise VideoError(f"none of {len(videos)} videos could be read; the first: {left_out[0].reason}")
+    stacked = {head: torch.stack(parts).numpy() for head, parts in rows.items()}
+    return Scores(scored, stacked, left_out, figures.figures() if figures else None)
+
+
+def targets_of(saved: SavedModel, videos: Sequence[Video]) -> np.ndarray:
+    """(N,) class indices, or (N, K) of 0 and 1 for multi-label data."""
+    return torch.stack([target_of(video, saved.classes, saved.multi_label) for video in videos]).numpy()
+
+
+def figures_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
+    """The figures of `airstreams evaluate`: answer, heads and segmentation; None for what does not apply."""
+    targets = targets_of(saved, scores.videos)
+    by_head = {head: action_figures(probabilities, targets) for head, probabilities in scores.probabilities.items()}
+    streams = saved.config.model.streams
+    heads = [*streams, "merged"] if len(streams) > 1 else streams
+    return {
+        "videos": len(scores.videos),
+        "left_out": len(scores.left_out),
+        **by_head[saved.config.model.answer],
+        "streams": {head: by_head.get(head) for head in heads},
+        "segmentation": scores.segmentation,
+    }
+
+
+def _read_ahead(views_of_videos: VideoViews, workers: int) -> Iterator[Views | BadVideo]:
+    return iter(DataLoader(views_of_videos, batch_size=None, num_workers=workers))

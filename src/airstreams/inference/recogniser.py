@@ -1,0 +1,79 @@
+"""A trained model that answers: video file in, classes and probabilities out. RGB is all it needs."""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from airstreams.data.check import BadVideo
+from airstreams.data.dataset import VideoViews
+from airstreams.data.listing import Video
+from airstreams.data.video import probe
+from airstreams.errors import VideoError
+from airstreams.evaluation.protocols import score_views
+from airstreams.models import saved as saved_models
+from airstreams.models.saved import SavedModel
+
+
+@dataclass
+class Window:
+    """The probabilities of a stretch of a video, `start` to `end` in s."""
+
+    start: float
+    end: float
+    probabilities: dict[str, float]
+
+
+@dataclass
+class Prediction:
+    """Class names to probabilities, surest first; and of a long video the same for each window of time."""
+
+    probabilities: dict[str, float]
+    windows: list[Window]
+
+
+class Recogniser:
+    """Predicts what happens in videos.
+
+    Args:
+        run: the folder that training wrote.
+        device: `cpu`, `cuda`, ...; None: CUDA where there is a card.
+
+    Raises:
+        InputError: `run` holds no model.
+    """
+
+    def __init__(self, run: Path | str, device: str | None = None) -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.saved: SavedModel = saved_models.load(Path(run), device)
+
+    def predict(self, path: Path | str) -> Prediction:
+        """Score a video file by the views that evaluation uses; a video of over two windows window by window too.
+
+        Raises:
+            VideoError: the file cannot be read; the message is the reason.
+        """
+        video = Video(path=Path(path), name=str(path), labels=())
+        duration = probe(video.path).duration
+        length = self.saved.config.evaluation.window
+        windows = []
+        if duration > 2 * length:
+            edges = [index * length for index in range(round(duration / length))] + [duration]
+            for start, end in pairwise(edges):
+                part = replace(video, start=start, end=end)
+                windows.append(Window(start, end, self._named(self._score(part))))
+        return Prediction(self._named(self._score(video)), windows)
+
+    def _score(self, video: Video) -> Tensor:
+        views = VideoViews([video], self.saved.config)[0]
+        if isinstance(views, BadVideo):
+            raise VideoError(views.reason)
+        answer = self.saved.config.model.answer
+        probabilities, _ = score_views(self.saved, views.clips, [answer])
+        return probabilities[answer]
+
+    def _named(self, probabilities_K: Tensor) -> dict[str, float]:
+        order = probabilities_K.argsort(descending=True).tolist()
+        return {self.saved.classes[index]: float(probabilities_K[index]) for index in order}

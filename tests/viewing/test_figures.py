@@ -1,0 +1,220 @@
+import colorsys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from airstreams.errors import InputError
+from airstreams.viewing.figures import (
+    RepresentationRow,
+    confusion_figure,
+    flow_to_colour,
+    label_colours,
+    representations_figure,
+)
+
+
+def colour_of(x, y, max_px=1.0):
+    return flow_to_colour(np.array([[[x, y]]], dtype=np.float32), max_px)[0, 0].astype(int)
+
+
+def hue_degrees(colour):
+    return 360 * colorsys.rgb_to_hsv(*(colour / 255))[0]
+
+
+def test_rest_is_white():
+    assert (flow_to_colour(np.zeros((3, 4, 2))) == 255).all()
+    assert flow_to_colour(np.zeros((3, 4, 2))).shape == (3, 4, 3)
+
+
+def test_the_corners_of_the_wheel_are_those_of_the_paper():
+    # 55 steps around, counted from motion to the right: red 0, yellow 15, green 21, cyan 25, blue 36, magenta 49.
+    corners = {
+        0: (255, 0, 0),
+        15: (255, 255, 0),
+        21: (0, 255, 0),
+        25: (0, 255, 255),
+        36: (0, 0, 255),
+        49: (255, 0, 255),
+    }
+    for step, colour in corners.items():
+        angle = 2 * np.pi * step / 55
+        np.testing.assert_allclose(colour_of(np.cos(angle), np.sin(angle), 1.0001), colour, atol=1)
+    # Between corners the change is even: a third of the way from red to yellow.
+    angle = 2 * np.pi * 5 / 55
+    np.testing.assert_allclose(colour_of(np.cos(angle), np.sin(angle), 1.0001), (255, 85, 0), atol=1)
+
+
+def test_the_wheel_closes_without_a_jump():
+    angles = np.linspace(0, 2 * np.pi, 720)
+    flow = np.stack([np.cos(angles), np.sin(angles)], axis=-1)[None] * 0.9
+    steps = np.abs(np.diff(flow_to_colour(flow, 1.0).astype(int), axis=1))
+    assert steps.max() <= 40
+    np.testing.assert_allclose(colour_of(0.9, 1e-7), colour_of(0.9, -1e-7), atol=1)
+
+
+@pytest.mark.parametrize("angle", np.linspace(0, np.pi, 7)[:-1])
+def test_opposite_directions_have_roughly_complementary_hues(angle):
+    here = hue_degrees(colour_of(np.cos(angle), np.sin(angle), 1.01))
+    there = hue_degrees(colour_of(-np.cos(angle), -np.sin(angle), 1.01))
+    assert 180 - 60 < abs(here - there) < 180 + 60
+
+
+@pytest.mark.parametrize("angle", [0.0, 1.1, 2.5, 4.4])
+def test_saturation_grows_with_length_and_what_is_beyond_is_darker(angle):
+    colours = [colour_of(r * np.cos(angle), r * np.sin(angle)) / 255 for r in (0.0, 0.25, 0.5, 0.75, 0.99)]
+    saturations = [colorsys.rgb_to_hsv(*colour)[1] for colour in colours]
+    np.testing.assert_allclose(saturations, [0, 0.25, 0.5, 0.75, 0.99], atol=0.01)
+    beyond = colour_of(3 * np.cos(angle), 3 * np.sin(angle)) / 255
+    assert colorsys.rgb_to_hsv(*beyond)[2] == pytest.approx(0.75, abs=0.01)
+
+
+def test_the_default_scale_ignores_a_few_outliers():
+    flow = np.zeros((20, 20, 2))
+    flow[..., 0] = 2.0
+    flow[0, 0] = (0, 500)
+    colours = flow_to_colour(flow)
+    np.testing.assert_array_equal(colours[5, 5], (255, 0, 0))
+
+
+def test_flow_of_a_wrong_shape_is_refused():
+    with pytest.raises(InputError, match=r"\(2, 5, 6\).*\(height, width, 2\)"):
+        flow_to_colour(np.zeros((2, 5, 6)))
+
+
+def test_palette_is_fixed_and_its_colours_are_apart():
+    palette = label_colours(255).astype(int)
+    assert palette[0].max() < 60
+    assert palette[1].argmax() == 2
+    assert palette[1][2] - palette[1][:2].max() > 100
+    assert len(np.unique(palette, axis=0)) == 255
+    np.testing.assert_array_equal(label_colours(7), palette[:7])
+    first = palette[:20]
+    apart = np.linalg.norm(first[:, None] - first[None], axis=2)
+    assert apart[~np.eye(20, dtype=bool)].min() > 40
+    for classes in (0, 256):
+        with pytest.raises(InputError, match="expected 1 to 255"):
+            label_colours(classes)
+
+
+def has_colour(picture_HW4, colour, tolerance=8):
+    return (np.abs(picture_HW4[..., :3] * 255 - colour).max(axis=2) < tolerance).sum()
+
+
+def row(**given):
+    frame = np.full((30, 40, 3), 128, np.uint8)
+    return RepresentationRow("walk", frame, **given)
+
+
+@pytest.fixture
+def flow():
+    return np.tile(np.array([3.0, 0.0]), (30, 40, 1))
+
+
+@pytest.fixture
+def labels():
+    labels = np.zeros((15, 20), np.uint8)
+    labels[3:12, 5:15] = 2
+    return labels
+
+
+def test_columns_without_anything_are_left_out(tmp_path, flow, labels):
+    widths = []
+    for given in (
+        {},
+        {"flow": flow},
+        {"flow": flow, "segmentation": labels},
+        {"flow": flow, "segmentation": labels, "teacher": labels},
+    ):
+        # A second row that lacks everything leaves holes and no fewer columns.
+        representations_figure(tmp_path / "new" / "a.png", [row(**given), row()], ["background", "person", "ball"])
+        picture = imread(tmp_path / "new" / "a.png")
+        # A frame's grey appears in both rows of the first column.
+        assert has_colour(picture, 128, tolerance=2) > 40_000
+        widths.append(picture.shape[1])
+    steps = np.diff(widths)
+    assert steps.min() > 200
+    assert np.ptp(steps) <= 2
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_each_row_adds_its_height(tmp_path, flow):
+    heights = []
+    for count in (1, 2, 3):
+        representations_figure(tmp_path / "a.png", [row(flow=flow)] * count, ["background"])
+        heights.append(imread(tmp_path / "a.png").shape[0])
+    assert np.diff(heights).min() > 150
+    assert np.ptp(np.diff(heights)) <= 2
+
+
+def test_representations_show_flow_classes_and_missing_labels(tmp_path, flow, labels):
+    names = ["background", "person", "ball"]
+    path = tmp_path / "a.png"
+    representations_figure(path, [row(flow=flow, segmentation=labels)], names)
+    picture = imread(path)
+    panel = 280 * 210
+    # The flow's panel is red all over, and the ball covers three tenths of its own, mixed with the frame's grey.
+    assert has_colour(picture, (255, 0, 0)) > 0.8 * panel
+    ball = 0.7 * label_colours(3)[2] + 0.3 * 128
+    assert 0.25 * panel < has_colour(picture, ball) < 0.35 * panel
+    # The legend names what is seen: the ball in its plain colour, and no person.
+    assert has_colour(picture, label_colours(3)[2], 3) > 100
+    assert has_colour(picture, label_colours(3)[1], 3) < 10
+    grey = 0.78 * 255
+    assert has_colour(picture, grey, 2) < 1000
+
+    teacher = labels.copy()
+    teacher[:8] = 255
+    representations_figure(path, [row(teacher=teacher)], names)
+    assert has_colour(imread(path), grey, 2) > 0.25 * panel
+
+
+def test_representations_refuse_what_cannot_be_drawn(tmp_path, labels):
+    with pytest.raises(InputError, match="no rows"):
+        representations_figure(tmp_path / "a.png", [], ["background"])
+    with pytest.raises(InputError, match=r"class id 2.*2 segmentation classes"):
+        representations_figure(tmp_path / "a.png", [row(segmentation=labels)], ["background", "person"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_confusion_rows_are_shares_of_the_true_class(tmp_path):
+    path = tmp_path / "confusion.png"
+    # The first class is always right, the second always taken for the first, the third has no videos.
+    confusion_figure(path, [[50, 0, 0], [2, 0, 0], [0, 0, 0]], ["run", "walk", "sit"])
+    picture = imread(path)
+    full = (8, 48, 107)
+    # Two full cells, however different their counts, plus the end of the colour bar.
+    one_cell = (0.89 * 120) ** 2
+    assert 1.6 * one_cell < has_colour(picture, full, 3) < 2.3 * one_cell
+
+
+def test_confusion_grows_with_the_classes_and_stays_a_picture(tmp_path):
+    sizes = []
+    for classes in (2, 30, 160):
+        path = tmp_path / f"{classes}.png"
+        confusion_figure(path, np.eye(classes, dtype=int), [f"class {k}" for k in range(classes)])
+        sizes.append(min(imread(path).shape[:2]))
+    assert sizes == sorted(sizes)
+    assert sizes[0] > 250
+    # Every class has 14 pixels and more for its name.
+    assert 14 * 160 < sizes[2] < 4000
+
+
+def test_confusion_writes_counts_into_few_cells_only(tmp_path):
+    def below_the_title(counts):
+        confusion_figure(tmp_path / "a.png", counts, [""] * len(counts))
+        picture = imread(tmp_path / "a.png")
+        dark_rows = np.nonzero((np.abs(picture[..., :3] * 255 - (8, 48, 107)).max(axis=2) < 3).sum(axis=1) > 10)[0]
+        return picture[dark_rows[0] :]
+
+    # Equal shares of different counts look alike but for the figures.
+    many, few = (below_the_title(np.diag([count] * 30)) for count in (88, 1))
+    assert (many != few).any(axis=2).sum() > 30
+    many, few = (below_the_title(np.diag([count] * 31)) for count in (88, 1))
+    np.testing.assert_array_equal(many, few)
+
+
+def test_confusion_of_a_wrong_shape_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"\(2, 3\) for 2 classes"):
+        confusion_figure(tmp_path / "a.png", np.zeros((2, 3), int), ["a", "b"])
+    assert not list(tmp_path.iterdir())
