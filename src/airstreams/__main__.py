@@ -1,0 +1,7 @@
+"""`python -m airstreams`."""
+
+import sys
+
+from airstreams.cli import main
+
+sys.exit(main())

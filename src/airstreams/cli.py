@@ -1,0 +1,303 @@
+"""The command line: one function a verb. It parses, calls and prints; the work is done elsewhere.
+
+What does the work is imported when its verb is called, so that help and complaints come at once.
+"""
+
+import json
+import sys
+import warnings
+from argparse import ArgumentError
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import airstreams
+from airstreams.config import add_config_arguments, config_from, from_dict, load_config, recipe_path
+from airstreams.errors import InputError, VideoError
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
+
+stderr = Console(stderr=True)
+stdout = Console()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0 done, 1 the work failed, 2 the call or its input is wrong."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    warnings.filterwarnings("default" if debug else "ignore")
+    try:
+        parser, verbs = make_parser()
+        call = parser.instantiate(parser.parse_args(_with_recipe_paths(argv)))
+        verb = verbs[call.verb]
+        return verb(call[call.verb])
+    except (InputError, ArgumentError) as error:
+        if debug:
+            raise
+        return _complain(error, WRONG_INPUT)
+    except (VideoError, ArithmeticError, OSError, RuntimeError) as error:
+        if debug:
+            raise
+        return _complain(error, FAILED)
+    except KeyboardInterrupt:
+        print("airstreams: interrupted", file=sys.stderr)
+        return FAILED
+
+
+def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
+    """The parser, and each verb's function."""
+    parser = ArgumentParser(
+        prog="airstreams",
+        description="Video action recognition from RGB alone.",
+        version=f"airstreams {airstreams.__version__}",
+        exit_on_error=False,
+        allow_abbrev=False,  # a mistyped key is an error, not another key
+    )
+    subcommands = parser.add_subcommands(dest="verb", required=True)
+    verbs: dict[str, Any] = {}
+
+    def add(name: str, function: Any, help: str, example: str) -> ArgumentParser:
+        verb = ArgumentParser(description=f"{help}.", epilog=f"Example: airstreams {example}", exit_on_error=False)
+        subcommands.add_subcommand(name, verb, help=help)
+        verbs[name] = function
+        verb.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return verb
+
+    verb = add("check-data", check_data, "Open every video and list the bad ones", "check-data videos/")
+    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+
+    verb = add("train", train, "Train a recogniser", "train videos/ --out runs/mine --config demo --training.epochs 20")
+    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    verb.add_argument("--out", type=Path, required=True, help="the run's folder")
+    verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
+    verb.add_argument("--resume", action="store_true", help="go on with a run, by its own config")
+    add_config_arguments(verb)
+
+    verb = add("evaluate", evaluate, "Score a split of a data set", "evaluate runs/mine videos/ --split test")
+    verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
+    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    verb.add_argument("--split", type=str, default="test", help="train, val or test")
+    verb.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
+
+    verb = add("predict", predict, "Name what happens in videos", "predict runs/mine a.mp4 b.mp4")
+    verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
+    verb.add_argument("videos", metavar="VIDEO", type=Path, nargs="+", help="video files")
+
+    verb = add("info", info, "Count parameters and cost, part by part", "info jhmdb")
+    verb.add_argument("what", metavar="RECIPE_OR_RUN", type=str, help="a recipe's name, a YAML file or a run's folder")
+    return parser, verbs
+
+
+def check_data(call: Namespace) -> int:
+    """`airstreams check-data DATA`."""
+    from airstreams.data.check import check_videos
+    from airstreams.data.sources import open_source
+
+    source = open_source(call.source)
+    with Progress(console=stderr) as progress:
+        good, bad = check_videos(source.videos, progress)
+    classes = Counter(label for video in good for label in video.labels)
+    splits = Counter(video.split for video in good if video.split)
+    if call.json:
+        _print_json(
+            {
+                "videos": len(source.videos),
+                "good": len(good),
+                "bad": [{"path": str(item.video.path), "reason": item.reason} for item in bad],
+                "classes": {name: classes[name] for name in source.classes},
+                "splits": dict(splits),
+            }
+        )
+    else:
+        table = Table("class", "good videos")
+        for name in source.classes:
+            table.add_row(name, str(classes[name]))
+        stdout.print(table)
+        for split, count in splits.items():
+            stdout.print(f"{split}: {count} videos")
+        stdout.print(f"{len(good)} of {len(source.videos)} videos are good")
+        for item in bad:
+            print(f"bad: {item.video.path}: {item.reason}")
+    return FAILED if bad else DONE
+
+
+def train(call: Namespace) -> int:
+    """`airstreams train DATA --out RUN`."""
+    from airstreams.data.sources import open_source
+    from airstreams.training import loop
+
+    if call.resume:
+        if not (call.out / "config.yaml").is_file():
+            raise InputError(f"--resume: {call.out} holds no run; drop --resume, or give --out the run's folder")
+        config = load_config(call.out / "config.yaml")
+    else:
+        if call.out.exists() and (not call.out.is_dir() or any(call.out.iterdir())):
+            raise InputError(f"--out {call.out}: already there; give --resume to go on with it, or another --out")
+        config = config_from(call)
+    record = loop.train(open_source(call.source, call.labels), config, call.out, call.resume, stderr)
+    if call.json:
+        _print_json({"run": str(call.out), **record})
+    else:
+        stdout.print(f"trained: {call.out}", markup=False, highlight=False)
+    return DONE
+
+
+def evaluate(call: Namespace) -> int:
+    """`airstreams evaluate RUN DATA`."""
+    from airstreams.data.sources import open_source
+    from airstreams.evaluation.evaluate import evaluate as evaluate_run
+    from airstreams.viewing.figures import confusion_figure
+
+    result = evaluate_run(call.run, open_source(call.source, call.labels), call.split, stderr)
+    if result.confusion is not None:
+        confusion_figure(result.folder / "confusion.png", result.confusion, result.classes)
+    figures = result.figures
+    if call.json:
+        _print_json(figures)
+        return DONE
+    table = Table("head", "top-1", "top-5", "mean per class", "mAP")
+    for name, row in figures["streams"].items():
+        cells = [_percent((row or {}).get(key)) for key in ("top1", "top5", "mean_per_class", "map")]
+        table.add_row(name, *cells)
+    stdout.print(table)
+    if figures["segmentation"]:
+        segmentation = figures["segmentation"]
+        table = Table("segmentation", "this model", "ceiling of its grid", "teacher")
+        for key in ("pixel_accuracy", "miou", "person_iou"):
+            if key in segmentation:
+                values = (segmentation[key], segmentation["ceiling"][key], segmentation.get(f"teacher_{key}"))
+                table.add_row(key, *(_percent(value) for value in values))
+        stdout.print(table)
+    stdout.print(f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder}")
+    return DONE
+
+
+def predict(call: Namespace) -> int:
+    """`airstreams predict RUN VIDEO...`."""
+    recogniser = airstreams.load(call.run)
+    answers: list[dict[str, Any]] = []
+    left_out: list[dict[str, str]] = []
+    for path in call.videos:
+        try:
+            prediction = recogniser.predict(path)
+        except VideoError as error:
+            left_out.append({"path": str(path), "reason": str(error)})
+            continue
+        windows = [{"start": w.start, "end": w.end, "top": _top(w.probabilities)} for w in prediction.windows]
+        answers.append({"path": str(path), "top": _top(prediction.probabilities), "windows": windows})
+    if call.json:
+        _print_json({"videos": answers, "left_out": left_out})
+    else:
+        for answer in answers:
+            print(f"{answer['path']}: {_in_words(answer['top'])}")
+            for window in answer["windows"]:
+                print(f"  {window['start']:.1f} to {window['end']:.1f} s: {_in_words(window['top'])}")
+        for item in left_out:
+            print(f"airstreams: {item['path']}: left out: {item['reason']}", file=sys.stderr)
+    return FAILED if left_out else DONE
+
+
+def info(call: Namespace) -> int:
+    """`airstreams info RECIPE_OR_RUN`."""
+    from airstreams.data.labels import COCO_CLASSES
+    from airstreams.models import cost
+
+    classes, segment_classes = 51, len(COCO_CLASSES)  # HMDB-51, the paper's ablations; a recipe does not say
+    description = Path(call.what) / "model.json"
+    if description.is_file():
+        saved = json.loads(description.read_text())
+        config = from_dict(saved["config"])
+        classes, segment_classes = len(saved["classes"]), len(saved["segment_classes"])
+    elif Path(call.what).is_dir():
+        raise InputError(f"{call.what}: no model.json in it; expected a run's folder, a recipe's name or a YAML file")
+    else:
+        config = load_config(recipe_path(call.what))
+    counted = cost.count(config, classes, segment_classes)
+    inference, training = sum(counted.inference.values()), sum(counted.training.values())
+    if call.json:
+        parts = {
+            name: {
+                "parameters": counted.parameters[name],
+                "inference": counted.inference[name],
+                "training": counted.training[name],
+            }
+            for name in counted.parameters
+        }
+        _print_json(
+            {
+                "parameters": sum(counted.parameters.values()),
+                "multiply_adds": {"inference": inference, "training": training, "parts": parts},
+                "operations": {"inference": 2 * inference, "training": 2 * training},
+                "frames": config.clip.frames,
+                "classes": classes,
+                "segment_classes": segment_classes,
+            }
+        )
+        return DONE
+    table = Table("part", "parameters, M", "inference, G multiply-adds", "training, G multiply-adds")
+    for name in counted.parameters:
+        table.add_row(
+            name,
+            f"{counted.parameters[name] / 1e6:.2f}",
+            f"{counted.inference[name] / 1e9:.3f}",
+            f"{counted.training[name] / 1e9:.3f}",
+        )
+    table.add_section()
+    total = sum(counted.parameters.values()) / 1e6
+    table.add_row("a clip", f"{total:.2f}", f"{inference / 1e9:.3f}", f"{training / 1e9:.3f}")
+    frames = config.clip.frames
+    table.add_row("a frame", "", f"{inference / frames / 1e9:.3f}", f"{training / frames / 1e9:.3f}")
+    table.add_row("a clip, operations", "", f"{2 * inference / 1e9:.3f}", f"{2 * training / 1e9:.3f}")
+    stdout.print(table)
+    stdout.print(
+        f"A clip is {frames} frames of {config.clip.size} px; {classes} action and {segment_classes} segmentation "
+        "classes. Training: a step's forward pass. Operations are twice the multiply-adds."
+    )
+    return DONE
+
+
+def _with_recipe_paths(argv: list[str]) -> list[str]:
+    """`--config NAME` becomes the path of the packaged recipe."""
+    resolved = list(argv)
+    for index, word in enumerate(argv):
+        if word == "--config" and index + 1 < len(argv):
+            resolved[index + 1] = str(recipe_path(argv[index + 1]))
+        elif word.startswith("--config="):
+            resolved[index] = f"--config={recipe_path(word.removeprefix('--config='))}"
+    return resolved
+
+
+def _top(probabilities: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"label": label, "probability": value} for label, value in list(probabilities.items())[:5]]
+
+
+def _in_words(top: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{item['label']} {item['probability']:.1%}" for item in top)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    print(json.dumps(result))
+
+
+def _complain(error: Exception, status: int) -> int:
+    # A data-loading process hands its error over with its traceback in front; the last line is the error itself.
+    message = str(error).strip()
+    if "Traceback" in message:
+        message = message.splitlines()[-1]
+    print(f"airstreams: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
