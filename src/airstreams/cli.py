@@ -32,19 +32,24 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     warnings.filterwarnings("default" if debug else "ignore")
+    parser, verbs = make_parser()
     try:
-        parser, verbs = make_parser()
         call = parser.instantiate(parser.parse_args(_with_recipe_paths(argv)))
-        verb = verbs[call.verb]
-        return verb(call[call.verb])
-    except (InputError, ArgumentError) as error:
+        run_verb = verbs[call.verb]
+        return run_verb(call[call.verb])
+    except InputError as error:
         if debug:
             raise
-        return _complain(error, WRONG_INPUT)
+        return _complain(str(error), WRONG_INPUT)
+    except ArgumentError as error:
+        if debug:
+            raise
+        verb = f"{argv[0]} " if argv and argv[0] in verbs else ""
+        return _complain(f"{error}; `airstreams {verb}--help` shows what there is", WRONG_INPUT)
     except (VideoError, ArithmeticError, OSError, RuntimeError) as error:
         if debug:
             raise
-        return _complain(error, FAILED)
+        return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         print("airstreams: interrupted", file=sys.stderr)
         return FAILED
@@ -264,14 +269,20 @@ def info(call: Namespace) -> int:
 
 
 def _with_recipe_paths(argv: list[str]) -> list[str]:
-    """`--config NAME` becomes the path of the packaged recipe."""
+    """`--config NAME` becomes the path of the recipe, once the recipe has been found good by itself."""
     resolved = list(argv)
     for index, word in enumerate(argv):
         if word == "--config" and index + 1 < len(argv):
-            resolved[index + 1] = str(recipe_path(argv[index + 1]))
+            resolved[index + 1] = _good_recipe(argv[index + 1])
         elif word.startswith("--config="):
-            resolved[index] = f"--config={recipe_path(word.removeprefix('--config='))}"
+            resolved[index] = f"--config={_good_recipe(word.removeprefix('--config='))}"
     return resolved
+
+
+def _good_recipe(name: str) -> str:
+    path = recipe_path(name)
+    load_config(path)
+    return str(path)
 
 
 def _top(probabilities: dict[str, float]) -> list[dict[str, Any]]:
@@ -290,11 +301,10 @@ def _print_json(result: dict[str, Any]) -> None:
     print(json.dumps(result))
 
 
-def _complain(error: Exception, status: int) -> int:
+def _complain(message: str, status: int) -> int:
     # A data-loading process hands its error over with its traceback in front; the last line is the error itself.
-    message = str(error).strip()
     if "Traceback" in message:
-        message = message.splitlines()[-1]
+        message = message.strip().splitlines()[-1]
     print(f"airstreams: {' '.join(message.split())}", file=sys.stderr)
     return status
 

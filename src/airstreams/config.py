@@ -264,7 +264,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     try:
         return config_from(parser.instantiate(parser.parse_object(values)))
     except ArgumentError as error:
-        raise InputError(f"config: {' '.join(str(error).split())}") from error
+        raise InputError(" ".join(str(error).split())) from error
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -285,7 +285,10 @@ def load_config(path: Path) -> Config:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: got {type(values).__name__}, expected keys such as `training:`")
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def recipe_path(name: str) -> Path:
@@ -295,7 +298,7 @@ def recipe_path(name: str) -> Path:
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in packaged.glob("*.yaml")))
-    raise InputError(f"--config {name}: neither a YAML file nor a packaged recipe ({known})")
+    raise InputError(f"{name}: neither a YAML file nor a packaged recipe ({known})")
 
 
 def _require(holds: bool, key: str, given: object, expected: str) -> None:

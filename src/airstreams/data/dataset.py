@@ -28,6 +28,11 @@ from airstreams.data.transforms import (
 from airstreams.data.video import probe, read_frames
 from airstreams.errors import VideoError
 
+# Frames whose shorter side is over this many times a clip's are reduced while they are decoded: converting a full
+# 1080p frame to RGB costs more than decoding it. Large enough that the crop that follows still has twice the pixels
+# it needs.
+DECODED_SIDE = 3
+
 
 class Sample(NamedTuple):
     """One clip for training: uint8 (T, H, W, 3), its target, and label maps (T, H, W) where there are any."""
@@ -141,7 +146,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             nearest = int(labelled[np.abs(labelled - start).argmin()])
             start = min(max(nearest, part.first), latest)
         places = clip_places(part, start, clip)
-        frames = read_frames(video.path, places)
+        frames = read_frames(video.path, places, short_side=DECODED_SIDE * clip.size)
         crop = draw_crop(frames.shape[1], frames.shape[2], self.config.data, rng)
         clip_THW3 = crop_frames(frames, crop, clip.size)
         if self.config.data.colour:
@@ -249,7 +254,7 @@ class VideoViews(Dataset[Views | BadVideo]):
             starts = np.linspace(part.first, latest, evaluation.views).astype(int)
         places_VT = np.stack([clip_places(part, int(start), clip) for start in starts])
         unique, inverse = np.unique(places_VT, return_inverse=True)
-        frames = read_frames(video.path, unique)[inverse.reshape(places_VT.shape)]
+        frames = read_frames(video.path, unique, short_side=DECODED_SIDE * clip.size)[inverse.reshape(places_VT.shape)]
         mask = _read_mask(video) if self.masks else None
         clips, label_maps, masks = [], [], []
         for view, places in enumerate(places_VT):

@@ -159,7 +159,7 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
                 best = figure
                 saved_models.save(saved, run)
             log(record)
-            console.print(_summary(record, config.training.epochs), markup=False)
+            console.print(_summary(record, config.training.epochs), markup=False, soft_wrap=True)
             save_state(
                 TrainingState(
                     epoch=epoch + 1,
