@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 TAU, LAMBDA, THETA = 0.2, 0.15, 0.3  # before learning; lambda and theta as in Zach et al.
 MAX_TAU = 0.25  # the dual step is stable up to here
+LARGEST_RAW = 8.0  # the learnt logarithms count up to here either way, so that float32 neither overflows nor ends in 0
 SQUARED_GRADIENT_FLOOR = 1e-6  # keeps the quotient finite where the image has no gradient
 SQUARED_NORM_FLOOR = 1e-12  # keeps the square root's derivative finite where the flow has no gradient
 
@@ -41,8 +42,9 @@ OPERATIONS_PER_PIXEL = 14
 class RepresentationFlow(nn.Module):
     """Optical flow between consecutive frames, channel by channel, in px a frame.
 
-    tau, lambda and theta are learnable and stay in their valid range (0 < tau <= 1/4, lambda and theta over 0)
-    whatever the optimiser does. Computes in float32 also under autocast.
+    tau, lambda and theta are learnable and stay in their valid range (0 < tau <= 1/4, lambda and theta over 0 and
+    finite) whatever the optimiser does. Computes in float32 also under autocast and for lower precisions, in float64
+    for float64.
 
     Args:
         iterations: of the three steps above.
@@ -60,17 +62,17 @@ class RepresentationFlow(nn.Module):
     @property
     def tau(self) -> Tensor:
         """The dual step."""
-        return MAX_TAU * torch.sigmoid(self.tau_logit)
+        return MAX_TAU * torch.sigmoid(_limited(self.tau_logit))
 
     @property
     def lambda_(self) -> Tensor:
         """The weight of the brightness term."""
-        return self.log_lambda.exp()
+        return _limited(self.log_lambda).exp()
 
     @property
     def theta(self) -> Tensor:
         """How tightly v is bound to u."""
-        return self.log_theta.exp()
+        return _limited(self.log_theta).exp()
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Flow (B, 2C, T, H, W) of a float clip: channels 2c and 2c + 1 are x (right) and y (down) of channel c.
@@ -79,10 +81,11 @@ class RepresentationFlow(nn.Module):
         zeros.
         """
         B, C, T, H, W = clip_BCTHW.shape
+        # Autocast lowers none of the element-wise operations below, so float32 in is float32 throughout.
+        clip_BCTHW = clip_BCTHW.to(torch.promote_types(clip_BCTHW.dtype, torch.float32))
         if T == 1:
             return clip_BCTHW.new_zeros(B, 2 * C, 1, H, W)
-        # Autocast lowers none of the element-wise operations below, so float32 in is float32 throughout.
-        clip_BCTHW = clip_BCTHW.float().contiguous() * self.scale
+        clip_BCTHW = clip_BCTHW.contiguous() * self.scale
         x_BCTHW, y_BCTHW = self._iterate(clip_BCTHW[:, :, :-1], clip_BCTHW[:, :, 1:])
         flow_BCTHW = torch.stack((x_BCTHW, y_BCTHW), dim=2).flatten(1, 2)
         return torch.cat((flow_BCTHW, flow_BCTHW[:, :, -1:]), dim=2)
@@ -108,6 +111,10 @@ class RepresentationFlow(nn.Module):
                 u_dual = _dual_step(u, u_dual, tau_over_theta)
                 v_dual = _dual_step(v, v_dual, tau_over_theta)
         return u, v
+
+
+def _limited(raw: Tensor) -> Tensor:
+    return raw.clamp(-LARGEST_RAW, LARGEST_RAW)
 
 
 def _central_difference(image: Tensor, dim: int) -> Tensor:

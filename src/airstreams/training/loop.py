@@ -62,6 +62,8 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
         )
         source = with_splits(source, assignment)
     state = load_state(run) if resume else None
+    if state is not None and tuple(state.classes) != source.classes:
+        raise InputError(f"--resume: {source.name} has other classes than {run} was trained on; give its own DATA")
     wanted = [video for video in source.videos if video.split in ("train", "val")]
     with Progress(console=console) as progress:
         good, bad = check_videos(wanted, progress)
@@ -74,21 +76,7 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
         console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
         console.print(f"  {bad[0].video.name}: {bad[0].reason}", markup=False)
 
-    label_store = source.label_store if config.needs_labels else None
-    clips = TrainingClips(train_videos, config, source.classes, source.multi_label, label_store)
-    labels = [video.labels[0] if video.labels else "" for video in train_videos]
-    sampler = EpochSampler(labels, config.seed, config.data.balanced)
-    loader = DataLoader(
-        clips,
-        batch_size=config.training.batch_size,
-        sampler=sampler,
-        drop_last=len(clips) > config.training.batch_size,  # a last batch of one or two would upset batch normalisation
-        num_workers=config.data.workers,
-        persistent_workers=config.data.workers > 0,
-        pin_memory=accelerator.device.type == "cuda",
-        collate_fn=collate,
-    )
-
+    sampler, loader = make_loader(train_videos, source, config, accelerator.device)
     segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
     model = build(config.model, len(source.classes), len(segment_classes))
     model.freeze_untrained(config.trained_heads())
@@ -96,25 +84,18 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
     optimizer = make_optimizer(model, config.training)
     schedule = make_schedule(optimizer, config.training, steps_per_epoch=len(loader))
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    first_epoch, step, best = 0, 0, None
-    if state is not None:
-        model.load_state_dict(state.model)
-        optimizer.load_state_dict(state.optimizer)
-        schedule.load_state_dict(state.schedule)
-        torch.set_rng_state(state.rng)
-        first_epoch, step, best = state.epoch, state.step, state.best
-        _forget_after(run / METRICS, first_epoch)
+    learner = Learner(model, optimizer, schedule)
+    if state is None:
+        state = learner.state(epoch=0, step=0, best=None, classes=source.classes)
+        save_state(state, run)
+    else:
+        learner.restore(state)
+        _forget_after(run / METRICS, state.epoch)
+    step, best = state.step, state.best
     record: dict[str, Any] = {}
     writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
-    with progress, (run / METRICS).open("a") as metrics:
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console) as progress, (run / METRICS).open("a") as metrics:
 
         def log(entry: dict[str, Any]) -> None:
             metrics.write(json.dumps(entry) + "\n")
@@ -122,8 +103,8 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
             for name, value in _flat(entry):
                 writer.add_scalar(name, value, entry["step"])
 
-        task = progress.add_task("training", total=config.training.epochs * len(loader), completed=step, note="")
-        for epoch in range(first_epoch, config.training.epochs):
+        task = progress.add_task("", total=config.training.epochs * len(loader), completed=step, note="")
+        for epoch in range(state.epoch, config.training.epochs):
             sampler.epoch = epoch
             recent, whole = Meter(), Meter()
             left_out: list[BadVideo] = []
@@ -160,18 +141,7 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
                 saved_models.save(saved, run)
             log(record)
             console.print(_summary(record, config.training.epochs), markup=False, soft_wrap=True)
-            save_state(
-                TrainingState(
-                    epoch=epoch + 1,
-                    step=step,
-                    best=best,
-                    model=model.state_dict(),
-                    optimizer=optimizer.state_dict(),
-                    schedule=schedule.state_dict(),
-                    rng=torch.get_rng_state(),
-                ),
-                run,
-            )
+            save_state(learner.state(epoch + 1, step, best, source.classes), run)
     writer.close()
     return record
 
@@ -194,6 +164,56 @@ def training_step(
     optimizer.step()
     optimizer.zero_grad()
     return {name: loss.detach() for name, loss in (losses | {"total": total}).items()}
+
+
+@dataclass
+class Learner:
+    """All that changes while a model learns."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+
+    def state(self, epoch: int, step: int, best: float | None, classes: tuple[str, ...]) -> TrainingState:
+        """What resuming needs."""
+        return TrainingState(
+            epoch=epoch,
+            step=step,
+            best=best,
+            classes=list(classes),
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            schedule=self.schedule.state_dict(),
+            rng=torch.get_rng_state(),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go back to where a state was taken."""
+        self.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.schedule.load_state_dict(state.schedule)
+        torch.set_rng_state(state.rng)
+
+
+def make_loader(
+    videos: list[Video], source: Source, config: Config, device: torch.device
+) -> tuple[EpochSampler, DataLoader[Batch]]:
+    """The training clips in batches, and the sampler that orders them anew for each epoch."""
+    label_store = source.label_store if config.needs_labels else None
+    clips = TrainingClips(videos, config, source.classes, source.multi_label, label_store)
+    labels = [video.labels[0] if video.labels else "" for video in videos]
+    sampler = EpochSampler(labels, config.seed, config.data.balanced)
+    loader: DataLoader[Any] = DataLoader(
+        clips,
+        batch_size=config.training.batch_size,
+        sampler=sampler,
+        drop_last=len(clips) > config.training.batch_size,  # a last batch of one or two would upset batch normalisation
+        num_workers=config.data.workers,
+        persistent_workers=config.data.workers > 0,
+        pin_memory=device.type == "cuda",
+        collate_fn=collate,
+    )
+    return sampler, loader
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:

@@ -1,4 +1,4 @@
-"""What resuming needs: the state of a training after its last whole epoch.
+"""What resuming needs: the state of a training before its first and after its last whole epoch.
 
 `state/last.pt` is read with `weights_only`, so it runs no code either; predict and export never look at it.
 """
@@ -21,6 +21,7 @@ class TrainingState:
     epoch: int
     step: int
     best: float | None  # figure of the best validation so far
+    classes: list[str]
     model: dict[str, Any]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]
