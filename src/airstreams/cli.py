@@ -60,7 +60,7 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     parser = ArgumentParser(
         prog="airstreams",
         description="Video action recognition from RGB alone.",
-        version=f"airstreams {airstreams.__version__}",
+        version=airstreams.__version__,
         exit_on_error=False,
         allow_abbrev=False,  # a mistyped key is an error, not another key
     )
@@ -217,7 +217,7 @@ def info(call: Namespace) -> int:
     classes, segment_classes = 51, len(COCO_CLASSES)  # HMDB-51, the paper's ablations; a recipe does not say
     description = Path(call.what) / "model.json"
     if description.is_file():
-        saved = json.loads(description.read_text())
+        saved = json.loads(description.read_text(encoding="utf-8"))
         config = from_dict(saved["config"])
         classes, segment_classes = len(saved["classes"]), len(saved["segment_classes"])
     elif Path(call.what).is_dir():

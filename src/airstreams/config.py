@@ -5,6 +5,7 @@ Sections and tables named in the comments are those of the paper, *AIRStreams: A
 for Video Understanding*. Where the paper is silent the value is ours, and says why.
 """
 
+import math
 from argparse import ArgumentError
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -163,7 +164,7 @@ class LossWeights:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            _require(value >= 0, f"loss_weights.{item.name}", value, "at least 0")
+            _require(0 <= value < math.inf, f"loss_weights.{item.name}", value, "at least 0 and finite")
 
 
 @dataclass
@@ -183,7 +184,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
         _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
-        _require(self.lr > 0, "training.lr", self.lr, "over 0")
+        _require(0 < self.lr < math.inf, "training.lr", self.lr, "over 0 and finite")
         _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
         _require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
         _require(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "at least 0 (0: no clipping)")
@@ -280,8 +281,8 @@ def save_config(config: Config, path: Path) -> None:
 def load_config(path: Path) -> Config:
     """Read a YAML file of some or all keys. InputError: not YAML, an unknown key or an impossible value."""
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: got {type(values).__name__}, expected keys such as `training:`")

@@ -87,7 +87,7 @@ def clip_places(part: FrameRange, start: int, clip: ClipConfig) -> np.ndarray:
         places = start + np.arange(clip.frames) * clip.stride
     else:
         wanted = part.times[start] + np.arange(clip.frames) / clip.rate
-        places = np.searchsorted(part.times, wanted + 1e-6, side="right") - 1
+        places = _nearest(part.times, wanted)
     return np.minimum(places, part.last)
 
 
@@ -97,8 +97,14 @@ def latest_start(part: FrameRange, clip: ClipConfig) -> int:
         start = part.last - (clip.frames - 1) * clip.stride
     else:
         span = (clip.frames - 1) / clip.rate
-        start = int(np.searchsorted(part.times, part.times[part.last] - span + 1e-6, side="right")) - 1
+        start = int(_nearest(part.times, part.times[part.last] - span))
     return max(part.first, start)
+
+
+def _nearest(times: np.ndarray, moments: np.ndarray | float) -> np.ndarray:
+    # Not the frame shown at that moment: files round times (Matroska to 1 ms) and 30 fps is often 29.97, so at a rate
+    # near the file's own a hair's breadth would double one frame and skip the next, which is false motion.
+    return np.searchsorted((times[1:] + times[:-1]) / 2, moments)
 
 
 def target_of(video: Video, classes: Sequence[str], multi_label: bool) -> Tensor:

@@ -91,7 +91,8 @@ def crop_label_map(labels_THW: np.ndarray, crop: Crop, size: int) -> torch.Tenso
 def apply_colour(frames_THW3: torch.Tensor, colour: Colour) -> torch.Tensor:
     """Brightness, then contrast about the clip's mean, then saturation about each pixel's grey; uint8 in and out."""
     frames = frames_THW3.float() * colour.brightness
-    mean = frames.mean()
+    # Summed as whole numbers: a float sum changes with the number of threads, and so with the number of workers.
+    mean = frames_THW3.sum(dtype=torch.long).item() / frames_THW3.numel() * colour.brightness
     frames = (frames - mean) * colour.contrast + mean
     grey = (frames * LUMA).sum(dim=-1, keepdim=True)
     frames = (frames - grey) * colour.saturation + grey

@@ -10,7 +10,7 @@ from torch import Tensor
 from airstreams.data.check import BadVideo
 from airstreams.data.dataset import VideoViews
 from airstreams.data.listing import Video
-from airstreams.data.video import probe
+from airstreams.data.video import check
 from airstreams.errors import VideoError
 from airstreams.evaluation.protocols import score_views
 from airstreams.models import saved as saved_models
@@ -56,7 +56,7 @@ class Recogniser:
             VideoError: the file cannot be read; the message is the reason.
         """
         video = Video(path=Path(path), name=str(path), labels=())
-        duration = probe(video.path).duration
+        duration = check(video.path).duration  # decodes it all, as evaluation does: a damaged file is never scored
         length = self.saved.config.evaluation.window
         windows = []
         if duration > 2 * length:

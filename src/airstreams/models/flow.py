@@ -32,11 +32,12 @@ LARGEST_RAW = 8.0  # the learnt logarithms count up to here either way, so that 
 SQUARED_GRADIENT_FLOOR = 1e-6  # keeps the quotient finite where the image has no gradient
 SQUARED_NORM_FLOOR = 1e-12  # keeps the square root's derivative finite where the flow has no gradient
 
-# Additions, multiplications, divisions, comparisons and roots on one pixel in one iteration, counted off the three
-# steps above.
-OPERATIONS_PER_PIXEL_AND_ITERATION = 49
-# The same, once a pair: grey value, image gradient, its square, the temporal difference.
-OPERATIONS_PER_PIXEL = 14
+# Additions, multiplications, divisions, comparisons and roots on one pixel, counted off `_iterate`: in one iteration,
+# 4 for rho over the squared gradient, 2 for the clamp, 4 for each component of u, 3 for each divergence and 15 for
+# each dual step ...
+OPERATIONS_PER_PIXEL_AND_ITERATION = 50
+# ... and once a pair of frames: grey value 5, scaling 1, image gradient 4, its square 4, quotients 4.
+OPERATIONS_PER_PIXEL = 18
 
 
 class RepresentationFlow(nn.Module):

@@ -67,10 +67,13 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
         if not (run / name).is_file():
             raise InputError(f"{run}: no {name} in it; expected the folder that `airstreams train --out` wrote")
     try:
-        description = json.loads((run / DESCRIPTION).read_text())
-        if description["format"] != FORMAT:
-            found = description["format"]
-            raise InputError(f"{run / DESCRIPTION}: format {found}, expected {FORMAT}; update airstreams")
+        description = json.loads((run / DESCRIPTION).read_text(encoding="utf-8"))
+        found = description["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run / DESCRIPTION}: damaged ({error}); copy the run again") from error
+    if found != FORMAT:
+        raise InputError(f"{run / DESCRIPTION}: format {found}, expected {FORMAT}; update airstreams")
+    try:
         config = from_dict(description["config"])
         classes, segment_classes = tuple(description["classes"]), tuple(description["segment_classes"])
         multi_label = bool(description["multi_label"])

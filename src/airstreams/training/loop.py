@@ -322,7 +322,7 @@ def _write_left_out(path: Path, bad: list[BadVideo]) -> None:
 
 def _forget_after(metrics: Path, epoch: int) -> None:
     """Drop the lines of an epoch that is about to be run again."""
-    entries = [json.loads(line) for line in metrics.read_text().splitlines()]
+    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     kept = [entry for entry in entries if entry["epoch"] < epoch or (entry["epoch"] == epoch and "train" in entry)]
     with replacing(metrics) as temporary:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))

@@ -1,0 +1,136 @@
+"""The model as Figure 2: which parts run, what they are fed, and what a clip may be."""
+
+from copy import deepcopy
+from itertools import combinations
+
+import pytest
+import torch
+
+from airstreams.config import STREAMS, ModelConfig
+from airstreams.models.airstreams import build
+
+SUBSETS = [list(subset) for size in (1, 2, 3) for subset in combinations(STREAMS, size)]
+EACH_SUBSET = pytest.mark.parametrize("streams", SUBSETS, ids="+".join)
+
+
+def small_model(streams=STREAMS):
+    """In evaluation mode, as if trained: every weight away from its start, statistics that fit the clips."""
+    torch.manual_seed(0)
+    config = ModelConfig(streams=list(streams), width=0.125, segmenter_width=0.125, flow_iterations=3)
+    model = build(config, classes=4, segment_classes=5).train()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+                module.momentum = 1.0
+        model(clip(batch=4), list(model.late))
+    return model.eval()
+
+
+def clip(frames=3, height=64, width=64, batch=2):
+    return torch.rand(batch, 3, frames, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def parts_run(model, *heads):
+    """The parts that a forward pass runs, in order."""
+    ran = []
+    for group in ("representations", "early", "late"):
+        for name, part in getattr(model, group).items():
+            part.register_forward_hook(lambda *_, of=f"{group}.{name}": ran.append(of))
+    model(clip(), *heads)
+    return ran
+
+
+def test_bytes_and_unit_range_floats_are_the_same_clip():
+    model = small_model()
+    bytes_B3THW = (clip() * 255).to(torch.uint8)
+    from_bytes, from_floats = model(bytes_B3THW), model(bytes_B3THW.float() / 255)
+    torch.testing.assert_close(from_bytes.logits["merged"], from_floats.logits["merged"], rtol=0, atol=1e-6)
+
+
+@EACH_SUBSET
+def test_any_streams_give_one_answer(streams):
+    model = small_model(streams)
+    with torch.no_grad():
+        output = model(clip())
+    answer = "merged" if len(streams) > 1 else streams[0]
+    assert list(output.logits) == [model.answer] == [answer]
+    assert output.logits[answer].shape == (2, 4)
+    assert set(output.representations) == set(streams)
+
+
+@EACH_SUBSET
+def test_only_several_streams_have_merged_weights(streams):
+    has_merged = any(name.startswith("late.merged.") for name in small_model(streams).state_dict())
+    assert has_merged == (len(streams) > 1)
+
+
+@EACH_SUBSET
+def test_inference_runs_each_stream_up_to_the_merge_and_one_late_tower(streams):
+    ran = parts_run(small_model(streams))
+    answer = "merged" if len(streams) > 1 else streams[0]
+    expected = [f"{group}.{name}" for group in ("representations", "early") for name in streams]
+    assert sorted(ran) == sorted([*expected, f"late.{answer}"])
+
+
+def test_heads_asked_for_run_only_what_they_need():
+    assert sorted(parts_run(small_model(), ["rgb"])) == ["early.rgb", "late.rgb", "representations.rgb"]
+
+
+def test_the_merged_tower_answers_on_the_mean_of_the_streams_features():
+    model = small_model()
+    with torch.no_grad():
+        output = model(clip(), [*STREAMS, "merged"])
+        features = {name: model.early[name](output.representations[name].tower_input) for name in STREAMS}
+        mean = (features["rgb"] + features["flow"] + features["semantic"]) / 3
+        torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean), rtol=0, atol=1e-5)
+        for name in STREAMS:
+            torch.testing.assert_close(output.logits[name], model.late[name](features[name]), rtol=0, atol=1e-5)
+
+
+def test_every_stream_has_its_say_in_the_merged_answer():
+    model = small_model()
+    with torch.no_grad():
+        answer = model(clip()).logits["merged"]
+        for name in STREAMS:
+            silenced = deepcopy(model)
+            silenced.early[name].output_norm.weight.zero_()
+            assert not torch.allclose(silenced(clip()).logits["merged"], answer, atol=1e-4)
+
+
+def test_single_heads_do_not_change_the_merged_answer():
+    model = small_model()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(clip(), [*STREAMS, "merged"]).logits["merged"], model(clip()).logits["merged"], rtol=0, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("size", [(1, 64, 64), (2, 64, 97), (5, 71, 64), (9, 66, 65)])
+def test_clips_of_any_length_and_of_any_size_from_64_px(size):
+    frames, height, width = size
+    with torch.no_grad():
+        output = small_model()(clip(*size))
+    assert output.logits["merged"].isfinite().all()
+    assert output.representations["flow"].shown.shape == (2, 2, frames, height, width)
+    assert output.representations["semantic"].shown.shape[:3] == (2, 5, frames)
+
+
+def test_a_clips_scores_do_not_depend_on_the_clips_beside_it():
+    model, clips = small_model(), clip(batch=3)
+    clips[1] *= 0.1
+    with torch.no_grad():
+        together = model(clips).logits["merged"]
+        for index in range(3):
+            alone = model(clips[index : index + 1]).logits["merged"]
+            torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-5)
+
+
+def test_only_late_towers_without_a_trained_head_are_frozen():
+    model = small_model()
+    model.freeze_untrained(["rgb", "merged"])
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != name.startswith(("late.flow.", "late.semantic.")), name
+    model.freeze_untrained([*STREAMS, "merged"])
+    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -1,0 +1,103 @@
+"""Parameters and cost against counts by hand and against the model itself."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from airstreams.config import Block, ClipConfig, Config, Layer, LossWeights, ModelConfig
+from airstreams.models.airstreams import build
+from airstreams.models.cost import count
+from airstreams.models.flow import OPERATIONS_PER_PIXEL_AND_ITERATION, RepresentationFlow
+
+ARITHMETIC = {"add", "sub", "mul", "div", "minimum", "maximum", "clamp", "pow", "square", "sqrt", "rsub"}
+
+
+class ElementwiseOperations(TorchDispatchMode):
+    """Counts one operation for each element of the result of each arithmetic operator on tensors of pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in ARITHMETIC and out.numel() > 1:
+            self.total += out.numel()
+        return out
+
+
+def default(streams=("rgb", "flow", "semantic"), **loss_weights):
+    return Config(model=ModelConfig(streams=list(streams)), loss_weights=LossWeights(**loss_weights))
+
+
+def test_a_small_model_costs_what_can_be_counted_by_hand():
+    pixel_wise = Block(8, [Layer("conv2d", kernel=1)], skip=False)
+    config = Config(
+        clip=ClipConfig(frames=2, size=64),
+        model=ModelConfig(streams=["rgb"], tower=[pixel_wise] * 3 + [Block(16, pixel_wise.layers, skip=False)] * 3),
+    )
+    cost = count(config, classes=5, segment_classes=3)
+    pixels = 2 * 64 * 64
+    early, late = 3 * 8 + 8 * 8 + 8 * 8, 8 * 16 + 16 * 16 + 16 * 16
+    assert cost.inference == {"rgb.early": pixels * early, "rgb.late": pixels * late + 16 * 5}
+    norms = 2 * (3 + 3 * 8 + 8), 2 * (3 * 16)
+    assert cost.parameters == {"rgb.early": early + norms[0], "rgb.late": late + norms[1] + 16 * 5 + 5}
+
+
+def test_a_temporal_and_a_strided_convolution_cost_their_outputs_times_their_kernels():
+    plain = Block(8, [Layer("conv2d", kernel=1)], skip=False)
+    strided = Block(8, [Layer("conv2d", kernel=3, stride=2), Layer("conv1d", kernel=5, stride=2)], skip=False)
+    clip = ClipConfig(frames=4, size=64)
+    model = ModelConfig(streams=["rgb"], tower=[plain] * 2 + [strided] + [plain] * 3)
+    cost = count(Config(clip=clip, model=model), classes=2, segment_classes=3)
+    by_hand = 4 * 64 * 64 * (3 * 8 + 8 * 8) + 4 * 32 * 32 * 9 * 8 * 8 + 2 * 32 * 32 * 5 * 8 * 8
+    assert cost.inference["rgb.early"] == by_hand
+
+
+@pytest.mark.parametrize("streams", [["rgb"], ["flow", "semantic"], ["rgb", "flow", "semantic"]])
+def test_the_parts_parameters_are_all_of_the_models(streams):
+    cost = count(default(streams), classes=21, segment_classes=81)
+    with torch.device("meta"):
+        model = build(ModelConfig(streams=streams), classes=21, segment_classes=81)
+    assert sum(cost.parameters.values()) == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_default_model_stays_within_the_papers_17_giga_multiply_adds():
+    cost = count(default(), classes=51, segment_classes=81)
+    assert 12e9 < sum(cost.inference.values()) <= 17e9
+    assert cost.inference["semantic.representation"] == pytest.approx(16 * 0.76e9, rel=0.03)
+
+
+def test_training_adds_the_late_towers_of_the_heads_that_have_weight_and_nothing_else():
+    cost = count(default(rgb=1, flow=0, semantic=0.5), classes=51, segment_classes=81)
+    late = cost.inference["merged.late"]
+    assert late > 0
+    more = {name: cost.training[name] - cost.inference[name] for name in cost.training}
+    assert {name: value for name, value in more.items() if value} == {"rgb.late": late, "semantic.late": late}
+    assert cost.training["flow.late"] == 0
+
+
+def test_one_stream_costs_what_it_costs_among_others():
+    alone = count(default(["flow"]), classes=51, segment_classes=81)
+    among = count(default(flow=1), classes=51, segment_classes=81)
+    assert alone.inference == {name: among.training[name] for name in among.training if name.startswith("flow.")}
+    assert alone.inference == alone.training
+
+
+def test_the_flows_iterations_cost_the_element_wise_operations_that_they_do():
+    def operations(iterations):
+        with ElementwiseOperations() as counter, torch.no_grad():
+            RepresentationFlow(iterations)(torch.rand(1, 1, 2, 112, 112))
+        return counter.total
+
+    one_more = operations(6) - operations(5)
+    assert one_more / 112**2 == pytest.approx(OPERATIONS_PER_PIXEL_AND_ITERATION, rel=0.015)
+
+    def flow_cost(iterations, frames):
+        config = Config(clip=ClipConfig(frames=frames), model=ModelConfig(streams=["flow"], flow_iterations=iterations))
+        return count(config, classes=2, segment_classes=2).inference["flow.representation"]
+
+    # An operation is half a multiply-add; T frames make T - 1 pairs.
+    assert flow_cost(6, 16) - flow_cost(5, 16) == pytest.approx(15 * one_more / 2, rel=0.015)
+    assert flow_cost(5, 16) == 15 * flow_cost(5, 2)
+    assert flow_cost(20, 2) == pytest.approx(operations(20) / 2, rel=0.05)

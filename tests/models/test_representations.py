@@ -1,0 +1,97 @@
+"""What the towers are shown, and which weights the action losses reach through it (Table 2's stop-gradients)."""
+
+import numpy as np
+import pytest
+import torch
+
+from airstreams.config import ModelConfig
+from airstreams.models.airstreams import build
+from airstreams.models.representations import Flow, Semantic, enlarge
+from airstreams.models.tower import on_frames
+
+
+def small_model(stop_gradient):
+    """All streams without dropout, the same weights every time, and none of them at a start where gradients vanish."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        width=0.125, segmenter_width=0.125, flow_iterations=3, dropout=0.0, stop_gradient=list(stop_gradient)
+    )
+    model = build(config, classes=4, segment_classes=5)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("representations.flow"):
+                parameter.add_(torch.rand_like(parameter) * 0.05)
+    return model
+
+
+def gradients(stop_gradient, loss_of):
+    """Gradients by parameter name, of the parameters that a loss reaches."""
+    model = small_model(stop_gradient)
+    clip = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    loss_of(model(clip, ["rgb", "flow", "semantic", "merged"])).backward()
+    return {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and parameter.grad.any()
+    }
+
+
+def action_losses(output):
+    return sum(logits.square().sum() for logits in output.logits.values())
+
+
+def teachers_loss(output):
+    return output.representations["semantic"].shown.square().sum()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 101)])
+def test_the_tower_sees_what_reducing_the_enlarged_logits_would_give(size):
+    torch.manual_seed(0)
+    semantic = Semantic(classes=21, segmenter_width=0.125, channels=8, stop_gradient=False).eval()
+    seen = semantic(torch.rand(2, 3, 3, *size))
+    enlarged = on_frames(lambda frames: enlarge(frames, size), seen.shown)
+    expected = torch.einsum("cs,bsthw->bcthw", semantic.reduction.weight[:, :, 0, 0], enlarged)
+    assert seen.tower_input.shape == (2, 8, 3, *size)
+    torch.testing.assert_close(seen.tower_input, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_enlargement_keeps_things_where_they_are():
+    # Cell centres stand for 16 px each, so a ramp over cells is the ramp over pixels away from the border.
+    cells = torch.arange(5.0) * 16 + 7.5
+    ramp = enlarge(cells.expand(1, 1, 4, 5), (64, 80))[0, 0]
+    torch.testing.assert_close(ramp[:, 8:72], torch.arange(8.0, 72.0).expand(64, 64))
+
+
+def test_flow_is_that_of_brightness_and_not_of_colour():
+    rng = np.random.default_rng(0)
+    clip = torch.tensor(rng.uniform(0.2, 0.8, (1, 3, 2, 16, 16))).float()
+    layer = Flow(5, stop_gradient=False)
+    recoloured = clip.clone()
+    recoloured[:, 0] += 0.587 * 0.1
+    recoloured[:, 1] -= 0.299 * 0.1
+    torch.testing.assert_close(layer(recoloured).shown, layer(clip).shown, rtol=0, atol=1e-3)
+    recoloured[:, 0, 1] += 0.1
+    assert not torch.allclose(layer(recoloured).shown, layer(clip).shown, atol=1e-2)
+
+
+CUT = {"semantic": "representations.semantic.segmenter.", "flow": "representations.flow.layer."}
+
+
+def test_action_losses_reach_every_weight_where_nothing_is_stopped():
+    assert gradients([], action_losses).keys() == dict(small_model([]).named_parameters()).keys()
+
+
+@pytest.mark.parametrize("stopped", [["semantic"], ["flow"], ["flow", "semantic"]])
+def test_stop_gradient_cuts_the_action_losses_from_its_representation_and_from_nothing_else(stopped):
+    everything, left = gradients([], action_losses), gradients(stopped, action_losses)
+    cut = everything.keys() - left.keys()
+    prefixes = tuple(CUT[name] for name in stopped)
+    assert cut == {name for name in everything if name.startswith(prefixes)}
+    for name, gradient in left.items():
+        torch.testing.assert_close(gradient, everything[name])
+
+
+@pytest.mark.parametrize("stopped", [[], ["semantic"], ["flow", "semantic"]])
+def test_the_teachers_loss_reaches_the_segmenter_and_nothing_else_stopped_or_not(stopped):
+    reached = gradients(stopped, teachers_loss).keys()
+    assert reached == {name for name in gradients([], action_losses) if name.startswith(CUT["semantic"])}

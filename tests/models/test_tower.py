@@ -1,0 +1,144 @@
+"""The tower's layers against torch's own 3D operators, and what the towers promise for any input."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from airstreams.config import Block, Layer, default_tower
+from airstreams.models.tower import (
+    ContextGating,
+    EarlyTower,
+    FrameNorm,
+    LateTower,
+    SpatialConv,
+    SpatialPool,
+    SqueezeExcite,
+    TemporalConv,
+    TemporalPool,
+    TowerBlock,
+    build_blocks,
+)
+
+FORMATS = pytest.mark.parametrize(
+    "memory_format", [torch.contiguous_format, torch.channels_last_3d], ids=["channels first", "channels last"]
+)
+WINDOWS = pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2), (3, 3)])
+
+
+def features(memory_format=torch.contiguous_format, channels=6):
+    torch.manual_seed(0)
+    return torch.randn(2, channels, 5, 9, 12).to(memory_format=memory_format)
+
+
+@FORMATS
+@WINDOWS
+def test_spatial_convolution_is_the_flat_3d_one(kernel, stride, memory_format):
+    layer, x = SpatialConv(6, 8, Layer("conv2d", kernel, stride)), features(memory_format)
+    weight = layer.weight.unsqueeze(2)
+    expected = F.conv3d(x, weight, stride=(1, stride, stride), padding=(0, kernel // 2, kernel // 2))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@FORMATS
+@WINDOWS
+def test_temporal_convolution_is_the_thin_3d_one(kernel, stride, memory_format):
+    layer, x = TemporalConv(6, 8, Layer("conv1d", kernel, stride)), features(memory_format)
+    weight = layer.weight.unsqueeze(-1)
+    expected = F.conv3d(x, weight, stride=(stride, 1, 1), padding=(kernel // 2, 0, 0))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@FORMATS
+@WINDOWS
+def test_poolings_are_the_flat_and_the_thin_3d_ones(kernel, stride, memory_format):
+    x, half = features(memory_format), kernel // 2
+    spatial = F.max_pool3d(x, (1, kernel, kernel), (1, stride, stride), (0, half, half))
+    assert torch.equal(SpatialPool(6, 6, Layer("pool2d", kernel, stride))(x), spatial)
+    temporal = F.max_pool3d(x, (kernel, 1, 1), (stride, 1, 1), (half, 0, 0))
+    assert torch.equal(TemporalPool(6, 6, Layer("pool1d", kernel, stride))(x), temporal)
+
+
+@FORMATS
+def test_normalisation_is_over_clips_frames_and_pixels(memory_format):
+    x, norm, reference = features(memory_format) * 3 + 1, FrameNorm(6), torch.nn.BatchNorm3d(6)
+    torch.testing.assert_close(norm(x), reference(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, reference.running_var)
+    torch.testing.assert_close(norm.eval()(x), reference.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gate", [ContextGating, SqueezeExcite])
+def test_gates_weigh_whole_channels_by_what_the_whole_clip_shows(gate):
+    layer, x = gate(6, 6, Layer("context_gating")), features()
+    weights = layer(x) / x
+    one_a_channel = weights[:, :, :1, :1, :1].expand_as(weights)
+    torch.testing.assert_close(weights, one_a_channel, rtol=1e-3, atol=1e-3)
+    assert ((weights > 0) & (weights < 1)).all()
+    shuffled = x.flatten(2)[:, :, torch.randperm(5 * 9 * 12)].view_as(x)  # the same means
+    torch.testing.assert_close((layer(shuffled) / shuffled)[:, :, 0, 0, 0], weights[:, :, 0, 0, 0], rtol=1e-3, atol=0)
+    brighter = x.clone()
+    brighter[:, 0] += 5
+    assert not torch.allclose((layer(brighter) / brighter)[:, 1, 0, 0, 0], weights[:, 1, 0, 0, 0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("gate", ["context_gating", "squeeze_excite"])
+def test_a_block_without_change_of_size_starts_as_the_identity(gate):
+    block = TowerBlock(8, 8, Block(8, [Layer("conv2d"), Layer("conv1d"), Layer(gate)]), first=True)
+    x = features(channels=8)
+    assert torch.equal(block(x), F.relu(x))
+
+
+def test_a_block_that_strides_starts_as_its_shortcut_of_means():
+    block = TowerBlock(8, 8, Block(8, [Layer("pool1d", stride=2), Layer("conv2d", stride=2)]), first=True)
+    x = features(channels=8)[:, :, :4, :8]
+    torch.testing.assert_close(block(x), F.relu(F.avg_pool3d(x, 2)))
+
+
+def test_a_block_without_skip_starts_with_a_working_body():
+    block = TowerBlock(8, 8, Block(8, [Layer("conv2d"), Layer("conv1d")], skip=False), first=True)
+    x = features(channels=8)
+    assert block.shortcut is None
+    assert block(x).std() > 0.1
+    assert not torch.allclose(block(x), F.relu(x), atol=0.1)
+
+
+def test_only_the_first_repetition_of_a_block_pools_and_strides():
+    blocks = build_blocks(3, [Block(8, [Layer("conv2d", stride=2), Layer("pool1d", stride=2)], repeats=3)], width=1)
+    assert blocks(torch.rand(1, 3, 8, 64, 64)).shape == (1, 8, 4, 32, 32)
+
+
+@pytest.mark.parametrize("size", [(1, 64, 64), (2, 65, 64), (3, 71, 100), (5, 67, 65), (7, 83, 69)])
+def test_the_default_tower_takes_any_number_of_frames_and_any_size(size):
+    early, late = EarlyTower(3, default_tower(), 0.125).eval(), LateTower(16, default_tower(), 0.125, 4, 0.5).eval()
+    assert late(early(torch.rand(2, 3, *size))).shape == (2, 4)
+
+
+@pytest.mark.parametrize("layers", [[Layer("conv2d", stride=3)], [Layer("conv2d", 5, 2), Layer("pool2d", stride=2)]])
+@pytest.mark.parametrize("size", range(9, 22))
+def test_skip_connections_fit_what_they_skip_at_every_size(layers, size):
+    block = TowerBlock(8, 16, Block(16, [*layers, Layer("pool1d", stride=2), Layer("conv1d", stride=2)]), first=True)
+    assert block(torch.rand(1, 8, size, size, size)).shape[1] == 16
+
+
+def test_one_whole_default_tower_has_a_resnet_18s_capacity():
+    tower = default_tower()
+    parts = [EarlyTower(3, tower, 1), LateTower(128, tower, 1, 51, 0.5)]
+    parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
+    assert parameters == pytest.approx(11e6, rel=0.2)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1000.0])
+def test_features_for_the_merge_are_of_one_scale_whatever_the_streams_units(scale):
+    torch.manual_seed(0)
+    tower = EarlyTower(2, default_tower(), 0.25)
+    representation = torch.randn(4, 2, 8, 64, 64) * scale
+    features_BCTHW = tower(representation)
+    means, variances = features_BCTHW.mean(dim=(0, 2, 3, 4)), features_BCTHW.var(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-3)
+    torch.testing.assert_close(variances, torch.ones_like(variances), rtol=0, atol=2e-2)
+
+
+def test_a_stream_in_other_units_gives_the_same_features():
+    torch.manual_seed(0)
+    tower = EarlyTower(2, default_tower(), 0.25)
+    representation = torch.randn(2, 2, 4, 64, 64)
+    torch.testing.assert_close(tower(representation * 1000), tower(representation), rtol=0, atol=1e-2)

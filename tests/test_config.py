@@ -1,0 +1,186 @@
+"""Configs: what is written is what is read, and every mistake is one line that names its key."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+
+import airstreams
+from airstreams.config import (
+    Config,
+    LossWeights,
+    ModelConfig,
+    add_config_arguments,
+    config_from,
+    from_dict,
+    load_config,
+    recipe_path,
+    save_config,
+    to_dict,
+)
+from airstreams.errors import InputError
+from airstreams.models.airstreams import build
+
+RECIPES = sorted(path.stem for path in (Path(airstreams.__file__).parent / "recipes").glob("*.yaml"))
+
+
+def complaint(values):
+    with pytest.raises(InputError) as raised:
+        from_dict(values)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+def parse(*arguments):
+    parser = ArgumentParser(exit_on_error=False)
+    add_config_arguments(parser)
+    return config_from(parser.instantiate(parser.parse_args(list(arguments))))
+
+
+def test_a_config_comes_back_from_yaml_as_it_was(tmp_path):
+    block = {"channels": 24, "layers": [{"kind": "conv2d", "kernel": 5, "stride": 2}, {"kind": "squeeze_excite"}]}
+    config = from_dict(
+        {
+            "seed": 3,
+            "clip": {"rate": 12.5, "frames": 5},
+            "data": {"crop_scale": [0.3, 0.9]},
+            "model": {"streams": ["flow", "rgb"], "tower": [block] * 6, "stop_gradient": ["flow"]},
+        }
+    )
+    assert config.model.tower[5].layers[0].kernel == 5
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_saved_config_is_complete(tmp_path):
+    save_config(Config(), tmp_path / "config.yaml")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == to_dict(Config())
+
+
+def test_keys_left_out_keep_their_defaults():
+    config = from_dict({"model": {"width": 0.5}})
+    assert config == Config(model=ModelConfig(width=0.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"sed": 1}, "sed"),
+        ({"training": {"epoch": 3}}, "epoch"),
+        ({"seed": -1}, "seed"),
+        ({"clip": {"frames": 0}}, "clip.frames"),
+        ({"clip": {"stride": 0}}, "clip.stride"),
+        ({"clip": {"rate": 0.0}}, "clip.rate"),
+        ({"clip": {"size": 63}}, "clip.size"),
+        ({"data": {"crop_scale": [0.5]}}, "data.crop_scale"),
+        ({"data": {"crop_scale": [0.9, 0.5]}}, "data.crop_scale"),
+        ({"data": {"crop_aspect": 0.5}}, "data.crop_aspect"),
+        ({"data": {"colour": 1.0}}, "data.colour"),
+        ({"data": {"workers": -1}}, "data.workers"),
+        ({"data": {"val_fraction": 0.6, "test_fraction": 0.5}}, "data.val_fraction"),
+        ({"model": {"streams": []}}, "model.streams"),
+        ({"model": {"streams": ["rgb", "rgb"]}}, "model.streams"),
+        ({"model": {"streams": ["rgb", "depth"]}}, "model.streams"),
+        ({"model": {"tower": []}}, "model.tower"),
+        ({"model": {"width": 0}}, "model.width"),
+        ({"model": {"flow_iterations": 0}}, "model.flow_iterations"),
+        ({"model": {"stop_gradient": ["rgb"]}}, "model.stop_gradient"),
+        ({"model": {"dropout": 1.0}}, "model.dropout"),
+        ({"loss_weights": {"flow": -0.1}}, "loss_weights.flow"),
+        ({"loss_weights": {"interm": float("nan")}}, "loss_weights.interm"),
+        ({"loss_weights": {"merged": 0.0}}, "loss_weights.merged"),
+        ({"training": {"epochs": 0}}, "training.epochs"),
+        ({"training": {"epochs": "many"}}, "training.epochs"),
+        ({"training": {"optimizer": "adam"}}, "training.optimizer"),
+        ({"training": {"lr": 0}}, "training.lr"),
+        ({"training": {"label_smoothing": 1}}, "training.label_smoothing"),
+        ({"evaluation": {"views": 0}}, "evaluation.views"),
+        ({"evaluation": {"window": 0}}, "evaluation.window"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_line_that_names_its_key(values, key):
+    assert key in complaint(values)
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({"channels": 8, "layers": [{"kind": "conv4d"}]}, "conv4d"),
+        ({"channels": 8, "layers": [{"kind": "conv2d", "kernel": 4}]}, "kernel"),
+        ({"channels": 8, "layers": [{"kind": "pool1d", "stride": 0}]}, "stride"),
+        ({"channels": 8, "layers": [{"kind": "pool2d"}]}, "at least one convolution"),
+        ({"channels": 0, "layers": [{"kind": "conv2d"}]}, "channels"),
+    ],
+)
+def test_a_mistake_in_a_towers_block_is_named(block, said):
+    assert said in complaint({"model": {"tower": [block] * 6}})
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "just words", "a: [", "model: {width: 1"])
+def test_a_file_that_holds_no_keys_is_named(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"mine\.yaml") as raised:
+        load_config(tmp_path / "mine.yaml")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "video.mp4").write_bytes(b"\x00\x00\x00\x18ftyp\xff\xfe\x80")
+    with pytest.raises(InputError, match=r"video\.mp4"):
+        load_config(tmp_path / "video.mp4")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_packaged_recipe_is_a_config_whose_model_can_be_built(name):
+    config = load_config(recipe_path(name))
+    with torch.device("meta"):
+        build(config.model, classes=21, segment_classes=81)
+
+
+def test_the_recipes_that_the_documentation_names_are_there():
+    assert {"demo", "jhmdb", "jhmdb-small"} <= set(RECIPES)
+
+
+def test_a_path_is_a_recipe_too_and_an_unknown_name_lists_the_known_ones(tmp_path):
+    (tmp_path / "mine.yaml").write_text("seed: 1\n")
+    assert recipe_path(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
+    with pytest.raises(InputError) as raised:
+        recipe_path("jhmbd")
+    assert "jhmbd" in str(raised.value)
+    assert all(name in str(raised.value) for name in RECIPES)
+
+
+def test_options_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
+    (tmp_path / "mine.yaml").write_text("seed: 5\ntraining: {epochs: 7, batch_size: 3}\n")
+    config = parse("--config", str(tmp_path / "mine.yaml"), "--training.epochs", "2", "--model.streams", "[rgb,flow]")
+    assert (config.seed, config.training.epochs, config.training.batch_size) == (5, 2, 3)
+    assert config.model.streams == ["rgb", "flow"]
+    assert config.clip == Config().clip
+
+
+def test_the_papers_fixed_weights_train_two_heads_and_the_segmenter():
+    config = Config()
+    assert config.active_loss_weights() == {"rgb": 1, "flow": 0, "semantic": 0, "merged": 1, "interm": 1}
+    assert config.trained_heads() == ["rgb", "merged"]
+    assert config.needs_labels
+
+
+@pytest.mark.parametrize("stream", ["rgb", "flow", "semantic"])
+def test_one_stream_has_one_action_loss_of_weight_1_whatever_the_weights_say(stream):
+    config = Config(
+        model=ModelConfig(streams=[stream]), loss_weights=LossWeights(rgb=0, flow=0, semantic=0, merged=0, interm=0.5)
+    )
+    weights = config.active_loss_weights()
+    assert weights.pop("interm", 0.5) == 0.5
+    assert weights == {stream: 1.0}
+    assert config.model.answer == stream
+    assert config.needs_labels == (stream == "semantic")
+
+
+def test_no_labels_are_needed_without_the_semantic_stream_or_its_teachers_loss():
+    assert not Config(model=ModelConfig(streams=["rgb", "flow"])).needs_labels
+    assert not Config(loss_weights=LossWeights(interm=0)).needs_labels
