@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.errors import InputError
+from airstreams.files import replacing
 
 STREAMS = ("rgb", "flow", "semantic")
 HEADS = (*STREAMS, "merged")
@@ -275,7 +276,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def save_config(config: Config, path: Path) -> None:
     """Write the complete config as YAML."""
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def load_config(path: Path) -> Config:

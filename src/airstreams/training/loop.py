@@ -118,7 +118,7 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
                 schedule.step()
                 step += 1
                 if step % LOG_EVERY == 0 and recent.steps:
-                    entry = {"epoch": epoch, "step": step, "lr": schedule.get_last_lr()[0], **recent.read()}
+                    entry = {"epoch": epoch + 1, "step": step, "lr": schedule.get_last_lr()[0], **recent.read()}
                     log(entry)
                     progress.update(task, note=_note(entry))
                     recent = Meter()
@@ -212,6 +212,7 @@ def make_loader(
         persistent_workers=config.data.workers > 0,
         pin_memory=device.type == "cuda",
         collate_fn=collate,
+        generator=torch.Generator(),  # its own, so that starting workers does not move dropout's
     )
     return sampler, loader
 
@@ -321,11 +322,13 @@ def _write_left_out(path: Path, bad: list[BadVideo]) -> None:
 
 
 def _forget_after(metrics: Path, epoch: int) -> None:
-    """Drop the lines of an epoch that is about to be run again."""
-    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    kept = [entry for entry in entries if entry["epoch"] < epoch or (entry["epoch"] == epoch and "train" in entry)]
+    """Drop the lines of epochs after `epoch`, which are about to be run again, and one that a crash cut short."""
+    if not metrics.exists():
+        return
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
     with replacing(metrics) as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        temporary.write_text("".join(line for line in whole if json.loads(line)["epoch"] <= epoch))
 
 
 def _flat(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -1,0 +1,65 @@
+"""What many tests share: real data where it is at hand, a small rendered data set, and one small training on it."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from airstreams.config import (
+    ClipConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    LossWeights,
+    ModelConfig,
+    TrainingConfig,
+)
+from airstreams.data.sources import open_source
+from airstreams.data.synthetic import render
+from airstreams.training.loop import train
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def test_data():
+    """The folder of real data."""
+    root = os.environ.get("AIRSTREAMS_TEST_DATA")
+    if not root:
+        pytest.skip("AIRSTREAMS_TEST_DATA names no folder of real data")
+    return Path(root)
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory):
+    """Four classes with six training and two test videos each, of 8 frames of 64 px, in `videos/` and `labels/`."""
+    root = tmp_path_factory.mktemp("synthetic")
+    render(root, ("disc", "square"), ("left", "up"), {"train": 6, "test": 2}, frames=8, size=64, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A config that trains in a second or two an epoch; shared, so make changed ones by `dataclasses.replace`."""
+    return Config(
+        clip=ClipConfig(frames=4, stride=1, size=64),
+        data=DataConfig(crop_scale=[0.8, 1.0], flip=False, workers=0),
+        model=ModelConfig(width=0.25, segmenter_width=0.125, flow_iterations=3),
+        loss_weights=LossWeights(flow=0.3),
+        training=TrainingConfig(epochs=2, batch_size=4, warmup_epochs=0.5, device="cpu"),
+        evaluation=EvaluationConfig(views=2),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(synthetic, tiny, tmp_path_factory):
+    """The run that the tiny config leaves on the synthetic data; not to be written to. Its semantic head is untrained.
+
+    The accuracy means nothing after so few steps.
+    """
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    train(source, tiny, run, resume=False, console=Console(quiet=True))
+    return run

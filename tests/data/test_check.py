@@ -1,0 +1,31 @@
+from dataclasses import replace
+
+from rich.console import Console
+from rich.progress import Progress
+
+from airstreams.data.check import check_videos
+from airstreams.data.sources import open_source
+
+
+def test_every_bad_file_is_listed_with_its_reason_and_the_good_ones_keep_their_order(tmp_path, synthetic):
+    good = open_source(str(synthetic / "videos")).split("test")
+    whole = good[0].path.read_bytes()
+    contents = {"empty.mp4": b"", "text.mp4": b"Not a film at all.\n" * 50, "half.mp4": whole[: len(whole) // 2]}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    broken = [replace(good[0], name=name, path=tmp_path / name) for name in (*contents, "absent.mp4")]
+    mixed = [video for pair in zip(good, broken, strict=False) for video in pair] + list(good[len(broken) :])
+
+    found, bad = check_videos(mixed, Progress(console=Console(quiet=True)))
+    assert found == list(good)
+    assert [item.video for item in bad] == broken
+    for item, expected in zip(bad, ("empty", "not a video", "truncated", "does not exist"), strict=True):
+        assert expected in item.reason, item
+        assert "\n" not in item.reason
+
+
+def test_all_of_j_hmdb_is_good(test_data):
+    source = open_source(f"jhmdb:{test_data / 'jhmdb'}?split=1")
+    good, bad = check_videos(source.videos, Progress(console=Console(quiet=True)))
+    assert bad == []
+    assert len(good) == 928

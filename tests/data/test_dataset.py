@@ -1,0 +1,256 @@
+"""Videos whose frames are flat greys that tell their number: which frames a clip took can be read off it."""
+
+import shutil
+from collections import Counter
+from dataclasses import replace
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from airstreams.config import ClipConfig, Config, DataConfig, EvaluationConfig
+from airstreams.data import labels as label_maps
+from airstreams.data.check import BadVideo
+from airstreams.data.dataset import EpochSampler, Sample, TrainingClips, VideoViews, Views, collate
+from airstreams.data.listing import Video
+from airstreams.data.sources import open_source
+
+STEP = 5  # grey levels from one frame to the next
+
+
+def write_video(path, frames, size=64, times_ms=None):
+    """Frame n has the grey 10 + n STEP; 30 fps unless `times_ms` says when each frame is shown."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=30, options={"crf": "4"})
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            picture = np.full((size, size, 3), 10 + number * STEP, np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = round(number * 1000 / 30) if times_ms is None else times_ms[number]
+            frame.time_base = Fraction(1, 1000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def numbers_in(clip_THW3):
+    return [round((float(frame.float().mean()) - 10) / STEP) for frame in clip_THW3]
+
+
+def video_at(path, **facts):
+    return Video(path=path, name=path.name, labels=("a",), **facts)
+
+
+def config_of(clip, evaluation=None, seed=0):
+    data = DataConfig(colour=0, workers=0)
+    return Config(seed=seed, clip=clip, data=data, evaluation=evaluation or EvaluationConfig())
+
+
+def sample_of(clips, key):
+    """A good one: not a BadVideo."""
+    sample = clips[key]
+    assert isinstance(sample, Sample), sample
+    return sample
+
+
+def views_of(video, clip, evaluation=None):
+    views = VideoViews([video], config_of(clip, evaluation))[0]
+    assert isinstance(views, Views), views
+    return [numbers_in(view) for view in views.clips]
+
+
+def drawn_clips(video, clip, draws=40, label_store=None):
+    clips = TrainingClips([video], config_of(clip), ("a",), multi_label=False, label_store=label_store)
+    return [sample_of(clips, (0, draw, 0)) for draw in range(draws)]
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory):
+    """40 frames at 30 a second."""
+    return write_video(tmp_path_factory.mktemp("videos") / "forty.mkv", 40)
+
+
+def test_training_takes_frames_a_stride_apart_from_every_start_that_fits(forty):
+    clips = [numbers_in(sample.clip) for sample in drawn_clips(video_at(forty), ClipConfig(4, stride=3, size=64), 300)]
+    assert all(clip == [clip[0], clip[0] + 3, clip[0] + 6, clip[0] + 9] for clip in clips)
+    assert {clip[0] for clip in clips} == set(range(31))
+
+
+def test_a_rate_takes_the_frame_nearest_to_each_moment_whatever_the_frame_rate(tmp_path, forty):
+    at_30_fps = drawn_clips(video_at(forty), ClipConfig(4, rate=10, size=64))
+    assert all(np.diff(numbers_in(sample.clip)).tolist() == [3, 3, 3] for sample in at_30_fps)
+
+    # 25 fps, then a frame that stands for a second, then 25 fps again.
+    times = [40 * n for n in range(10)] + [1360 + 40 * n for n in range(10)]
+    uneven = write_video(tmp_path / "uneven.mkv", 20, times_ms=times)
+    for sample in drawn_clips(video_at(uneven), ClipConfig(6, rate=8, size=64)):
+        clip = numbers_in(sample.clip)
+        for step, number in enumerate(clip):
+            moment = times[clip[0]] + 125 * step
+            assert abs(times[number] - moment) == min(abs(time - moment) for time in times)
+
+
+@pytest.mark.parametrize("fps", [30, 30000 / 1001])
+def test_a_rate_of_the_files_own_neither_doubles_nor_skips_a_frame(tmp_path, fps):
+    video = write_video(tmp_path / "whole_ms.mkv", 40, times_ms=[round(1000 * n / fps) for n in range(40)])
+    for sample in drawn_clips(video_at(video), ClipConfig(16, rate=30, size=64)):
+        assert np.diff(numbers_in(sample.clip)).tolist() == [1] * 15
+
+
+def test_a_clip_longer_than_its_video_repeats_the_last_frame(tmp_path):
+    short = write_video(tmp_path / "short.mkv", 5)
+    for clip in (ClipConfig(8, stride=1, size=64), ClipConfig(8, rate=30, size=64)):
+        for sample in drawn_clips(video_at(short), clip, draws=5):
+            assert numbers_in(sample.clip) == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert views_of(video_at(short), ClipConfig(8, stride=1, size=64)) == [[0, 1, 2, 3, 4, 4, 4, 4]] * 3
+
+
+def test_a_segment_keeps_to_its_own_frames(forty):
+    segment = video_at(forty, start=10 / 30 - 0.005, end=20 / 30 - 0.005)  # frames 10 to 19
+    clips = [numbers_in(s.clip) for s in drawn_clips(segment, ClipConfig(4, stride=2, size=64), draws=100)]
+    assert {clip[0] for clip in clips} == {10, 11, 12, 13}
+    assert all(clip[-1] == clip[0] + 6 for clip in clips)
+    too_long = [numbers_in(s.clip) for s in drawn_clips(segment, ClipConfig(4, stride=5, size=64), draws=3)]
+    assert too_long == [[10, 15, 19, 19]] * 3
+
+
+def test_a_segment_without_frames_is_a_bad_video(forty):
+    beyond = video_at(forty, start=5.0, end=6.0)
+    clips = TrainingClips([beyond], config_of(ClipConfig(4, size=64)), ("a",), False, None)
+    assert isinstance(clips[0, 0, 0], BadVideo)
+    assert "no frames between" in clips[0, 0, 0].reason
+
+
+def test_views_are_spread_evenly_from_the_first_frame_to_the_last(forty):
+    clip = ClipConfig(4, stride=2, size=64)
+    three = views_of(video_at(forty), clip, EvaluationConfig(views=3))
+    assert three == [[0, 2, 4, 6], [16, 18, 20, 22], [33, 35, 37, 39]]
+    assert views_of(video_at(forty), clip, EvaluationConfig(views=1)) == [[16, 18, 20, 22]]
+
+
+def test_the_same_clips_are_drawn_by_any_number_of_workers(synthetic):
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    config = Config(clip=ClipConfig(4, stride=1, size=64))
+
+    def batches(workers):
+        clips = TrainingClips(source.split("train"), config, source.classes, False, source.label_store)
+        sampler = EpochSampler([video.labels[0] for video in source.split("train")], seed=3, balanced=False)
+        loader = DataLoader(clips, 5, sampler=sampler, num_workers=workers, collate_fn=collate)
+        found = []
+        for epoch in (0, 1):
+            sampler.epoch = epoch
+            found += list(loader)
+        return found
+
+    alone = batches(0)
+    assert len(alone) == 10
+    for workers in (1, 2):
+        for one, other in zip(alone, batches(workers), strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(one[:3], other[:3], strict=True))
+
+
+def test_epoch_seed_and_draw_each_change_the_clip(synthetic):
+    source = open_source(str(synthetic / "videos"))
+
+    def clip_of(seed, key):
+        config = Config(seed=seed, clip=ClipConfig(4, stride=1, size=64))
+        return sample_of(TrainingClips(source.split("train"), config, source.classes, False, None), key).clip
+
+    reference = clip_of(0, (0, 0, 5))
+    assert torch.equal(reference, clip_of(0, (0, 0, 5)))
+    for seed, key in ((0, (1, 0, 5)), (0, (0, 1, 5)), (1, (0, 0, 5))):
+        assert not torch.equal(reference, clip_of(seed, key))
+
+
+def test_label_maps_follow_the_frames_of_the_clip(tmp_path, forty):
+    store = label_maps.create(tmp_path, "ruler", [f"class {n}" for n in range(40)], {})
+    labels = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None], (40, 24, 24))
+    label_maps.save(tmp_path, "forty", labels, range(40))
+    for sample in drawn_clips(video_at(forty, label_map="forty"), ClipConfig(4, stride=2, size=64), 20, store):
+        assert sample.label_map.shape == (4, 64, 64)
+        assert [labels.unique().tolist() for labels in sample.label_map] == [[n] for n in numbers_in(sample.clip)]
+
+
+def test_with_only_even_frames_labelled_every_clip_of_stride_two_has_labels(tmp_path, forty):
+    store = label_maps.create(tmp_path, "ruler", ["background", "person"], {})
+    label_maps.save(tmp_path, "forty", np.ones((20, 24, 24), np.uint8), range(0, 40, 2))
+    video = video_at(forty, label_map="forty")
+    samples = drawn_clips(video, ClipConfig(4, stride=2, size=64), 200, store)
+    assert all((sample.label_map == 1).all() for sample in samples)
+    assert {numbers_in(sample.clip)[0] for sample in samples} == set(range(0, 34, 2))
+    # With a stride of 3 every other frame has labels from any start, and no start is given up.
+    samples = drawn_clips(video, ClipConfig(4, stride=3, size=64), 300, store)
+    for sample in samples:
+        labelled = [bool((labels == 1).all()) for labels in sample.label_map]
+        assert labelled == [number % 2 == 0 for number in numbers_in(sample.clip)]
+        assert ((sample.label_map == 1) | (sample.label_map == 255)).all()
+    assert {numbers_in(sample.clip)[0] for sample in samples} == set(range(31))
+
+
+def test_a_video_without_label_maps_counts_as_unlabelled_within_a_batch(tmp_path, forty):
+    store = label_maps.create(tmp_path, "ruler", ["background", "person"], {})
+    label_maps.save(tmp_path, "forty", np.ones((40, 24, 24), np.uint8), range(40))
+    videos = [video_at(forty, label_map="other"), video_at(forty, label_map="forty")]
+    clips = TrainingClips(videos, config_of(ClipConfig(4, size=64)), ("a",), False, store)
+    batch = collate([clips[0, 0, 0], clips[0, 1, 1]])
+    assert batch.clip.shape == (2, 3, 4, 64, 64)
+    assert batch.label_map is not None
+    assert batch.label_map.shape == (2, 4, 64, 64)
+    assert (batch.label_map[0] == 255).all()
+    assert (batch.label_map[1] == 1).all()
+    assert collate([clips[0, 0, 0]]).label_map is None
+
+
+def test_a_video_that_breaks_is_counted_and_never_replaced(tmp_path, forty):
+    shutil.copy(forty, tmp_path / "breaks.mkv")
+    (tmp_path / "breaks.mkv").write_bytes(b"no video any more")
+    videos = [video_at(forty), video_at(tmp_path / "breaks.mkv"), video_at(forty)]
+    config = config_of(ClipConfig(4, size=64))
+    clips = TrainingClips(videos, config, ("a",), False, None)
+    batch = collate([clips[0, draw, draw] for draw in range(3)])
+    assert len(batch.clip) == len(batch.target) == 2
+    assert [bad.video.name for bad in batch.bad_videos] == ["breaks.mkv"]
+    assert "not a video" in batch.bad_videos[0].reason
+    for index in (0, 2):
+        assert any(
+            torch.equal(sample_of(clips, (0, index, index)).clip.permute(3, 0, 1, 2), clip) for clip in batch.clip
+        )
+    views = VideoViews(videos, config)
+    assert isinstance(views[1], BadVideo)
+    only_bad = collate([clips[0, 1, 1]])
+    assert (len(only_bad.clip), len(only_bad.bad_videos)) == (0, 1)
+
+
+def test_targets_are_class_numbers_or_for_multi_label_data_a_row_of_marks(forty):
+    both, none = replace(video_at(forty), labels=("c", "a")), replace(video_at(forty), labels=())
+    config = config_of(ClipConfig(4, size=64))
+    single = TrainingClips([replace(both, labels=("c",))], config, ("a", "b", "c"), False, None)
+    assert sample_of(single, (0, 0, 0)).target.item() == 2
+    multi = TrainingClips([both, none], config, ("a", "b", "c"), True, None)
+    assert collate([multi[0, 0, 0], multi[0, 1, 1]]).target.tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
+def test_each_epoch_takes_every_video_once_in_an_order_of_its_own():
+    sampler = EpochSampler(["a"] * 50, seed=1, balanced=False)
+    orders = []
+    for sampler.epoch in (0, 1):
+        keys = list(sampler)
+        assert [(epoch, draw) for epoch, draw, _ in keys] == [(sampler.epoch, draw) for draw in range(50)]
+        orders.append([index for _, _, index in keys])
+        assert sorted(orders[-1]) == list(range(50))
+    assert orders[0] != orders[1]
+
+
+def test_balanced_sampling_draws_every_class_equally_often():
+    labels = ["common"] * 60 + ["rare"] * 6 + ["middle"] * 24
+    sampler = EpochSampler(labels, seed=1, balanced=True)
+    indices = [index for _, _, index in sampler]
+    assert len(indices) == len(sampler) == 90
+    assert Counter(labels[index] for index in indices) == {"common": 30, "rare": 30, "middle": 30}
+    assert Counter(index for index in indices if labels[index] == "rare") == dict.fromkeys(range(60, 66), 5)
+    assert max(Counter(index for index in indices if labels[index] == "common").values()) == 1

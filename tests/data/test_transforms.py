@@ -1,0 +1,161 @@
+"""Pictures whose pixels say where they are: what crop and flip did can then be read off the result."""
+
+import numpy as np
+import pytest
+import torch
+
+from airstreams.config import DataConfig
+from airstreams.data.transforms import (
+    Colour,
+    Crop,
+    apply_colour,
+    crop_frames,
+    crop_label_map,
+    draw_colour,
+    draw_crop,
+    square_crops,
+)
+
+SIZE = 64
+
+
+def striped_labels(height, width, columns=8, rows=4):
+    """Label maps (2, H, W) of a grid of classes 0 to columns * rows - 1."""
+    row = np.arange(height) * rows // height
+    column = np.arange(width) * columns // width
+    return np.broadcast_to(row[:, None] * columns + column, (2, height, width)).astype(np.uint8)
+
+
+def as_picture(labels_THW):
+    return np.repeat((labels_THW * 8)[..., None], 3, axis=-1)
+
+
+@pytest.mark.parametrize("label_scale", [1, 0.5, 1.7], ids=["same", "half", "larger"])
+def test_frames_and_label_maps_of_any_resolution_are_cropped_and_flipped_alike(label_scale):
+    rng = np.random.default_rng(0)
+    flips = set()
+    for _ in range(30):
+        height, width = rng.integers(70, 200, 2)
+        frames = as_picture(striped_labels(height, width))
+        labels = striped_labels(round(height * label_scale), round(width * label_scale))
+        crop = draw_crop(height, width, DataConfig(), rng)
+        flips.add(crop.flip)
+        seen = crop_frames(frames, crop, SIZE).numpy()[..., 0] / 8
+        label_map = crop_label_map(labels, crop, SIZE).numpy()
+        # Only pixels beside an edge may differ: there the frame is a blend of two classes.
+        assert (np.abs(seen - label_map) < 0.6).mean() > 0.75
+        flat = label_map == np.roll(label_map, 3, axis=2)
+        for shift, axis in ((-3, 2), (3, 1), (-3, 1)):
+            flat &= label_map == np.roll(label_map, shift, axis=axis)
+        flat[:, [0, 1, 2, -3, -2, -1]] = flat[:, :, [0, 1, 2, -3, -2, -1]] = False
+        assert (np.abs(seen - label_map)[flat] < 0.6).all()
+    assert flips == {True, False}
+
+
+def test_the_crop_shows_the_part_of_the_frame_that_it_names():
+    x = np.broadcast_to(np.arange(200, dtype=np.uint8), (1, 100, 200))
+    y = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None], (1, 100, 200))
+    frames = np.stack([x, y, np.zeros_like(x)], axis=-1)
+    shown = crop_frames(frames, Crop(top=0.2, left=0.5, height=0.5, width=0.25), 64).float()
+    assert shown[0, 0, 0, :2].tolist() == pytest.approx([100, 20], abs=1)
+    assert shown[0, -1, -1, :2].tolist() == pytest.approx([149, 69], abs=1)
+    mirrored = crop_frames(frames, Crop(top=0.2, left=0.5, height=0.5, width=0.25, flip=True), 64).float()
+    assert mirrored[0, 0, 0, :2].tolist() == pytest.approx([149, 20], abs=1)
+
+
+def test_a_crop_of_a_label_map_invents_no_class():
+    labels = np.random.default_rng(0).choice(np.array([0, 7, 80, 255], np.uint8), (3, 120, 160))
+    for size in (64, 112, 300):
+        found = crop_label_map(labels, Crop(0.1, 0.1, 0.7, 0.6, flip=True), size)
+        assert found.dtype == torch.uint8
+        assert set(found.unique().tolist()) == {0, 7, 80, 255}
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (20, 400), (400, 20), (1, 90), (240, 320)])
+def test_drawn_crops_lie_within_the_frame_and_have_the_area_and_shape_asked_for(height, width):
+    config = DataConfig(crop_scale=[0.3, 0.9], crop_aspect=1.5)
+    rng = np.random.default_rng(1)
+    areas = []
+    for _ in range(200):
+        crop = draw_crop(height, width, config, rng)
+        assert min(crop.top, crop.left) >= 0
+        assert crop.top + crop.height <= 1 + 1e-9
+        assert crop.left + crop.width <= 1 + 1e-9
+        high, wide = crop.height * height, crop.width * width
+        assert 1 / 1.5 - 1e-9 <= wide / high <= 1.5 + 1e-9
+        areas.append(high * wide / min(height, width) ** 2)
+        frames = np.zeros((2, height, width, 3), np.uint8)
+        assert crop_frames(frames, crop, SIZE).shape == (2, SIZE, SIZE, 3)
+        assert crop_label_map(frames[..., 0], crop, SIZE).shape == (2, SIZE, SIZE)
+    assert 0.29 < min(areas) < 0.36
+    assert 0.8 < max(areas) <= 0.9
+
+
+def test_no_frame_is_flipped_where_left_and_right_are_classes():
+    rng = np.random.default_rng(0)
+    assert not any(draw_crop(64, 64, DataConfig(flip=False), rng).flip for _ in range(100))
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 160), (160, 60), (90, 90), (61, 160)])
+@pytest.mark.parametrize("crops", [1, 3, 5])
+def test_square_crops_are_square_evenly_spaced_and_reach_both_ends(height, width, crops):
+    found = square_crops(height, width, crops)
+    assert len(found) == crops
+    for crop in found:
+        assert crop.height * height == pytest.approx(min(height, width))
+        assert crop.width * width == pytest.approx(min(height, width))
+        assert not crop.flip
+    starts = [crop.top + crop.left for crop in found]
+    ends = [crop.top + crop.height if height > width else crop.left + crop.width for crop in found]
+    if crops == 1:
+        assert starts[0] == pytest.approx(1 - ends[0])
+    else:
+        assert starts[0] == 0
+        assert ends[-1] == pytest.approx(1)
+        assert np.diff(starts) == pytest.approx(np.full(crops - 1, (starts[-1] - starts[0]) / (crops - 1)))
+
+
+def test_three_square_crops_leave_no_column_of_a_wide_frame_unseen():
+    frames = np.broadcast_to(np.arange(160, dtype=np.uint8)[:, None], (1, 64, 160, 3)).copy()
+    seen = torch.cat([crop_frames(frames, crop, 64).flatten() for crop in square_crops(64, 160, 3)])
+    assert set(seen.tolist()) == set(range(160))
+
+
+def test_a_crop_that_needs_no_resizing_keeps_every_pixel():
+    frames = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3), dtype=np.uint8)
+    assert torch.equal(crop_frames(frames, square_crops(SIZE, SIZE, 1)[0], SIZE), torch.from_numpy(frames))
+
+
+def test_shrinking_averages_what_lies_under_a_pixel():
+    checks = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    frames = np.broadcast_to(checks[None, :, :, None], (1, 256, 256, 3)).copy()
+    shrunk = crop_frames(frames, Crop(0, 0, 1, 1), SIZE).float()[:, 2:-2, 2:-2]
+    assert (shrunk - 127.5).abs().max() < 3  # without anti-aliasing: 0 or 255
+
+
+def test_colour_is_the_same_for_every_frame_of_a_clip():
+    frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8))
+    coloured = apply_colour(frame.repeat(5, 1, 1, 1), Colour(1.2, 0.8, 0.7))
+    assert (coloured == coloured[:1]).all()
+    assert not torch.equal(coloured[:1], frame)
+
+
+def test_colour_scales_brightness_contrast_and_saturation():
+    frames = torch.from_numpy(np.random.default_rng(0).integers(60, 120, (2, 16, 16, 3), dtype=np.uint8))
+    real = frames.numpy().astype(float)
+    assert torch.equal(apply_colour(frames, Colour()), frames)
+    bright = apply_colour(frames, Colour(brightness=1.5)).numpy()
+    assert np.abs(bright - 1.5 * real).max() <= 0.51
+    flat = apply_colour(frames, Colour(contrast=0.5)).numpy()
+    assert np.abs(flat - (0.5 * real + 0.5 * real.mean())).max() <= 0.51
+    grey = apply_colour(frames, Colour(saturation=0)).numpy()
+    assert np.abs(grey - (real @ [0.299, 0.587, 0.114])[..., None]).max() <= 0.51
+    assert apply_colour(torch.full((1, 1, 1, 3), 250, dtype=torch.uint8), Colour(brightness=1.3)).unique() == 255
+
+
+def test_drawn_colour_stays_within_its_strength():
+    rng = np.random.default_rng(0)
+    drawn = np.array([(c.brightness, c.contrast, c.saturation) for c in (draw_colour(0.3, rng) for _ in range(300))])
+    assert drawn.min() >= 0.7
+    assert drawn.max() <= 1.3
+    assert (np.ptp(drawn, axis=0) > 0.55).all()

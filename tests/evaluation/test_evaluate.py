@@ -1,0 +1,105 @@
+"""The files that an evaluation leaves, counted anew from the scores of every video."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from airstreams.data import labels as label_maps
+from airstreams.data.sources import open_source
+from airstreams.errors import InputError
+from airstreams.evaluation.evaluate import evaluate
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy that may be written to."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def videos(synthetic, tmp_path):
+    """A copy of the videos that may be damaged."""
+    return shutil.copytree(synthetic / "videos", tmp_path / "videos")
+
+
+def rows_of(result):
+    with (result.folder / "scores.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_figures_are_those_of_the_scores_written_down(run, synthetic):
+    result = evaluate(run, open_source(str(synthetic / "videos")), "test", Console(quiet=True))
+    rows = rows_of(result)
+    scores = np.array([[float(row[name]) for name in result.classes] for row in rows])
+    predicted = [result.classes[index] for index in scores.argmax(axis=1)]
+    true = [row["label"] for row in rows]
+    assert [row["name"].split("/")[1] for row in rows] == true
+    assert [row["predicted"] for row in rows] == predicted
+    assert scores.sum(axis=1) == pytest.approx(np.ones(8), abs=1e-4)
+    assert result.figures["top1"] == pytest.approx(np.mean([t == p for t, p in zip(true, predicted, strict=True)]))
+    assert result.figures["videos"] == len(rows) == 8
+    assert result.figures["left_out"] == 0
+    confusion = json.loads((result.folder / "confusion.json").read_text())
+    assert confusion["counts"] == result.confusion
+    expected = [
+        [sum((t, p) == (down, across) for t, p in zip(true, predicted, strict=True)) for across in result.classes]
+        for down in result.classes
+    ]
+    assert confusion == {"classes": list(result.classes), "counts": expected}
+    assert json.loads((result.folder / "figures.json").read_text()) == result.figures
+
+
+def test_bad_videos_are_left_out_counted_listed_and_spoken_of(run, videos):
+    (videos / "test" / "disc_up" / "000.mp4").write_bytes(b"")
+    cut = videos / "test" / "square_up" / "001.mp4"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    said = io.StringIO()
+    result = evaluate(run, open_source(str(videos)), "test", Console(file=said, width=200))
+    assert (result.figures["videos"], result.figures["left_out"]) == (6, 2)
+    assert np.array(result.confusion).sum() == 6
+    listed = {row["name"]: row["predicted"] for row in rows_of(result) if row["predicted"].startswith("left out")}
+    assert set(listed) == {"test/disc_up/000.mp4", "test/square_up/001.mp4"}
+    assert "empty" in listed["test/disc_up/000.mp4"]
+    assert "truncated" in listed["test/square_up/001.mp4"]
+    assert "2 of 8 videos left out" in said.getvalue()
+
+
+def test_data_without_splits_is_scored_by_those_that_training_drew_and_new_videos_count_as_test(run, videos):
+    names = [f"disc_{how}/{number:03d}.mp4" for how in ("left", "up") for number in range(6)]
+    with (run / "split.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("name", "split"))
+        rows.writerows((name, "test" if "003" in name else "train") for name in names if "005" not in name)
+    shutil.rmtree(videos / "train" / "square_left")
+    shutil.rmtree(videos / "train" / "square_up")
+    result = evaluate(run, open_source(str(videos / "train")), "test", Console(quiet=True))
+    assert {row["name"] for row in rows_of(result)} == {name for name in names if "003" in name or "005" in name}
+
+
+def test_data_of_a_class_that_the_model_does_not_know_is_refused(run, videos):
+    for split in ("train", "test"):
+        (videos / split / "disc_up").rename(videos / split / "cube_up")
+    with pytest.raises(InputError, match=r"does not know: cube_up; expected some of disc_left, disc_up"):
+        evaluate(run, open_source(str(videos)), "test", Console(quiet=True))
+
+
+def test_a_split_that_the_data_lacks_is_refused(run, synthetic):
+    with pytest.raises(InputError, match=r"no split 'val'.*train \(24\), test \(8\)"):
+        evaluate(run, open_source(str(synthetic / "videos")), "val", Console(quiet=True))
+
+
+def test_label_maps_of_another_teacher_are_not_scored_and_that_is_said(run, synthetic, tmp_path):
+    source = open_source(str(synthetic / "videos"))
+    other = label_maps.create(tmp_path / "other", "somebody else", ["background", "thing"], {})
+    for video in source.videos:
+        label_maps.save(other.root, str(video.label_map), np.zeros((8, 32, 32), np.uint8), range(8))
+    said = io.StringIO()
+    source = open_source(str(synthetic / "videos"), other.root)
+    result = evaluate(run, source, "test", Console(file=said, width=200))
+    assert result.figures["segmentation"] is None
+    assert "segmentation not scored: somebody else's classes" in said.getvalue()

@@ -1,0 +1,155 @@
+"""Figures against slow implementations written from the definitions, and against maps small enough to count by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import tensor
+
+from airstreams.evaluation.metrics import SegmentationFigures, action_figures, confusion, reduce_to_grid
+
+NAMES = ("background", "person", "dog")
+
+
+def scores_and_targets(seed, videos=80, classes=12):
+    """Random scores; three classes never occur, and two occur once."""
+    rng = np.random.default_rng(seed)
+    scores = rng.random((videos, classes)).astype(np.float32)
+    scores /= scores.sum(axis=1, keepdims=True)
+    targets = rng.integers(0, classes - 5, videos)
+    targets[:2] = classes - 5, classes - 4
+    return scores, targets
+
+
+def average_precision(scores, positive):
+    """The mean over the positives of the share of positives among all that score at least as high."""
+    return np.mean([positive[scores >= scores[i]].mean() for i in np.flatnonzero(positive)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_accuracies_agree_with_their_definitions(seed):
+    scores, targets = scores_and_targets(seed)
+    ranked = [sorted(range(12), key=row.__getitem__, reverse=True) for row in scores]
+    hits = np.array([ranks[0] == target for ranks, target in zip(ranked, targets, strict=True)])
+    figures = action_figures(scores, targets)
+    assert figures["top1"] == pytest.approx(hits.mean())
+    assert figures["top5"] == pytest.approx(np.mean([t in r[:5] for r, t in zip(ranked, targets, strict=True)]))
+    assert figures["mean_per_class"] == pytest.approx(np.mean([hits[targets == name].mean() for name in set(targets)]))
+    assert figures["map"] is None
+
+
+@pytest.mark.filterwarnings("ignore:No positive samples")
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_average_precision_agrees_with_its_definition_over_the_classes_that_occur(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.random((60, 9)).astype(np.float32).round(1)  # many ties
+    targets = (rng.random((60, 9)) < 0.15).astype(np.float32)
+    targets[:, [2, 5]] = 0
+    targets[:10] = 0  # videos without actions count as negatives
+    expected = np.mean([average_precision(scores[:, k], targets[:, k]) for k in range(9) if k not in (2, 5)])
+    figures = action_figures(scores, targets)
+    assert figures["map"] == pytest.approx(expected, abs=1e-5)
+    assert [figures[name] for name in ("top1", "top5", "mean_per_class")] == [None] * 3
+
+
+def test_top5_says_nothing_of_five_classes_or_fewer():
+    assert action_figures(np.eye(5, dtype=np.float32), np.arange(5))["top5"] is None
+    assert action_figures(np.eye(6, dtype=np.float32), np.arange(6))["top5"] == 1.0
+
+
+def test_confusion_counts_true_classes_down_and_predicted_ones_across():
+    scores = np.eye(3, dtype=np.float32)[[0, 2, 2, 1]]
+    assert confusion(scores, np.array([0, 0, 1, 1])).tolist() == [[1, 0, 1], [0, 1, 1], [0, 0, 0]]
+
+
+def counted(logits_NShw, labels_NHW, masks_NHW=None, classes=NAMES):
+    figures = SegmentationFigures(classes)
+    figures.add(logits_NShw, labels_NHW, masks_NHW)
+    return figures.figures()
+
+
+def logits_of(labels_Nhw, classes=3):
+    """The logits of a segmenter that is sure of these classes on its grid."""
+    return torch.nn.functional.one_hot(labels_Nhw.long(), classes).permute(0, 3, 1, 2).float() * 20
+
+
+def test_segmentation_figures_of_maps_counted_by_hand():
+    labels = tensor([[[0, 0, 1, 1], [0, 0, 1, 1]]], dtype=torch.uint8)
+    predicted = tensor([[[0, 1, 1, 2], [0, 1, 1, 1]]])
+    result = counted(logits_of(predicted), labels)
+    assert result["pixel_accuracy"] == pytest.approx(5 / 8)
+    # Background: 2 of 4. Person: 3 of 6. Dog occurs in no label map, so it takes no part in the mean.
+    assert result["miou"] == pytest.approx((2 / 4 + 3 / 6) / 2)
+    assert "person_iou" not in result
+
+
+def test_pixels_without_label_count_for_nothing():
+    labels = tensor([[[0, 255, 1, 1], [0, 255, 255, 1]]], dtype=torch.uint8)
+    predicted = tensor([[[0, 1, 1, 2], [0, 0, 2, 1]]])
+    figures = SegmentationFigures(NAMES)
+    figures.add(logits_of(predicted), labels, None)
+    figures.add(logits_of(predicted), torch.full_like(labels, 255), None)
+    figures.add(logits_of(predicted), None, None)
+    result = figures.figures()
+    assert result is not None
+    assert result["pixel_accuracy"] == pytest.approx(4 / 5)
+    assert result["miou"] == pytest.approx((2 / 2 + 2 / 3) / 2)
+    assert counted(logits_of(predicted), torch.full_like(labels, 255), torch.ones_like(labels)) is None
+
+
+def test_person_figures_compare_segmenter_and_teacher_with_the_human_mask_on_labelled_frames():
+    mask = tensor([[[1, 1, 0, 0], [1, 1, 0, 0]]] * 2, dtype=torch.uint8)
+    labels = tensor([[[1, 1, 1, 0], [1, 2, 0, 0]], [[255] * 4] * 2], dtype=torch.uint8)
+    predicted = tensor([[[1, 1, 1, 1], [1, 1, 1, 1]], [[1, 1, 0, 0]] * 2])
+    result = counted(logits_of(predicted), labels, mask)
+    assert result["person_iou"] == pytest.approx(4 / 8)
+    assert result["teacher_person_iou"] == pytest.approx(3 / 5)
+    assert result["ceiling"]["person_iou"] == 1
+    assert "person_iou" not in counted(logits_of(predicted), labels, mask, ("background", "thing", "dog"))
+
+
+def test_the_teachers_person_overlap_on_j_hmdb_is_the_known_one(test_data):
+    """0.637: intersection over union of the pixels of all labelled frames of all 928 clips taken together."""
+    root = test_data / "jhmdb"
+    clips = sorted((root / "teacher").glob("*/*.npz"))
+    overlaps = []  # each clip's intersection and union, in pixels
+    figures, every = SegmentationFigures(("background", "person", "anything else")), 32
+    for number, clip in enumerate(clips):
+        teacher = np.load(clip)
+        labels = np.minimum(teacher["labels"], 2)
+        mask = np.load(root / "masks" / clip.relative_to(root / "teacher"))["mask"][teacher["frame_indices"]]
+        overlaps.append([((labels == 1) & (mask == 1)).sum(), ((labels == 1) | (mask == 1)).sum()])
+        if number % every == 0:
+            # What the segmenter says does not matter here; a grid of one cell is the quickest.
+            figures.add(torch.zeros(len(labels), 3, 1, 1), torch.from_numpy(labels), torch.from_numpy(mask))
+    assert len(overlaps) == 928
+    intersection, union = np.sum(overlaps, axis=0)
+    assert intersection / union == pytest.approx(0.637, abs=0.0005)
+    intersection, union = np.sum(overlaps[::every], axis=0)
+    result = figures.figures()
+    assert result is not None
+    assert result["teacher_person_iou"] == pytest.approx(intersection / union)
+
+
+def test_the_ceiling_of_labels_that_fit_the_grid_is_nearly_perfect_and_of_specks_is_not():
+    blocks = tensor([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [2, 2, 0, 0]])
+    fitting = blocks.repeat_interleave(16, 0).repeat_interleave(16, 1)[None]
+    assert (reduce_to_grid(fitting, (4, 4)) == fitting).float().mean() > 0.97
+    specks = torch.zeros(1, 64, 64, dtype=torch.long)
+    specks[:, 3::16, 3::16] = 1
+    assert (reduce_to_grid(specks, (4, 4)) == 0).all()
+
+
+def test_no_segmenter_on_the_grid_beats_the_ceiling_of_half_planes():
+    """An edge through the middle of a cell: the ceiling is as good as the best of many logits on that grid."""
+    labels = torch.zeros(1, 64, 64, dtype=torch.long)
+    labels[:, :, 24:] = 1
+    assert (reduce_to_grid(labels, (4, 4)) == labels).all()
+    labels[:, 40:] = 0
+    labels = labels.to(torch.uint8)
+    ceiling = counted(torch.zeros(1, 2, 4, 4), labels, classes=NAMES[:2])["ceiling"]["pixel_accuracy"]
+    rng = torch.Generator().manual_seed(0)
+    shares = torch.nn.functional.adaptive_avg_pool2d(labels.float()[None], 4)[0]
+    for _ in range(200):
+        noisy = shares + 0.2 * torch.randn(1, 4, 4, generator=rng)
+        reached = counted(torch.stack([1 - noisy, noisy], dim=1), labels, classes=NAMES[:2])
+        assert reached["pixel_accuracy"] <= ceiling + 0.01

@@ -1,0 +1,101 @@
+"""How a video is scored, seen from its parts: views one by one, heads one by one, videos one by one."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from airstreams.config import EvaluationConfig
+from airstreams.data.dataset import VideoViews, Views
+from airstreams.data.sources import open_source
+from airstreams.errors import VideoError
+from airstreams.evaluation.protocols import CLIPS_AT_ONCE, figures_of, score_videos, score_views, targets_of
+from airstreams.models import saved as saved_models
+
+
+@pytest.fixture(scope="module")
+def saved(trained):
+    return saved_models.load(trained)
+
+
+@pytest.fixture(scope="module")
+def source(synthetic):
+    return open_source(str(synthetic / "videos"), synthetic / "labels")
+
+
+def clips_of(video, config):
+    views = VideoViews([video], config)[0]
+    assert isinstance(views, Views), views
+    return views.clips
+
+
+def test_a_videos_score_is_the_mean_of_its_views_probabilities(saved, source):
+    config = replace(saved.config, evaluation=EvaluationConfig(views=CLIPS_AT_ONCE + 3))
+    clips = clips_of(source.split("test")[0], config)
+    assert len(clips) > CLIPS_AT_ONCE
+    averaged, _ = score_views(saved, clips, ["merged", "rgb"])
+    for head in ("merged", "rgb"):
+        with torch.inference_mode():
+            singly = [saved.model(clip[None].permute(0, 4, 1, 2, 3), [head]).logits[head] for clip in clips]
+        assert torch.allclose(averaged[head], torch.cat(singly).softmax(dim=1).mean(dim=0), atol=1e-6)
+
+
+def test_a_head_scores_the_same_alone_as_beside_the_others(saved, source):
+    clips = clips_of(source.split("test")[0], saved.config)
+    together, _ = score_views(saved, clips, ["rgb", "flow", "merged"])
+    for head in together:
+        alone, _ = score_views(saved, clips, [head])
+        assert torch.allclose(alone[head], together[head], atol=1e-6)
+
+
+def test_a_videos_score_depends_on_no_other_video(saved, source):
+    videos = source.split("test")
+    together = score_videos(saved, videos)
+    for number, video in enumerate(videos):
+        alone = score_videos(saved, [video])
+        for head in ("rgb", "flow", "merged"):
+            assert alone.probabilities[head][0] == pytest.approx(together.probabilities[head][number], abs=1e-6)
+
+
+def test_every_trained_head_is_scored_and_no_other(saved, source):
+    scores = score_videos(saved, source.split("test"))
+    assert set(scores.probabilities) == {"rgb", "flow", "merged"}
+    streams = figures_of(saved, scores)["streams"]
+    assert list(streams) == ["rgb", "flow", "semantic", "merged"]
+    assert streams["semantic"] is None
+    for head in ("rgb", "flow", "merged"):
+        right = scores.probabilities[head].argmax(axis=1) == targets_of(saved, scores.videos)
+        assert streams[head]["top1"] == pytest.approx(right.mean())
+
+
+def test_a_bad_video_is_left_out_with_its_reason_and_the_others_are_scored_as_before(saved, source, tmp_path):
+    good = list(source.split("test"))
+    (tmp_path / "broken.mp4").write_bytes(good[1].path.read_bytes()[:300])
+    broken = replace(good[1], name="broken", path=tmp_path / "broken.mp4")
+    scores = score_videos(saved, [good[0], broken, *good[1:]])
+    assert scores.videos == good
+    assert [bad.video.name for bad in scores.left_out] == ["broken"]
+    assert scores.left_out[0].reason
+    assert np.array_equal(scores.probabilities["merged"], score_videos(saved, good).probabilities["merged"])
+    figures = figures_of(saved, scores)
+    assert (figures["videos"], figures["left_out"]) == (8, 1)
+    with pytest.raises(VideoError, match="none of 1 videos could be read"):
+        score_videos(saved, [broken])
+
+
+def test_the_number_of_workers_changes_no_score(saved, source):
+    alone, helped = (score_videos(saved, source.split("test"), workers=workers) for workers in (0, 2))
+    assert helped.videos == alone.videos
+    assert np.array_equal(helped.probabilities["merged"], alone.probabilities["merged"])
+
+
+def test_segmentation_is_scored_where_there_are_label_maps(saved, source):
+    assert score_videos(saved, source.split("test")).segmentation is None
+    scored = score_videos(saved, source.split("test"), source.label_store).segmentation
+    assert scored is not None
+    assert 0 <= scored["miou"] <= scored["pixel_accuracy"] <= 1
+    # The object covers about a tenth of the frame, so a 4x4 grid still shows most of it.
+    assert 0.85 < scored["ceiling"]["pixel_accuracy"] < 1
+    assert scored["ceiling"]["miou"] > 0.5
+    assert "person_iou" not in scored

@@ -1,0 +1,164 @@
+"""Predictions against what evaluation says of the same files and of the same stretches of them."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import airstreams
+from airstreams.data.dataset import frame_range
+from airstreams.data.listing import Video
+from airstreams.data.sources import open_source
+from airstreams.data.synthetic import make_clip, render
+from airstreams.errors import InputError, VideoError
+from airstreams.evaluation.evaluate import evaluate
+from airstreams.evaluation.protocols import score_videos
+from airstreams.models import saved as saved_models
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy that may be written to."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def with_window(run, seconds):
+    description = json.loads((run / "model.json").read_text())
+    description["config"]["evaluation"]["window"] = seconds
+    (run / "model.json").write_text(json.dumps(description))
+    return run
+
+
+def scored(run, videos):
+    """Video name to class name to probability, by evaluation's way."""
+    saved = saved_models.load(run)
+    scores = score_videos(saved, videos)
+    rows = scores.probabilities["merged"]
+    names = [video.name for video in scores.videos]
+    return {name: dict(zip(saved.classes, row, strict=True)) for name, row in zip(names, rows, strict=True)}
+
+
+def assert_same(probabilities, expected):
+    assert probabilities == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-5)
+
+
+def test_predict_gives_the_scores_that_evaluate_writes_down(run, synthetic):
+    evaluate(run, open_source(str(synthetic / "videos")), "test", Console(quiet=True))
+    with (run / "evaluation" / "test" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    recogniser = airstreams.load(run)
+    for row in reversed(rows):  # another order than evaluation's: no video may know of the one before
+        probabilities = recogniser.predict(synthetic / "videos" / row["name"]).probabilities
+        assert_same(probabilities, {name: row[name] for name in probabilities})
+        assert next(iter(probabilities)) == row["predicted"]
+    assert len({row["square_up"] for row in rows}) == 8, "the same scores for all videos would prove nothing"
+
+
+def test_predict_needs_nothing_but_the_model_itself(run, synthetic, tmp_path):
+    video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run / name, alone)
+    assert airstreams.load(alone).predict(video) == airstreams.load(run).predict(video)
+
+
+def test_probabilities_are_named_surest_first_and_sum_to_one(trained, synthetic):
+    prediction = airstreams.load(str(trained)).predict(str(synthetic / "videos" / "test" / "disc_up" / "001.mp4"))
+    values = list(prediction.probabilities.values())
+    assert set(prediction.probabilities) == {"disc_left", "disc_up", "square_left", "square_up"}
+    assert values == sorted(values, reverse=True)
+    assert sum(values) == pytest.approx(1, abs=1e-5)
+    assert prediction.windows == []
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 0.9])
+def test_windows_of_a_long_video_cover_every_frame_once_and_score_their_own_frames(run, tmp_path, seconds):
+    root = tmp_path / "long"
+    render(root, ("disc",), ("up",), {"test": 1}, frames=30, size=64, seed=1, fps=10)
+    path = root / "videos" / "test" / "disc_up" / "000.mp4"
+    prediction = airstreams.load(with_window(run, seconds)).predict(path)
+    windows = prediction.windows
+    assert windows[0].start == 0
+    assert windows[-1].end == pytest.approx(3.0)
+    assert all(seconds / 2 <= window.end - window.start <= 1.5 * seconds for window in windows)
+    parts = [Video(path, f"{w.start}", (), start=w.start, end=w.end) for w in windows]
+    covered = [np.arange(part.first, part.last + 1) for part in map(frame_range, parts)]
+    assert np.concatenate(covered).tolist() == list(range(30))
+
+    expected = scored(run, [*parts, Video(path, "whole", ())])
+    for window, part in zip(windows, parts, strict=True):
+        assert_same(window.probabilities, expected[part.name])
+    assert_same(prediction.probabilities, expected["whole"])
+
+
+def test_a_video_of_no_more_than_two_windows_has_none(run, synthetic):
+    video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"  # 8 frames at 30 a second: 0.27 s
+    assert airstreams.load(with_window(run, 0.134)).predict(video).windows == []
+    assert len(airstreams.load(with_window(run, 0.13)).predict(video).windows) == 2
+
+
+def test_a_damaged_file_is_refused_with_its_reason(trained, tmp_path):
+    render(tmp_path, ("disc",), ("up",), {"test": 1}, frames=30, size=64, seed=1)
+    whole = (tmp_path / "videos" / "test" / "disc_up" / "000.mp4").read_bytes()
+    recogniser = airstreams.load(trained)
+    for name, content, reason in (
+        ("half.mp4", whole[: len(whole) // 2], "truncated"),
+        ("most.mp4", whole[: len(whole) * 9 // 10], "truncated"),
+        ("text.mp4", b"Not a film at all.\n" * 50, "not a video"),
+        ("empty.mp4", b"", "empty"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(VideoError, match=reason):
+            recogniser.predict(tmp_path / name)
+    with pytest.raises(VideoError, match="does not exist"):
+        recogniser.predict(tmp_path / "absent.mp4")
+
+
+def test_a_file_whose_end_is_lost_but_whose_index_is_whole_is_refused_too(trained, tmp_path):
+    """The index stands first in such a file (faststart), so it opens as if nothing were amiss."""
+    clip = make_clip("disc", "up", 30, 64, np.random.default_rng(0))
+    whole = tmp_path / "whole.mp4"
+    _write_index_first(whole, clip.frames)
+    recogniser = airstreams.load(trained)
+    recogniser.predict(whole)
+    content = whole.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) * 9 // 10])
+    with pytest.raises(VideoError, match="truncated"):
+        recogniser.predict(tmp_path / "cut.mp4")
+
+
+def _write_index_first(path, frames_THW3):
+    import av
+
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
+        stream = out.add_stream("libx264", rate=30)
+        stream.height, stream.width = frames_THW3.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames_THW3:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+def test_what_is_no_run_or_a_damaged_one_is_refused(run, tmp_path):
+    with pytest.raises(InputError, match=r"no model\.json"):
+        airstreams.load(tmp_path)
+    weights = run / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
+        airstreams.load(run)
+    (run / "model.json").write_text("{")
+    with pytest.raises(InputError, match=r"model\.json: damaged"):
+        airstreams.load(run)
+
+
+def test_weights_of_another_model_are_refused(run):
+    description = json.loads((run / "model.json").read_text())
+    description["classes"] = description["classes"][:3]
+    (run / "model.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match="of another model"):
+        airstreams.load(run)

@@ -1,0 +1,345 @@
+"""The command line as people and scripts meet it: exit statuses, one JSON object, and one line for each mistake."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import airstreams
+from airstreams.cli import main
+from airstreams.config import save_config
+
+
+@pytest.fixture
+def videos(synthetic, tmp_path):
+    """A copy of the videos that may be damaged."""
+    return shutil.copytree(synthetic / "videos", tmp_path / "videos")
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy that may be written to."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    save_config(tiny, tmp_path / "tiny.yaml")
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command: its exit status, and what it printed on stdout and stderr."""
+
+    def run_main(*argv):
+        capsys.readouterr()
+        status = main([str(word) for word in argv])
+        return status, *capsys.readouterr()
+
+    return run_main
+
+
+def with_json(result, status=0):
+    found, out, err = result
+    assert found == status, err
+    assert len(out.splitlines()) == 1, out
+    return json.loads(out)
+
+
+def complaint(result, *told, status=2):
+    """The one line on stderr, which must name what it was told."""
+    found, out, err = result
+    assert found == status, (out, err)
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert "Traceback" not in err
+    assert err.startswith("airstreams: ")
+    for words in told:
+        assert str(words) in err
+    return err
+
+
+def test_check_data_counts_classes_and_splits(call, synthetic):
+    assert with_json(call("check-data", synthetic / "videos", "--json")) == {
+        "videos": 32,
+        "good": 32,
+        "bad": [],
+        "classes": {"disc_left": 8, "disc_up": 8, "square_left": 8, "square_up": 8},
+        "splits": {"train": 24, "test": 8},
+    }
+
+
+def test_check_data_lists_each_bad_file_with_its_reason_and_fails(call, videos):
+    text, cut = videos / "train" / "disc_up" / "000.mp4", videos / "test" / "square_up" / "001.mp4"
+    text.write_text("Not a film at all.\n" * 40)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    found = with_json(call("check-data", videos, "--json"), status=1)
+    assert (found["videos"], found["good"]) == (32, 30)
+    reasons = {item["path"]: item["reason"] for item in found["bad"]}
+    assert set(reasons) == {str(text), str(cut)}
+    assert "not a video" in reasons[str(text)]
+    assert "truncated" in reasons[str(cut)]
+    assert found["classes"] == {"disc_left": 8, "disc_up": 7, "square_left": 8, "square_up": 7}
+    assert found["splits"] == {"train": 23, "test": 7}
+    status, out, _ = call("check-data", videos)
+    assert status == 1
+    for path, reason in reasons.items():
+        assert f"{path}: {reason}" in out
+
+
+def test_train_evaluate_predict_from_a_folder_of_videos(call, videos, recipe, tmp_path):
+    """What the README promises: class folders become a recogniser, here of one stream and without splits or labels."""
+    run = tmp_path / "new run"
+    options = ("--config", recipe, "--model.streams", "[rgb]", "--training.epochs", "1", "--seed", "3")
+    record = with_json(call("train", videos / "train", "--out", run, *options, "--json"))
+    assert record["run"] == str(run)
+    figures = with_json(call("evaluate", run, videos / "train", "--json"))
+    assert figures["videos"] == 5  # a fifth of 24
+    assert figures["left_out"] == 0
+    assert list(figures["streams"]) == ["rgb"]
+    assert figures["segmentation"] is None
+    assert (run / "evaluation" / "test" / "confusion.png").stat().st_size > 1000
+    film = videos / "test" / "disc_up" / "000.mp4"
+    found = with_json(call("predict", run, film, "--json"))
+    assert found["videos"][0]["path"] == str(film)
+    status, out, _ = call("predict", run, film)
+    assert status == 0
+    best = found["videos"][0]["top"][0]
+    assert f"{film}: {best['label']} {best['probability']:.1%}" in out
+
+
+def test_evaluate_prints_the_figures_of_every_head_and_of_the_segmentation(call, run, synthetic):
+    data = (synthetic / "videos", "--labels", synthetic / "labels")
+    figures = with_json(call("evaluate", run, *data, "--json"))
+    assert {"videos", "left_out", "top1", "top5", "mean_per_class", "map", "streams", "segmentation"} <= set(figures)
+    assert figures["videos"] == 8
+    assert figures["map"] is None
+    assert figures["streams"]["semantic"] is None
+    assert figures["streams"]["merged"]["top1"] == figures["top1"]
+    assert {"pixel_accuracy", "miou"} <= set(figures["segmentation"])
+    assert with_json(call("evaluate", run, *data, "--split", "train", "--json"))["videos"] == 24
+    status, out, _ = call("evaluate", run, *data)
+    assert status == 0
+    for words in ("merged", "semantic", "pixel_accuracy", "8 videos scored, 0 left out", f"{figures['top1']:.1%}"):
+        assert words in out
+
+
+def test_predict_leaves_a_bad_file_out_scores_the_others_and_fails(call, trained, videos):
+    good, text = videos / "test" / "disc_up" / "000.mp4", videos / "notes.mp4"
+    text.write_text("Not a film at all.\n" * 40)
+    found = with_json(call("predict", trained, text, good, "--json"), status=1)
+    assert [item["path"] for item in found["videos"]] == [str(good)]
+    assert set(found["videos"][0]) == {"path", "top", "windows"}
+    assert all(set(item) == {"label", "probability"} for item in found["videos"][0]["top"])
+    assert sum(item["probability"] for item in found["videos"][0]["top"]) == pytest.approx(1, abs=1e-5)
+    assert found["left_out"][0]["path"] == str(text)
+    assert "not a video" in found["left_out"][0]["reason"]
+    status, out, err = call("predict", trained, text, good)
+    assert status == 1
+    assert str(good) in out
+    assert len(err.splitlines()) == 1
+    assert "notes.mp4" in err
+    assert "not a video" in err
+
+
+def test_predict_names_the_windows_of_a_long_video(call, run, synthetic):
+    description = json.loads((run / "model.json").read_text())
+    description["config"]["evaluation"]["window"] = 0.1
+    (run / "model.json").write_text(json.dumps(description))
+    video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
+    windows = with_json(call("predict", run, video, "--json"))["videos"][0]["windows"]
+    assert [set(window) for window in windows] == [{"start", "end", "top"}] * 3
+    assert windows[0]["start"] == 0
+    assert windows[0]["end"] == windows[1]["start"]
+
+
+def test_info_counts_a_recipe_and_a_run_part_by_part(call, trained):
+    for what in ("jhmdb-small", trained):
+        found = with_json(call("info", what, "--json"))
+        cost = found["multiply_adds"]
+        assert found["parameters"] > 0
+        assert 0 < cost["inference"] < cost["training"]
+        assert sum(part["inference"] for part in cost["parts"].values()) == cost["inference"]
+        assert sum(part["training"] for part in cost["parts"].values()) == cost["training"]
+        status, out, _ = call("info", what)
+        assert status == 0
+        assert all(name.split(".")[0] in out for name in cost["parts"])
+    assert found["classes"] == 4  # the run's own, not a data set's
+
+
+def test_a_finished_run_resumes_without_a_word_of_its_config(call, run, synthetic):
+    before = (run / "model.safetensors").read_bytes()
+    data = (synthetic / "videos", "--labels", synthetic / "labels")
+    assert call("train", *data, "--out", run, "--resume")[0] == 0
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_folder_with_one_class_is_refused(call, videos, tmp_path):
+    shutil.copytree(videos / "train" / "disc_up", tmp_path / "one" / "disc_up")
+    complaint(call("train", tmp_path / "one", "--out", tmp_path / "run"), tmp_path / "one", "disc_up", "2 classes")
+
+
+def test_an_empty_folder_is_refused(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    complaint(call("train", tmp_path / "empty", "--out", tmp_path / "run"), tmp_path / "empty", "no videos")
+    complaint(call("check-data", tmp_path / "empty"), tmp_path / "empty", "no videos")
+
+
+def test_data_that_does_not_exist_is_refused(call, tmp_path):
+    complaint(call("check-data", tmp_path / "absent"), tmp_path / "absent", "does not exist")
+    complaint(call("check-data", "imagenet:" + str(tmp_path)), "imagenet", "jhmdb")
+
+
+def write_rows(path, *rows):
+    path.write_text("".join(row + "\n" for row in rows))
+    return path
+
+
+def test_a_csv_with_a_missing_column_is_refused(call, videos, tmp_path):
+    listing = write_rows(videos / "list.csv", "path,class", "train/disc_up/000.mp4,disc_up")
+    complaint(call("train", listing, "--out", tmp_path / "run"), listing, "'label'")
+
+
+def test_a_csv_with_an_unknown_file_is_refused(call, videos, tmp_path):
+    rows = ("train/disc_up/000.mp4,up", "train/disc_left/999.mp4,left")
+    listing = write_rows(videos / "list.csv", "path,label", *rows)
+    complaint(call("train", listing, "--out", tmp_path / "run"), listing, "line 3", "999.mp4")
+
+
+def test_a_csv_with_a_label_only_in_the_test_split_is_refused(call, videos, tmp_path):
+    rows = (
+        "train/disc_up/000.mp4,up,train",
+        "train/disc_left/000.mp4,left,train",
+        "test/square_up/000.mp4,square,test",
+    )
+    listing = write_rows(videos / "list.csv", "path,label,split", *rows)
+    complaint(call("train", listing, "--out", tmp_path / "run"), listing, "square")
+
+
+def test_an_unknown_config_key_is_refused(call, synthetic, tmp_path):
+    data = synthetic / "videos"
+    complaint(call("train", data, "--out", tmp_path / "run", "--training.epoch", "3"), "training.epoch")
+    (tmp_path / "mine.yaml").write_text("training: {epohcs: 3}\n")
+    complaint(call("train", data, "--out", tmp_path / "run", "--config", tmp_path / "mine.yaml"), "epohcs")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("clip: {size: 7}", ("clip.size", "7", "at least 64")),
+        ("training: {epochs: 0}", ("training.epochs", "0", "at least 1")),
+        ("training: {epochs: many}", ("training.epochs", "many")),
+        ("model: {streams: [rgb, sound]}", ("model.streams", "sound")),
+        ("data: {crop_scale: [0.9, 0.1]}", ("data.crop_scale", "0.9")),
+        ("loss_weights: {merged: 0}", ("loss_weights.merged", "over 0")),
+        ("- not\n- keys", ("mine.yaml",)),
+        ("training: [", ("mine.yaml",)),
+    ],
+)
+def test_a_recipe_with_an_impossible_value_is_refused(call, synthetic, tmp_path, text, told):
+    (tmp_path / "mine.yaml").write_text(text + "\n")
+    data, recipe = synthetic / "videos", tmp_path / "mine.yaml"
+    complaint(call("train", data, "--out", tmp_path / "run", "--config", recipe), *told)
+    complaint(call("info", recipe), *told)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_impossible_value_on_the_command_line_is_refused(call, synthetic, tmp_path):
+    call_with = ("train", synthetic / "videos", "--out", tmp_path / "run")
+    complaint(call(*call_with, "--clip.size", "7"), "clip.size", "7")
+    complaint(call(*call_with, "--training.epochs", "many"), "training.epochs", "many")
+    complaint(call(*call_with, "--loss_weights.flow", "-1"), "loss_weights.flow", "-1")
+
+
+def test_an_unknown_recipe_is_refused_with_the_names_of_the_known_ones(call, synthetic, tmp_path):
+    known = ("demo", "jhmdb", "jhmdb-small")
+    complaint(call("train", synthetic, "--out", tmp_path / "run", "--config", "nosuch"), "nosuch", *known)
+    complaint(call("train", synthetic, "--out", tmp_path / "run", "--config=nosuch"), "nosuch", *known)
+    complaint(call("info", "nosuch"), "nosuch", *known)
+
+
+def test_predict_on_what_is_no_run_is_refused(call, synthetic, tmp_path):
+    video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
+    complaint(call("predict", tmp_path, video), tmp_path, "model.json", "train")
+    complaint(call("predict", tmp_path / "absent", video), tmp_path / "absent")
+    complaint(call("evaluate", tmp_path, synthetic / "videos"), tmp_path, "model.json")
+    complaint(call("info", tmp_path), tmp_path, "model.json")
+
+
+def test_a_run_that_is_there_is_not_written_over(call, run, synthetic):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    complaint(call("train", synthetic / "videos", "--out", run), run, "--resume")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_resuming_what_is_no_run_is_refused(call, synthetic, tmp_path):
+    complaint(call("train", synthetic / "videos", "--out", tmp_path / "absent", "--resume"), "--resume", "absent")
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_semantic_stream_without_label_maps_is_refused_with_three_ways_out(call, synthetic, recipe, tmp_path):
+    told = ("--labels", "--loss_weights.interm 0", "--model.streams")
+    result = call("train", synthetic / "videos", "--out", tmp_path / "run", "--config", recipe)
+    complaint(result, synthetic / "videos", *told)
+    no_store = ("--labels", tmp_path)
+    complaint(call("train", synthetic / "videos", "--out", tmp_path / "run", *no_store), tmp_path, "labels.json")
+
+
+def test_an_unknown_verb_or_option_or_no_verb_is_refused(call, tmp_path):
+    complaint(call("tarin", tmp_path), "tarin", "train")
+    complaint(call("check-data", tmp_path, "--jsno"), "--jsno")
+    complaint(call("train", tmp_path), "out")
+    complaint(call())
+
+
+def test_training_on_nothing_but_bad_files_is_refused_in_a_line(call, videos, recipe, tmp_path):
+    for path in videos.rglob("*.mp4"):
+        path.write_bytes(b"")
+    rgb_alone = ("--config", recipe, "--model.streams", "[rgb]")
+    status, out, err = call("train", videos, "--out", tmp_path / "run", *rgb_alone)
+    assert status == 2
+    assert out == ""
+    assert "Traceback" not in err
+    assert "no readable training video of disc_left" in err.splitlines()[-1]
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        main(["check-data", str(tmp_path / "absent"), "--debug"])
+
+
+def in_a_process(*argv):
+    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+    command = [sys.executable, "-m", "airstreams", *map(str, argv)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_real_process_says_its_version_and_complains_without_a_traceback(tmp_path):
+    done = in_a_process("--version")
+    assert (done.returncode, done.stdout.split()[-1]) == (0, airstreams.__version__)
+    failed = in_a_process("check-data", tmp_path / "absent")
+    complaint((failed.returncode, failed.stdout, failed.stderr), tmp_path / "absent")
+
+
+def test_a_real_process_with_decoding_workers_prints_one_json_object_and_nothing_else_on_stdout(
+    synthetic, recipe, tmp_path
+):
+    options = ("--config", recipe, "--model.streams", "[rgb]", "--training.epochs", "1", "--data.workers", "2")
+    done = in_a_process("train", synthetic / "videos", "--out", tmp_path / "run", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epoch"] == 1
+    assert "epoch 1/1" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["check-data", "train", "evaluate", "predict", "info"])
+def test_every_verb_has_help_with_an_example(capsys, verb):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"Example: airstreams {verb} " in " ".join(capsys.readouterr().out.split())
