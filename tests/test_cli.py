@@ -119,7 +119,7 @@ def test_evaluate_prints_the_figures_of_every_head_and_of_the_segmentation(call,
     assert {"videos", "left_out", "top1", "top5", "mean_per_class", "map", "streams", "segmentation"} <= set(figures)
     assert figures["videos"] == 8
     assert figures["map"] is None
-    assert figures["streams"]["semantic"] is None
+    assert figures["streams"]["semantic"]["top1"] is None
     assert figures["streams"]["merged"]["top1"] == figures["top1"]
     assert {"pixel_accuracy", "miou"} <= set(figures["segmentation"])
     assert with_json(call("evaluate", run, *data, "--split", "train", "--json"))["videos"] == 24
@@ -177,6 +177,11 @@ def test_a_finished_run_resumes_without_a_word_of_its_config(call, run, syntheti
     data = (synthetic / "videos", "--labels", synthetic / "labels")
     assert call("train", *data, "--out", run, "--resume")[0] == 0
     assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_other_settings_beside_resume_are_refused_and_not_ignored(call, run, synthetic):
+    data = (synthetic / "videos", "--labels", synthetic / "labels")
+    complaint(call("train", *data, "--out", run, "--resume", "--training.epochs", "9"), "--resume", "config.yaml")
 
 
 def test_a_folder_with_one_class_is_refused(call, videos, tmp_path):

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import airstreams
-from airstreams.config import add_config_arguments, config_from, from_dict, load_config, recipe_path
+from airstreams.config import Config, add_config_arguments, config_from, load_config, recipe_path
 from airstreams.errors import InputError, VideoError
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
-        print("airstreams: interrupted", file=sys.stderr)
+        hint = "; --resume goes on after the last whole epoch" if argv[:1] == ["train"] else ""
+        print(f"airstreams: interrupted{hint}", file=sys.stderr)
         return FAILED
 
 
@@ -142,6 +143,8 @@ def train(call: Namespace) -> int:
         if not (call.out / "config.yaml").is_file():
             raise InputError(f"--resume: {call.out} holds no run; drop --resume, or give --out the run's folder")
         config = load_config(call.out / "config.yaml")
+        if config_from(call) not in (config, Config()):
+            raise InputError(f"--resume goes by {call.out / 'config.yaml'}; leave out --config and the config's keys")
     else:
         if call.out.exists() and (not call.out.is_dir() or any(call.out.iterdir())):
             raise InputError(f"--out {call.out}: already there; give --resume to go on with it, or another --out")
@@ -160,7 +163,7 @@ def evaluate(call: Namespace) -> int:
     from airstreams.evaluation.evaluate import evaluate as evaluate_run
     from airstreams.viewing.figures import confusion_figure
 
-    result = evaluate_run(call.run, open_source(call.source, call.labels), call.split, stderr)
+    result = evaluate_run(call.run, open_source(call.source, call.labels, to_learn_from=False), call.split, stderr)
     if result.confusion is not None:
         confusion_figure(result.folder / "confusion.png", result.confusion, result.classes)
     figures = result.figures
@@ -169,7 +172,7 @@ def evaluate(call: Namespace) -> int:
         return DONE
     table = Table("head", "top-1", "top-5", "mean per class", "mAP")
     for name, row in figures["streams"].items():
-        cells = [_percent((row or {}).get(key)) for key in ("top1", "top5", "mean_per_class", "map")]
+        cells = [_percent(row[key]) for key in ("top1", "top5", "mean_per_class", "map")]
         table.add_row(name, *cells)
     stdout.print(table)
     if figures["segmentation"]:
@@ -189,23 +192,20 @@ def predict(call: Namespace) -> int:
     recogniser = airstreams.load(call.run)
     answers: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
-    for path in call.videos:
-        try:
-            prediction = recogniser.predict(path)
-        except VideoError as error:
-            left_out.append({"path": str(path), "reason": str(error)})
-            continue
-        windows = [{"start": w.start, "end": w.end, "top": _top(w.probabilities)} for w in prediction.windows]
-        answers.append({"path": str(path), "top": _top(prediction.probabilities), "windows": windows})
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        for path in progress.track(call.videos, description="predicting"):
+            try:
+                prediction = recogniser.predict(path)
+            except VideoError as error:
+                left_out.append({"path": str(path), "reason": str(error)})
+                progress.console.print(f"airstreams: {path}: left out: {error}", markup=False, soft_wrap=True)
+                continue
+            windows = [{"start": w.start, "end": w.end, "top": _top(w.probabilities)} for w in prediction.windows]
+            answers.append({"path": str(path), "top": _top(prediction.probabilities), "windows": windows})
+            if not call.json:
+                _print_answer(answers[-1])
     if call.json:
         _print_json({"videos": answers, "left_out": left_out})
-    else:
-        for answer in answers:
-            print(f"{answer['path']}: {_in_words(answer['top'])}")
-            for window in answer["windows"]:
-                print(f"  {window['start']:.1f} to {window['end']:.1f} s: {_in_words(window['top'])}")
-        for item in left_out:
-            print(f"airstreams: {item['path']}: left out: {item['reason']}", file=sys.stderr)
     return FAILED if left_out else DONE
 
 
@@ -213,15 +213,13 @@ def info(call: Namespace) -> int:
     """`airstreams info RECIPE_OR_RUN`."""
     from airstreams.data.labels import COCO_CLASSES
     from airstreams.models import cost
+    from airstreams.models.saved import read_description
 
     classes, segment_classes = 51, len(COCO_CLASSES)  # HMDB-51, the paper's ablations; a recipe does not say
-    description = Path(call.what) / "model.json"
-    if description.is_file():
-        saved = json.loads(description.read_text(encoding="utf-8"))
-        config = from_dict(saved["config"])
-        classes, segment_classes = len(saved["classes"]), len(saved["segment_classes"])
-    elif Path(call.what).is_dir():
-        raise InputError(f"{call.what}: no model.json in it; expected a run's folder, a recipe's name or a YAML file")
+    if Path(call.what).is_dir():
+        described = read_description(Path(call.what))
+        config = described.config
+        classes, segment_classes = len(described.classes), len(described.segment_classes)
     else:
         config = load_config(recipe_path(call.what))
     counted = cost.count(config, classes, segment_classes)
@@ -240,7 +238,7 @@ def info(call: Namespace) -> int:
                 "parameters": sum(counted.parameters.values()),
                 "multiply_adds": {"inference": inference, "training": training, "parts": parts},
                 "operations": {"inference": 2 * inference, "training": 2 * training},
-                "frames": config.clip.frames,
+                "frames": config.clip.frames,  # of the clip that the counts are for
                 "classes": classes,
                 "segment_classes": segment_classes,
             }
@@ -260,6 +258,8 @@ def info(call: Namespace) -> int:
     frames = config.clip.frames
     table.add_row("a frame", "", f"{inference / frames / 1e9:.3f}", f"{training / frames / 1e9:.3f}")
     table.add_row("a clip, operations", "", f"{2 * inference / 1e9:.3f}", f"{2 * training / 1e9:.3f}")
+    a_frame = 2e-9 / frames
+    table.add_row("a frame, operations", "", f"{inference * a_frame:.3f}", f"{training * a_frame:.3f}")
     stdout.print(table)
     stdout.print(
         f"A clip is {frames} frames of {config.clip.size} px; {classes} action and {segment_classes} segmentation "
@@ -293,6 +293,12 @@ def _in_words(top: list[dict[str, Any]]) -> str:
     return ", ".join(f"{item['label']} {item['probability']:.1%}" for item in top)
 
 
+def _print_answer(answer: dict[str, Any]) -> None:
+    print(f"{answer['path']}: {_in_words(answer['top'])}", flush=True)
+    for window in answer["windows"]:
+        print(f"  {window['start']:.1f} to {window['end']:.1f} s: {_in_words(window['top'])}", flush=True)
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
@@ -307,7 +313,3 @@ def _complain(message: str, status: int) -> int:
         message = message.strip().splitlines()[-1]
     print(f"airstreams: {' '.join(message.split())}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -147,9 +147,14 @@ class ModelConfig:
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
 
     @property
+    def heads(self) -> list[str]:
+        """The heads that the model has. With one stream there is no merge: its own tower answers."""
+        return [*self.streams, "merged"] if len(self.streams) > 1 else list(self.streams)
+
+    @property
     def answer(self) -> str:
-        """The head whose output is the model's answer: `merged`, or the one stream there is."""
-        return "merged" if len(self.streams) > 1 else self.streams[0]
+        """The head whose output is the model's answer."""
+        return self.heads[-1]
 
 
 @dataclass
@@ -225,16 +230,10 @@ class Config:
         _require(answered, "loss_weights.merged", merged, "over 0, since the merged head gives the model's answer")
 
     def active_loss_weights(self) -> dict[str, float]:
-        """The losses that this model trains, with their weights (over 0 or not).
-
-        With one stream there is no merge: its tower answers, with one loss of weight 1.
-        """
-        streams = self.model.streams
-        if len(streams) == 1:
-            weights: dict[str, float] = {streams[0]: 1.0}
-        else:
-            weights = {head: getattr(self.loss_weights, head) for head in (*streams, "merged")}
-        if "semantic" in streams:
+        """The losses that this model has, with their weights (over 0 or not); a lone stream's own loss has weight 1."""
+        heads = self.model.heads
+        weights = {head: 1.0 if len(heads) == 1 else getattr(self.loss_weights, head) for head in heads}
+        if "semantic" in heads:
             weights["interm"] = self.loss_weights.interm
         return weights
 

@@ -24,6 +24,15 @@ def test_every_bad_file_is_listed_with_its_reason_and_the_good_ones_keep_their_o
         assert "\n" not in item.reason
 
 
+def test_a_segment_that_lies_outside_its_video_is_bad(synthetic):
+    video = open_source(str(synthetic / "videos")).videos[0]
+    inside, outside = replace(video, start=0.0, end=0.1), replace(video, start=5.0)
+    good, bad = check_videos([inside, outside], Progress(disable=True))
+    assert good == [inside]
+    assert [item.video for item in bad] == [outside]
+    assert "no frames between 5.0 s" in bad[0].reason
+
+
 def test_all_of_j_hmdb_is_good(test_data):
     source = open_source(f"jhmdb:{test_data / 'jhmdb'}?split=1")
     good, bad = check_videos(source.videos, Progress(console=Console(quiet=True)))

@@ -86,14 +86,18 @@ def test_a_class_may_be_called_train(tmp_path):
     assert not source.has_splits
 
 
-@pytest.mark.parametrize(
-    "folders", [("train", "validation"), ("train", "val", "extra"), ("val", "test"), ("Train", "Test")]
-)
+@pytest.mark.parametrize("folders", [("train", "validation"), ("train", "val", "extra"), ("Train", "Test")])
 def test_folders_that_are_nearly_splits_are_not_taken_for_classes(tmp_path, folders):
     touch(tmp_path, *(f"{folder}/{label}/a.mp4" for folder in folders for label in ("clap", "wave")))
     text = refusal(tmp_path)
     assert ", ".join(sorted(folders)) in text
     assert "train, val and test" in text
+
+
+def test_data_to_be_scored_may_hold_a_test_folder_alone_or_a_single_class(tmp_path):
+    touch(tmp_path, "new/test/clap/a.mp4", "one/clap/a.mp4")
+    assert [(video.labels, video.split) for video in open_source(str(tmp_path / "new")).videos] == [(("clap",), "test")]
+    assert open_source(str(tmp_path / "one"), to_learn_from=False).classes == ("clap",)
 
 
 @pytest.mark.parametrize(

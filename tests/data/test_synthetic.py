@@ -112,8 +112,7 @@ def test_all_shapes_have_a_discs_area_and_sharp_sub_pixel_edges(what):
         disc, other = clip_of("disc", "right", seed, size=192), clip_of(what, "right", seed, size=192)
         y, x = np.nonzero(disc.label_map[2])
         radius = (np.ptp(x) + np.ptp(y) + 2) / 4
-        # The diameter is 25 to 40 % of the side.
-        assert 0.125 * 192 - 1 <= radius <= 0.2 * 192
+        assert 0.16 * 192 - 1 <= radius <= 0.23 * 192 + 1
         np.testing.assert_allclose(len(x), np.pi * radius**2, rtol=0.02)
         assert set(np.unique(other.label_map)) == {0, SEGMENT_CLASSES.index(what)}
         areas = (other.label_map > 0).sum(axis=(1, 2))

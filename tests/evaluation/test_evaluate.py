@@ -11,8 +11,10 @@ from rich.console import Console
 
 from airstreams.data import labels as label_maps
 from airstreams.data.sources import open_source
-from airstreams.errors import InputError
+from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
+
+QUIET = Console(quiet=True)
 
 
 @pytest.fixture
@@ -79,6 +81,23 @@ def test_data_without_splits_is_scored_by_those_that_training_drew_and_new_video
     shutil.rmtree(videos / "train" / "square_up")
     result = evaluate(run, open_source(str(videos / "train")), "test", Console(quiet=True))
     assert {row["name"] for row in rows_of(result)} == {name for name in names if "003" in name or "005" in name}
+
+
+def test_videos_that_were_trained_on_are_counted_and_spoken_of(run, videos):
+    rows = ["path,label,split", *(f"train/disc_up/{number:03d}.mp4,disc_up,test" for number in range(3))]
+    csv_file = videos / "seen.csv"
+    csv_file.write_text("\n".join(rows))
+    said = io.StringIO()
+    result = evaluate(run, open_source(str(csv_file)), "test", Console(file=said, width=200))
+    assert result.figures["trained_on"] == 3
+    assert "3 of these 3 videos were trained on" in said.getvalue()
+
+
+def test_a_split_without_one_readable_video_is_refused_with_a_reason(run, tmp_path):
+    (tmp_path / "videos" / "disc_up").mkdir(parents=True)
+    (tmp_path / "videos" / "disc_up" / "a.mp4").write_text("Not a film at all.")
+    with pytest.raises(VideoError, match=r"disc_up/a\.mp4: not a video"):
+        evaluate(run, open_source(str(tmp_path / "videos"), to_learn_from=False), "test", QUIET)
 
 
 def test_data_of_a_class_that_the_model_does_not_know_is_refused(run, videos):

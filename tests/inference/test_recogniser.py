@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import airstreams
-from airstreams.data.dataset import frame_range
+from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.data.synthetic import make_clip, render

@@ -125,12 +125,3 @@ def test_a_clips_scores_do_not_depend_on_the_clips_beside_it():
         for index in range(3):
             alone = model(clips[index : index + 1]).logits["merged"]
             torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-5)
-
-
-def test_only_late_towers_without_a_trained_head_are_frozen():
-    model = small_model()
-    model.freeze_untrained(["rgb", "merged"])
-    for name, parameter in model.named_parameters():
-        assert parameter.requires_grad != name.startswith(("late.flow.", "late.semantic.")), name
-    model.freeze_untrained([*STREAMS, "merged"])
-    assert all(parameter.requires_grad for parameter in model.parameters())

@@ -26,7 +26,7 @@ def some_model(seed=0):
     model = build(config.model, len(CLASSES), 2)
     with torch.no_grad():
         model(CLIP, list(model.late))  # training mode: the norms' statistics leave their start
-    return SavedModel(model.eval(), config, CLASSES, ("background", "person"), multi_label=True)
+    return SavedModel(config, CLASSES, ("background", "person"), multi_label=True, model=model.eval())
 
 
 def scores(saved):

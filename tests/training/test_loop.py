@@ -150,11 +150,11 @@ def test_a_killed_training_resumes_to_the_weights_of_one_that_was_left_alone(syn
     with subprocess.Popen(
         [*command, "--config", str(tmp_path / "tiny.yaml")], env=environment, stderr=subprocess.DEVNULL
     ) as process:
-        while process.poll() is None and not (run / "state" / "last.pt").exists():
+        while process.poll() is None and epochs_done(run) < 1:
             time.sleep(0.02)
         process.kill()
     assert process.returncode == -signal.SIGKILL
-    done = torch.load(run / "state" / "last.pt", weights_only=True)["epoch"]
+    done = epochs_done(run)
     assert done < 3, "killed too late to prove anything"
     with (run / "metrics.jsonl").open("a") as metrics:  # as if the kill had come within the next epoch's last step
         metrics.write(json.dumps({"epoch": done + 1, "step": 6 * done + 5, "losses": {}}) + "\n")
@@ -168,6 +168,23 @@ def test_a_killed_training_resumes_to_the_weights_of_one_that_was_left_alone(syn
     resumed = load_file(run / "model.safetensors")
     for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
         assert torch.equal(tensor, resumed[name]), name
+
+
+def epochs_done(run):
+    state = run / "state" / "last.pt"
+    return torch.load(state, weights_only=True)["epoch"] if state.exists() else 0
+
+
+def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synthetic, tiny, tmp_path):
+    videos = open_source(str(synthetic / "videos")).videos
+    rows = ["path,label,split", *(f"{video.path},{video.labels[0]},{video.split}" for video in videos)]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    (tmp_path / "b.csv").write_text("\n".join([*rows[:1], *(row.replace(",test", ",train") for row in rows[1:])]))
+    config = of_one_stream(tiny)
+    train(open_source(str(tmp_path / "a.csv")), config, tmp_path / "run", False, QUIET)
+    with pytest.raises(InputError, match="other videos or splits"):
+        train(open_source(str(tmp_path / "b.csv")), config, tmp_path / "run", True, QUIET)
+    assert set(read_splits(tmp_path / "run" / "split.csv").values()) == {"train", "test"}
 
 
 def _package_root():

@@ -7,9 +7,11 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.progress import Progress
 
+from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.video import check
 from airstreams.errors import VideoError
@@ -24,23 +26,36 @@ class BadVideo:
 
 
 def check_videos(videos: Sequence[Video], progress: Progress) -> tuple[list[Video], list[BadVideo]]:
-    """Open every video, in parallel: the good ones, and the bad ones with their reasons, in the order given."""
-    task = progress.add_task("checking videos", total=len(videos))
+    """Open every file once, in parallel: the good videos, and the bad ones with their reasons, in the order given."""
+    paths = sorted({video.path for video in videos})
+    reasons: dict[Path, str | None] = {}
+    task = progress.add_task("checking videos", total=len(paths))
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for path, reason in zip(paths, pool.map(_reason_against_file, paths), strict=True):
+            reasons[path] = reason
+            progress.advance(task)
     good: list[Video] = []
     bad: list[BadVideo] = []
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for video, reason in zip(videos, pool.map(_reason_against, videos), strict=True):
-            if reason is None:
-                good.append(video)
-            else:
-                bad.append(BadVideo(video, reason))
-            progress.advance(task)
+    for video in videos:
+        reason = reasons[video.path] or _reason_against_segment(video)
+        if reason is None:
+            good.append(video)
+        else:
+            bad.append(BadVideo(video, reason))
     return good, bad
 
 
-def _reason_against(video: Video) -> str | None:
+def _reason_against_file(path: Path) -> str | None:
     try:
-        check(video.path)
+        check(path)
+    except VideoError as error:
+        return str(error)
+    return None
+
+
+def _reason_against_segment(video: Video) -> str | None:
+    try:
+        frame_range(video)
     except VideoError as error:
         return str(error)
     return None

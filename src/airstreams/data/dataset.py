@@ -1,4 +1,4 @@
-"""Videos become clips: which frames a clip takes, and the data sets that training and evaluation read from.
+"""Videos become clips: the data sets that training and evaluation read from.
 
 A clip is a function of (seed, epoch, draw), never of a worker's state, so the number of workers changes nothing. A
 video that cannot be read yields a `BadVideo` in its place: it is counted, never replaced by another one.
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from airstreams.config import ClipConfig, Config
+from airstreams.config import Config
 from airstreams.data.check import BadVideo
-from airstreams.data.labels import NO_LABEL, LabelStore
+from airstreams.data.clips import clip_places, frame_range, latest_start
+from airstreams.data.labels import NO_LABEL, LabelStore, read_array
 from airstreams.data.listing import Video
 from airstreams.data.transforms import (
     Crop,
@@ -25,7 +26,7 @@ from airstreams.data.transforms import (
     draw_crop,
     square_crops,
 )
-from airstreams.data.video import probe, read_frames
+from airstreams.data.video import read_frames
 from airstreams.errors import VideoError
 
 # Frames whose shorter side is over this many times a clip's are reduced while they are decoded: converting a full
@@ -58,53 +59,6 @@ class Views(NamedTuple):
     clips: Tensor
     label_maps: Tensor | None
     masks: Tensor | None
-
-
-class FrameRange(NamedTuple):
-    """The part of a video that is its own: places first to last, and every place's time in s."""
-
-    times: np.ndarray
-    first: int
-    last: int
-
-
-def frame_range(video: Video) -> FrameRange:
-    """The frames between the video's start and end. VideoError: none."""
-    times = probe(video.path).times
-    first = 0 if video.start is None else int(np.searchsorted(times, video.start - 1e-6))
-    last = len(times) - 1 if video.end is None else int(np.searchsorted(times, video.end - 1e-6)) - 1
-    if first > last:
-        raise VideoError(f"no frames between {video.start} s and {video.end} s; it ends at {times[-1]:.2f} s")
-    return FrameRange(times, first, last)
-
-
-def clip_places(part: FrameRange, start: int, clip: ClipConfig) -> np.ndarray:
-    """The places (T,) of a clip's frames.
-
-    A clip that runs past the end repeats the last frame: a loop's seam would be false motion.
-    """
-    if clip.rate is None:
-        places = start + np.arange(clip.frames) * clip.stride
-    else:
-        wanted = part.times[start] + np.arange(clip.frames) / clip.rate
-        places = _nearest(part.times, wanted)
-    return np.minimum(places, part.last)
-
-
-def latest_start(part: FrameRange, clip: ClipConfig) -> int:
-    """The last place from which a whole clip fits; the first place where none does."""
-    if clip.rate is None:
-        start = part.last - (clip.frames - 1) * clip.stride
-    else:
-        span = (clip.frames - 1) / clip.rate
-        start = int(_nearest(part.times, part.times[part.last] - span))
-    return max(part.first, start)
-
-
-def _nearest(times: np.ndarray, moments: np.ndarray | float) -> np.ndarray:
-    # Not the frame shown at that moment: files round times (Matroska to 1 ms) and 30 fps is often 29.97, so at a rate
-    # near the file's own a hair's breadth would double one frame and skip the next, which is false motion.
-    return np.searchsorted((times[1:] + times[:-1]) / 2, moments)
 
 
 def target_of(video: Video, classes: Sequence[str], multi_label: bool) -> Tensor:
@@ -282,6 +236,4 @@ class VideoViews(Dataset[Views | BadVideo]):
 def _read_mask(video: Video) -> np.ndarray | None:
     if video.mask is None:
         return None
-    with np.load(video.mask, allow_pickle=False) as arrays:
-        mask: np.ndarray = arrays["mask"]
-    return mask
+    return read_array(video.mask, "mask")

@@ -50,7 +50,7 @@ class LabelStore:
     def open(cls, root: Path) -> "LabelStore":
         """The store in the folder `root`. InputError when `labels.json` is missing or does not describe one."""
         about = root / "labels.json"
-        mend = "give the folder that `airstreams annotate --out` wrote"
+        mend = "give a folder with labels.json and an npz file a video"
         try:
             content = json.loads(about.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -95,7 +95,7 @@ class LabelStore:
         if not path.is_file():
             return None
         frames = self.labelled_frames(key)
-        labels_NHW = _array(path, "labels")
+        labels_NHW = read_array(path, "labels")
         if labels_NHW.dtype != np.uint8 or labels_NHW.ndim != 3 or len(labels_NHW) != len(frames):
             raise VideoError(
                 f"label maps {path} are broken: labels is {labels_NHW.dtype} {labels_NHW.shape}, "
@@ -146,7 +146,7 @@ def _file(root: Path, key: str) -> Path:
 
 @functools.cache
 def _frame_indices(path: str, modified_ns: int) -> np.ndarray:
-    stored = _array(Path(path), "frame_indices")
+    stored = read_array(Path(path), "frame_indices")
     frames = stored.astype(np.int64)
     if not np.issubdtype(stored.dtype, np.integer) or frames.ndim != 1 or not _increase(frames):
         raise VideoError(f"label maps {path} are broken: frame_indices is not a list of increasing whole numbers")
@@ -158,11 +158,12 @@ def _increase(frames: np.ndarray) -> bool:
     return bool((frames >= 0).all() and (np.diff(frames) > 0).all())
 
 
-def _array(path: Path, name: str) -> np.ndarray:
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of an npz file. VideoError: the file is broken or lacks it."""
     # numpy tells the ways in which a file can be broken through as many types of exceptions.
     broken = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[name]
     except broken as error:
-        raise VideoError(f"label maps {path} cannot be read: {' '.join(str(error).split())}") from error
+        raise VideoError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

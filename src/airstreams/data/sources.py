@@ -26,15 +26,17 @@ __all__ = ["Source", "Video", "automatic_split", "open_source", "read_splits", "
 VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
+SPLIT_FILE = "split.csv"  # in a run: which video was used for what
 REQUIRED_COLUMNS = ("path", "label")
 OPTIONAL_COLUMNS = ("split", "start", "end", "group")
 
 
-def open_source(data: str, labels: Path | None = None) -> Source:
+def open_source(data: str, labels: Path | None = None, to_learn_from: bool = True) -> Source:
     """List the videos of `data`: a folder, a CSV file or NAME:ROOT[?key=value&...].
 
     `labels`: the folder of a label store, which goes before one that the data set brings along; its keys are the
-    videos' names without suffix. InputError when anything is missing or contradicts itself.
+    videos' names without suffix. `to_learn_from`: refuse what no model could learn from, such as a single class; what
+    is there to be scored may be so. InputError when anything is missing or contradicts itself.
     """
     path = Path(data)
     if path.is_dir():
@@ -48,6 +50,8 @@ def open_source(data: str, labels: Path | None = None) -> Source:
             f"{data} does not exist; expected a folder of class folders, a CSV file, or NAME:ROOT of a published data "
             f"set ({', '.join(BENCHMARKS)})"
         )
+    if to_learn_from:
+        _check_classes(source)
     _refuse_shared_label_maps(source)
     if labels is None:
         return source
@@ -56,7 +60,7 @@ def open_source(data: str, labels: Path | None = None) -> Source:
     if not any(store.has(key) for key in keys):
         raise InputError(
             f"{labels} has label maps of none of the {len(source.videos)} videos of {data}; expected files such as "
-            f"{keys[0]}.npz; give the folder that `airstreams annotate {data} --out` wrote"
+            f"{keys[0]}.npz; give the folder that holds those of these videos"
         )
     return replace(source, label_store=store)
 
@@ -132,7 +136,11 @@ def _read_folder(data: str, root: Path) -> Source:
     names = {folder.name for folder in _subfolders(root)}
     places: list[tuple[Path, str | None]] = [(root, None)]
     lookalikes = {name for name in names if name.lower() in {*SPLITS, "valid", "validation"}}
-    if "train" in names and names <= set(SPLITS):
+    # A lone `test/` of class folders is data to evaluate on; one with videos in it is a class of that name.
+    splits_only = bool(names) and names <= set(SPLITS)
+    if splits_only and (
+        "train" in names or not any(_is_video(p.name) for name in names for p in (root / name).iterdir())
+    ):
         places = [(root / split, split) for split in SPLITS if split in names]
     elif len(lookalikes) > 1:
         raise InputError(
@@ -150,7 +158,6 @@ def _read_folder(data: str, root: Path) -> Source:
         raise InputError(
             f"{data} holds no videos; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, .mov or .webm"
         )
-    _check_classes(data, videos)
     return _source(data, videos, multi_label=False)
 
 
@@ -216,7 +223,6 @@ def _read_csv(data: str, path: Path) -> Source:
             f"{path}, line {line_of[unsplit[0].name]}: no split, as in {len(unsplit)} of {len(rows)} rows; "
             "expected one in every row or in none; fill the column or delete it"
         )
-    _check_classes(data, videos)
     return _source(data, videos, multi_label)
 
 
@@ -297,8 +303,9 @@ def _check_split(path: Path, line: int, split: str) -> None:
         raise InputError(f"{path}, line {line}: the split is {split!r}; expected {', '.join(SPLITS)}; rename it")
 
 
-def _check_classes(data: str, videos: list[Video]) -> None:
-    """Refuse what no model could learn from; a source without a training split may be there to evaluate on only."""
+def _check_classes(source: Source) -> None:
+    """Refuse what no model could learn from; a source without a training split is there to evaluate on only."""
+    data, videos = source.name, source.videos
     splits = {video.split for video in videos}
     if splits.isdisjoint({None, "train"}):
         return

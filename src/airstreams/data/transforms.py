@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from airstreams.config import DataConfig
 
-LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to brightness, by ITU-R BT.601
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,6 @@ def apply_colour(frames_THW3: torch.Tensor, colour: Colour) -> torch.Tensor:
     # Summed as whole numbers: a float sum changes with the number of threads, and so with the number of workers.
     mean = frames_THW3.sum(dtype=torch.long).item() / frames_THW3.numel() * colour.brightness
     frames = (frames - mean) * colour.contrast + mean
-    grey = (frames * LUMA).sum(dim=-1, keepdim=True)
+    grey = (frames * torch.tensor(LUMA)).sum(dim=-1, keepdim=True)
     frames = (frames - grey) * colour.saturation + grey
     return frames.round_().clamp_(0, 255).to(torch.uint8)

@@ -386,7 +386,8 @@ def _opened(
         covers = av.stream.Disposition.attached_pic
         stream = next((stream for stream in container.streams.video if not stream.disposition & covers), None)
         if stream is None:
-            raise VideoError("no video stream")
+            cut = container.format.name == _MP4 and _ends_within_a_box(path)
+            raise VideoError("truncated: its index is cut" if cut else "no video stream")
         if stream.codec_context is None:
             raise VideoError("unreadable: no decoder for its codec")
         stream.codec_context.thread_count = 1
@@ -412,6 +413,23 @@ def _reason_not_to_open(path: str | os.PathLike[str]) -> str:
     if head[4:] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"RIFF", b"\x1aE\xdf\xa3"):
         return "truncated: it begins like a video, but its header or index is missing or cut"
     return "not a video: no known format"
+
+
+def _ends_within_a_box(path: str | os.PathLike[str]) -> bool:
+    """Whether an MP4 file, which is a row of boxes that begin with their size, ends before its last box does."""
+    length = Path(path).stat().st_size
+    place = 0
+    with Path(path).open("rb") as file:
+        while place + 8 <= length:
+            file.seek(place)
+            size = int.from_bytes(file.read(4), "big")
+            if size == 1:  # the size stands behind the box's name, in eight bytes
+                file.seek(place + 8)
+                size = int.from_bytes(file.read(8), "big")
+            if size < 8:  # 0: the box goes on to the end
+                return False
+            place += size
+    return place > length
 
 
 @contextmanager

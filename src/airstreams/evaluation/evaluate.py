@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.data.check import check_videos
-from airstreams.data.listing import Source
-from airstreams.data.sources import read_splits, with_splits
-from airstreams.errors import InputError
+from airstreams.data.listing import Source, Video
+from airstreams.data.sources import SPLIT_FILE, read_splits, with_splits
+from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.metrics import confusion
 from airstreams.evaluation.protocols import Scores, figures_of, score_videos, targets_of
 from airstreams.files import replacing
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
-
-SPLITS = "split.csv"
 
 
 @dataclass
@@ -48,14 +47,23 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     if unknown:
         given, expected = (", ".join(names[:5]) + " ..." * (len(names) > 5) for names in (unknown, saved.classes))
         raise InputError(f"{source.name}: classes that {run} does not know: {given}; expected some of {expected}")
+    if source.multi_label and not saved.multi_label:
+        raise InputError(f"{source.name}: several labels a video, but {run} was trained on one each; give such data")
     source = _with_splits_of(run, source, console)
     wanted = source.split(split)
+    trained_on = _trained_on(run, wanted)
+    if trained_on and split != "train":
+        console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
     label_store = source.label_store
     if label_store is not None and label_store.classes != saved.segment_classes:
         console.print(f"segmentation not scored: {label_store.teacher}'s classes are not those of the run's teacher")
         label_store = None
     with Progress(console=console) as progress:
         good, bad = check_videos(wanted, progress)
+        if not good:
+            raise VideoError(
+                f"none of {len(wanted)} videos can be read; the first, {bad[0].video.name}: {bad[0].reason}"
+            )
         task = progress.add_task("scoring", total=len(good))
         scores = score_videos(
             saved, good, label_store, saved.config.data.workers, on_video=lambda: progress.advance(task)
@@ -67,21 +75,28 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
             f"{len(scores.left_out)} of {len(wanted)} videos left out; such as {first.video.name}: {first.reason}",
             markup=False,
         )
-    return _write(run / "evaluation" / split, saved, scores)
+    figures = {"data": source.name, "split": split, "trained_on": trained_on, **figures_of(saved, scores)}
+    return _write(run / "evaluation" / split, saved, scores, figures)
 
 
 def _with_splits_of(run: Path, source: Source, console: Console) -> Source:
+    """A source without splits takes the run's."""
     if source.has_splits:
         return source
-    drawn = read_splits(run / SPLITS) if (run / SPLITS).is_file() else {}
-    new = [video.name for video in source.videos if video.name not in drawn]
+    drawn = read_splits(run / SPLIT_FILE)
+    new = sum(video.name not in drawn for video in source.videos)
     if new:
-        console.print(f"{len(new)} of {len(source.videos)} videos are new to the run: they count as test videos")
+        console.print(f"{new} of {len(source.videos)} videos are new to the run: they count as test videos")
     return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
 
 
-def _write(folder: Path, saved: SavedModel, scores: Scores) -> Evaluation:
-    figures = figures_of(saved, scores)
+def _trained_on(run: Path, videos: Sequence[Video]) -> int:
+    """How many of the videos the run was trained on, by their names; 0 where the run's list is not at hand."""
+    drawn = read_splits(run / SPLIT_FILE) if (run / SPLIT_FILE).is_file() else {}
+    return sum(drawn.get(video.name) == "train" for video in videos)
+
+
+def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any]) -> Evaluation:
     answer = scores.probabilities[saved.config.model.answer]
     counts = None
     with replacing(folder / "figures.json") as temporary:

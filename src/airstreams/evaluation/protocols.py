@@ -114,13 +114,12 @@ def figures_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
     """The figures of `airstreams evaluate`: answer, heads and segmentation; None for what does not apply."""
     targets = targets_of(saved, scores.videos)
     by_head = {head: action_figures(probabilities, targets) for head, probabilities in scores.probabilities.items()}
-    streams = saved.config.model.streams
-    heads = [*streams, "merged"] if len(streams) > 1 else streams
+    untrained = dict.fromkeys(("top1", "top5", "mean_per_class", "map"))
     return {
         "videos": len(scores.videos),
         "left_out": len(scores.left_out),
         **by_head[saved.config.model.answer],
-        "streams": {head: by_head.get(head) for head in heads},
+        "streams": {head: by_head.get(head, untrained) for head in saved.config.model.heads},
         "segmentation": scores.segmentation,
     }
 

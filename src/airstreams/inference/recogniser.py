@@ -56,14 +56,16 @@ class Recogniser:
             VideoError: the file cannot be read; the message is the reason.
         """
         video = Video(path=Path(path), name=str(path), labels=())
-        duration = check(video.path).duration  # decodes it all, as evaluation does: a damaged file is never scored
+        info = check(video.path)  # decodes it all, as evaluation does: a damaged file is never scored
+        duration = info.duration
         length = self.saved.config.evaluation.window
         windows = []
         if duration > 2 * length:
             edges = [index * length for index in range(round(duration / length))] + [duration]
             for start, end in pairwise(edges):
                 part = replace(video, start=start, end=end)
-                windows.append(Window(start, end, self._named(self._score(part))))
+                if len(info.times[(info.times >= start) & (info.times < end)]):  # a still stretch may hold no frame
+                    windows.append(Window(start, end, self._named(self._score(part))))
         return Prediction(self._named(self._score(video)), windows)
 
     def _score(self, video: Video) -> Tensor:

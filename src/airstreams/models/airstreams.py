@@ -37,7 +37,7 @@ class AIRStreams(nn.Module):
     Args:
         representations: stream name to the module that makes what its tower sees.
         early: stream name to blocks 1 to 3.
-        late: stream name, and "merged" where there are several streams, to blocks 4 to 6 with their head.
+        late: head name to blocks 4 to 6 with that head; the last is the model's answer.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class AIRStreams(nn.Module):
         self.representations = nn.ModuleDict(representations)
         self.early = nn.ModuleDict(early)
         self.late = nn.ModuleDict(late)
-        self.answer = "merged" if "merged" in late else next(iter(late))
+        self.answer = list(late)[-1]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, clip_B3THW: Tensor, heads: Sequence[str] | None = None) -> Output:
@@ -69,11 +69,6 @@ class AIRStreams(nn.Module):
             merged_BCTHW = torch.stack(tuple(features.values())).mean(dim=0)
             logits["merged"] = self.late["merged"](merged_BCTHW)
         return Output(logits, representations)
-
-    def freeze_untrained(self, heads: Sequence[str]) -> None:
-        """Freeze the late towers whose heads no loss trains, so that weight decay leaves them alone."""
-        for name, tower in self.late.items():
-            tower.requires_grad_(name in heads)
 
 
 def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams:
@@ -99,8 +94,7 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
         for name in streams
     }
     channels = early[streams[0]].out_channels
-    names = [*streams, "merged"] if len(streams) > 1 else streams
-    late = {name: LateTower(channels, config.tower, config.width, classes, config.dropout) for name in names}
+    late = {name: LateTower(channels, config.tower, config.width, classes, config.dropout) for name in config.heads}
     return AIRStreams(representations, early, late)
 
 

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airstreams.data.transforms import LUMA
 from airstreams.models.flow import RepresentationFlow
 from airstreams.models.segmenter import DilatedResNet18
 from airstreams.models.tower import on_frames
-
-GREY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 
 
 class Representation(NamedTuple):
@@ -57,7 +56,7 @@ class Flow(nn.Module):
     def forward(self, clip_B3THW: Tensor) -> Representation:
         """See `Representation`."""
         red, green, blue = clip_B3THW.unbind(1)
-        grey_B1THW = (GREY[0] * red + GREY[1] * green + GREY[2] * blue).unsqueeze(1)
+        grey_B1THW = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
         flow_B2THW = self.layer(grey_B1THW)
         return Representation(flow_B2THW, flow_B2THW)
 

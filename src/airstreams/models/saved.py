@@ -22,21 +22,28 @@ from airstreams.models.airstreams import AIRStreams, build
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+_MEND = "expected the folder that `airstreams train --out` wrote"
 
 
 @dataclass
-class SavedModel:
-    """A model with all that its use needs.
+class Description:
+    """All that a model's use needs beside its weights.
 
     classes: action class names, in the order of the logits.
     segment_classes: the teacher's class names, background first, in the order of the segmentation logits.
     """
 
-    model: AIRStreams
     config: Config
     classes: tuple[str, ...]
     segment_classes: tuple[str, ...]
     multi_label: bool
+
+
+@dataclass
+class SavedModel(Description):
+    """A model with all that its use needs."""
+
+    model: AIRStreams
 
 
 def save(saved: SavedModel, run: Path) -> None:
@@ -63,29 +70,36 @@ def save(saved: SavedModel, run: Path) -> None:
 
 def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
     """Read a model from a run's folder, in evaluation mode. InputError: not a run, or damaged files."""
-    for name in (DESCRIPTION, WEIGHTS):
-        if not (run / name).is_file():
-            raise InputError(f"{run}: no {name} in it; expected the folder that `airstreams train --out` wrote")
-    try:
-        description = json.loads((run / DESCRIPTION).read_text(encoding="utf-8"))
-        found = description["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run / DESCRIPTION}: damaged ({error}); copy the run again") from error
-    if found != FORMAT:
-        raise InputError(f"{run / DESCRIPTION}: format {found}, expected {FORMAT}; update airstreams")
-    try:
-        config = from_dict(description["config"])
-        classes, segment_classes = tuple(description["classes"]), tuple(description["segment_classes"])
-        multi_label = bool(description["multi_label"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run / DESCRIPTION}: damaged ({error}); copy the run again") from error
-    model = build(config.model, len(classes), len(segment_classes))
+    description = read_description(run)
+    if not (run / WEIGHTS).is_file():
+        raise InputError(f"{run}: no {WEIGHTS} in it; {_MEND}")
+    model = build(description.config.model, len(description.classes), len(description.segment_classes))
     try:
         model.load_state_dict(load_file(run / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200]
         raise InputError(f"{run / WEIGHTS}: damaged, or of another model ({reason}); copy the run again") from error
-    return SavedModel(model.eval().to(device), config, classes, segment_classes, multi_label)
+    return SavedModel(**vars(description), model=model.eval().to(device))
+
+
+def read_description(run: Path) -> Description:
+    """Read what stands beside a model's weights. InputError: not a run, or a damaged file."""
+    path = run / DESCRIPTION
+    if not path.is_file():
+        raise InputError(f"{run}: no {DESCRIPTION} in it; {_MEND}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["format"]
+        if found == FORMAT:
+            return Description(
+                from_dict(content["config"]),
+                tuple(content["classes"]),
+                tuple(content["segment_classes"]),
+                bool(content["multi_label"]),
+            )
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); copy the run again") from error
+    raise InputError(f"{path}: format {found}, expected {FORMAT}; update airstreams")
 
 
 def _preprocessing(config: Config) -> dict[str, Any]:

@@ -7,7 +7,6 @@ asks for.
 
 from torch import Tensor, nn
 
-OUTPUT_STRIDE = 16  # px
 STAGES = ((64, 1, 1), (128, 2, 1), (256, 2, 1), (512, 1, 2))  # channels, stride, dilation; two residual blocks each
 
 

@@ -29,8 +29,8 @@ from airstreams.data.check import BadVideo, check_videos
 from airstreams.data.dataset import Batch, EpochSampler, TrainingClips, collate
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.listing import Source, Video
-from airstreams.data.sources import automatic_split, read_splits, with_splits, write_splits
-from airstreams.errors import InputError
+from airstreams.data.sources import SPLIT_FILE, automatic_split, read_splits, with_splits, write_splits
+from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.protocols import figures_of, score_videos
 from airstreams.files import replacing
 from airstreams.models import saved as saved_models
@@ -40,7 +40,7 @@ from airstreams.training.losses import compute_losses, total_loss
 from airstreams.training.state import TrainingState, load_state, save_state
 
 LOG_EVERY = 10  # steps
-SPLITS, LEFT_OUT, METRICS = "split.csv", "left_out.csv", "metrics.jsonl"
+LEFT_OUT, METRICS = "left_out.csv", "metrics.jsonl"
 
 Item = TypeVar("Item")
 
@@ -54,39 +54,37 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
     accelerator = make_accelerator(config.training)
     set_seed(config.seed)
     _require_labels(source, config)
-    if not source.has_splits:
-        assignment = (
-            read_splits(run / SPLITS)
-            if resume
-            else automatic_split(source.videos, config.seed, config.data.val_fraction, config.data.test_fraction)
-        )
-        source = with_splits(source, assignment)
     state = load_state(run) if resume else None
-    if state is not None and tuple(state.classes) != source.classes:
-        raise InputError(f"--resume: {source.name} has other classes than {run} was trained on; give its own DATA")
-    wanted = [video for video in source.videos if video.split in ("train", "val")]
+    source = _with_splits(source, config, run, resume)
+    segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
+    learns = {
+        "classes": list(source.classes),
+        "segment_classes": list(segment_classes),
+        "multi_label": source.multi_label,
+    }
+    if state is not None and state.learns != learns:
+        raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
+    wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
     with Progress(console=console) as progress:
         good, bad = check_videos(wanted, progress)
     train_videos, val_videos = _parts(source, good)
     run.mkdir(parents=True, exist_ok=True)
     save_config(config, run / "config.yaml")
-    write_splits(run / SPLITS, source)
+    write_splits(run / SPLIT_FILE, source)
     _write_left_out(run / LEFT_OUT, bad)
     if bad:
         console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
         console.print(f"  {bad[0].video.name}: {bad[0].reason}", markup=False)
 
     sampler, loader = make_loader(train_videos, source, config, accelerator.device)
-    segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
     model = build(config.model, len(source.classes), len(segment_classes))
-    model.freeze_untrained(config.trained_heads())
-    saved = SavedModel(model, config, source.classes, segment_classes, source.multi_label)
+    saved = SavedModel(config, source.classes, segment_classes, source.multi_label, model)
     optimizer = make_optimizer(model, config.training)
     schedule = make_schedule(optimizer, config.training, steps_per_epoch=len(loader))
     prepared, optimizer = accelerator.prepare(model, optimizer)
     learner = Learner(model, optimizer, schedule)
     if state is None:
-        state = learner.state(epoch=0, step=0, best=None, classes=source.classes)
+        state = learner.state(0, step=0, best=None, learns=learns)
         save_state(state, run)
     else:
         learner.restore(state)
@@ -124,12 +122,14 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
                     recent = Meter()
                 progress.update(task, advance=1)
 
+            if not whole.steps:
+                raise VideoError(f"no clip of epoch {epoch + 1} could be read; the first: {left_out[0].reason}")
             record = {"epoch": epoch + 1, "step": step, "train": whole.read()}
             record["train"]["left_out"] = [f"{bad.video.name}: {bad.reason}" for bad in left_out]
             if not math.isfinite(record["train"]["losses"]["total"]):
                 raise FloatingPointError(
                     f"a loss is not finite after epoch {epoch + 1}: {record['train']['losses']}; "
-                    "the last good state is kept; lower training.lr and --resume"
+                    "start again with a new --out and a lower --training.lr"
                 )
             figure = None
             if val_videos:
@@ -141,7 +141,7 @@ def train(source: Source, config: Config, run: Path, resume: bool, console: Cons
                 saved_models.save(saved, run)
             log(record)
             console.print(_summary(record, config.training.epochs), markup=False, soft_wrap=True)
-            save_state(learner.state(epoch + 1, step, best, source.classes), run)
+            save_state(learner.state(epoch + 1, step, best, learns), run)
     writer.close()
     return record
 
@@ -174,13 +174,13 @@ class Learner:
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
 
-    def state(self, epoch: int, step: int, best: float | None, classes: tuple[str, ...]) -> TrainingState:
+    def state(self, epoch: int, step: int, best: float | None, learns: dict[str, Any]) -> TrainingState:
         """What resuming needs."""
         return TrainingState(
             epoch=epoch,
             step=step,
             best=best,
-            classes=list(classes),
+            learns=learns,
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             schedule=self.schedule.state_dict(),
@@ -292,6 +292,26 @@ def timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
         if item is None:
             return
         yield item, time.perf_counter() - asked
+
+
+def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Source:
+    """The source with its own splits, or with drawn ones.
+
+    A resumed run's stay what they were: with others, test clips would leak into training.
+    """
+    if not resume:
+        if source.has_splits:
+            return source
+        data = config.data
+        return with_splits(source, automatic_split(source.videos, config.seed, data.val_fraction, data.test_fraction))
+    splits = read_splits(run / SPLIT_FILE)
+    if not source.has_splits:
+        return with_splits(source, splits)
+    if {video.name: video.split for video in source.videos} != splits:
+        raise InputError(
+            f"--resume: {source.name} has other videos or splits than {run / SPLIT_FILE}; give its own DATA"
+        )
+    return source
 
 
 def _parts(source: Source, good: list[Video]) -> tuple[list[Video], list[Video]]:

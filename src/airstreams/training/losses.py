@@ -53,7 +53,7 @@ def action_loss(logits_BK: Tensor, target: Tensor, label_smoothing: float) -> Te
 
 
 def segmentation_loss(logits_BSThw: Tensor, label_map_BTHW: Tensor | None) -> Tensor:
-    """Equation 1: pixel-wise softmax cross-entropy over all labelled pixels; zero where there are none."""
+    """Equation 1: pixel-wise softmax cross-entropy, on every `LABEL_STRIDE`th pixel each way; zero without labels."""
     if label_map_BTHW is None:
         return logits_BSThw.sum() * 0
     offset = LABEL_STRIDE // 2

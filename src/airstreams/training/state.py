@@ -21,7 +21,7 @@ class TrainingState:
     epoch: int
     step: int
     best: float | None  # figure of the best validation so far
-    classes: list[str]
+    learns: dict[str, Any]  # what the data taught: classes, segment_classes, multi_label
     model: dict[str, Any]
     optimizer: dict[str, Any]
     schedule: dict[str, Any]

@@ -1,0 +1,57 @@
+"""Which frames of a video a clip takes."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from airstreams.config import ClipConfig
+from airstreams.data.listing import Video
+from airstreams.data.video import probe
+from airstreams.errors import VideoError
+
+
+class FrameRange(NamedTuple):
+    """The part of a video that is its own: places first to last, and every place's time in s."""
+
+    times: np.ndarray
+    first: int
+    last: int
+
+
+def frame_range(video: Video) -> FrameRange:
+    """The frames between the video's start and end. VideoError: none."""
+    times = probe(video.path).times
+    first = 0 if video.start is None else int(np.searchsorted(times, video.start - 1e-6))
+    last = len(times) - 1 if video.end is None else int(np.searchsorted(times, video.end - 1e-6)) - 1
+    if first > last:
+        raise VideoError(f"no frames between {video.start} s and {video.end} s; it ends at {times[-1]:.2f} s")
+    return FrameRange(times, first, last)
+
+
+def clip_places(part: FrameRange, start: int, clip: ClipConfig) -> np.ndarray:
+    """The places (T,) of a clip's frames.
+
+    A clip that runs past the end repeats the last frame: a loop's seam would be false motion.
+    """
+    if clip.rate is None:
+        places = start + np.arange(clip.frames) * clip.stride
+    else:
+        wanted = part.times[start] + np.arange(clip.frames) / clip.rate
+        places = _nearest(part.times, wanted)
+    return np.minimum(places, part.last)
+
+
+def latest_start(part: FrameRange, clip: ClipConfig) -> int:
+    """The last place from which a whole clip fits; the first place where none does."""
+    if clip.rate is None:
+        start = part.last - (clip.frames - 1) * clip.stride
+    else:
+        span = (clip.frames - 1) / clip.rate
+        start = int(_nearest(part.times, part.times[part.last] - span))
+    return max(part.first, start)
+
+
+def _nearest(times: np.ndarray, moments: np.ndarray | float) -> np.ndarray:
+    # Not the frame shown at that moment: files round times (Matroska to 1 ms) and 30 fps is often 29.97, so at a rate
+    # near the file's own a hair's breadth would double one frame and skip the next, which is false motion.
+    return np.searchsorted((times[1:] + times[:-1]) / 2, moments)
