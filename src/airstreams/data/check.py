@@ -4,10 +4,12 @@ PyAV lets go of Python's lock while it reads and decodes, so threads use all cor
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.progress import Progress
 
@@ -15,6 +17,8 @@ from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.video import check
 from airstreams.errors import VideoError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,13 @@ def check_videos(videos: Sequence[Video], progress: Progress) -> tuple[list[Vide
     reasons: dict[Path, str | None] = {}
     task = progress.add_task("checking videos", total=len(paths))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for path, reason in zip(paths, pool.map(_reason_against_file, paths), strict=True):
+        for path, reason in zip(paths, pool.map(partial(_complaint, check), paths), strict=True):
             reasons[path] = reason
             progress.advance(task)
     good: list[Video] = []
     bad: list[BadVideo] = []
     for video in videos:
-        reason = reasons[video.path] or _reason_against_segment(video)
+        reason = reasons[video.path] or _complaint(frame_range, video)
         if reason is None:
             good.append(video)
         else:
@@ -45,17 +49,9 @@ def check_videos(videos: Sequence[Video], progress: Progress) -> tuple[list[Vide
     return good, bad
 
 
-def _reason_against_file(path: Path) -> str | None:
+def _complaint(look: Callable[[T], object], thing: T) -> str | None:
     try:
-        check(path)
-    except VideoError as error:
-        return str(error)
-    return None
-
-
-def _reason_against_segment(video: Video) -> str | None:
-    try:
-        frame_range(video)
+        look(thing)
     except VideoError as error:
         return str(error)
     return None

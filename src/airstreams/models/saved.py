@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 
 import airstreams
 from airstreams.config import Config, from_dict, to_dict
@@ -63,7 +64,7 @@ def save(saved: SavedModel, run: Path) -> None:
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.model.state_dict().items()}
     with replacing(run / WEIGHTS) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(serialise(weights))  # save_file would keep the file from all other users
     with replacing(run / DESCRIPTION) as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")
 

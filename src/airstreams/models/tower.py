@@ -4,8 +4,8 @@ Blocks are described by data (`airstreams.config.Block`), so another tower is a 
 the layers.
 
 Features are (B, C, T, H, W) throughout, but lie in memory channels last. That makes "frames" (B T, C, H, W) and "time
-lines" (B, C, T, H W) free views of the same numbers, so every convolution and pooling is a 2D one: on two CPU cores
-twice as fast as the 3D operators with flat kernels that they equal.
+lines" (B, C, T, H W) free views of the same numbers, so every convolution and pooling is a 2D one, which CPUs run
+faster than the 3D operators with flat kernels that they equal.
 """
 
 from collections.abc import Callable, Sequence
