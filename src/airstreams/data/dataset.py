@@ -18,7 +18,6 @@ from airstreams.data.clips import clip_places, frame_range, latest_start
 from airstreams.data.labels import NO_LABEL, LabelStore, read_array
 from airstreams.data.listing import Video
 from airstreams.data.transforms import (
-    Crop,
     apply_colour,
     crop_frames,
     crop_label_map,
@@ -111,7 +110,9 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         clip_THW3 = crop_frames(frames, crop, clip.size)
         if self.config.data.colour:
             clip_THW3 = apply_colour(clip_THW3, draw_colour(self.config.data.colour, rng))
-        return Sample(clip_THW3, self.targets[index], read_label_map(self.label_store, video, places, crop, clip.size))
+        labels = read_labels(self.label_store, video, places)
+        label_map = None if labels is None else crop_label_map(labels, crop, clip.size)
+        return Sample(clip_THW3, self.targets[index], label_map)
 
     def _labelled_frames(self, video: Video) -> np.ndarray:
         if self.label_store is None or video.label_map is None:
@@ -119,14 +120,11 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         return self.label_store.labelled_frames(video.label_map)
 
 
-def read_label_map(
-    store: LabelStore | None, video: Video, places: np.ndarray, crop: Crop, size: int
-) -> torch.Tensor | None:
-    """The teacher's label maps of a clip, uint8 (T, size, size), 255 on frames without; None: none for this video."""
+def read_labels(store: LabelStore | None, video: Video, places: np.ndarray) -> np.ndarray | None:
+    """The teacher's label maps of the frames at `places`, uint8 (N, H, W), 255 on frames without; None: no labels."""
     if store is None or video.label_map is None:
         return None
-    labels = store.read(video.label_map, places)
-    return None if labels is None else crop_label_map(labels, crop, size)
+    return store.read(video.label_map, places)
 
 
 class EpochSampler(Sampler[tuple[int, int, int]]):
@@ -215,14 +213,14 @@ class VideoViews(Dataset[Views | BadVideo]):
         places_VT = np.stack([clip_places(part, int(start), clip) for start in starts])
         unique, inverse = np.unique(places_VT, return_inverse=True)
         frames = read_frames(video.path, unique, short_side=DECODED_SIDE * clip.size)[inverse.reshape(places_VT.shape)]
+        labels = read_labels(self.label_store, video, unique)
         mask = _read_mask(video) if self.masks else None
         clips, label_maps, masks = [], [], []
         for view, places in enumerate(places_VT):
             for crop in square_crops(frames.shape[2], frames.shape[3], evaluation.crops):
                 clips.append(crop_frames(frames[view], crop, clip.size))
-                label_map = read_label_map(self.label_store, video, places, crop, clip.size)
-                if label_map is not None:
-                    label_maps.append(label_map)
+                if labels is not None:
+                    label_maps.append(crop_label_map(labels[np.searchsorted(unique, places)], crop, clip.size))
                 if mask is not None:
                     masks.append(crop_label_map(mask[np.minimum(places, len(mask) - 1)], crop, clip.size))
         return Views(

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.data.check import check_videos
-from airstreams.data.listing import Source, Video
+from airstreams.data.listing import Source
 from airstreams.data.sources import SPLIT_FILE, read_splits, with_splits
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.metrics import confusion
@@ -49,9 +49,12 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         raise InputError(f"{source.name}: classes that {run} does not know: {given}; expected some of {expected}")
     if source.multi_label and not saved.multi_label:
         raise InputError(f"{source.name}: several labels a video, but {run} was trained on one each; give such data")
-    source = _with_splits_of(run, source, console)
+    # A model copied without its list can still score data that brings splits of its own.
+    listed = (run / SPLIT_FILE).is_file() or not source.has_splits
+    drawn = read_splits(run / SPLIT_FILE) if listed else {}
+    source = _with_drawn_splits(source, drawn, console)
     wanted = source.split(split)
-    trained_on = _trained_on(run, wanted)
+    trained_on = sum(drawn.get(video.name) == "train" for video in wanted)
     if trained_on and split != "train":
         console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
     label_store = source.label_store
@@ -79,21 +82,14 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     return _write(run / "evaluation" / split, saved, scores, figures)
 
 
-def _with_splits_of(run: Path, source: Source, console: Console) -> Source:
+def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Console) -> Source:
     """A source without splits takes the run's."""
     if source.has_splits:
         return source
-    drawn = read_splits(run / SPLIT_FILE)
     new = sum(video.name not in drawn for video in source.videos)
     if new:
         console.print(f"{new} of {len(source.videos)} videos are new to the run: they count as test videos")
     return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
-
-
-def _trained_on(run: Path, videos: Sequence[Video]) -> int:
-    """How many of the videos the run was trained on, by their names; 0 where the run's list is not at hand."""
-    drawn = read_splits(run / SPLIT_FILE) if (run / SPLIT_FILE).is_file() else {}
-    return sum(drawn.get(video.name) == "train" for video in videos)
 
 
 def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any]) -> Evaluation:

@@ -53,7 +53,7 @@ def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[
     costs = {}
     for name in _parts(model):
         stream, kind = name.split(".")
-        group = {"representation": "representations"}.get(kind, kind)
+        group = "representations" if kind == "representation" else kind
         operations = sum(counted.get(f"AIRStreams.{group}.{stream}", {}).values())
         if name == "flow.representation" and any(key.startswith("AIRStreams.early.flow") for key in counted):
             pixels = (clip.frames - 1) * clip.size**2
