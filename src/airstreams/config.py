@@ -105,6 +105,8 @@ class DataConfig:
     val_fraction: float = 0.1  # of data that brings no splits
     test_fraction: float = 0.2  # of data that brings no splits
     workers: int = 2  # processes that decode
+    cache: str | None = None  # a folder for decoded frames, which later epochs and runs read; null: decode every time
+    cache_gb: float = 50.0  # 10^9 bytes; the cache stays below, and what does not fit is decoded every time
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale if len(self.crop_scale) == 2 else (0.0, 0.0)
@@ -112,6 +114,7 @@ class DataConfig:
         _require(self.crop_aspect >= 1, "data.crop_aspect", self.crop_aspect, "at least 1")
         _require(0 <= self.colour < 1, "data.colour", self.colour, "0 to below 1")
         _require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+        _require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "over 0")
         for name in ("val_fraction", "test_fraction"):
             _require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "0 to below 1")
         _require(
@@ -178,23 +181,34 @@ class TrainingConfig:
     """The optimiser and its schedule (ours: the paper gives none)."""
 
     epochs: int = 60
-    batch_size: int = 16  # clips
+    batch_size: int = 16  # clips of one optimiser step, over all processes and accumulated batches
+    accumulate: int = 1  # batches that one optimiser step adds up, for want of memory
     optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: Nesterov momentum 0.9
     lr: float = 1e-3  # at its peak
     weight_decay: float = 0.05  # not on norms, biases and the flow's parameters
     warmup_epochs: float = 2.0  # linear from 0, then a cosine to 0
     clip_norm: float = 5.0  # of the whole gradient; 0: none
     label_smoothing: float = 0.1
+    ema: float = 0.0  # decay a step of the averaged weights, which are then the result; 0: the weights themselves are
+    freeze: list[str] = field(default_factory=list)  # parts that stay as they are, as `airstreams info` names them
+    sync_batch_norm: bool = False  # normalise over the clips of all processes, not of each alone
+    compile: bool = False  # torch.compile: minutes at the start, and then faster steps
+    save_every: int = 500  # steps from one saved state to the next; one is saved after every epoch as well
+    keep: int = 2  # saved states
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
         _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
+        _require(self.accumulate >= 1, "training.accumulate", self.accumulate, "at least 1")
         _require(0 < self.lr < math.inf, "training.lr", self.lr, "over 0 and finite")
         _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
         _require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
         _require(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "at least 0 (0: no clipping)")
         _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "0 to below 1")
+        _require(0 <= self.ema < 1, "training.ema", self.ema, "0 to below 1")
+        _require(self.save_every >= 1, "training.save_every", self.save_every, "at least 1")
+        _require(self.keep >= 1, "training.keep", self.keep, "at least 1")
 
 
 @dataclass
@@ -240,6 +254,14 @@ class Config:
     def trained_heads(self) -> list[str]:
         """The heads whose loss has weight, and which therefore have something to say."""
         return [head for head, weight in self.active_loss_weights().items() if head in HEADS and weight > 0]
+
+    @property
+    def decoded_side(self) -> int:
+        """The shorter side, px, of frames as they are decoded: the least at which the smallest crop is not enlarged.
+
+        Frames that are smaller stay as they are. Converting a 1080p frame to RGB costs more than decoding it.
+        """
+        return math.ceil(self.clip.size * math.sqrt(self.data.crop_aspect / self.data.crop_scale[0]))
 
     @property
     def needs_labels(self) -> bool:

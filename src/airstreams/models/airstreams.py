@@ -70,6 +70,16 @@ class AIRStreams(nn.Module):
             logits["merged"] = self.late["merged"](merged_BCTHW)
         return Output(logits, representations)
 
+    def parts(self) -> dict[str, nn.Module]:
+        """The parts by the names that `airstreams info` shows: `flow.representation`, `rgb.early`, `merged.late`, ...
+
+        rgb has no representation to speak of.
+        """
+        parts = {f"{name}.representation": part for name, part in self.representations.items() if name != "rgb"}
+        parts |= {f"{name}.early": part for name, part in self.early.items()}
+        parts |= {f"{name}.late": part for name, part in self.late.items()}
+        return parts
+
 
 def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams:
     """The model of a config, from random weights.

@@ -29,19 +29,12 @@ def count(config: Config, classes: int, segment_classes: int) -> Cost:
     """Count a config's model for one clip of its own size."""
     with torch.device("meta"):
         model = build(config.model, classes, segment_classes)
-    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in _parts(model).items()}
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
     return Cost(
         parameters,
         _multiply_adds(model, config, [config.model.answer]),
         _multiply_adds(model, config, config.trained_heads()),
     )
-
-
-def _parts(model: AIRStreams) -> dict[str, torch.nn.Module]:
-    parts = {f"{name}.representation": part for name, part in model.representations.items() if name != "rgb"}
-    parts |= {f"{name}.early": part for name, part in model.early.items()}
-    parts |= {f"{name}.late": part for name, part in model.late.items()}
-    return parts
 
 
 def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[str, int]:
@@ -51,7 +44,7 @@ def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[
         model(torch.empty(1, 3, clip.frames, clip.size, clip.size, device="meta"), heads)
     counted = counter.get_flop_counts()
     costs = {}
-    for name in _parts(model):
+    for name in model.parts():
         stream, kind = name.split(".")
         group = "representations" if kind == "representation" else kind
         operations = sum(counted.get(f"AIRStreams.{group}.{stream}", {}).values())
