@@ -12,6 +12,7 @@ import pytest
 import airstreams
 from airstreams.cli import main
 from airstreams.config import save_config
+from airstreams.models import saved as saved_models
 
 
 @pytest.fixture
@@ -148,9 +149,9 @@ def test_predict_leaves_a_bad_file_out_scores_the_others_and_fails(call, trained
 
 
 def test_predict_names_the_windows_of_a_long_video(call, run, synthetic):
-    description = json.loads((run / "model.json").read_text())
-    description["config"]["evaluation"]["window"] = 0.1
-    (run / "model.json").write_text(json.dumps(description))
+    saved = saved_models.load(run)
+    saved.config.evaluation.window = 0.1
+    saved_models.save(saved, run)
     video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
     windows = with_json(call("predict", run, video, "--json"))["videos"][0]["windows"]
     assert [set(window) for window in windows] == [{"start", "end", "top"}] * 3

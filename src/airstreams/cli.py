@@ -4,6 +4,7 @@ What does the work is imported when its verb is called, so that help and complai
 """
 
 import json
+import os
 import sys
 import warnings
 from argparse import ArgumentError
@@ -19,6 +20,10 @@ from rich.table import Table
 import airstreams
 from airstreams.config import Config, add_config_arguments, config_from, load_config, recipe_path
 from airstreams.errors import InputError, VideoError
+
+# By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
+# another training, or the processes that decode. Read when torch is imported, hence here.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
@@ -51,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
-        hint = "; --resume goes on after the last whole epoch" if argv[:1] == ["train"] else ""
+        hint = "; --resume goes on from the last saved state" if argv[:1] == ["train"] else ""
         print(f"airstreams: interrupted{hint}", file=sys.stderr)
         return FAILED
 
@@ -84,6 +89,7 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     verb.add_argument("--out", type=Path, required=True, help="the run's folder")
     verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
     verb.add_argument("--resume", action="store_true", help="go on with a run, by its own config")
+    verb.add_argument("--init", metavar="RUN", type=Path, help="start from this run's model, as far as it fits")
     add_config_arguments(verb)
 
     verb = add("evaluate", evaluate, "Score a split of a data set", "evaluate runs/mine videos/ --split test")
@@ -137,19 +143,26 @@ def check_data(call: Namespace) -> int:
 def train(call: Namespace) -> int:
     """`airstreams train DATA --out RUN`."""
     from airstreams.data.sources import open_source
+    from airstreams.distributed import leads
+    from airstreams.models.saved import load as load_model
     from airstreams.training import loop
 
     if call.resume:
+        if call.init is not None:
+            raise InputError("--resume goes on with a run; leave out --init, which begins one")
         if not (call.out / "config.yaml").is_file():
             raise InputError(f"--resume: {call.out} holds no run; drop --resume, or give --out the run's folder")
         config = load_config(call.out / "config.yaml")
         if config_from(call) not in (config, Config()):
             raise InputError(f"--resume goes by {call.out / 'config.yaml'}; leave out --config and the config's keys")
     else:
-        if call.out.exists() and (not call.out.is_dir() or any(call.out.iterdir())):
+        if not loop.may_begin(call.out):
             raise InputError(f"--out {call.out}: already there; give --resume to go on with it, or another --out")
         config = config_from(call)
-    record = loop.train(open_source(call.source, call.labels), config, call.out, call.resume, stderr)
+    init = None if call.init is None else load_model(call.init)
+    record = loop.train(open_source(call.source, call.labels), config, call.out, call.resume, stderr, init)
+    if not leads():
+        return DONE
     if call.json:
         _print_json({"run": str(call.out), **record})
     else:
@@ -160,10 +173,13 @@ def train(call: Namespace) -> int:
 def evaluate(call: Namespace) -> int:
     """`airstreams evaluate RUN DATA`."""
     from airstreams.data.sources import open_source
+    from airstreams.distributed import leads
     from airstreams.evaluation.evaluate import evaluate as evaluate_run
     from airstreams.viewing.figures import confusion_figure
 
     result = evaluate_run(call.run, open_source(call.source, call.labels, to_learn_from=False), call.split, stderr)
+    if not leads():
+        return DONE
     if result.confusion is not None:
         confusion_figure(result.folder / "confusion.png", result.confusion, result.classes)
     figures = result.figures

@@ -192,6 +192,7 @@ class TrainingConfig:
     ema: float = 0.0  # decay a step of the averaged weights, which are then the result; 0: the weights themselves are
     freeze: list[str] = field(default_factory=list)  # parts that stay as they are, as `airstreams info` names them
     sync_batch_norm: bool = False  # normalise over the clips of all processes, not of each alone
+    deterministic: bool = False  # on CUDA: slower, and the same numbers every time (a CPU's always are)
     compile: bool = False  # torch.compile: minutes at the start, and then faster steps
     save_every: int = 500  # steps from one saved state to the next; one is saved after every epoch as well
     keep: int = 2  # saved states

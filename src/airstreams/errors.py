@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class VideoError(RuntimeError):
     """A video file cannot be read; the message is the reason, such as `truncated: 12 of 30 frames`."""
+
+
+class Stopped(RuntimeError):  # noqa: N818 (it is no error)
+    """A signal asked a training to stop; its state is saved."""

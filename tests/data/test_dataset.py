@@ -9,14 +9,17 @@ import av
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from airstreams.config import ClipConfig, Config, DataConfig, EvaluationConfig
+from airstreams.config import ClipConfig, Config, DataConfig, EvaluationConfig, TrainingConfig
 from airstreams.data import labels as label_maps
+from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import EpochSampler, Sample, TrainingClips, VideoViews, Views, collate
-from airstreams.data.listing import Video
+from airstreams.data.dataset import Sample, StepSampler, TrainingClips, VideoViews, Views
+from airstreams.data.listing import Action, Video
 from airstreams.data.sources import open_source
+from airstreams.errors import InputError
 
 STEP = 5  # grey levels from one frame to the next
 
@@ -39,7 +42,7 @@ def write_video(path, frames, size=64, times_ms=None):
 
 
 def numbers_in(clip_THW3):
-    return [round((float(frame.float().mean()) - 10) / STEP) for frame in clip_THW3]
+    return [round((float(np.asarray(frame).mean()) - 10) / STEP) for frame in clip_THW3]
 
 
 def video_at(path, **facts):
@@ -76,20 +79,22 @@ def forty(tmp_path_factory):
 
 
 def test_training_takes_frames_a_stride_apart_from_every_start_that_fits(forty):
-    clips = [numbers_in(sample.clip) for sample in drawn_clips(video_at(forty), ClipConfig(4, stride=3, size=64), 300)]
+    clips = [
+        numbers_in(sample.frames) for sample in drawn_clips(video_at(forty), ClipConfig(4, stride=3, size=64), 300)
+    ]
     assert all(clip == [clip[0], clip[0] + 3, clip[0] + 6, clip[0] + 9] for clip in clips)
     assert {clip[0] for clip in clips} == set(range(31))
 
 
 def test_a_rate_takes_the_frame_nearest_to_each_moment_whatever_the_frame_rate(tmp_path, forty):
     at_30_fps = drawn_clips(video_at(forty), ClipConfig(4, rate=10, size=64))
-    assert all(np.diff(numbers_in(sample.clip)).tolist() == [3, 3, 3] for sample in at_30_fps)
+    assert all(np.diff(numbers_in(sample.frames)).tolist() == [3, 3, 3] for sample in at_30_fps)
 
     # 25 fps, then a frame that stands for a second, then 25 fps again.
     times = [40 * n for n in range(10)] + [1360 + 40 * n for n in range(10)]
     uneven = write_video(tmp_path / "uneven.mkv", 20, times_ms=times)
     for sample in drawn_clips(video_at(uneven), ClipConfig(6, rate=8, size=64)):
-        clip = numbers_in(sample.clip)
+        clip = numbers_in(sample.frames)
         for step, number in enumerate(clip):
             moment = times[clip[0]] + 125 * step
             assert abs(times[number] - moment) == min(abs(time - moment) for time in times)
@@ -99,23 +104,23 @@ def test_a_rate_takes_the_frame_nearest_to_each_moment_whatever_the_frame_rate(t
 def test_a_rate_of_the_files_own_neither_doubles_nor_skips_a_frame(tmp_path, fps):
     video = write_video(tmp_path / "whole_ms.mkv", 40, times_ms=[round(1000 * n / fps) for n in range(40)])
     for sample in drawn_clips(video_at(video), ClipConfig(16, rate=30, size=64)):
-        assert np.diff(numbers_in(sample.clip)).tolist() == [1] * 15
+        assert np.diff(numbers_in(sample.frames)).tolist() == [1] * 15
 
 
 def test_a_clip_longer_than_its_video_repeats_the_last_frame(tmp_path):
     short = write_video(tmp_path / "short.mkv", 5)
     for clip in (ClipConfig(8, stride=1, size=64), ClipConfig(8, rate=30, size=64)):
         for sample in drawn_clips(video_at(short), clip, draws=5):
-            assert numbers_in(sample.clip) == [0, 1, 2, 3, 4, 4, 4, 4]
+            assert numbers_in(sample.frames) == [0, 1, 2, 3, 4, 4, 4, 4]
     assert views_of(video_at(short), ClipConfig(8, stride=1, size=64)) == [[0, 1, 2, 3, 4, 4, 4, 4]] * 3
 
 
 def test_a_segment_keeps_to_its_own_frames(forty):
     segment = video_at(forty, start=10 / 30 - 0.005, end=20 / 30 - 0.005)  # frames 10 to 19
-    clips = [numbers_in(s.clip) for s in drawn_clips(segment, ClipConfig(4, stride=2, size=64), draws=100)]
+    clips = [numbers_in(s.frames) for s in drawn_clips(segment, ClipConfig(4, stride=2, size=64), draws=100)]
     assert {clip[0] for clip in clips} == {10, 11, 12, 13}
     assert all(clip[-1] == clip[0] + 6 for clip in clips)
-    too_long = [numbers_in(s.clip) for s in drawn_clips(segment, ClipConfig(4, stride=5, size=64), draws=3)]
+    too_long = [numbers_in(s.frames) for s in drawn_clips(segment, ClipConfig(4, stride=5, size=64), draws=3)]
     assert too_long == [[10, 15, 19, 19]] * 3
 
 
@@ -135,23 +140,24 @@ def test_views_are_spread_evenly_from_the_first_frame_to_the_last(forty):
 
 def test_the_same_clips_are_drawn_by_any_number_of_workers(synthetic):
     source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    config = Config(clip=ClipConfig(4, stride=1, size=64))
+    config = Config(clip=ClipConfig(4, stride=1, size=64), training=TrainingConfig(batch_size=6))
 
     def batches(workers):
         clips = TrainingClips(source.split("train"), config, source.classes, False, source.label_store)
-        sampler = EpochSampler([video.labels[0] for video in source.split("train")], seed=3, balanced=False)
-        loader = DataLoader(clips, 5, sampler=sampler, num_workers=workers, collate_fn=collate)
+        sampler = StepSampler([video.labels[0] for video in source.split("train")], config)
+        loader = DataLoader(clips, batch_sampler=sampler, num_workers=workers, collate_fn=clips.collate)
         found = []
         for epoch in (0, 1):
-            sampler.epoch = epoch
+            sampler.start(epoch, 0)
             found += list(loader)
         return found
 
     alone = batches(0)
-    assert len(alone) == 10
+    assert len(alone) == 8
     for workers in (1, 2):
         for one, other in zip(alone, batches(workers), strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(one[:3], other[:3], strict=True))
+            assert all(torch.equal(x, y) for x, y in zip(one[:7], other[:7], strict=True))
+            assert one.names == other.names
 
 
 def test_epoch_seed_and_draw_each_change_the_clip(synthetic):
@@ -159,12 +165,13 @@ def test_epoch_seed_and_draw_each_change_the_clip(synthetic):
 
     def clip_of(seed, key):
         config = Config(seed=seed, clip=ClipConfig(4, stride=1, size=64))
-        return sample_of(TrainingClips(source.split("train"), config, source.classes, False, None), key).clip
+        sample = sample_of(TrainingClips(source.split("train"), config, source.classes, False, None), key)
+        return sample.frames.tolist(), sample.box, sample.flip, sample.colour.tolist()
 
     reference = clip_of(0, (0, 0, 5))
-    assert torch.equal(reference, clip_of(0, (0, 0, 5)))
+    assert reference == clip_of(0, (0, 0, 5))
     for seed, key in ((0, (1, 0, 5)), (0, (0, 1, 5)), (1, (0, 0, 5))):
-        assert not torch.equal(reference, clip_of(seed, key))
+        assert not any(one == other for one, other in zip(reference[1::2], clip_of(seed, key)[1::2], strict=True))
 
 
 def test_label_maps_follow_the_frames_of_the_clip(tmp_path, forty):
@@ -172,8 +179,8 @@ def test_label_maps_follow_the_frames_of_the_clip(tmp_path, forty):
     labels = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None], (40, 24, 24))
     label_maps.save(tmp_path, "forty", labels, range(40))
     for sample in drawn_clips(video_at(forty, label_map="forty"), ClipConfig(4, stride=2, size=64), 20, store):
-        assert sample.label_map.shape == (4, 64, 64)
-        assert [labels.unique().tolist() for labels in sample.label_map] == [[n] for n in numbers_in(sample.clip)]
+        assert sample.label_map.shape == (4, 16, 16)
+        assert [labels.unique().tolist() for labels in sample.label_map] == [[n] for n in numbers_in(sample.frames)]
 
 
 def test_with_only_even_frames_labelled_every_clip_of_stride_two_has_labels(tmp_path, forty):
@@ -182,14 +189,14 @@ def test_with_only_even_frames_labelled_every_clip_of_stride_two_has_labels(tmp_
     video = video_at(forty, label_map="forty")
     samples = drawn_clips(video, ClipConfig(4, stride=2, size=64), 200, store)
     assert all((sample.label_map == 1).all() for sample in samples)
-    assert {numbers_in(sample.clip)[0] for sample in samples} == set(range(0, 34, 2))
+    assert {numbers_in(sample.frames)[0] for sample in samples} == set(range(0, 34, 2))
     # With a stride of 3 every other frame has labels from any start, and no start is given up.
     samples = drawn_clips(video, ClipConfig(4, stride=3, size=64), 300, store)
     for sample in samples:
         labelled = [bool((labels == 1).all()) for labels in sample.label_map]
-        assert labelled == [number % 2 == 0 for number in numbers_in(sample.clip)]
+        assert labelled == [number % 2 == 0 for number in numbers_in(sample.frames)]
         assert ((sample.label_map == 1) | (sample.label_map == 255)).all()
-    assert {numbers_in(sample.clip)[0] for sample in samples} == set(range(31))
+    assert {numbers_in(sample.frames)[0] for sample in samples} == set(range(31))
 
 
 def test_a_video_without_label_maps_counts_as_unlabelled_within_a_batch(tmp_path, forty):
@@ -197,13 +204,12 @@ def test_a_video_without_label_maps_counts_as_unlabelled_within_a_batch(tmp_path
     label_maps.save(tmp_path, "forty", np.ones((40, 24, 24), np.uint8), range(40))
     videos = [video_at(forty, label_map="other"), video_at(forty, label_map="forty")]
     clips = TrainingClips(videos, config_of(ClipConfig(4, size=64)), ("a",), False, store)
-    batch = collate([clips[0, 0, 0], clips[0, 1, 1]])
-    assert batch.clip.shape == (2, 3, 4, 64, 64)
+    batch = clips.collate([clips[0, 0, 0], clips[0, 1, 1]])
     assert batch.label_map is not None
-    assert batch.label_map.shape == (2, 4, 64, 64)
+    assert batch.label_map.shape == (2, 4, 16, 16)
     assert (batch.label_map[0] == 255).all()
     assert (batch.label_map[1] == 1).all()
-    assert collate([clips[0, 0, 0]]).label_map is None
+    assert clips.collate([clips[0, 0, 0]]).label_map is None
 
 
 def test_a_video_that_breaks_is_counted_and_never_replaced(tmp_path, forty):
@@ -212,18 +218,18 @@ def test_a_video_that_breaks_is_counted_and_never_replaced(tmp_path, forty):
     videos = [video_at(forty), video_at(tmp_path / "breaks.mkv"), video_at(forty)]
     config = config_of(ClipConfig(4, size=64))
     clips = TrainingClips(videos, config, ("a",), False, None)
-    batch = collate([clips[0, draw, draw] for draw in range(3)])
-    assert len(batch.clip) == len(batch.target) == 2
+    batch = clips.collate([clips[0, draw, draw] for draw in range(3)])
+    assert len(batch.frames_BTHW3) == len(batch.target) == len(batch.names) == 2
     assert [bad.video.name for bad in batch.bad_videos] == ["breaks.mkv"]
     assert "not a video" in batch.bad_videos[0].reason
-    for index in (0, 2):
-        assert any(
-            torch.equal(sample_of(clips, (0, index, index)).clip.permute(3, 0, 1, 2), clip) for clip in batch.clip
-        )
+    for row, index in enumerate((0, 2)):
+        frames = torch.from_numpy(sample_of(clips, (0, index, index)).frames)
+        assert torch.equal(batch.frames_BTHW3[row, :, : frames.shape[1], : frames.shape[2]], frames)
     views = VideoViews(videos, config)
     assert isinstance(views[1], BadVideo)
-    only_bad = collate([clips[0, 1, 1]])
-    assert (len(only_bad.clip), len(only_bad.bad_videos)) == (0, 1)
+    only_bad = clips.collate([clips[0, 1, 1]])
+    assert (only_bad.names, len(only_bad.bad_videos)) == ([], 1)
+    assert not only_bad.frames_BTHW3.any()  # a black clip stands in, for the sake of processes that train together
 
 
 def test_targets_are_class_numbers_or_for_multi_label_data_a_row_of_marks(forty):
@@ -232,25 +238,86 @@ def test_targets_are_class_numbers_or_for_multi_label_data_a_row_of_marks(forty)
     single = TrainingClips([replace(both, labels=("c",))], config, ("a", "b", "c"), False, None)
     assert sample_of(single, (0, 0, 0)).target.item() == 2
     multi = TrainingClips([both, none], config, ("a", "b", "c"), True, None)
-    assert collate([multi[0, 0, 0], multi[0, 1, 1]]).target.tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert multi.collate([multi[0, 0, 0], multi[0, 1, 1]]).target.tolist() == [[1, 0, 1], [0, 0, 0]]
+
+
+def sampler_of(labels, batch_size, process=0, processes=1, accumulate=1, balanced=False):
+    training = TrainingConfig(batch_size=batch_size, accumulate=accumulate)
+    config = Config(seed=1, data=DataConfig(balanced=balanced), training=training)
+    return StepSampler(labels, config, process, processes)
 
 
 def test_each_epoch_takes_every_video_once_in_an_order_of_its_own():
-    sampler = EpochSampler(["a"] * 50, seed=1, balanced=False)
+    sampler = sampler_of(["a"] * 50, batch_size=10)
     orders = []
-    for sampler.epoch in (0, 1):
-        keys = list(sampler)
-        assert [(epoch, draw) for epoch, draw, _ in keys] == [(sampler.epoch, draw) for draw in range(50)]
+    for epoch in (0, 1):
+        sampler.start(epoch, 0)
+        keys = [key for batch in sampler for key in batch]
+        assert [key[:2] for key in keys] == [(epoch, draw) for draw in range(50)]
         orders.append([index for _, _, index in keys])
         assert sorted(orders[-1]) == list(range(50))
     assert orders[0] != orders[1]
 
 
+def test_an_epoch_that_was_left_goes_on_with_the_step_after():
+    sampler = sampler_of(["a"] * 50, batch_size=8, accumulate=2)
+    sampler.start(3, 0)
+    whole = list(sampler)
+    assert len(whole) == len(sampler) == 12  # two batches each of six steps; two videos are left
+    sampler.start(3, 4)
+    assert len(sampler) == 4
+    assert list(sampler) == whole[8:]
+
+
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 3), (2, 1), (4, 1), (2, 3)])
+def test_a_step_takes_the_same_clips_however_they_are_shared_out(processes, accumulate):
+    labels = ["a"] * 50
+    steps = [sorted(batch) for batch in sampler_of(labels, batch_size=12)]
+    shares = [list(sampler_of(labels, 12, process, processes, accumulate)) for process in range(processes)]
+    for step, clips in enumerate(steps):
+        mine = slice(step * accumulate, (step + 1) * accumulate)
+        assert sorted(key for share in shares for batch in share[mine] for key in batch) == clips
+
+
+def test_a_step_that_cannot_be_shared_out_evenly_is_refused():
+    with pytest.raises(InputError, match=r"got 12 for 50 videos, expected a multiple of 8 \(2 processes x"):
+        sampler_of(["a"] * 50, 12, processes=2, accumulate=4)
+    with pytest.raises(InputError, match="got 16 for 3 videos"):
+        sampler_of(["a"] * 3, 16, processes=4)
+    assert [len(batch) for batch in sampler_of(["a"] * 7, 16, processes=2)] == [3]  # fewer videos than a step takes
+
+
 def test_balanced_sampling_draws_every_class_equally_often():
     labels = ["common"] * 60 + ["rare"] * 6 + ["middle"] * 24
-    sampler = EpochSampler(labels, seed=1, balanced=True)
-    indices = [index for _, _, index in sampler]
-    assert len(indices) == len(sampler) == 90
+    sampler = sampler_of(labels, batch_size=9, balanced=True)
+    indices = [index for batch in sampler for _, _, index in batch]
+    assert len(indices) == 9 * len(sampler) == 90
     assert Counter(labels[index] for index in indices) == {"common": 30, "rare": 30, "middle": 30}
     assert Counter(index for index in indices if labels[index] == "rare") == dict.fromkeys(range(60, 66), 5)
     assert max(Counter(index for index in indices if labels[index] == "common").values()) == 1
+
+
+def test_a_clip_has_the_labels_that_are_active_while_it_lasts(forty):
+    """Frames 0 to 39 at 30 a second; the actions are those of single frames."""
+    actions = tuple(Action(f"frame {n:02}", n / 30 - 0.005, n / 30 + 0.005) for n in range(40))
+    video = replace(video_at(forty), labels=tuple(action.label for action in actions), actions=actions)
+    clips = TrainingClips([video], config_of(ClipConfig(4, stride=2, size=64)), video.labels, True, None)
+    for draw in range(20):
+        sample = sample_of(clips, (0, draw, 0))
+        first = numbers_in(sample.frames)[0]
+        assert sample.target.nonzero().flatten().tolist() == list(range(first, first + 7))
+
+
+def test_with_a_cache_training_sees_the_same_clips(synthetic, tmp_path):
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    videos = source.split("train")
+    config = Config(clip=ClipConfig(4, stride=1, size=64))
+    cache = FrameCache(tmp_path, 10**9, config.decoded_side)
+    cache.prepare(videos, source.label_store, Progress(disable=True))
+    cached = TrainingClips(videos, config, source.classes, False, source.label_store, cache)
+    plain = TrainingClips(videos, config, source.classes, False, source.label_store)
+    for index in range(len(videos)):
+        one, other = (sample_of(clips, (0, index, index)) for clips in (plain, cached))
+        assert np.array_equal(one.frames, other.frames)
+        assert torch.equal(one.label_map, other.label_map)
+        assert (one.box, one.flip, one.target) == (other.box, other.flip, other.target)

@@ -6,9 +6,8 @@ import torch
 
 from airstreams.config import DataConfig
 from airstreams.data.transforms import (
-    Colour,
     Crop,
-    apply_colour,
+    augment,
     crop_frames,
     crop_label_map,
     draw_colour,
@@ -133,29 +132,89 @@ def test_shrinking_averages_what_lies_under_a_pixel():
     assert (shrunk - 127.5).abs().max() < 3  # without anti-aliasing: 0 or 255
 
 
-def test_colour_is_the_same_for_every_frame_of_a_clip():
-    frame = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8))
-    coloured = apply_colour(frame.repeat(5, 1, 1, 1), Colour(1.2, 0.8, 0.7))
-    assert (coloured == coloured[:1]).all()
-    assert not torch.equal(coloured[:1], frame)
+def augmented(clips, crops, colours, size=SIZE):
+    """A batch of uint8 clips (T, H, W, 3) of any sizes, padded with noise, under crops in shares of each one's frame."""
+    height, width = (max(clip.shape[axis] for clip in clips) + 3 for axis in (1, 2))
+    frames = torch.randint(0, 256, (len(clips), clips[0].shape[0], height, width, 3), dtype=torch.uint8)
+    for padded, clip in zip(frames, clips, strict=True):
+        padded[:, : clip.shape[1], : clip.shape[2]] = torch.from_numpy(clip)
+    inside = torch.tensor([clip.shape[1:3] for clip in clips])
+    box = torch.tensor([(crop.top, crop.left, crop.height, crop.width) for crop in crops]).float() * inside.repeat(1, 2)
+    flip = torch.tensor([crop.flip for crop in crops])
+    return augment(frames, box, inside, flip, torch.tensor(np.array(colours)).float(), size)
 
 
-def test_colour_scales_brightness_contrast_and_saturation():
-    frames = torch.from_numpy(np.random.default_rng(0).integers(60, 120, (2, 16, 16, 3), dtype=np.uint8))
-    real = frames.numpy().astype(float)
-    assert torch.equal(apply_colour(frames, Colour()), frames)
-    bright = apply_colour(frames, Colour(brightness=1.5)).numpy()
-    assert np.abs(bright - 1.5 * real).max() <= 0.51
-    flat = apply_colour(frames, Colour(contrast=0.5)).numpy()
-    assert np.abs(flat - (0.5 * real + 0.5 * real.mean())).max() <= 0.51
-    grey = apply_colour(frames, Colour(saturation=0)).numpy()
-    assert np.abs(grey - (real @ [0.299, 0.587, 0.114])[..., None]).max() <= 0.51
-    assert apply_colour(torch.full((1, 1, 1, 3), 250, dtype=torch.uint8), Colour(brightness=1.3)).unique() == 255
+def noise(*shape):
+    return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+PLAIN = (1.0, 1.0, 1.0)
+
+
+def test_a_batch_is_cropped_resized_and_flipped_as_each_clip_by_itself_would_be():
+    """Against torch's own resizing with anti-aliasing, of whole frames larger and smaller than the clip."""
+    clips = [noise(3, 100, 160), noise(3, 64, 64), noise(3, 40, 50), noise(3, 240, 90)]
+    whole = [Crop(0, 0, 1, 1), Crop(0, 0, 1, 1, flip=True), Crop(0, 0, 1, 1, flip=True), Crop(0, 0, 1, 1)]
+    seen = augmented(clips, whole, [PLAIN] * 4)
+    assert seen.shape == (4, 3, 3, SIZE, SIZE)
+    assert seen.is_contiguous(memory_format=torch.channels_last_3d)
+    for clip, crop, found in zip(clips, whole, seen, strict=True):
+        frames = torch.from_numpy(clip).permute(0, 3, 1, 2) / 255
+        resized = torch.nn.functional.interpolate(frames, (SIZE, SIZE), mode="bilinear", antialias=True)
+        expected = resized.flip(-1) if crop.flip else resized
+        torch.testing.assert_close(found.transpose(0, 1), expected, atol=1e-6, rtol=0)
+
+
+def test_a_batchs_crops_show_the_parts_of_the_frames_that_they_name():
+    x = np.broadcast_to(np.arange(200, dtype=np.uint8), (1, 100, 200))
+    y = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None], (1, 100, 200))
+    ramp = np.stack([x, y, np.zeros_like(x)], axis=-1)
+    crop = Crop(top=0.203, left=0.504, height=0.507, width=0.251)  # 20.3 to 71 px down, 100.8 to 151 px across
+    mirrored = Crop(crop.top, crop.left, crop.height, crop.width, flip=True)
+    plain, flipped = augmented([ramp, ramp], [crop, mirrored], [PLAIN] * 2) * 255
+    centres = (torch.arange(SIZE) + 0.5) / SIZE
+    inner = slice(2, -2)  # at its ends the anti-aliased ramp is cut off
+    across = (100.8 + 50.2 * centres - 0.5).expand(SIZE, SIZE)
+    down = (20.3 + 50.7 * centres - 0.5)[:, None].expand(SIZE, SIZE)
+    for found, expected in ((plain[0, 0], across), (plain[1, 0], down), (flipped[0, 0], across.flip(1))):
+        torch.testing.assert_close(found[inner, inner], expected[inner, inner], atol=0.02, rtol=0)
+
+
+def test_frames_and_label_maps_of_a_drawn_clip_agree():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        height, width = rng.integers(70, 200, 2)
+        labels = striped_labels(height, width)
+        crop = draw_crop(height, width, DataConfig(), rng)
+        seen = augmented([as_picture(labels)], [crop], [PLAIN])[0, 0].numpy() * 255 / 8
+        label_map = crop_label_map(labels, crop, SIZE).numpy()
+        assert (np.abs(seen - label_map) < 0.6).mean() > 0.75  # pixels beside an edge are blends of two classes
+
+
+def test_colour_is_the_same_for_every_frame_of_a_clip_and_leaves_the_other_clips_alone():
+    clip = np.repeat(noise(1, SIZE, SIZE), 5, axis=0)
+    plain, coloured = augmented([clip, clip], [Crop(0, 0, 1, 1)] * 2, [PLAIN, (1.2, 0.8, 0.7)])
+    torch.testing.assert_close(coloured, coloured[:, :1].expand_as(coloured))
+    torch.testing.assert_close(plain, torch.from_numpy(clip).permute(3, 0, 1, 2) / 255)
+    assert not torch.allclose(plain, coloured, atol=0.05)
+
+
+def test_colour_scales_brightness_then_contrast_then_saturation():
+    real = noise(2, SIZE, SIZE) // 4 + 60
+    for brightness, contrast, saturation in ((1.5, 1, 1), (1, 0.5, 1), (1, 1, 0), (1.2, 0.8, 0.6), (0.8, 1.2, 1.3)):
+        found = augmented([real], [Crop(0, 0, 1, 1)], [(brightness, contrast, saturation)])[0]
+        expected = real / 255 * brightness
+        expected = (expected - expected.mean()) * contrast + expected.mean()
+        grey = (expected @ [0.299, 0.587, 0.114])[..., None]
+        expected = ((expected - grey) * saturation + grey).clip(0, 1)
+        assert np.abs(found.permute(1, 2, 3, 0).numpy() - expected).max() < 1e-5
+    bright = np.full((1, SIZE, SIZE, 3), 250, np.uint8)
+    assert (augmented([bright], [Crop(0, 0, 1, 1)], [(1.3, 1, 1)]) == 1).all()
 
 
 def test_drawn_colour_stays_within_its_strength():
     rng = np.random.default_rng(0)
-    drawn = np.array([(c.brightness, c.contrast, c.saturation) for c in (draw_colour(0.3, rng) for _ in range(300))])
+    drawn = np.array([draw_colour(0.3, rng) for _ in range(300)])
     assert drawn.min() >= 0.7
     assert drawn.max() <= 1.3
     assert (np.ptp(drawn, axis=0) > 0.55).all()

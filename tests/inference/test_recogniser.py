@@ -26,9 +26,9 @@ def run(trained, tmp_path):
 
 
 def with_window(run, seconds):
-    description = json.loads((run / "model.json").read_text())
-    description["config"]["evaluation"]["window"] = seconds
-    (run / "model.json").write_text(json.dumps(description))
+    saved = saved_models.load(run)
+    saved.config.evaluation.window = seconds
+    saved_models.save(saved, run)
     return run
 
 
@@ -160,5 +160,5 @@ def test_weights_of_another_model_are_refused(run):
     description = json.loads((run / "model.json").read_text())
     description["classes"] = description["classes"][:3]
     (run / "model.json").write_text(json.dumps(description))
-    with pytest.raises(InputError, match="of another model"):
+    with pytest.raises(InputError, match="of another run"):
         airstreams.load(run)

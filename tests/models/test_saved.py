@@ -1,17 +1,23 @@
 """A saved model is the model that was saved, whole at every moment; anything else is an error of one line."""
 
+import hashlib
 import json
+import random
 import resource
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from airstreams.config import ClipConfig, Config, EvaluationConfig, ModelConfig
+from airstreams.config import ClipConfig, Config, EvaluationConfig, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
 from airstreams.models.saved import SavedModel, load, save
 
-CLASSES = ("brush hair", "catch", "clap")
+CLASSES = ("brush hair", "catch", "clap", "traîner")
 CLIP = torch.rand(2, 3, 2, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
@@ -19,6 +25,7 @@ def some_model(seed=0):
     torch.manual_seed(seed)
     config = Config(
         seed=7,
+        training=TrainingConfig(lr=1e-5),  # its e as E would be the same number with one bit changed
         clip=ClipConfig(frames=2, rate=12.5, size=64),
         model=ModelConfig(width=0.125, segmenter_width=0.125, flow_iterations=2),
         evaluation=EvaluationConfig(views=5, crops=3),
@@ -50,7 +57,21 @@ def complaint(run):
 
 
 def change(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    path.write_text(json.dumps(json.loads(path.read_text()) | values, indent=2) + "\n")
+
+
+def flip(path, bit):
+    """Flip a bit of a file; flipping it again mends it."""
+    with path.open("r+b") as file:
+        file.seek(bit // 8)
+        (byte,) = file.read(1)
+        file.seek(bit // 8)
+        file.write(bytes([byte ^ 1 << bit % 8]))
+
+
+def header_bytes(weights):
+    with weights.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
 
 
 def test_a_loaded_model_gives_the_saved_ones_scores_bit_for_bit(run):
@@ -96,29 +117,134 @@ def test_truncated_weights_are_refused(run, kept):
     assert "model.safetensors: damaged" in complaint(run)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"format": 1', b"[1]", b"{}", b"\xff\xfe\x00", b'{"format": 1}'])
+def test_one_flipped_bit_in_the_weights_is_refused(run):
+    path = run / "model.safetensors"
+    whole, header = path.read_bytes(), header_bytes(path)
+    draw = random.Random(0)
+    bits = [draw.randrange(8 * header) for _ in range(40)]
+    bits += [draw.randrange(8 * header, 8 * len(whole)) for _ in range(40)]
+    for bit in [*range(64), *bits, 8 * len(whole) - 1]:
+        flip(path, bit)
+        complaint(run)
+        flip(path, bit)
+    assert path.read_bytes() == whole
+    load(run)
+
+
+def test_one_flipped_bit_in_the_description_is_refused(run):
+    path = run / "model.json"
+    content = path.read_bytes()
+    start = content.index(b'"versions"')
+    end = content.index(b"}", start)
+    exponent, escape = content.index(b"1e-05") + 1, content.index(b"\\u00ee") + 5
+    bits = [8 * exponent + 5, 8 * escape + 5]  # E for e: the same number, the same character
+    bits += random.Random(0).sample([*range(8 * start), *range(8 * end, 8 * len(content))], 400)
+    for bit in bits:
+        flip(path, bit)
+        assert "model.json" in complaint(run), bit
+        flip(path, bit)
+    assert path.read_bytes() == content
+    load(run)
+
+
+def test_weights_swapped_within_the_file_are_refused(run):
+    """Both are tensors of one shape, each whole."""
+    path = run / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        sums = file.metadata()
+    weights = load_file(path)
+    one, other = "early.rgb.output_norm.weight", "early.rgb.output_norm.bias"
+    assert weights[one].shape == weights[other].shape
+    save_file(weights | {one: weights[other], other: weights[one]}, path, sums)
+    assert "damaged" in complaint(run)
+
+
+def test_weights_without_sums_are_refused(run):
+    path = run / "model.safetensors"
+    save_file(load_file(path), path)
+    assert "damaged" in complaint(run)
+
+
+def test_the_sum_of_the_weights_is_what_any_program_can_compute(run):
+    """From the file's bytes alone, without torch or safetensors."""
+    path = run / "model.safetensors"
+    content, start = path.read_bytes(), header_bytes(path)
+    header = json.loads(content[8:start])
+    sums = header.pop("__metadata__")
+    types = {"F32": "torch.float32", "I64": "torch.int64"}
+    summed = hashlib.sha256()
+    for name, entry in sorted(header.items()):
+        begin, end = entry["data_offsets"]
+        summed.update(json.dumps([name, types[entry["dtype"]], entry["shape"]]).encode())
+        summed.update(content[start + begin : start + end])
+    assert sums["sha256"] == summed.hexdigest()
+
+
+def test_class_names_of_another_run_are_refused_though_the_shapes_fit(run, tmp_path):
+    other = replace(some_model(), classes=("climb", "dive", "draw sword", "dribble"))
+    save(other, tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.json", run / "model.json")
+    message = complaint(run)
+    assert "of another run" in message
+    assert "copy the run again" in message
+
+
+def test_reordered_class_names_are_refused(run):
+    change(run / "model.json", classes=CLASSES[::-1])
+    assert "changed" in complaint(run)
+
+
+def test_other_versions_in_the_description_are_none_of_the_models_business(run):
+    change(run / "model.json", versions={"airstreams": "0.0.1", "torch": "2.9.0", "python": "3.11.0"})
+    load(run)
+
+
+def test_a_save_cut_between_the_two_files_leaves_a_pair_that_belongs_together(run):
+    description = (run / "model.json").read_bytes()
+    later = some_model(seed=1)
+    save(later, run)
+    (run / "model.json").write_bytes(description)  # as it stood before the second rename
+    assert torch.equal(scores(load(run))["merged"], scores(later)["merged"])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"format": 2', b"[1]", b"{}", b"\xff\xfe\x00", b'{"format": 2}', b"[" * 10**5]
+)
 def test_a_damaged_description_is_refused(run, content):
     (run / "model.json").write_bytes(content)
     assert "model.json" in complaint(run)
 
 
 def test_a_newer_format_asks_for_a_newer_airstreams(run):
-    change(run / "model.json", format=2, config={"what": "nobody knows yet"})
+    change(run / "model.json", format=3, config={"what": "nobody knows yet"})
     message = complaint(run)
-    assert "format 2" in message
+    assert "format 3" in message
     assert "update airstreams" in message
     assert "damaged" not in message
 
 
-def test_weights_that_do_not_fit_the_description_are_refused(run):
-    change(run / "model.json", classes=[*CLASSES, "climb stairs"])
-    assert "of another model" in complaint(run)
+def test_an_older_format_asks_to_train_again(run):
+    change(run / "model.json", format=1)
+    message = complaint(run)
+    assert "format 1" in message
+    assert "train it again" in message
+    assert "update airstreams" not in message
 
 
-def test_an_impossible_config_in_the_description_is_refused(run):
-    config = json.loads((run / "model.json").read_text())["config"]
-    change(run / "model.json", config=config | {"clip": config["clip"] | {"frames": 0}})
-    assert "clip.frames" in complaint(run)
+def test_a_model_that_is_not_of_its_config_names_the_version_as_the_way_out(tmp_path):
+    """As if a later airstreams built another network from the same config."""
+    saved = some_model()
+    save(replace(saved, config=replace(saved.config, model=ModelConfig(width=0.25))), tmp_path / "run")
+    assert "use the version of airstreams that model.json names" in complaint(tmp_path / "run")
+
+
+def test_a_config_that_this_version_does_not_know_names_the_version_as_the_way_out(tmp_path):
+    saved = some_model()
+    saved.config.clip.frames = 0
+    save(saved, tmp_path / "run")
+    message = complaint(tmp_path / "run")
+    assert "clip.frames" in message
+    assert "use the version of airstreams that model.json names" in message
 
 
 def test_a_save_that_fails_halfway_leaves_the_old_model(run):

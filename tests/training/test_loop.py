@@ -1,16 +1,11 @@
-"""Small trainings from the data on disk to the run's files: what a user and `--resume` rely on."""
+"""Small trainings from the data on disk to the run's files: what a user relies on."""
 
+import copy
 import csv
 import io
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +14,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import airstreams
-from airstreams.config import LossWeights, TrainingConfig, load_config, save_config
+from airstreams.config import LossWeights, TrainingConfig, load_config
 from airstreams.data.sources import open_source, read_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
+from airstreams.training import loop
 from airstreams.training.loop import make_optimizer, make_schedule, train
+from airstreams.training.state import load_state
 
 QUIET = Console(quiet=True)
 
@@ -135,46 +132,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(synthetic, 
     assert not all(torch.equal(tensor, weights[2][name]) for name, tensor in weights[0].items())
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_killed_training_resumes_to_the_weights_of_one_that_was_left_alone(synthetic, tiny, tmp_path):
-    config = of_one_stream(tiny, epochs=3)
-    source = open_source(str(synthetic / "videos"))
-    train(source, config, tmp_path / "whole", False, QUIET)
-
-    save_config(config, tmp_path / "tiny.yaml")
-    run = tmp_path / "killed"
-    options = ["--out", str(run), "--config", str(tmp_path / "tiny.yaml")]
-    command = [sys.executable, "-m", "airstreams", "train", str(synthetic / "videos"), *options]
-    # As this process has it: sums come out the same only on as many threads.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": _package_root()}
-    with subprocess.Popen(
-        [*command, "--config", str(tmp_path / "tiny.yaml")], env=environment, stderr=subprocess.DEVNULL
-    ) as process:
-        while process.poll() is None and epochs_done(run) < 1:
-            time.sleep(0.02)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    done = epochs_done(run)
-    assert done < 3, "killed too late to prove anything"
-    with (run / "metrics.jsonl").open("a") as metrics:  # as if the kill had come within the next epoch's last step
-        metrics.write(json.dumps({"epoch": done + 1, "step": 6 * done + 5, "losses": {}}) + "\n")
-        metrics.write(json.dumps({"epoch": done + 1, "step": 6 * done + 6, "train": {}}) + "\n")
-
-    train(source, load_config(run / "config.yaml"), run, True, QUIET)
-    assert [entry["epoch"] for entry in epochs(run)] == [1, 2, 3]
-    assert all(entry["train"] for entry in epochs(run))
-    steps = [entry["step"] for entry in entries(run)]
-    assert steps == sorted(steps)
-    resumed = load_file(run / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "whole" / "model.safetensors").items():
-        assert torch.equal(tensor, resumed[name]), name
-
-
-def epochs_done(run):
-    state = run / "state" / "last.pt"
-    return torch.load(state, weights_only=True)["epoch"] if state.exists() else 0
-
-
 def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synthetic, tiny, tmp_path):
     videos = open_source(str(synthetic / "videos")).videos
     rows = ["path,label,split", *(f"{video.path},{video.labels[0]},{video.split}" for video in videos)]
@@ -187,26 +144,11 @@ def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synth
     assert set(read_splits(tmp_path / "run" / "split.csv").values()) == {"train", "test"}
 
 
-def _package_root():
-    return str(Path(airstreams.__file__).parents[1])
-
-
-def test_a_damaged_or_missing_state_is_no_place_to_resume_from(trained, synthetic, tiny, tmp_path):
-    source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    with pytest.raises(InputError, match="nothing to resume"):
-        train(source, tiny, tmp_path / "absent", True, QUIET)
-    run = shutil.copytree(trained, tmp_path / "run")
-    state = run / "state" / "last.pt"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(InputError, match="damaged"):
-        train(source, tiny, run, True, QUIET)
-
-
 def test_without_a_validation_part_the_last_epoch_is_the_result(trained):
-    state = torch.load(trained / "state" / "last.pt", weights_only=True)
-    assert state["epoch"] == 2
+    state, _ = load_state(trained)
+    assert state.epoch == 2
     kept = load_file(trained / "model.safetensors")
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in state["model"].items())
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in state.learner["model"].items())
     assert all("val" not in entry for entry in epochs(trained))
 
 
@@ -395,12 +337,206 @@ def test_a_semantic_stream_without_label_maps_is_refused_unless_its_loss_has_no_
     train(source, config, tmp_path / "run", False, QUIET)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_last_good_state(synthetic, tiny, tmp_path):
+def with_numbers_gone_wrong(monkeypatch, wrong):
+    """Make the inputs of some steps, `wrong(step)`, not a number, as an overflow would the activations."""
+    steps = iter(range(1, 1000))
+    real = loop.augment
+
+    def augment(*batch, size):
+        clip = real(*batch, size=size)
+        return clip * float("nan") if wrong(next(steps)) else clip
+
+    monkeypatch.setattr(loop, "augment", augment)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_whose_numbers_are_not_finite_is_named_and_changes_nothing(
+    synthetic, tiny, tmp_path, monkeypatch, optimizer
+):
+    config = of_one_stream(tiny, optimizer=optimizer, batch_size=8, save_every=1, keep=10, ema=0.5)
+    source = open_source(str(synthetic / "videos"))
+    names = {video.name for video in source.split("train")}
+    with monkeypatch.context() as patched:
+        with_numbers_gone_wrong(patched, lambda step: step == 2)
+        said = io.StringIO()
+        train(source, config, tmp_path / "run", False, Console(file=said, width=1000))
+    told = [line for line in said.getvalue().splitlines() if "skipped:" in line]
+    assert len(told) == 1
+    assert told[0].startswith("step 2 skipped: losses/rgb is nan")
+    assert len(set(told[0].split("clips: ")[1].split(", ")) & names) == 8
+    (record,) = epochs(tmp_path / "run")
+    assert record["train"]["skipped"] == 1
+    assert record["train"]["clips"] == 16
+    assert np.isfinite(record["train"]["losses"]["rgb"])
+    for tensor in load_file(tmp_path / "run" / "model.safetensors").values():
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("first", [True, False], ids=["first step", "later step"])
+def test_a_skipped_step_leaves_weights_optimiser_and_batch_statistics_alone(synthetic, tiny, optimizer, first):
+    config = of_one_stream(tiny, optimizer=optimizer, lr=0.1)
+    source = open_source(str(synthetic / "videos"))
+    accelerator = loop.make_accelerator(config.training)
+    sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
+    learner = loop.make_learner(build(config.model, 4, 6), config, sampler, accelerator, QUIET)
+    learner.begin_training()
+    batch = next(iter(loader))
+    if not first:
+        loop.training_step(learner, accelerator, [batch], 1, config)
+    before = copy.deepcopy({"model": learner.model.state_dict(), "optimizer": learner.optimizer.state_dict()["state"]})
+    broken = batch._replace(colour_B3=batch.colour_B3 * float("nan"))
+    values = loop.training_step(learner, accelerator, [broken], 2, config)
+    assert not values["good"]
+    after = {"model": learner.model.state_dict(), "optimizer": learner.optimizer.state_dict()["state"]}
+    for name, tensor in after["model"].items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, before["model"][name]), name
+    for number, held in before["optimizer"].items():
+        for name, value in held.items():
+            assert torch.equal(after["optimizer"][number][name], value), name
+    moved = any(value.any() for held in after["optimizer"].values() for value in held.values())
+    assert moved != first
+    assert loop.training_step(learner, accelerator, [batch], 3, config)["good"]
+    assert all(parameter.isfinite().all() for parameter in learner.model.parameters())
+
+
+def load_learner(run, step):
+    return torch.load(run / "state" / f"step-{step:09d}.pt", weights_only=True)["learner"]
+
+
+def test_when_nothing_is_finite_any_more_training_stops_and_keeps_the_last_good_state(
+    synthetic, tiny, tmp_path, monkeypatch
+):
+    source = open_source(str(synthetic / "videos"))
+    config = of_one_stream(tiny, epochs=9, batch_size=8)
+    with_numbers_gone_wrong(monkeypatch, lambda step: step > 5)  # from the last step but one of epoch 2
+    with pytest.raises(FloatingPointError, match="steps of this epoch skipped.* lower --training.lr"):
+        train(source, config, tmp_path / "run", False, QUIET)
+    state, damaged = load_state(tmp_path / "run")
+    assert (state.step, damaged) == (3, [])
+    saved_models.load(tmp_path / "run")
+
+
+def test_a_learning_rate_that_explodes_leaves_no_model(synthetic, tiny, tmp_path):
     source = open_source(str(synthetic / "videos"))
     config = of_one_stream(tiny, optimizer="sgd", lr=1e30, clip_norm=0.0, warmup_epochs=0.0)
     with pytest.raises(FloatingPointError, match="not finite"):
         train(source, config, tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_gradient_norms_are_told_part_by_part(trained, tiny):
+    norms = epochs(trained)[-1]["train"]["gradient_norms"]
+    model = build(tiny.model, 4, 6)
+    assert set(norms) == {"all", *model.parts()} - {"semantic.late"}  # a head of weight 0
+    assert all(value > 0 for value in norms.values())
+    parts = [value for name, value in norms.items() if name != "all"]
+    assert norms["all"] >= max(parts)
+
+
+def test_averaged_weights_are_the_result_and_lie_between_first_and_last(synthetic, tiny, tmp_path):
+    config = of_one_stream(tiny, ema=0.8, keep=100, save_every=1)
+    source = open_source(str(synthetic / "videos"))
+    train(source, config, tmp_path / "run", False, QUIET)
+    states = [load_learner(tmp_path / "run", step) for step in range(7)]
+    expected = {name: tensor.double() for name, tensor in states[0]["model"].items()}
+    for step, state in enumerate(states[1:], 1):
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = {name: decay * tensor + (1 - decay) * state["model"][name] for name, tensor in expected.items()}
+    result = load_file(tmp_path / "run" / "model.safetensors")
+    for name, tensor in result.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, expected[name].float(), atol=1e-6, rtol=1e-5)
+    assert not torch.equal(
+        result["early.rgb.blocks.0.body.0.weight"], states[-1]["model"]["early.rgb.blocks.0.body.0.weight"]
+    )
+
+
+def test_accumulated_batches_make_the_step_that_one_batch_of_them_all_makes(synthetic, tiny, tmp_path, monkeypatch):
+    """With batch statistics out of play. Half of the videos have label maps, so batches have more and fewer of them."""
+    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
+    for path in (labels / "train" / "disc_left").glob("*.npz"):
+        path.unlink()
+    source = open_source(str(synthetic / "videos"), labels)
+    monkeypatch.setattr(loop.Learner, "begin_training", lambda learner: learner.prepared.eval())
+    losses, weights = [], []
+    for accumulate in (1, 4):
+        run = tmp_path / str(accumulate)
+        config = replace(tiny, model=replace(tiny.model, dropout=0.0))
+        config.training = replace(config.training, batch_size=8, accumulate=accumulate, epochs=2, lr=1e-4)
+        train(source, config, run, False, QUIET)
+        losses.append([entry["train"]["losses"] for entry in epochs(run)])
+        weights.append(load_file(run / "model.safetensors"))
+    for one, four in zip(*losses, strict=True):
+        assert four == pytest.approx(one, rel=1e-4)
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=2e-4, rtol=1e-3)
+
+
+def test_frozen_parts_stay_as_they_are_statistics_included(synthetic, tiny, tmp_path):
+    config = replace(tiny, training=replace(tiny.training, epochs=1, freeze=["rgb.early", "semantic.representation"]))
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    train(source, config, tmp_path / "run", False, QUIET)
+    torch.manual_seed(config.seed)
+    first = build(config.model, 4, len(source.label_store.classes)).state_dict()
+    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
+        stays = name.startswith(("early.rgb.", "representations.semantic.", "late.semantic."))
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            assert torch.equal(tensor, first[name]) == stays, name
+    norms = epochs(tmp_path / "run")[0]["train"]["gradient_norms"]
+    assert not {"rgb.early", "semantic.representation"} & set(norms)
+
+
+def test_a_part_to_freeze_that_the_model_lacks_is_refused_with_those_it_has(synthetic, tiny, tmp_path):
+    source = open_source(str(synthetic / "videos"))
+    with pytest.raises(InputError, match=r"got rgb.tower; expected some of rgb.early, rgb.late"):
+        train(source, of_one_stream(tiny, freeze=["rgb.tower"]), tmp_path / "run", False, QUIET)
+    with pytest.raises(InputError, match="a part left to learn"):
+        train(source, of_one_stream(tiny, freeze=["rgb.early", "rgb.late"]), tmp_path / "run", False, QUIET)
+    assert loop.may_begin(tmp_path / "run")
+
+
+@pytest.mark.parametrize("stopped", [[], ["semantic"], ["flow", "semantic"]])
+@pytest.mark.parametrize("interm", [0.0, 1.0])
+def test_every_parameter_that_is_to_learn_gets_a_gradient(tiny, stopped, interm):
+    """Processes that train together wait for each of them."""
+    config = replace(tiny, model=replace(tiny.model, stop_gradient=stopped), loss_weights=LossWeights(interm=interm))
+    model = build(config.model, 4, 6)
+    loop.freeze(model, config)
+    output = model(torch.rand(2, 3, 4, 64, 64), config.trained_heads())
+    total = sum(logits.sum() for logits in output.logits.values())
+    if interm:
+        total = total + output.representations["semantic"].shown.square().sum()
+    total.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_a_model_starts_from_another_runs_weights(trained, synthetic, tiny, tmp_path):
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    config = replace(tiny, training=replace(tiny.training, epochs=1, lr=1e-12, weight_decay=0.0))
+    said = io.StringIO()
+    train(source, config, tmp_path / "run", False, Console(file=said, width=200), saved_models.load(trained))
+    assert "rgb.early" in said.getvalue()
+    before, after = (load_file(run / "model.safetensors") for run in (trained, tmp_path / "run"))
+    for name, tensor in after.items():
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
+
+
+def test_where_the_compiler_fails_training_goes_on_without_it(synthetic, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
+    source = open_source(str(synthetic / "videos"))
+    said = io.StringIO()
+    train(source, of_one_stream(tiny, compile=True), tmp_path / "run", False, Console(file=said, width=200))
+    assert "torch.compile failed, going on without it" in said.getvalue()
+    train(source, of_one_stream(tiny), tmp_path / "plain", False, QUIET)
+    plain = load_file(tmp_path / "plain" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
+        assert torch.equal(tensor, plain[name]), name
 
 
 def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthetic, tiny, tmp_path):

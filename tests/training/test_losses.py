@@ -34,22 +34,23 @@ def test_softmax_cross_entropy_with_label_smoothing(smoothing):
     logits, target = RNG.normal(0, 2, (6, 4)), RNG.integers(0, 4, 6)
     log_p = log_softmax(logits)
     expected = -(1 - smoothing) * log_p[np.arange(6), target].mean() - smoothing * log_p.mean()
-    assert action_loss(torch.tensor(logits), torch.tensor(target), smoothing).item() == pytest.approx(expected, 1e-5)
+    loss = action_loss(torch.tensor(logits), torch.tensor(target), smoothing)
+    assert loss.item() / 6 == pytest.approx(expected, 1e-5)
 
 
 def test_sigmoid_cross_entropy_for_several_labels_a_clip():
     logits, target = RNG.normal(0, 2, (6, 4)), RNG.integers(0, 2, (6, 4)).astype(np.float32)
     p = 1 / (1 + np.exp(-logits))
     expected = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean()
-    assert action_loss(torch.tensor(logits), torch.tensor(target), 0.1).item() == pytest.approx(expected, 1e-5)
+    assert action_loss(torch.tensor(logits), torch.tensor(target), 0.1).item() / 6 == pytest.approx(expected, 1e-5)
 
 
-def test_the_teachers_loss_is_the_mean_over_labelled_pixels_of_each_frames_own_cross_entropy():
+def test_the_teachers_loss_is_the_sum_over_labelled_pixels_of_each_frames_own_cross_entropy():
     logits_BTS, logits_BSThw = flat_logits()
     labels = blocks_of_labels()
     log_p = log_softmax(logits_BTS)
     b, t, y, x = np.nonzero(labels != 255)
-    expected = -log_p[b, t, labels[b, t, y, x]].mean()
+    expected = -log_p[b, t, labels[b, t, y, x]].sum()
     assert segmentation_loss(logits_BSThw, torch.tensor(labels)).item() == pytest.approx(expected, 1e-5)
 
 
@@ -106,8 +107,9 @@ def outputs():
 def test_the_total_is_the_sum_of_the_five_losses_times_their_weights():
     output, target, labels = outputs()
     weights = {"rgb": 0.5, "flow": 2.0, "semantic": 0.25, "merged": 1.0, "interm": 3.0}
-    losses = compute_losses(output, target, labels, weights, label_smoothing=0.0)
-    expected = 3.0 * segmentation_loss(output.representations["semantic"].shown, labels).item()
+    pixels = (labels != 255).sum()
+    losses = compute_losses(output, target, labels, weights, 0.0, torch.tensor(4.0), pixels)
+    expected = 3.0 * segmentation_loss(output.representations["semantic"].shown, labels).item() / pixels.item()
     for name, logits in output.logits.items():
         log_p = log_softmax(logits.double().numpy())
         expected -= weights[name] * log_p[np.arange(4), target.numpy()].mean()
@@ -118,4 +120,5 @@ def test_losses_without_weight_are_not_computed():
     output, target, labels = outputs()
     weights = {"rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 0.0}
     only_weighty = Output({name: output.logits[name] for name in ("rgb", "merged")}, {})
-    assert compute_losses(only_weighty, target, labels, weights, 0.0).keys() == {"rgb", "merged"}
+    clips, pixels = torch.tensor(4.0), torch.tensor(0.0)
+    assert compute_losses(only_weighty, target, labels, weights, 0.0, clips, pixels).keys() == {"rgb", "merged"}

@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from rich.progress import Progress
 
+from airstreams.data.cache import FrameCache
 from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
-from airstreams.data.video import check
+from airstreams.data.video import check, probe
 from airstreams.errors import VideoError
 
 T = TypeVar("T")
@@ -29,13 +30,23 @@ class BadVideo:
     reason: str
 
 
-def check_videos(videos: Sequence[Video], progress: Progress) -> tuple[list[Video], list[BadVideo]]:
-    """Open every file once, in parallel: the good videos, and the bad ones with their reasons, in the order given."""
+def check_videos(
+    videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None
+) -> tuple[list[Video], list[BadVideo]]:
+    """Open every file once, in parallel: the good videos, and the bad ones with their reasons, in the order given.
+
+    Files that the cache knows to be good are not decoded again.
+    """
     paths = sorted({video.path for video in videos})
     reasons: dict[Path, str | None] = {}
+
+    def look(path: Path) -> object:
+        # `probe` learns where the frames are, before a loader's processes are started and each learns it anew.
+        return probe(path) if cache is not None and cache.knows_good(path) else check(path)
+
     task = progress.add_task("checking videos", total=len(paths))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for path, reason in zip(paths, pool.map(partial(_complaint, check), paths), strict=True):
+        for path, reason in zip(paths, pool.map(partial(_complaint, look), paths), strict=True):
             reasons[path] = reason
             progress.advance(task)
     good: list[Video] = []

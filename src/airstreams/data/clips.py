@@ -1,4 +1,4 @@
-"""Which frames of a video a clip takes."""
+"""Which frames of a video a clip takes, and which labels hold while it lasts."""
 
 from typing import NamedTuple
 
@@ -49,6 +49,18 @@ def latest_start(part: FrameRange, clip: ClipConfig) -> int:
         span = (clip.frames - 1) / clip.rate
         start = int(_nearest(part.times, part.times[part.last] - span))
     return max(part.first, start)
+
+
+def active_labels(video: Video, start_s: float, end_s: float) -> tuple[str, ...]:
+    """The class names that hold at some moment from `start_s` to `end_s`, both inclusive, each once.
+
+    A label counts however short its part of the clip is: a share to reach would be one more number to choose, and an
+    action of no length could never reach it. The price: a clip may carry a label of which a single frame is to be seen.
+    """
+    if not video.actions:
+        return video.labels
+    overlapping = (action for action in video.actions if action.start <= end_s and action.end >= start_s)
+    return tuple(dict.fromkeys(action.label for action in overlapping))
 
 
 def _nearest(times: np.ndarray, moments: np.ndarray | float) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Videos become clips: the data sets that training and evaluation read from.
 
-A clip is a function of (seed, epoch, draw), never of a worker's state, so the number of workers changes nothing. A
-video that cannot be read yields a `BadVideo` in its place: it is counted, never replaced by another one.
+A clip is a function of (seed, epoch, draw), never of a worker's state, so the number of workers changes nothing; which
+clips an optimiser step takes does not depend on the number of processes either. A video that cannot be read yields a
+`BadVideo` in its place: it is counted, never replaced by another one.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,12 +15,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from airstreams.config import Config
+from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
-from airstreams.data.clips import clip_places, frame_range, latest_start
+from airstreams.data.clips import active_labels, clip_places, frame_range, latest_start
 from airstreams.data.labels import NO_LABEL, LabelStore, read_array
 from airstreams.data.listing import Video
 from airstreams.data.transforms import (
-    apply_colour,
+    LABEL_STRIDE,
     crop_frames,
     crop_label_map,
     draw_colour,
@@ -26,28 +29,48 @@ from airstreams.data.transforms import (
     square_crops,
 )
 from airstreams.data.video import read_frames
-from airstreams.errors import VideoError
+from airstreams.errors import InputError, VideoError
 
-# Frames whose shorter side is over this many times a clip's are reduced while they are decoded: converting a full
-# 1080p frame to RGB costs more than decoding it. Large enough that the crop that follows still has twice the pixels
-# it needs.
-DECODED_SIDE = 3
+Key = tuple[int, int, int]
+"""(epoch, draw, index): the draw's place in its epoch, and the video's in the list."""
 
 
 class Sample(NamedTuple):
-    """One clip for training: uint8 (T, H, W, 3), its target, and label maps (T, H, W) where there are any."""
+    """One clip for training, and what is to be done to it on the device; see `augment`.
 
-    clip: Tensor
+    frames: uint8 (T, h, w, 3), the part of the decoded frames that the crop touches.
+    box: top, left, height and width of the crop in px of `frames`.
+    target: a class index, or (K,) of 0 and 1.
+    label_map: uint8 (T, s, s), cropped and flipped already, every `LABEL_STRIDE`th pixel of the clip; None: no labels.
+    """
+
+    name: str
+    frames: np.ndarray
+    box: tuple[float, float, float, float]
+    flip: bool
+    colour: np.ndarray
     target: Tensor
     label_map: Tensor | None
 
 
 class Batch(NamedTuple):
-    """Clips uint8 (B, 3, T, H, W), targets (B,) of indices or (B, K) of 0 and 1, label maps uint8 (B, T, H, W)."""
+    """Clips for one pass through the model.
 
-    clip: Tensor
+    frames_BTHW3, box_B4, inside_B2, flip_B, colour_B3: what `augment` takes.
+    target: (B,) of indices or (B, K) of 0 and 1.
+    label_map: uint8 (B, T, s, s), 255 throughout for an unlabelled clip; None: no labels at all.
+    names: of the clips' videos. Empty where none could be read: then one black clip stands in, to be given no weight,
+        because processes that train together must all take every step.
+    """
+
+    frames_BTHW3: Tensor
+    box_B4: Tensor
+    inside_B2: Tensor
+    flip_B: Tensor
+    colour_B3: Tensor
     target: Tensor
     label_map: Tensor | None
+    names: list[str]
     bad_videos: list[BadVideo]
 
 
@@ -60,15 +83,18 @@ class Views(NamedTuple):
     masks: Tensor | None
 
 
-def target_of(video: Video, classes: Sequence[str], multi_label: bool) -> Tensor:
+def target_of(labels: Sequence[str], classes: Sequence[str], multi_label: bool) -> Tensor:
     """A class index, or for multi-label data (K,) of 0 and 1."""
     if not multi_label:
-        return torch.tensor(classes.index(video.labels[0]))
-    return torch.tensor([float(name in video.labels) for name in classes])
+        return torch.tensor(classes.index(labels[0]))
+    return torch.tensor([float(name in labels) for name in classes])
 
 
 class TrainingClips(Dataset[Sample | BadVideo]):
-    """Random clips of videos, by keys (epoch, draw, index) as `EpochSampler` gives them."""
+    """Random clips of videos, by the keys that `StepSampler` gives.
+
+    For multi-label data a clip's target is what is active while it lasts.
+    """
 
     def __init__(
         self,
@@ -77,25 +103,53 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         classes: Sequence[str],
         multi_label: bool,
         label_store: LabelStore | None,
+        cache: FrameCache | None = None,
     ) -> None:
         self.videos = videos
         self.config = config
-        self.targets = [target_of(video, classes, multi_label) for video in videos]
+        self.classes = classes
+        self.multi_label = multi_label
         self.label_store = label_store
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Sample | BadVideo:
+    def __getitem__(self, key: Key) -> Sample | BadVideo:
         epoch, draw, index = key
         rng = np.random.default_rng((self.config.seed, epoch, draw))
         try:
-            return self._draw(index, rng)
+            return self._draw(self.videos[index], rng)
         except VideoError as error:
             return BadVideo(self.videos[index], str(error))
 
-    def _draw(self, index: int, rng: np.random.Generator) -> Sample:
-        video, clip = self.videos[index], self.config.clip
+    def collate(self, samples: Sequence[Sample | BadVideo]) -> Batch:
+        """A batch of the clips that could be read."""
+        good = [sample for sample in samples if isinstance(sample, Sample)]
+        bad_videos = [sample for sample in samples if isinstance(sample, BadVideo)]
+        names = [sample.name for sample in good]
+        if not good:
+            good = [self._black()]
+        frames = [torch.from_numpy(sample.frames) for sample in good]
+        inside_B2 = torch.tensor([tuple(clip_THW3.shape[1:3]) for clip_THW3 in frames])
+        T, (H, W) = len(frames[0]), inside_B2.amax(dim=0).tolist()
+        frames_BTHW3 = torch.zeros(len(good), T, H, W, 3, dtype=torch.uint8)
+        for padded, clip_THW3 in zip(frames_BTHW3, frames, strict=True):
+            padded[:, : clip_THW3.shape[1], : clip_THW3.shape[2]] = clip_THW3
+        return Batch(
+            frames_BTHW3,
+            torch.tensor([sample.box for sample in good], dtype=torch.float32),
+            inside_B2,
+            torch.tensor([sample.flip for sample in good]),
+            torch.from_numpy(np.stack([sample.colour for sample in good])).float(),
+            torch.stack([sample.target for sample in good]),
+            self._label_maps(good),
+            names,
+            bad_videos,
+        )
+
+    def _draw(self, video: Video, rng: np.random.Generator) -> Sample:
+        clip, data = self.config.clip, self.config.data
         part = frame_range(video)
         latest = latest_start(part, clip)
         start = int(rng.integers(part.first, latest + 1))
@@ -105,19 +159,50 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             nearest = int(labelled[np.abs(labelled - start).argmin()])
             start = min(max(nearest, part.first), latest)
         places = clip_places(part, start, clip)
-        frames = read_frames(video.path, places, short_side=DECODED_SIDE * clip.size)
-        crop = draw_crop(frames.shape[1], frames.shape[2], self.config.data, rng)
-        clip_THW3 = crop_frames(frames, crop, clip.size)
-        if self.config.data.colour:
-            clip_THW3 = apply_colour(clip_THW3, draw_colour(self.config.data.colour, rng))
-        labels = read_labels(self.label_store, video, places)
-        label_map = None if labels is None else crop_label_map(labels, crop, clip.size)
-        return Sample(clip_THW3, self.targets[index], label_map)
+        frames = self._read_frames(video, places)
+        H, W = frames.shape[1:3]
+        crop = draw_crop(H, W, data, rng)
+        top, left = math.floor(crop.top * H), math.floor(crop.left * W)
+        bottom, right = math.ceil((crop.top + crop.height) * H), math.ceil((crop.left + crop.width) * W)
+        labels = self._read_labels(video, places)
+        active = active_labels(video, *part.times[places[[0, -1]]].tolist())
+        return Sample(
+            video.name,
+            np.ascontiguousarray(frames[:, top:bottom, left:right]),
+            (crop.top * H - top, crop.left * W - left, crop.height * H, crop.width * W),
+            crop.flip,
+            draw_colour(data.colour, rng),
+            target_of(active, self.classes, self.multi_label),
+            None if labels is None else crop_label_map(labels, crop, clip.size // LABEL_STRIDE),
+        )
+
+    def _read_frames(self, video: Video, places: np.ndarray) -> np.ndarray:
+        if self.cache is None:
+            return read_frames(video.path, places, self.config.decoded_side)
+        return self.cache.read_frames(video.path, places)
+
+    def _read_labels(self, video: Video, places: np.ndarray) -> np.ndarray | None:
+        if self.cache is None or self.label_store is None or video.label_map is None:
+            return read_labels(self.label_store, video, places)
+        return self.cache.read_labels(self.label_store, video.label_map, places)
 
     def _labelled_frames(self, video: Video) -> np.ndarray:
         if self.label_store is None or video.label_map is None:
             return np.empty(0, dtype=int)
         return self.label_store.labelled_frames(video.label_map)
+
+    def _label_maps(self, samples: Sequence[Sample]) -> Tensor | None:
+        if all(sample.label_map is None for sample in samples):
+            return None
+        side = self.config.clip.size // LABEL_STRIDE
+        blank = torch.full((self.config.clip.frames, side, side), NO_LABEL, dtype=torch.uint8)
+        return torch.stack([blank if sample.label_map is None else sample.label_map for sample in samples])
+
+    def _black(self) -> Sample:
+        size = self.config.clip.size
+        frames = np.zeros((self.config.clip.frames, size, size, 3), np.uint8)
+        target = target_of(self.classes[:1], self.classes, self.multi_label)
+        return Sample("", frames, (0.0, 0.0, size, size), False, np.ones(3), target, None)
 
 
 def read_labels(store: LabelStore | None, video: Video, places: np.ndarray) -> np.ndarray | None:
@@ -127,30 +212,57 @@ def read_labels(store: LabelStore | None, video: Video, places: np.ndarray) -> n
     return store.read(video.label_map, places)
 
 
-class EpochSampler(Sampler[tuple[int, int, int]]):
-    """A seeded order of the videos for each epoch, as keys (epoch, draw, index).
+class StepSampler(Sampler[list[Key]]):
+    """The clips of each optimiser step, in a seeded order for each epoch, as lists of keys (epoch, draw, index).
+
+    A step takes the next `batch_size` draws of the epoch's order, however many processes share them out and however
+    many batches each of these adds up. What is left at the end of an epoch is dropped: a last batch of one or two would
+    upset batch normalisation.
 
     Args:
         labels: each video's first label, for balanced sampling.
-        seed: of the run.
-        balanced: draw classes equally often, videos within a class in turn.
+        config: seed, batch size, accumulation and balancing.
+        process: which of `processes` this one is.
+        processes: that train together.
+
+    Raises:
+        InputError: a step's clips cannot be shared out evenly.
     """
 
-    def __init__(self, labels: Sequence[str], seed: int, balanced: bool) -> None:
+    def __init__(self, labels: Sequence[str], config: Config, process: int = 0, processes: int = 1) -> None:
         self.labels = labels
-        self.seed = seed
-        self.balanced = balanced
-        self.epoch = 0
+        self.config = config
+        self.process = process
+        self.processes = processes
+        self.epoch, self.first_step = 0, 0
+        training = config.training
+        shares = training.accumulate * processes
+        step_clips = min(training.batch_size, len(labels) // shares * shares)
+        if step_clips == 0 or step_clips % shares:
+            raise InputError(
+                f"training.batch_size: got {training.batch_size} for {len(labels)} videos, expected a multiple of "
+                f"{shares} ({processes} processes x training.accumulate {training.accumulate}) with as many videos"
+            )
+        self.batch_size = step_clips // shares
+        self.steps = len(labels) // step_clips  # in an epoch
+
+    def start(self, epoch: int, first_step: int) -> None:
+        """Give the batches of this epoch next, from this step of it on."""
+        self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return (self.steps - self.first_step) * self.config.training.accumulate
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        rng = np.random.default_rng((self.seed, self.epoch))
+    def __iter__(self) -> Iterator[list[Key]]:
+        rng = np.random.default_rng((self.config.seed, self.epoch))
         order = rng.permutation(len(self.labels))
-        if self.balanced:
+        if self.config.data.balanced:
             order = self._balanced(order, rng)
-        return iter([(self.epoch, draw, int(index)) for draw, index in enumerate(order)])
+        keys = [(self.epoch, draw, int(index)) for draw, index in enumerate(order)]
+        accumulate = self.config.training.accumulate
+        for batch in range(self.first_step * accumulate, self.steps * accumulate):
+            first = (batch * self.processes + self.process) * self.batch_size
+            yield keys[first : first + self.batch_size]
 
     def _balanced(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         by_class: dict[str, list[int]] = {}
@@ -159,20 +271,6 @@ class EpochSampler(Sampler[tuple[int, int, int]]):
         turns = -(-len(order) // len(by_class))
         drawn = [members[turn % len(members)] for members in by_class.values() for turn in range(turns)]
         return rng.permutation(drawn)[: len(order)]
-
-
-def collate(samples: list[Sample | BadVideo]) -> Batch:
-    """A batch of the clips that could be read; an unlabelled video's label maps are 255 throughout."""
-    good = [sample for sample in samples if isinstance(sample, Sample)]
-    bad_videos = [sample for sample in samples if isinstance(sample, BadVideo)]
-    if not good:
-        return Batch(torch.empty(0), torch.empty(0), None, bad_videos)
-    clips = torch.stack([sample.clip for sample in good]).permute(0, 4, 1, 2, 3)
-    label_map = None
-    if any(sample.label_map is not None for sample in good):
-        blank = torch.full(good[0].clip.shape[:3], NO_LABEL, dtype=torch.uint8)
-        label_map = torch.stack([blank if sample.label_map is None else sample.label_map for sample in good])
-    return Batch(clips, torch.stack([sample.target for sample in good]), label_map, bad_videos)
 
 
 class VideoViews(Dataset[Views | BadVideo]):
@@ -212,7 +310,7 @@ class VideoViews(Dataset[Views | BadVideo]):
             starts = np.linspace(part.first, latest, evaluation.views).astype(int)
         places_VT = np.stack([clip_places(part, int(start), clip) for start in starts])
         unique, inverse = np.unique(places_VT, return_inverse=True)
-        frames = read_frames(video.path, unique, short_side=DECODED_SIDE * clip.size)[inverse.reshape(places_VT.shape)]
+        frames = read_frames(video.path, unique, self.config.decoded_side)[inverse.reshape(places_VT.shape)]
         labels = read_labels(self.label_store, video, unique)
         mask = _read_mask(video) if self.masks else None
         clips, label_maps, masks = [], [], []

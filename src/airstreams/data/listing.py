@@ -1,7 +1,7 @@
 """What a data source is, once it has been listed: videos with class names. No file is opened here.
 
-The two types stand apart from `sources.py`, which fills them from a folder or a CSV file, so that the published data
-sets in `benchmarks/` can fill them too without a circle of imports. Class names stay text until the data set turns
+The types stand apart from `sources.py`, which fills them from a folder or a CSV file, so that the published data sets
+in `benchmarks/` can fill them too without a circle of imports. Class names stay text until the data set turns
 them into numbers: it costs a look-up a video, and no list of integers can be read against the wrong list of names.
 """
 
@@ -16,6 +16,15 @@ SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
+class Action:
+    """A label that holds from `start` to `end` only, both inclusive, in s from the video's first frame."""
+
+    label: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
 class Video:
     """One video, or one segment of it, with what people said about it."""
 
@@ -24,7 +33,8 @@ class Video:
     name: str
     """Unique within the source and independent of where it lies: shown to people, key of the splits."""
     labels: tuple[str, ...]
-    """Class names: exactly one, except in a multi-label source, where a video without actions has none."""
+    """Class names of the whole video, by which it is scored: exactly one, except in a multi-label source, where a video
+    without actions has none."""
     split: str | None = None
     """"train", "val" or "test"; None where the source has no splits."""
     start: float | None = None
@@ -37,6 +47,8 @@ class Video:
     """Key of the video's label maps in any label store; several segments of one file share it."""
     mask: Path | None = None
     """A mask drawn by people, for scoring only: npz with `mask` uint8 (T, H, W)."""
+    actions: tuple[Action, ...] = ()
+    """When the labels hold, the same one perhaps several times; empty means throughout."""
 
 
 @dataclass(frozen=True)

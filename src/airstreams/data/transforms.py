@@ -1,7 +1,11 @@
 """From decoded frames to a clip of the network's size: crop, flip and colour, drawn once a clip.
 
-Geometry is applied alike to frames (bilinear with anti-aliasing) and label maps (nearest), which may have another
-resolution, hence the relative coordinates; colour is applied to frames only. Normalisation is the model's business.
+For training, `augment` does it to a whole batch on its device, by two matrix products. Evaluation crops
+each view by itself (`crop_frames`), in the processes that decode. Geometry is applied alike to frames (bilinear with
+anti-aliasing) and label maps (nearest), which may have another resolution, hence the relative coordinates; colour is
+applied to frames only. Normalisation is the model's business.
+
+Legend of shape suffixes: B clips, T frames, H, W pixels of the decoded frames, S pixels of the clip's height and width.
 """
 
 from dataclasses import dataclass
@@ -9,10 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from airstreams.config import DataConfig
 
 LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to brightness, by ITU-R BT.601
+
+# The teacher's loss is taken on every fourth pixel each way. The logits lie on a grid of 16 px, so the pixels between
+# say little more, and one map a segmentation class of the clip's full size would be the largest tensor of the step.
+LABEL_STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -24,15 +33,6 @@ class Crop:
     height: float
     width: float
     flip: bool = False
-
-
-@dataclass(frozen=True)
-class Colour:
-    """Factors of 1 leave the clip as it is."""
-
-    brightness: float = 1.0
-    contrast: float = 1.0
-    saturation: float = 1.0
 
 
 def draw_crop(height: int, width: int, config: DataConfig, rng: np.random.Generator) -> Crop:
@@ -49,9 +49,9 @@ def draw_crop(height: int, width: int, config: DataConfig, rng: np.random.Genera
     return Crop(top / height, left / width, crop_height / height, crop_width / width, bool(flip))
 
 
-def draw_colour(strength: float, rng: np.random.Generator) -> Colour:
-    """Brightness, contrast and saturation, each scaled by up to `strength` more or less."""
-    return Colour(*rng.uniform(1 - strength, 1 + strength, size=3).tolist())
+def draw_colour(strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Factors (3,) of brightness, contrast and saturation, each scaled by up to `strength` more or less."""
+    return rng.uniform(1 - strength, 1 + strength, size=3)
 
 
 def square_crops(height: int, width: int, crops: int) -> list[Crop]:
@@ -64,7 +64,7 @@ def square_crops(height: int, width: int, crops: int) -> list[Crop]:
     ]
 
 
-def crop_frames(frames_THW3: np.ndarray, crop: Crop, size: int) -> torch.Tensor:
+def crop_frames(frames_THW3: np.ndarray, crop: Crop, size: int) -> Tensor:
     """The crop of uint8 frames (T, H, W, 3), resized to uint8 (T, size, size, 3)."""
     H, W = frames_THW3.shape[1:3]
     top, left = round(crop.top * H), round(crop.left * W)
@@ -77,7 +77,7 @@ def crop_frames(frames_THW3: np.ndarray, crop: Crop, size: int) -> torch.Tensor:
     return frames_T3HW.permute(0, 2, 3, 1).contiguous()
 
 
-def crop_label_map(labels_THW: np.ndarray, crop: Crop, size: int) -> torch.Tensor:
+def crop_label_map(labels_THW: np.ndarray, crop: Crop, size: int) -> Tensor:
     """The same crop of uint8 label maps (T, H', W'), nearest, to uint8 (T, size, size)."""
     H, W = labels_THW.shape[1:3]
     centres = (np.arange(size) + 0.5) / size
@@ -88,12 +88,56 @@ def crop_label_map(labels_THW: np.ndarray, crop: Crop, size: int) -> torch.Tenso
     return torch.from_numpy(labels_THW[:, rows[:, None], columns])
 
 
-def apply_colour(frames_THW3: torch.Tensor, colour: Colour) -> torch.Tensor:
-    """Brightness, then contrast about the clip's mean, then saturation about each pixel's grey; uint8 in and out."""
-    frames = frames_THW3.float() * colour.brightness
-    # Summed as whole numbers: a float sum changes with the number of threads, and so with the number of workers.
-    mean = frames_THW3.sum(dtype=torch.long).item() / frames_THW3.numel() * colour.brightness
-    frames = (frames - mean) * colour.contrast + mean
-    grey = (frames * torch.tensor(LUMA)).sum(dim=-1, keepdim=True)
-    frames = (frames - grey) * colour.saturation + grey
-    return frames.round_().clamp_(0, 255).to(torch.uint8)
+def augment(
+    frames_BTHW3: Tensor, box_B4: Tensor, inside_B2: Tensor, flip_B: Tensor, colour_B3: Tensor, size: int
+) -> Tensor:
+    """Crop, resize, flip and colour a batch, on its device.
+
+    Args:
+        frames_BTHW3: uint8; below and right of a clip's own frames there may be padding.
+        box_B4: each clip's crop: top, left, height and width in px, fractions allowed.
+        inside_B2: height and width, px, of each clip's own frames; nothing beyond is seen.
+        flip_B: bool, mirror left and right.
+        colour_B3: factors of brightness, of contrast about the clip's mean, of saturation about each pixel's grey, in
+            this order; 1 leaves the clip as it is.
+        size: S, px.
+
+    Returns:
+        (B, 3, T, S, S), float32 in 0..1, channels last in memory.
+    """
+    B, T, H, W = frames_BTHW3.shape[:4]
+    top_B, left_B, height_B, width_B = box_B4.unbind(1)
+    down_BSH = _resampling(top_B, height_B, inside_B2[:, 0], size, H)
+    across_BSW = _resampling(left_B, width_B, inside_B2[:, 1], size, W)
+    across_BSW = torch.where(flip_B[:, None, None], across_BSW.flip(1), across_BSW)
+    rows = torch.matmul(down_BSH[:, None], frames_BTHW3.flatten(3).float() / 255).flatten(1, 2)  # B, T S, W 3
+    # One matrix resamples along a row and mixes red, green and blue as the colour asks: pixels stay where they lie.
+    mix_B33 = _colour_matrix(colour_B3)
+    columns = torch.einsum("bsw,bcd->bwcsd", across_BSW, mix_B33).reshape(B, W * 3, size * 3)
+    mean_B = torch.einsum("bwc,bw->b", rows.mean(dim=1).view(B, W, 3), across_BSW.mean(dim=1)) / 3
+    brightness_B, contrast_B = colour_B3[:, 0], colour_B3[:, 1]
+    offset_B11 = ((1 - contrast_B) * brightness_B * mean_B)[:, None, None]
+    clip_BTSS3 = torch.baddbmm(offset_B11, rows, columns).clamp_(0, 1).view(B, T, size, size, 3)
+    return clip_BTSS3.permute(0, 4, 1, 2, 3)
+
+
+def _resampling(start_B: Tensor, length_B: Tensor, inside_B: Tensor, size: int, pixels: int) -> Tensor:
+    """Matrices (B, size, pixels) that resample a stretch of a row of pixels, bilinear with anti-aliasing.
+
+    Each row holds the weights of a triangle whose half-width is one pixel of the coarser grid, cut off at the ends.
+    """
+    device = start_B.device
+    scale_B1 = (length_B / size)[:, None]
+    centre_BS1 = (start_B[:, None] + (torch.arange(size, device=device) + 0.5) * scale_B1)[:, :, None]
+    pixel_P = torch.arange(pixels, device=device)
+    weights_BSP = (1 - (pixel_P + 0.5 - centre_BS1).abs() / scale_B1[:, :, None].clamp(min=1)).clamp(min=0)
+    weights_BSP = weights_BSP * (pixel_P < inside_B[:, None, None])
+    return weights_BSP / weights_BSP.sum(dim=2, keepdim=True)
+
+
+def _colour_matrix(colour_B3: Tensor) -> Tensor:
+    """What a row of red, green and blue is multiplied by, (B, 3, 3): all of the change but contrast's offset."""
+    brightness_B11, contrast_B11, saturation_B11 = colour_B3[:, :, None, None].unbind(1)
+    one_33 = torch.eye(3, device=colour_B3.device)
+    grey_33 = colour_B3.new_tensor(LUMA)[:, None].expand(3, 3)  # to the pixel's grey, thrice
+    return brightness_B11 * contrast_B11 * (saturation_B11 * one_33 + (1 - saturation_B11) * grey_33)

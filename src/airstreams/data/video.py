@@ -130,9 +130,9 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
     converter = VideoReformatter()
 
     def take(place: int, frame: VideoFrame) -> None:
-        picture = converter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1).to_ndarray()
+        picture = _upright(converter, frame, index.orientation, width, height)
         for slot in slots[place]:
-            frames_NHW3[slot] = index.orientation.apply(picture)
+            frames_NHW3[slot] = picture
 
     missing = sorted(slots)
     with _naming(path):
@@ -143,6 +143,30 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
         if missing:
             raise VideoError(f"unreadable: frame {missing[0]} of {index.info.frames} cannot be decoded")
     return frames_NHW3
+
+
+def iterate_frames(path: str | os.PathLike[str], short_side: int | None = None) -> Iterator[np.ndarray]:
+    """Decodes the whole file once and yields every frame, uint8 (H, W, 3), as `read_frames` would give it.
+
+    For jobs that want all frames of a video that is too long for memory. It makes the comparisons of `check` as well,
+    so a video whose last frame has been handed out is a good one.
+
+    Raises:
+        InputError: a short side below 1.
+        VideoError: as `check`, possibly after some frames; names the file.
+    """
+    with _naming(path):
+        _refuse_truncated(path)
+        index = _index(path)
+        width, height = _reduced(index.stored_width, index.stored_height, short_side)
+        converter = VideoReformatter()
+        decoded = 0
+        with _opened(path) as (container, stream):
+            for _, frame in _frames(container, stream, index):
+                yield _upright(converter, frame, index.orientation, width, height)
+                decoded += 1
+        if decoded < index.info.frames:
+            raise VideoError(f"unreadable: frame {decoded} of {index.info.frames} cannot be decoded")
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
@@ -253,6 +277,14 @@ def _orientation(frame: VideoFrame) -> _Orientation:
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()  # type: ignore[call-overload]
     transpose = abs(b) > abs(a)
     return _Orientation(transpose, flip_rows=(b if transpose else d) < 0, flip_columns=(c if transpose else a) < 0)
+
+
+def _upright(
+    converter: VideoReformatter, frame: VideoFrame, orientation: _Orientation, width: int, height: int
+) -> np.ndarray:
+    """The frame in RGB, brought to width and height as stored, then upright."""
+    picture = converter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1).to_ndarray()
+    return orientation.apply(picture)
 
 
 def _reduced(width: int, height: int, short_side: int | None) -> tuple[int, int]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
 
-from airstreams.data.check import check_videos
 from airstreams.data.listing import Source
 from airstreams.data.sources import SPLIT_FILE, read_splits, with_splits
+from airstreams.distributed import check_together, leads
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.metrics import confusion
 from airstreams.evaluation.protocols import Scores, figures_of, score_videos, targets_of
@@ -41,8 +42,10 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     Data without splits of its own takes those that training drew; videos that training never saw are test videos.
     InputError: no run, no such split, or class names that the model does not know.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    saved = saved_models.load(run, device)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    if not leads():
+        console = Console(quiet=True)
+    saved = saved_models.load(run, processes.device)
     unknown = sorted(set(source.classes) - set(saved.classes))
     if unknown:
         given, expected = (", ".join(names[:5]) + " ..." * (len(names) > 5) for names in (unknown, saved.classes))
@@ -62,14 +65,18 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         console.print(f"segmentation not scored: {label_store.teacher}'s classes are not those of the run's teacher")
         label_store = None
     with Progress(console=console) as progress:
-        good, bad = check_videos(wanted, progress)
+        good, bad = check_together(wanted, progress)
         if not good:
             raise VideoError(
                 f"none of {len(wanted)} videos can be read; the first, {bad[0].video.name}: {bad[0].reason}"
             )
         task = progress.add_task("scoring", total=len(good))
         scores = score_videos(
-            saved, good, label_store, saved.config.data.workers, on_video=lambda: progress.advance(task)
+            saved,
+            good,
+            label_store,
+            saved.config.data.workers,
+            on_video=lambda: progress.advance(task, processes.num_processes),  # the others are about as far
         )
     scores.left_out += bad
     if scores.left_out:
@@ -95,10 +102,14 @@ def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Consol
 def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any]) -> Evaluation:
     answer = scores.probabilities[saved.config.model.answer]
     counts = None
-    with replacing(folder / "figures.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n")
     if not saved.multi_label:
         counts = confusion(answer, targets_of(saved, scores.videos)).tolist()
+    evaluation = Evaluation(figures, saved.classes, counts, folder)
+    if not leads():
+        return evaluation
+    with replacing(folder / "figures.json") as temporary:
+        temporary.write_text(json.dumps(figures, indent=2) + "\n")
+    if counts is not None:
         with replacing(folder / "confusion.json") as temporary:
             temporary.write_text(json.dumps({"classes": list(saved.classes), "counts": counts}) + "\n")
     with replacing(folder / "scores.csv") as temporary, temporary.open("w", newline="") as file:
@@ -109,4 +120,4 @@ def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, A
             rows.writerow([video.name, ";".join(video.labels), predicted, *(f"{value:.6f}" for value in row)])
         for bad in scores.left_out:
             rows.writerow([bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}"])
-    return Evaluation(figures, saved.classes, counts, folder)
+    return evaluation

@@ -100,6 +100,12 @@ class SegmentationFigures:
             ):
                 self.person[name] += torch.stack([(mask & found).sum(), (mask | found).sum()]).cpu()
 
+    def __add__(self, other: "SegmentationFigures") -> "SegmentationFigures":
+        both = SegmentationFigures(self.classes)
+        both.counts, both.ceiling = self.counts + other.counts, self.ceiling + other.ceiling
+        both.person = {name: counts + other.person[name] for name, counts in self.person.items()}
+        return both
+
     def figures(self) -> dict[str, Any] | None:
         """Pixel accuracy, mean IoU over the label maps' classes, person IoU, the ceilings; None: nothing counted."""
         if not self.counts.sum():

@@ -14,6 +14,7 @@ from airstreams.data.check import BadVideo
 from airstreams.data.dataset import VideoViews, Views, target_of
 from airstreams.data.labels import LabelStore
 from airstreams.data.listing import Video
+from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
 from airstreams.evaluation.metrics import SegmentationFigures, action_figures
 from airstreams.models.saved import SavedModel
@@ -69,9 +70,11 @@ def score_videos(
 ) -> Scores:
     """Score every video with every trained head; leaves the model in evaluation mode.
 
+    Of several processes each scores its share, and all return the scores of all videos, each counted once.
+
     Args:
         saved: the model.
-        videos: what to score.
+        videos: what to score, each with a name of its own.
         label_store: the teacher's label maps, where the segmentation is to be scored too.
         workers: processes that decode.
         on_video: called after each video, for progress.
@@ -80,18 +83,15 @@ def score_videos(
     heads = saved.config.trained_heads()
     segments = label_store is not None and "semantic" in saved.config.model.streams
     figures = SegmentationFigures(saved.segment_classes) if segments else None
-    views_of_videos = VideoViews(videos, saved.config, label_store if segments else None, masks=segments)
-    scored: list[Video] = []
+    views_of_videos = VideoViews(share(videos), saved.config, label_store if segments else None, masks=segments)
+    scored: list[tuple[Video, dict[str, Tensor]]] = []
     left_out: list[BadVideo] = []
-    rows: dict[str, list[Tensor]] = {head: [] for head in heads}
     for views in _read_ahead(views_of_videos, workers):
         if isinstance(views, BadVideo):
             left_out.append(views)
         else:
             probabilities, logits_NShw = score_views(saved, views.clips, heads)
-            for head in heads:
-                rows[head].append(probabilities[head])
-            scored.append(views.video)
+            scored.append((views.video, probabilities))
             if figures is not None and logits_NShw is not None:
                 labels, masks = (
                     None if maps is None else maps.flatten(0, 1).to(logits_NShw.device)
@@ -99,15 +99,22 @@ def score_videos(
                 )
                 figures.add(logits_NShw, labels, masks)
         on_video()
+    order = {video.name: number for number, video in enumerate(videos)}
+    left_out = gather(left_out)
+    scored = sorted(gather(scored), key=lambda item: order[item[0].name])
     if not scored:
         raise VideoError(f"none of {len(videos)} videos could be read; the first: {left_out[0].reason}")
-    stacked = {head: torch.stack(parts).numpy() for head, parts in rows.items()}
-    return Scores(scored, stacked, left_out, figures.figures() if figures else None)
+    stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in heads}
+    segmentation = None
+    if figures is not None:
+        first, *others = gather([figures])
+        segmentation = sum(others, start=first).figures()
+    return Scores([video for video, _ in scored], stacked, left_out, segmentation)
 
 
 def targets_of(saved: SavedModel, videos: Sequence[Video]) -> np.ndarray:
     """(N,) class indices, or (N, K) of 0 and 1 for multi-label data."""
-    return torch.stack([target_of(video, saved.classes, saved.multi_label) for video in videos]).numpy()
+    return torch.stack([target_of(video.labels, saved.classes, saved.multi_label) for video in videos]).numpy()
 
 
 def figures_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:

@@ -2,8 +2,14 @@
 
 `model.safetensors` holds the weights and `model.json` all that is needed to use them; neither is a pickle, so a model
 from a stranger runs no code.
+
+safetensors has no checksum of its own, and class names of another run fit any weights of the same shapes. So the
+weights' header holds two sha256 sums, of the tensors and of `model.json`, and nothing is read that they do not vouch
+for. The price: every load hashes all weights, and `model.json` cannot be edited. The sums guard against accidents, not
+against a forger, who would write new ones.
 """
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass
@@ -11,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
+from torch import Tensor
 
 import airstreams
 from airstreams.config import Config, from_dict, to_dict
@@ -21,9 +28,10 @@ from airstreams.errors import InputError
 from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 _MEND = "expected the folder that `airstreams train --out` wrote"
+_OTHER_VERSION = f"use the version of airstreams that {DESCRIPTION} names"
 
 
 @dataclass
@@ -48,7 +56,11 @@ class SavedModel(Description):
 
 
 def save(saved: SavedModel, run: Path) -> None:
-    """Write a model into a run's folder; each file is whole at every moment."""
+    """Write a model into a run's folder; each file is whole at every moment.
+
+    A run's description is the same at each save (but for the versions, which are not summed), so that a crash between
+    the two files leaves a pair that belongs together.
+    """
     description = {
         "format": FORMAT,
         "config": to_dict(saved.config),
@@ -63,44 +75,89 @@ def save(saved: SavedModel, run: Path) -> None:
         },
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.model.state_dict().items()}
+    sums = {"sha256": _sum_of_weights(weights), "description": _sum_of_description(description)}
     with replacing(run / WEIGHTS) as temporary:
-        temporary.write_bytes(serialise(weights))  # save_file would keep the file from all other users
+        temporary.write_bytes(serialise(weights, sums))  # save_file would keep the file from all other users
     with replacing(run / DESCRIPTION) as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n")
+        temporary.write_text(_as_text(description), encoding="utf-8")
 
 
 def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
-    """Read a model from a run's folder, in evaluation mode. InputError: not a run, or damaged files."""
+    """Read a model from a run's folder, in evaluation mode.
+
+    InputError: not a run, of another format, or damaged, be it by one bit; only `versions` is not guarded.
+    """
     description = read_description(run)
-    if not (run / WEIGHTS).is_file():
-        raise InputError(f"{run}: no {WEIGHTS} in it; {_MEND}")
+    path = run / WEIGHTS
+    weights = load_file(path)
+    if _sum_of_weights(weights) != _sums(path)["sha256"]:
+        raise InputError(f"{path}: damaged (the weights are not those that were saved); copy the run again")
     model = build(description.config.model, len(description.classes), len(description.segment_classes))
     try:
-        model.load_state_dict(load_file(run / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{run / WEIGHTS}: damaged, or of another model ({reason}); copy the run again") from error
+        raise InputError(f"{path}: not a model of this config ({reason}); {_OTHER_VERSION}") from error
     return SavedModel(**vars(description), model=model.eval().to(device))
 
 
 def read_description(run: Path) -> Description:
-    """Read what stands beside a model's weights. InputError: not a run, or a damaged file."""
+    """Read what stands beside a model's weights. InputError: not a run, of another format, or a damaged file."""
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (run / name).is_file():
+            raise InputError(f"{run}: no {name} in it; {_MEND}")
     path = run / DESCRIPTION
-    if not path.is_file():
-        raise InputError(f"{run}: no {DESCRIPTION} in it; {_MEND}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["format"]
-        if found == FORMAT:
-            return Description(
-                from_dict(content["config"]),
-                tuple(content["classes"]),
-                tuple(content["segment_classes"]),
-                bool(content["multi_label"]),
-            )
-    except (ValueError, KeyError, TypeError) as error:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        older, newer = content["format"] < FORMAT, content["format"] > FORMAT
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); copy the run again") from error
-    raise InputError(f"{path}: format {found}, expected {FORMAT}; update airstreams")
+    if older or newer:
+        mend = "train it again with this version" if older else "update airstreams"
+        raise InputError(f"{path}: format {content['format']}, expected {FORMAT}; {mend}")
+    # The sum is of the values; the text shows what changes none of them, such as 1E-05 for 1e-05.
+    if _sum_of_description(content) != _sums(run / WEIGHTS)["description"] or text != _as_text(content):
+        raise InputError(f"{path}: changed, damaged or of another run than {WEIGHTS}; copy the run again")
+    try:
+        config = from_dict(content["config"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {_OTHER_VERSION}") from error
+    return Description(
+        config, tuple(content["classes"]), tuple(content["segment_classes"]), bool(content["multi_label"])
+    )
+
+
+def _sums(path: Path) -> dict[str, str]:
+    """The two sums in the weights' header. InputError: damaged, in its header or its length."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            sums: dict[str, str] = file.metadata() or {}
+    except SafetensorError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: damaged ({reason}); copy the run again") from error
+    if sums.keys() != {"sha256", "description"}:
+        raise InputError(f"{path}: damaged (no checksums in its header); copy the run again")
+    return sums
+
+
+def _sum_of_weights(weights: dict[str, Tensor]) -> str:
+    """sha256 of names, types, shapes and bytes of contiguous tensors on the CPU."""
+    summed = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        summed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        summed.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return summed.hexdigest()
+
+
+def _sum_of_description(description: dict[str, Any]) -> str:
+    """sha256 of all values but the versions, which may differ from one save of a run to the next."""
+    summed = {key: value for key, value in description.items() if key != "versions"}
+    return hashlib.sha256(json.dumps(summed, sort_keys=True).encode()).hexdigest()
+
+
+def _as_text(description: dict[str, Any]) -> str:
+    return json.dumps(description, indent=2) + "\n"
 
 
 def _preprocessing(config: Config) -> dict[str, Any]:

@@ -1,218 +1,398 @@
 """The training loop, top to bottom.
 
-One process on a CPU or a CUDA card, through Accelerate. float32 on a CPU, bfloat16 autocast on CUDA. Losses stay on
-the device and are read every `LOG_EVERY` steps only, so that a step never waits for the device. Test data is never
-looked at: a validation part, where there is one, chooses the checkpoint; without one the last is the result.
+One process on a CPU or a CUDA card, or several under `torchrun`, through Accelerate. float32 on a CPU, bfloat16
+autocast on CUDA. Nothing in a step waits for the device: what it says of itself is read every `LOG_EVERY` steps only,
+and a step whose numbers are not finite is skipped on the device. Test data is never looked at: a validation part,
+where there is one, chooses the checkpoint; without one the last is the result.
 """
 
 import csv
-import json
 import math
+import os
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from airstreams.config import Config, TrainingConfig, save_config
-from airstreams.data.check import BadVideo, check_videos
-from airstreams.data.dataset import Batch, EpochSampler, TrainingClips, collate
-from airstreams.data.labels import COCO_CLASSES
+from airstreams.data.cache import FrameCache
+from airstreams.data.check import BadVideo
+from airstreams.data.dataset import Batch, StepSampler, TrainingClips
+from airstreams.data.labels import COCO_CLASSES, NO_LABEL
 from airstreams.data.listing import Source, Video
 from airstreams.data.sources import SPLIT_FILE, automatic_split, read_splits, with_splits, write_splits
-from airstreams.errors import InputError, VideoError
+from airstreams.data.transforms import augment
+from airstreams.distributed import (
+    align_buffers,
+    check_together,
+    gather,
+    leads,
+    share_on_this_machine,
+    synchronise_norms,
+)
+from airstreams.errors import InputError, Stopped, VideoError
 from airstreams.evaluation.protocols import figures_of, score_videos
 from airstreams.files import replacing
 from airstreams.models import saved as saved_models
-from airstreams.models.airstreams import build
+from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.saved import SavedModel
+from airstreams.models.transfer import take_over
+from airstreams.training.ema import WeightAverage
+from airstreams.training.log import Log, Meter, StepFigures, TakenStep, note, read, summary
 from airstreams.training.losses import compute_losses, total_loss
+from airstreams.training.signals import Signals, leave_to_parent
+from airstreams.training.state import FOLDER as STATE_FOLDER
 from airstreams.training.state import TrainingState, load_state, save_state
 
 LOG_EVERY = 10  # steps
-LEFT_OUT, METRICS = "left_out.csv", "metrics.jsonl"
+SKIP_LIMIT = 10  # steps in a row that could not be taken
+LEFT_OUT = "left_out.csv"
 
 Item = TypeVar("Item")
 
 
-def train(source: Source, config: Config, run: Path, resume: bool, console: Console) -> dict[str, Any]:
+def train(
+    source: Source, config: Config, run: Path, resume: bool, console: Console, init: SavedModel | None = None
+) -> dict[str, Any]:
     """Train a model on a source's training part and leave it in `run`.
 
-    Returns the last epoch's record. InputError: a source that this config cannot be trained on; nothing is written
-    then.
+    Args:
+        source: the data.
+        config: of the run.
+        run: its folder.
+        resume: go on from the run's newest state.
+        console: to talk to.
+        init: a trained model to start from.
+
+    Returns:
+        The last epoch's record.
+
+    Raises:
+        InputError: a source that this config cannot be trained on; nothing is written then.
+        VideoError: no clip could be read for some time.
+        FloatingPointError: no step's numbers were finite for some time; the last good state is kept.
+        Stopped: a signal asked for it; the state is saved.
     """
     accelerator = make_accelerator(config.training)
-    set_seed(config.seed)
+    if not leads():
+        console = Console(quiet=True)
     _require_labels(source, config)
-    state = load_state(run) if resume else None
-    source = _with_splits(source, config, run, resume)
     segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
     learns = {
         "classes": list(source.classes),
         "segment_classes": list(segment_classes),
         "multi_label": source.multi_label,
     }
-    if state is not None and state.learns != learns:
-        raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
-    wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
-    with Progress(console=console) as progress:
-        good, bad = check_videos(wanted, progress)
-    train_videos, val_videos = _parts(source, good)
-    run.mkdir(parents=True, exist_ok=True)
-    save_config(config, run / "config.yaml")
-    write_splits(run / SPLIT_FILE, source)
-    _write_left_out(run / LEFT_OUT, bad)
-    if bad:
-        console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
-        console.print(f"  {bad[0].video.name}: {bad[0].reason}", markup=False)
+    state = _state_to_resume(run, learns, source, console) if resume else None
+    source = _with_splits(source, config, run, resume)
+    train_videos, val_videos, cache = prepare_videos(source, config, run, resume, console)
 
-    sampler, loader = make_loader(train_videos, source, config, accelerator.device)
+    torch.manual_seed(config.seed)
     model = build(config.model, len(source.classes), len(segment_classes))
-    saved = SavedModel(config, source.classes, segment_classes, source.multi_label, model)
-    optimizer = make_optimizer(model, config.training)
-    schedule = make_schedule(optimizer, config.training, steps_per_epoch=len(loader))
-    prepared, optimizer = accelerator.prepare(model, optimizer)
-    learner = Learner(model, optimizer, schedule)
-    if state is None:
-        state = learner.state(0, step=0, best=None, learns=learns)
-        save_state(state, run)
+    if init is not None:
+        console.print(str(take_over(model, source.classes, segment_classes, init)), markup=False, highlight=False)
+    sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
+    learner = make_learner(model, config, sampler, accelerator, console)
+    saved = SavedModel(config, source.classes, segment_classes, source.multi_label, learner.result)
+    if state is not None:
+        learner.restore(state.learner)
     else:
-        learner.restore(state)
-        _forget_after(run / METRICS, state.epoch)
+        state = TrainingState(0, 0, 0, None, learns, learner.state())
+        if leads():
+            save_state(state, run, config.training.keep)
+            write_splits(run / SPLIT_FILE, source)
+            save_config(config, run / "config.yaml")  # last: a folder that has it can be resumed
+    accelerator.wait_for_everyone()
+
     step, best = state.step, state.best
     record: dict[str, Any] = {}
-    writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=console) as progress, (run / METRICS).open("a") as metrics:
-
-        def log(entry: dict[str, Any]) -> None:
-            metrics.write(json.dumps(entry) + "\n")
-            metrics.flush()
-            for name, value in _flat(entry):
-                writer.add_scalar(name, value, entry["step"])
-
-        task = progress.add_task("", total=config.training.epochs * len(loader), completed=step, note="")
+    with Signals() as signals, Log(run, step, leads()) as log, Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=config.training.epochs * sampler.steps, completed=step, note="")
         for epoch in range(state.epoch, config.training.epochs):
-            sampler.epoch = epoch
-            recent, whole = Meter(), Meter()
-            left_out: list[BadVideo] = []
-            prepared.train()
-            for batch, waited in timed(loader):
-                left_out += batch.bad_videos
-                if len(batch.clip):
-                    losses = training_step(prepared, optimizer, accelerator, batch, config)
-                    recent.add(losses, len(batch.clip), waited)
-                    whole.add(losses, len(batch.clip), waited)
-                schedule.step()
+            sampler.start(epoch, state.epoch_step)
+            meter, recent, left_out = Meter(**state.meter), Meter(**state.recent), list(state.left_out)
+            taken: list[TakenStep] = []
+            learner.begin_training()
+            began = time.perf_counter()
+
+            for batches, waited in timed(in_steps(loader, config.training.accumulate)):
                 step += 1
-                if step % LOG_EVERY == 0 and recent.steps:
-                    entry = {"epoch": epoch + 1, "step": step, "lr": schedule.get_last_lr()[0], **recent.read()}
-                    log(entry)
-                    progress.update(task, note=_note(entry))
-                    recent = Meter()
+                torch.manual_seed(seed_of_step(config.seed, step, accelerator.process_index))
+                values = training_step(learner, accelerator, batches, step, config)
+                now = time.perf_counter()
+                names = [name for batch in batches for name in batch.names]
+                taken.append(TakenStep(step, values, names, now - began, waited))
+                began = now
+                left_out += [f"{bad.video.name}: {bad.reason}" for batch in batches for bad in batch.bad_videos]
                 progress.update(task, advance=1)
 
-            if not whole.steps:
-                raise VideoError(f"no clip of epoch {epoch + 1} could be read; the first: {left_out[0].reason}")
-            record = {"epoch": epoch + 1, "step": step, "train": whole.read()}
-            record["train"]["left_out"] = [f"{bad.video.name}: {bad.reason}" for bad in left_out]
-            if not math.isfinite(record["train"]["losses"]["total"]):
-                raise FloatingPointError(
-                    f"a loss is not finite after epoch {epoch + 1}: {record['train']['losses']}; "
-                    "start again with a new --out and a lower --training.lr"
-                )
+                save, stop = asked_for(signals, accelerator, step)
+                epoch_step = step - epoch * sampler.steps
+                ends = epoch_step == sampler.steps
+                save = (save or step % config.training.save_every == 0) and not ends
+                if step % LOG_EVERY == 0 or save or ends:
+                    for figures in read(taken):
+                        meter.add(figures)
+                        recent.add(figures)
+                        if not figures.good:
+                            console.print(_why_skipped(figures, gather(figures.names)), markup=False, soft_wrap=True)
+                    taken.clear()
+                    _stop_where_all_goes_wrong(meter, left_out, ends)
+                if step % LOG_EVERY == 0 and recent.steps:
+                    entry = {"epoch": epoch + 1, "step": step, "lr": learner.schedule.get_last_lr()[0]}
+                    log.write(entry | recent.figures())
+                    progress.update(task, note=note(recent.figures()))
+                    recent = Meter()
+                if save:
+                    if leads() and not meter.skipped_in_a_row:
+                        said = asdict(meter), asdict(recent), left_out
+                        underway = TrainingState(epoch, epoch_step, step, best, learns, learner.state(), *said)
+                        save_state(underway, run, config.training.keep)
+                    accelerator.wait_for_everyone()
+                    signals.save = False
+                    if stop:
+                        raise Stopped(f"stopped at step {step}, in epoch {epoch + 1}; --resume goes on from there")
+
+            record = {"epoch": epoch + 1, "step": step, "train": meter.figures() | {"left_out": gather(left_out)}}
             figure = None
             if val_videos:
+                align_buffers(saved.model)
                 scores = score_videos(saved, val_videos, workers=config.data.workers)
                 record["val"] = figures_of(saved, scores)
                 figure = record["val"]["map" if source.multi_label else "top1"]
-            if figure is None or best is None or figure >= best:
+            whole = epoch + 1 == config.training.epochs
+            sound = whole or not meter.skipped_in_a_row  # else it may be about to fail: keep what is there
+            if sound and (figure is None or best is None or figure >= best):
                 best = figure
-                saved_models.save(saved, run)
-            log(record)
-            console.print(_summary(record, config.training.epochs), markup=False, soft_wrap=True)
-            save_state(learner.state(epoch + 1, step, best, learns), run)
-    writer.close()
+                if leads():
+                    saved_models.save(saved, run)
+            log.write(record)
+            console.print(summary(record, config.training.epochs), markup=False, soft_wrap=True)
+            state = TrainingState(epoch + 1, 0, step, best, learns, learner.state())
+            state.meter = {"skipped_in_a_row": meter.skipped_in_a_row}
+            if leads() and sound:
+                save_state(state, run, config.training.keep)
+            accelerator.wait_for_everyone()
+            if stop and not whole:
+                raise Stopped(f"stopped after epoch {epoch + 1}; --resume goes on from there")
     return record
 
 
+def may_begin(run: Path) -> bool:
+    """Whether a training may begin in this folder: it holds nothing but what one that was killed at its start left."""
+    remains = {LEFT_OUT, SPLIT_FILE, STATE_FOLDER}
+    if not run.exists():
+        return True
+    return run.is_dir() and all(path.name in remains or path.name.startswith(".") for path in run.iterdir())
+
+
 def training_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator, batch: Batch, config: Config
+    learner: "Learner", accelerator: Accelerator, batches: Sequence[Batch], step: int, config: Config
 ) -> dict[str, Tensor]:
-    """One optimiser step on one batch; the unweighted losses and their weighted `total`, still on the device."""
-    device = accelerator.device
-    weights = config.active_loss_weights()
-    label_map = None if batch.label_map is None else batch.label_map.to(device, non_blocking=True)
-    output = model(batch.clip.to(device, non_blocking=True), config.trained_heads())
-    losses = compute_losses(
-        output, batch.target.to(device, non_blocking=True), label_map, weights, config.training.label_smoothing
-    )
-    total = total_loss(losses, weights)
-    accelerator.backward(total)
+    """One optimiser step on the batches that it adds up; its values, still on the device.
+
+    Where a loss or a gradient is not finite, neither weights nor optimiser nor batch statistics change: the step is
+    skipped without the host having to know.
+    """
+    weights, heads = config.active_loss_weights(), config.trained_heads()
+    batches = [to_device(batch, accelerator.device) for batch in batches]
+    clips, pixels = _in_the_whole_step(batches, accelerator)
+    statistics = [buffer for buffer in learner.model.buffers() if buffer.is_floating_point()]
+    before = torch.cat([buffer.flatten() for buffer in statistics])
+
+    sums: dict[str, Tensor] = {}
+    for number, batch in enumerate(batches, 1):
+        with accelerator.no_sync(learner.prepared) if number < len(batches) else nullcontext():
+            clip_B3THW = augment(*batch[:5], size=config.clip.size)
+            output = learner.prepared(clip_B3THW, heads)
+            losses = compute_losses(
+                output, batch.target, batch.label_map, weights, config.training.label_smoothing, clips, pixels
+            )
+            losses["total"] = total_loss(losses, weights)
+            has_weight = 1.0 if batch.names else 0.0  # none for a black clip that stands in
+            # Processes average their gradients, but a step's losses are sums of their shares.
+            accelerator.backward(losses["total"] * (has_weight * accelerator.num_processes))
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0.0) + loss.detach() * has_weight
+    step_losses = accelerator.reduce(torch.stack(list(sums.values())), "sum")
+
+    norms = gradient_norms(learner.model)
+    norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+    good = step_losses.isfinite().all() & norm.isfinite() & (clips > 0)
     if config.training.clip_norm:
-        accelerator.clip_grad_norm_(model.parameters(), config.training.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return {name: loss.detach() for name, loss in (losses | {"total": total}).items()}
+        clip_grads_with_norm_(learner.model.parameters(), config.training.clip_norm, norm)
+    learner.optimizer.found_inf = (~good).to(torch.float32)  # type: ignore[attr-defined]  # by it fused optimisers skip a step
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    after = torch.where(good, torch.cat([buffer.flatten() for buffer in statistics]), before)
+    parts = after.split([buffer.numel() for buffer in statistics])
+    torch._foreach_copy_(statistics, [part.view_as(buffer) for part, buffer in zip(parts, statistics, strict=True)])
+    learner.schedule.step()
+    if learner.average is not None:
+        learner.average.update(learner.model, step)
+
+    values = {f"losses/{name}": loss for name, loss in zip(sums, step_losses, strict=True)}
+    values |= {f"gradient_norms/{name}": value for name, value in norms.items()}
+    return values | {"gradient_norms/all": norm, "clips": clips, "good": good}
+
+
+def _in_the_whole_step(batches: Sequence[Batch], accelerator: Accelerator) -> tuple[Tensor, Tensor]:
+    """The clips and the labelled pixels of a step, over accumulated batches and processes."""
+    clips = torch.tensor(float(sum(len(batch.names) for batch in batches)), device=accelerator.device)
+    pixels = clips.new_zeros(())
+    for batch in batches:
+        if batch.label_map is not None:
+            pixels = pixels + (batch.label_map != NO_LABEL).sum()
+    clips, pixels = accelerator.reduce(torch.stack((clips, pixels)), "sum")
+    return clips, pixels.clamp(min=1)
+
+
+def gradient_norms(model: AIRStreams) -> dict[str, Tensor]:
+    """The norm of the gradient of each part that has one."""
+    gradients = {
+        name: [parameter.grad for parameter in part.parameters() if parameter.grad is not None]
+        for name, part in model.parts().items()
+    }
+    return {name: get_total_norm(tensors) for name, tensors in gradients.items() if tensors}
 
 
 @dataclass
 class Learner:
-    """All that changes while a model learns."""
+    """All that changes while a model learns.
 
-    model: nn.Module
+    prepared: the model as a step calls it: on its device, compiled, wrapped for several processes.
+    frozen: what stays as it is, batch statistics included.
+    """
+
+    model: AIRStreams
+    prepared: nn.Module
+    frozen: list[nn.Module]
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
+    average: WeightAverage | None
 
-    def state(self, epoch: int, step: int, best: float | None, learns: dict[str, Any]) -> TrainingState:
+    @property
+    def result(self) -> AIRStreams:
+        """The model that training is for."""
+        return self.model if self.average is None else self.average.model
+
+    def begin_training(self) -> None:
+        """Training mode."""
+        self.prepared.train()
+        for part in self.frozen:
+            part.eval()
+
+    def state(self) -> dict[str, Any]:
         """What resuming needs."""
-        return TrainingState(
-            epoch=epoch,
-            step=step,
-            best=best,
-            learns=learns,
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            schedule=self.schedule.state_dict(),
-            rng=torch.get_rng_state(),
-        )
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.model.state_dict(),
+        }
 
-    def restore(self, state: TrainingState) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Go back to where a state was taken."""
-        self.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.schedule.load_state_dict(state.schedule)
-        torch.set_rng_state(state.rng)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.model.load_state_dict(state["average"])
+
+
+def make_learner(
+    model: AIRStreams, config: Config, sampler: StepSampler, accelerator: Accelerator, console: Console
+) -> Learner:
+    """Put the model on its device and give it an optimiser. InputError: a part to freeze that it does not have."""
+    frozen = freeze(model, config)
+    if config.training.sync_batch_norm and accelerator.num_processes > 1:
+        synchronise_norms(model, accelerator.device)
+    model = model.to(accelerator.device)
+    average = WeightAverage(model, config.training.ema) if config.training.ema else None
+    optimizer = make_optimizer(model, config.training)
+    schedule = make_schedule(optimizer, config.training, sampler.steps)
+    stepped: nn.Module = model
+    if config.training.compile:
+        stepped = compiled(model, config, sampler.batch_size, console)
+    return Learner(model, accelerator.prepare(stepped), frozen, optimizer, schedule, average)
+
+
+def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
+    """Stop the learning of the parts that the config names and of those that no loss reaches; returns them.
+
+    A process that waits for gradients that never come would wait for ever, hence the second kind.
+    """
+    parts = model.parts()
+    unknown = [name for name in config.training.freeze if name not in parts]
+    if unknown:
+        raise InputError(f"training.freeze: got {', '.join(unknown)}; expected some of {', '.join(parts)}")
+    frozen = [parts[name] for name in config.training.freeze]
+    frozen += [late for head, late in model.late.items() if head not in config.trained_heads()]
+    if "semantic" in config.model.stop_gradient and not config.needs_labels and "semantic" in model.representations:
+        frozen.append(model.representations["semantic"].segmenter)  # type: ignore[arg-type]
+    for part in frozen:
+        part.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"training.freeze: got {', '.join(config.training.freeze)}; expected a part left to learn")
+    return frozen
+
+
+def compiled(model: AIRStreams, config: Config, batch_size: int, console: Console) -> nn.Module:
+    """The model compiled, which is tried out on a black batch; as it was, with a warning, where that fails."""
+    clip = config.clip
+    device = next(model.parameters()).device
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        graph: nn.Module = torch.compile(model)  # type: ignore[assignment]
+        black = torch.zeros(batch_size, clip.frames, clip.size, clip.size, 3, device=device).permute(0, 4, 1, 2, 3)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            output = graph.train()(black, config.trained_heads())
+        torch.stack([logits.float().sum() for logits in output.logits.values()]).sum().backward()
+    except Exception as error:  # the compiler's failures have no common type
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        console.print(f"torch.compile failed, going on without it: {reason}", markup=False, soft_wrap=True)
+        graph = model
+    model.zero_grad()
+    model.load_state_dict(before)  # the black batch has moved the batch statistics
+    return graph
+
+
+def make_cache(config: Config) -> FrameCache | None:
+    """The cache of decoded frames that the config asks for."""
+    if config.data.cache is None:
+        return None
+    return FrameCache(Path(config.data.cache), round(config.data.cache_gb * 1e9), config.decoded_side)
 
 
 def make_loader(
-    videos: list[Video], source: Source, config: Config, device: torch.device
-) -> tuple[EpochSampler, DataLoader[Batch]]:
-    """The training clips in batches, and the sampler that orders them anew for each epoch."""
+    videos: list[Video], source: Source, config: Config, cache: FrameCache | None, accelerator: Accelerator
+) -> tuple[StepSampler, DataLoader[Batch]]:
+    """The training clips in batches, and the sampler that says which."""
     label_store = source.label_store if config.needs_labels else None
-    clips = TrainingClips(videos, config, source.classes, source.multi_label, label_store)
+    clips = TrainingClips(videos, config, source.classes, source.multi_label, label_store, cache)
     labels = [video.labels[0] if video.labels else "" for video in videos]
-    sampler = EpochSampler(labels, config.seed, config.data.balanced)
+    sampler = StepSampler(labels, config, accelerator.process_index, accelerator.num_processes)
     loader: DataLoader[Any] = DataLoader(
         clips,
-        batch_size=config.training.batch_size,
-        sampler=sampler,
-        drop_last=len(clips) > config.training.batch_size,  # a last batch of one or two would upset batch normalisation
+        batch_sampler=sampler,
         num_workers=config.data.workers,
         persistent_workers=config.data.workers > 0,
-        pin_memory=device.type == "cuda",
-        collate_fn=collate,
-        generator=torch.Generator(),  # its own, so that starting workers does not move dropout's
+        pin_memory=accelerator.device.type == "cuda",
+        collate_fn=clips.collate,
+        worker_init_fn=leave_to_parent,
     )
     return sampler, loader
 
@@ -224,6 +404,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device: got cuda, but torch sees no CUDA card here; give --training.device cpu")
     on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
     return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if on_cuda else "no")
 
 
@@ -234,9 +418,12 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},  # norms, biases, the flow's parameters
     ]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=config.lr)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
+    for parameter in learning:  # or a skipped first step would leave whatever lay in memory
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int) -> LambdaLR:
@@ -252,35 +439,20 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, step
     return LambdaLR(optimizer, factor)
 
 
-@dataclass
-class Meter:
-    """Mean losses, clips a second and the share of time spent waiting for data, since it was made."""
+def seed_of_step(seed: int, step: int, process: int) -> int:
+    """What torch's generator (dropout) starts a step from, so that a resumed training draws the same."""
+    return int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0])
 
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    steps: int = 0
-    clips: int = 0
-    waited: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
 
-    def add(self, losses: dict[str, Tensor], clips: int, waited: float) -> None:
-        """Count a step, without waiting for the device."""
-        for name, loss in losses.items():
-            self.sums[name] = self.sums[name] + loss if name in self.sums else loss
-        self.steps += 1
-        self.clips += clips
-        self.waited += waited
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors there."""
+    tensors: dict[str, Any] = {name: item for name, item in batch._asdict().items() if isinstance(item, Tensor)}
+    return batch._replace(**{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
-    def read(self) -> dict[str, Any]:
-        """The figures; this waits for the device."""
-        losses = {name: float(value) / self.steps for name, value in self.sums.items()}
-        seconds = time.perf_counter() - self.since
-        return {
-            "losses": losses,
-            "clips_per_second": self.clips / seconds,
-            "waiting": self.waited / seconds,
-            "clips": self.clips,
-            "seconds": seconds,
-        }
+
+def in_steps(loader: Iterable[Item], accumulate: int) -> Iterator[tuple[Item, ...]]:
+    """The batches of each optimiser step."""
+    return zip(*[iter(loader)] * accumulate, strict=True)
 
 
 def timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
@@ -292,6 +464,73 @@ def timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
         if item is None:
             return
         yield item, time.perf_counter() - asked
+
+
+def asked_for(signals: Signals, accelerator: Accelerator, step: int) -> tuple[bool, bool]:
+    """Whether a signal asked to save and to stop; any one process's speaks for all."""
+    if accelerator.num_processes == 1:
+        return signals.save, signals.stop
+    if accelerator.device.type == "cuda" and step % LOG_EVERY:
+        return False, False  # asking waits for the device
+    flags = torch.tensor([signals.save, signals.stop], dtype=torch.float32, device=accelerator.device)
+    save, stop = accelerator.reduce(flags, "sum").tolist()
+    return save > 0, stop > 0
+
+
+def prepare_videos(
+    source: Source, config: Config, run: Path, resume: bool, console: Console
+) -> tuple[list[Video], list[Video], FrameCache | None]:
+    """The training and the validation videos that can be read, and the cache with their frames.
+
+    A resumed run goes by what was found at its beginning: with other videos its order would be another one.
+    """
+    wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
+    cache = make_cache(config)
+    with Progress(console=console) as progress:
+        if resume:
+            left_out = _read_left_out(run / LEFT_OUT)
+            good = [video for video in wanted if video.name not in left_out]
+        else:
+            good, bad = check_together(wanted, progress, cache)
+        train_videos, val_videos = _parts(source, good)
+        if cache is not None:
+            label_store = source.label_store if config.needs_labels else None
+            cache.prepare(train_videos, label_store, progress, share_on_this_machine())
+    if not resume and leads():
+        _write_left_out(run / LEFT_OUT, bad)
+        if bad:
+            console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
+            console.print(f"  {bad[0].video.name}: {bad[0].reason}", markup=False)
+    return train_videos, val_videos, cache
+
+
+def _state_to_resume(run: Path, learns: dict[str, Any], source: Source, console: Console) -> TrainingState:
+    state, damaged = load_state(run)
+    for path in damaged:
+        console.print(f"{path} is damaged: going on from the state before", markup=False, soft_wrap=True)
+    if state.learns != learns:
+        raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
+    return state
+
+
+def _why_skipped(figures: StepFigures, names: list[str]) -> str:
+    if not names:
+        return f"step {figures.step} skipped: none of its clips could be read"
+    wrong = ", ".join(f"{name} is {value}" for name, value in figures.not_finite.items() if name != "losses/total")
+    return f"step {figures.step} skipped: {wrong}; its clips: {', '.join(names)}"
+
+
+def _stop_where_all_goes_wrong(meter: Meter, left_out: list[str], epoch_ends: bool) -> None:
+    if meter.skipped_in_a_row < SKIP_LIMIT and not (epoch_ends and meter.skipped > meter.steps):
+        return
+    if left_out:
+        raise VideoError(
+            f"{meter.skipped} steps skipped in this epoch, with unreadable clips; the last: {left_out[-1]}"
+        )
+    raise FloatingPointError(
+        f"{meter.skipped} steps of this epoch skipped, whose losses or gradients were not finite; the last good state "
+        "is kept; start again with a new --out and a lower --training.lr"
+    )
 
 
 def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Source:
@@ -341,34 +580,6 @@ def _write_left_out(path: Path, bad: list[BadVideo]) -> None:
         rows.writerows([video.video.name, video.reason] for video in bad)
 
 
-def _forget_after(metrics: Path, epoch: int) -> None:
-    """Drop the lines of epochs after `epoch`, which are about to be run again, and one that a crash cut short."""
-    if not metrics.exists():
-        return
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    with replacing(metrics) as temporary:
-        temporary.write_text("".join(line for line in whole if json.loads(line)["epoch"] <= epoch))
-
-
-def _flat(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in entry.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and key not in ("step", "epoch"):
-            yield f"{prefix}{key}", value
-
-
-def _note(entry: dict[str, Any]) -> str:
-    losses = " ".join(f"{name} {value:.2f}" for name, value in entry["losses"].items())
-    return f"{losses} | {entry['clips_per_second']:.1f} clips/s, waiting {entry['waiting']:.0%}"
-
-
-def _summary(record: dict[str, Any], epochs: int) -> str:
-    line = f"epoch {record['epoch']}/{epochs}: {_note(record['train'])}, {record['train']['seconds']:.0f} s"
-    if "val" in record:
-        figures = {name: record["val"][name] for name in ("top1", "map") if record["val"][name] is not None}
-        line += ", val " + " ".join(f"{name} {value:.1%}" for name, value in figures.items())
-    if record["train"]["left_out"]:
-        line += f", {len(record['train']['left_out'])} clips left out"
-    return line
+def _read_left_out(path: Path) -> set[str]:
+    with path.open(newline="") as file:
+        return {row["name"] for row in csv.DictReader(file)}

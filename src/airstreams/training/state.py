@@ -1,10 +1,14 @@
-"""What resuming needs: the state of a training before its first and after its last whole epoch.
+"""What resuming needs: the state of a training between two steps.
 
-`state/last.pt` is read with `weights_only`, so it runs no code either; predict and export never look at it.
+`state/step-<number>.pt` is read with `weights_only`, so it runs no code either; predict and export never look at it.
+There is no random generator in it: the draws of data depend on (seed, epoch, draw) alone, and dropout's generator is
+seeded anew for every step.
 """
 
 import pickle
-from dataclasses import asdict, dataclass
+import re
+import zipfile
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +17,46 @@ import torch
 from airstreams.errors import InputError
 from airstreams.files import replacing
 
+FOLDER = "state"
+
 
 @dataclass
 class TrainingState:
-    """After `epoch` epochs and `step` optimiser steps."""
+    """After `step` optimiser steps, of which the last `epoch_step` belong to the epoch after `epoch` whole ones."""
 
     epoch: int
+    epoch_step: int
     step: int
     best: float | None  # figure of the best validation so far
     learns: dict[str, Any]  # what the data taught: classes, segment_classes, multi_label
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    schedule: dict[str, Any]
-    rng: torch.Tensor  # dropout's generator; the data's draws depend on seed and epoch alone
+    learner: dict[str, Any]  # weights, their average, optimiser and schedule
+    meter: dict[str, Any] = field(default_factory=dict)  # the figures of the epoch under way so far
+    recent: dict[str, Any] = field(default_factory=dict)  # and those since the last line of the log
+    left_out: list[str] = field(default_factory=list)  # in the epoch under way
 
 
-def save_state(state: TrainingState, run: Path) -> None:
-    """Write the state; a half-written one is never seen."""
-    with replacing(run / "state" / "last.pt") as temporary:
+def save_state(state: TrainingState, run: Path, keep: int) -> None:
+    """Write the state under its own name, so that the ones before are there until it is whole; keep the newest."""
+    with replacing(run / FOLDER / f"step-{state.step:09d}.pt") as temporary:
         torch.save(asdict(state), temporary)
+    for path in [*saved_states(run)[keep:], *(run / FOLDER).glob(".*.step-*.pt")]:  # also what a kill left half-written
+        path.unlink()
 
 
-def load_state(run: Path) -> TrainingState:
-    """Read the state. InputError: none, or damaged."""
-    path = run / "state" / "last.pt"
-    if not path.is_file():
-        raise InputError(f"{run}: nothing to resume (no state/last.pt); drop --resume and give a new --out")
-    try:
-        return TrainingState(**torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path}: damaged ({str(error).splitlines()[0]}); start again with a new --out") from error
+def saved_states(run: Path) -> list[Path]:
+    """The files of the saved states, newest first."""
+    found = [path for path in (run / FOLDER).glob("step-*.pt") if re.fullmatch(r"step-\d{9,}", path.stem)]
+    return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+
+
+def load_state(run: Path) -> tuple[TrainingState, list[Path]]:
+    """The newest state that is whole, and the damaged files that were passed over. InputError: none."""
+    damaged: list[Path] = []
+    for path in saved_states(run):
+        try:
+            return TrainingState(**torch.load(path, map_location="cpu", weights_only=True)), damaged
+        except (RuntimeError, TypeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile):
+            damaged.append(path)
+    if damaged:
+        raise InputError(f"{damaged[0]}: damaged, and there is no other state; start again with a new --out")
+    raise InputError(f"{run}: nothing to resume (no state in {run / FOLDER}); drop --resume and give a new --out")

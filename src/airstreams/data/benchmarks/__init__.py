@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from airstreams.data.benchmarks.charades import read_charades
 from airstreams.data.benchmarks.jhmdb import read_jhmdb
 from airstreams.data.listing import Source
 from airstreams.errors import InputError
@@ -23,6 +24,7 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "jhmdb": Benchmark(read_jhmdb, {"split": ("1", "2", "3")}),
+    "charades": Benchmark(read_charades, {}),
 }
 
 
@@ -36,7 +38,7 @@ def open_benchmark(data: str) -> Source:
         )
     benchmark = BENCHMARKS[name]
     root, _, query = (rest, "", "") if Path(rest).exists() else rest.partition("?")
-    known = "; ".join(f"{key}={'|'.join(values)}" for key, values in benchmark.options.items())
+    known = "; ".join(f"{key}={'|'.join(values)}" for key, values in benchmark.options.items()) or "nothing"
     options = {key: values[0] for key, values in benchmark.options.items()}
     for item in filter(None, query.split("&")):
         key, _, value = item.partition("=")

@@ -1,0 +1,156 @@
+"""How fast clips are read: by decoding, from the cache, and how long a training's start takes with and without it.
+
+    python benchmarks/feeding.py jhmdb:data/jhmdb?split=1 --recipe jhmdb
+
+Random clips of the training split, one thread, one process, the files in the operating system's memory. Three readings:
+
+1. `read_frames` of each clip at the side that the recipe decodes at. Its index of each file is already known, as it is
+   in training. The reference is a bare PyAV loop: open, decode from the start to the clip's last frame, convert the
+   clip's frames at full size. Target: at least 0.8 of it.
+2. The same clips, and their label maps where there are any, from a `FrameCache`. The reference is reading without it.
+3. What stands before the first step, each in a fresh process: the check alone, the check with the first build of the
+   cache, and the same again when all is there.
+
+The clip rates are medians over repetitions that take turns; the starts are timed once, with one thread a core.
+"""
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import av
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from airstreams.config import Config, load_config, recipe_path
+from airstreams.data.cache import FrameCache
+from airstreams.data.check import check_videos
+from airstreams.data.clips import clip_places, frame_range, latest_start
+from airstreams.data.listing import Source, Video
+from airstreams.data.sources import open_source
+from airstreams.data.video import read_frames
+
+CLIPS = 300
+REPETITIONS = 7
+LIMIT_BYTES = 10**12
+
+Clip = tuple[Video, np.ndarray]
+
+
+def main() -> None:
+    """Print a line for each reading."""
+    parser = argparse.ArgumentParser(description="Clips a second by decoding and from the cache; seconds to start.")
+    parser.add_argument("data", metavar="DATA", help="as for `airstreams train`")
+    parser.add_argument("--labels", type=Path, help="label maps to read as well")
+    parser.add_argument("--recipe", default="jhmdb", help="a packaged recipe's name or a YAML file (default: jhmdb)")
+    arguments = parser.parse_args()
+    config = load_config(recipe_path(arguments.recipe))
+    source = open_source(arguments.data, arguments.labels)
+    print(f"{source.name}, {arguments.recipe}: clips of {config.clip.frames} frames, sides of {config.decoded_side} px")
+    with tempfile.TemporaryDirectory() as folder:
+        measure_starts(arguments.data, arguments.labels, config, Path(folder))
+        cache = FrameCache(Path(folder), LIMIT_BYTES, config.decoded_side)
+        good = start(source, cache)
+        stored = sum(file.stat().st_size for file in Path(folder).rglob("*.npy"))
+        print(f"cache: {stored / 1e9:.2f} GB for {len(good)} videos")
+        measure_rates(source, draw_clips(good, config), cache)
+
+
+def measure_rates(source: Source, clips: Sequence[Clip], cache: FrameCache) -> None:
+    """Print the clips a second of each reader, and how they compare."""
+    side, store = cache.short_side, source.label_store
+    readers: dict[str, Callable[[Video, np.ndarray], object]] = {
+        "bare PyAV loop": bare_loop,
+        "read_frames": lambda video, places: read_frames(video.path, places, short_side=side),
+        "frames from the cache": lambda video, places: cache.read_frames(video.path, places),
+    }
+    labelled = [(video, places) for video, places in clips if store and video.label_map and store.has(video.label_map)]
+    if store is not None and labelled:
+        readers["label maps from the store"] = lambda video, places: store.read(str(video.label_map), places)
+        readers["label maps from the cache"] = lambda video, places: cache.read_labels(
+            store, str(video.label_map), places
+        )
+    rates: dict[str, list[float]] = {name: [] for name in readers}
+    for repetition in range(-1, REPETITIONS):  # the one before the first warms up and is not counted
+        for name, read in readers.items():
+            read_clips = labelled if name.startswith("label") else clips
+            began = time.perf_counter()
+            for video, places in read_clips:
+                read(video, places)
+            if repetition >= 0:
+                rates[name].append(len(read_clips) / (time.perf_counter() - began))
+    references = {
+        "read_frames": "bare PyAV loop",
+        "frames from the cache": "read_frames",
+        "label maps from the cache": "label maps from the store",
+    }
+    print(f"{'':28}clips/s  ms/clip   ratio")
+    for name in readers:
+        rate = median(rates[name])
+        line = f"{name:28}{rate:7.0f}{1e3 / rate:9.2f}"
+        if name in references:
+            turns = zip(rates[name], rates[references[name]], strict=True)
+            line += f"{median(own / other for own, other in turns):8.2f} of the {references[name]}"
+        print(line)
+
+
+def draw_clips(videos: Sequence[Video], config: Config) -> list[Clip]:
+    """Random clips of random videos of the training split, as training draws them."""
+    rng = np.random.default_rng(config.seed)
+    pool = [video for video in videos if video.split == "train"] or videos
+    clips = []
+    for index in rng.integers(0, len(pool), CLIPS):
+        part = frame_range(pool[index])
+        begin = int(rng.integers(part.first, latest_start(part, config.clip) + 1))
+        clips.append((pool[index], clip_places(part, begin, config.clip)))
+    return clips
+
+
+def bare_loop(video: Video, places: np.ndarray) -> list[np.ndarray]:
+    """The clip's frames, by decoding the file from its start."""
+    wanted, last = set(places.tolist()), int(places.max())
+    frames = []
+    with av.open(str(video.path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        for place, frame in enumerate(container.decode(stream)):
+            if place in wanted:
+                frames.append(frame.to_ndarray(format="rgb24"))
+            if place == last:
+                break
+    return frames
+
+
+def start(source: Source, cache: FrameCache | None) -> list[Video]:
+    """What training does before its first step: the good videos."""
+    with Progress(console=Console(quiet=True)) as progress:
+        good, _ = check_videos(source.videos, progress, cache)
+        if cache is not None:
+            cache.prepare(good, source.label_store, progress)
+    return good
+
+
+def timed_start(data: str, labels: Path | None, folder: Path | None, side: int) -> float:
+    """Seconds that `start` takes; for a process of its own, which has seen none of the files."""
+    source = open_source(data, labels)
+    began = time.perf_counter()
+    start(source, None if folder is None else FrameCache(folder, LIMIT_BYTES, side))
+    return time.perf_counter() - began
+
+
+def measure_starts(data: str, labels: Path | None, config: Config, folder: Path) -> None:
+    """Print how long a start takes without the cache, with it for the first time, and with it again."""
+    print(f"{'':28}      s")
+    for name, place in (("start without cache", None), ("first start, which builds", folder), ("later start", folder)):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            seconds = pool.apply(timed_start, (data, labels, place, config.decoded_side))
+        print(f"{name:28}{seconds:7.2f}")
+
+
+if __name__ == "__main__":
+    main()

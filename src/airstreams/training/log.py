@@ -1,0 +1,178 @@
+"""What a training says of itself: figures of its steps, `metrics.jsonl`, TensorBoard and the console's lines."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from airstreams.files import replacing
+
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+
+
+@dataclass
+class TakenStep:
+    """A step whose figures still lie on the device.
+
+    values: scalars by name, `losses/...`, `gradient_norms/...`, `clips` and `good`: 1, or 0 for a step that was skipped
+        because its numbers are not finite.
+    names: of this process's clips.
+    seconds: it took; waited: of these, for data.
+    """
+
+    step: int
+    values: dict[str, Tensor]
+    names: list[str]
+    seconds: float
+    waited: float
+
+
+@dataclass
+class StepFigures:
+    """A step's figures, on the host."""
+
+    step: int
+    values: dict[str, float]
+    names: list[str]
+    seconds: float
+    waited: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the step changed the weights."""
+        return self.values["good"] > 0
+
+    @property
+    def not_finite(self) -> dict[str, float]:
+        """The values that are not."""
+        return {name: value for name, value in self.values.items() if not torch.isfinite(torch.tensor(value))}
+
+
+def read(taken: Sequence[TakenStep]) -> list[StepFigures]:
+    """The figures of some steps; this waits for the device, once."""
+    if not taken:
+        return []
+    rows = torch.stack([torch.stack([value.float() for value in step.values.values()]) for step in taken]).tolist()
+    return [
+        StepFigures(step.step, dict(zip(step.values, row, strict=True)), step.names, step.seconds, step.waited)
+        for step, row in zip(taken, rows, strict=True)
+    ]
+
+
+@dataclass
+class Meter:
+    """Sums over steps, of which skipped ones count for nothing but the time they took."""
+
+    steps: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: StepFigures) -> None:
+        """Count a step."""
+        self.seconds += step.seconds
+        self.waited += step.waited
+        if not step.good:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return
+        self.steps += 1
+        self.skipped_in_a_row = 0
+        for name, value in step.values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def figures(self) -> dict[str, Any]:
+        """Mean losses and gradient norms; clips, clips a second, and the share of time spent waiting for data."""
+        means: dict[str, dict[str, float]] = defaultdict(dict)
+        for name, value in self.sums.items():
+            kind, _, part = name.partition("/")
+            if part:
+                means[kind][part] = value / self.steps
+        clips = round(self.sums.get("clips", 0.0))
+        return {
+            **means,
+            "clips": clips,
+            "clips_per_second": clips / self.seconds,
+            "waiting": self.waited / self.seconds,
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+        }
+
+
+class Log:
+    """`metrics.jsonl` and TensorBoard of a run that stands at `step`; what they say of later steps is dropped.
+
+    Of several processes only the one that leads writes.
+    """
+
+    def __init__(self, run: Path, step: int, leads: bool) -> None:
+        self.leads = leads
+        if leads:
+            _forget_after(run / METRICS, step)
+            self._file = (run / METRICS).open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step + 1)
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """An entry with its `step`."""
+        if self.leads:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+            for name, value in _flat(entry):
+                self._board.add_scalar(name, value, entry["step"])
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.leads:
+            self._file.close()
+            self._board.close()
+
+
+def note(figures: dict[str, Any]) -> str:
+    """One line of figures."""
+    losses = " ".join(f"{name} {value:.2f}" for name, value in figures["losses"].items())
+    return f"{losses} | {figures['clips_per_second']:.1f} clips/s, waiting {figures['waiting']:.0%}"
+
+
+def summary(record: dict[str, Any], epochs: int) -> str:
+    """One line of an epoch's record."""
+    figures = record["train"]
+    line = f"epoch {record['epoch']}/{epochs}: {note(figures)}, {figures['seconds']:.0f} s"
+    if "val" in record:
+        scores = {name: record["val"][name] for name in ("top1", "map") if record["val"][name] is not None}
+        line += ", val " + " ".join(f"{name} {value:.1%}" for name, value in scores.items())
+    if figures["left_out"]:
+        line += f", {len(figures['left_out'])} clips left out"
+    if figures["skipped"]:
+        line += f", {figures['skipped']} steps skipped"
+    return line
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drop the lines of steps after `step`, which are about to be run again, and one that a crash cut short."""
+    if not metrics.exists():
+        return
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    with replacing(metrics) as temporary:
+        temporary.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
+
+
+def _flat(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in entry.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and key not in ("step", "epoch"):
+            yield f"{prefix}{key}", value

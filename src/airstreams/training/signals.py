@@ -1,0 +1,47 @@
+"""Signals that reach a training: they are noted, and the loop acts on them between two steps.
+
+SIGINT (Ctrl-C) and SIGTERM ask it to save its state and stop; SIGUSR1, which schedulers send some time before they
+kill, to save its state and go on, so that nothing of that time is lost either. A second Ctrl-C stops at once.
+"""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+STOP = [signal.SIGINT, signal.SIGTERM]
+SAVE = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
+
+
+class Signals:
+    """Notes signals while it is entered; `save` and `stop` say what they asked for.
+
+    Outside the main thread Python allows no handlers, and signals then do what they always do.
+    """
+
+    def __init__(self) -> None:
+        self.save = False
+        self.stop = False
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (*STOP, *SAVE)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.stop:
+            raise KeyboardInterrupt
+        self.save = True
+        self.stop = self.stop or number in STOP
+
+
+def leave_to_parent(worker: int) -> None:
+    """For data-loading processes: a terminal and a scheduler signal the whole group, and the parent decides."""
+    for number in (*STOP, *SAVE):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,448 @@
+"""Whether something came from the cache is seen by putting garbage of the same size and time into the file itself."""
+
+import io
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from airstreams.data import labels as label_maps
+from airstreams.data.cache import FrameCache
+from airstreams.data.check import check_videos
+from airstreams.data.labels import NO_LABEL
+from airstreams.data.listing import Video
+from airstreams.data.sources import open_source
+from airstreams.data.video import iterate_frames, probe, read_frames
+from airstreams.errors import InputError, VideoError
+
+PLENTY = 10**9
+SIDE = 48  # px; the synthetic videos are of 64, 8 frames
+ENTRY = 128 + 8 * SIDE * SIDE * 3  # bytes, with the header of .npy
+QUIET = Progress(disable=True)
+
+BUILD = """
+import sys
+from pathlib import Path
+from rich.progress import Progress
+from airstreams.data.cache import FrameCache
+from airstreams.data.sources import open_source
+data, root, limit, index, count = sys.argv[1:]
+labels = Path(data) / "labels"
+source = open_source(data + "/videos", labels if labels.exists() else None)
+cache = FrameCache(Path(root), int(limit), 48)
+print("ready", flush=True)
+sys.stdin.readline()
+cache.prepare(source.videos, source.label_store, Progress(disable=True), (int(index), int(count)))
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def data(tmp_path, synthetic):
+    """A copy of the synthetic data that may be spoiled."""
+    return Path(shutil.copytree(synthetic, tmp_path / "data"))
+
+
+@pytest.fixture
+def source(data):
+    return open_source(str(data / "videos"), data / "labels")
+
+
+def entries(root, kind="frames"):
+    return sorted(path for path in (root / kind).iterdir() if not path.name.startswith("."))
+
+
+def temporaries(root):
+    return [path for kind in ("frames", "labels") for path in (root / kind).glob(".*")]
+
+
+def spoil(path):
+    """Make the file unreadable, so that only a stat of it is what it was."""
+    before = path.stat()
+    path.write_bytes(b"\x01" * before.st_size)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def prepare(root, source, limit=PLENTY, videos=None, side=SIDE):
+    """The cache, and what it said on the console."""
+    cache, said = FrameCache(root, limit, side), io.StringIO()
+    with Progress(console=Console(file=said), disable=True) as progress:
+        cache.prepare(source.videos if videos is None else videos, source.label_store, progress)
+    return cache, said.getvalue()
+
+
+def start_build(data, root, limit=PLENTY, share=(0, 1)):
+    arguments = [str(value) for value in (data, root, limit, *share)]
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def build_at_once(processes):
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n", process.communicate()[1].decode()
+    for process in processes:
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors.decode()
+
+
+def render(path, codec, pixels, size, turn=None, frames=20):
+    """Noise that changes from frame to frame, of an odd size, possibly with a rotation in the header."""
+    rng = np.random.default_rng(0)
+    width, height = size
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=30, options={"g": "6"})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        stream.codec_context.time_base = Fraction(1, 30)
+        for count in range(frames):
+            blocks = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+            picture = np.ascontiguousarray(blocks.repeat(8, 0).repeat(8, 1)[:height, :width])
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
+            frame.pts, frame.time_base = count, Fraction(1, 30)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    if turn is not None:
+        header = bytearray(path.read_bytes())
+        begin = header.index(b"tkhd") + 44
+        matrix = [value << 16 for value in turn]
+        cells = [matrix[0], matrix[1], 0, matrix[2], matrix[3], 0, 0, 0, 1 << 30]
+        header[begin : begin + 36] = b"".join(cell.to_bytes(4, "big", signed=True) for cell in cells)
+        path.write_bytes(header)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pixels", "size", "turn"),
+    [
+        ("turned.mp4", "libx264", "yuv420p", (160, 96), (0, 1, -1, 0)),
+        ("mirrored.mp4", "libx264", "yuv420p", (160, 96), (-1, 0, 0, 1)),
+        ("odd.mkv", "libx264", "yuv444p", (161, 91), None),
+        ("counted.avi", "mpeg4", "yuv420p", (160, 96), None),
+        ("vp9.webm", "libvpx-vp9", "yuv420p", (96, 160), None),
+    ],
+)
+@pytest.mark.parametrize("side", [45, 500])
+def test_frames_are_those_of_the_file_bit_for_bit(tmp_path, root, name, codec, pixels, size, turn, side):
+    video = Video(render(tmp_path / name, codec, pixels, size, turn), name, ("a",))
+    asks: list[Sequence[int] | np.ndarray] = [range(20), [19], [3, 3, 0, 17, 4], np.array([5, 6]), []]
+    expected = [read_frames(video.path, ask, short_side=side) for ask in asks]
+    np.testing.assert_array_equal(list(iterate_frames(video.path, side)), expected[0])
+    cache = FrameCache(root, PLENTY, side)
+    cache.prepare([video], None, QUIET)
+    spoil(video.path)
+    for ask, frames in zip(asks, expected, strict=True):
+        cached = cache.read_frames(video.path, ask)
+        assert cached.dtype == np.uint8
+        np.testing.assert_array_equal(cached, frames)
+
+
+def test_frames_and_label_maps_come_from_the_cache(root, source):
+    places = np.array([0, 7, 3, 3])
+    frames = [read_frames(video.path, places, short_side=SIDE) for video in source.videos]
+    labels = [source.label_store.read(video.label_map, places) for video in source.videos]
+    cache, said = prepare(root, source)
+    assert said == ""
+    assert temporaries(root) == []
+    for video in source.videos:
+        spoil(video.path)
+        spoil(source.label_store.root / f"{video.label_map}.npz")
+    again = FrameCache(root, PLENTY, SIDE)  # a later run
+    again.prepare(source.videos, source.label_store, QUIET)
+    for reader in (cache, again, pickle.loads(pickle.dumps(cache))):
+        for video, frames_NHW3, labels_NHW in zip(source.videos, frames, labels, strict=True):
+            np.testing.assert_array_equal(reader.read_frames(video.path, places), frames_NHW3)
+            np.testing.assert_array_equal(
+                reader.read_labels(source.label_store, video.label_map, places), labels_NHW, strict=True
+            )
+
+
+def test_label_maps_of_some_frames_of_none_and_of_no_video(root, source):
+    store, video = source.label_store, source.videos[0]
+    maps = np.random.default_rng(0).integers(0, 2, (2, 6, 5), np.uint8)
+    label_maps.save(store.root, "some", maps, [2, 5])
+    label_maps.save(store.root, "nothing", maps[:0], [])
+    label_maps.save(store.root, "wrong", maps + 100, [0, 1])
+    videos = [replace(video, label_map=key) for key in ("some", "nothing", "wrong", "absent")]
+    cache, _ = prepare(root, source, videos=videos)
+    np.testing.assert_array_equal(
+        cache.read_labels(store, "some", [5, 0, 2, 9, 5]),
+        [maps[1], np.full((6, 5), NO_LABEL), maps[0], np.full((6, 5), NO_LABEL), maps[1]],
+    )
+    for key, places in (("some", [3]), ("some", []), ("nothing", [0, 1])):
+        np.testing.assert_array_equal(cache.read_labels(store, key, places), store.read(key, places), strict=True)
+    assert cache.read_labels(store, "absent", [0]) is None
+    with pytest.raises(InputError, match="class id"):
+        cache.read_labels(store, "wrong", [0])
+    fewer = replace(store, classes=store.classes[:1])  # the cached ids were checked against more classes than these
+    with pytest.raises(InputError, match="class id"):
+        cache.read_labels(fewer, "some", [2])
+
+
+def test_a_place_that_the_video_does_not_have(root, source):
+    cache, _ = prepare(root, source)
+    for place in (-1, 8):
+        with pytest.raises(InputError, match="it has frames 0 to 7"):
+            cache.read_frames(source.videos[0].path, [0, place])
+
+
+def test_nothing_is_written_before_prepare(root, source):
+    cache = FrameCache(root, PLENTY, SIDE)
+    path = source.videos[0].path
+    assert not cache.knows_good(path)
+    np.testing.assert_array_equal(cache.read_frames(path, [1]), read_frames(path, [1], short_side=SIDE))
+    assert not root.exists()
+
+
+def test_a_good_file_is_not_checked_again_while_it_stays_as_it_is(root, source):
+    prepare(root, source)
+    good, renamed, rewritten, evicted = source.videos[:4]
+    for video in (good, renamed, rewritten, evicted):
+        probe(video.path)
+        spoil(video.path)
+    os.utime(rewritten.path)
+    renamed.path.rename(renamed.path.with_name("renamed.mp4"))
+    renamed = replace(renamed, path=renamed.path.with_name("renamed.mp4"))
+    cache = FrameCache(root, PLENTY, SIDE)
+    entry = cache._entry(evicted.path, "frames", cache._frame_settings)
+    assert entry is not None
+    entry.unlink()
+    videos = [good, renamed, rewritten, evicted]
+    assert [cache.knows_good(video.path) for video in videos] == [True, False, False, False]
+    passed, bad = check_videos(videos, QUIET, cache)
+    assert passed == [good]
+    assert [item.video for item in bad] == [renamed, rewritten, evicted]
+    assert [item.video for item in check_videos(videos, QUIET)[1]] == videos
+
+
+def test_another_short_side_knows_nothing(root, source):
+    prepare(root, source)
+    path = source.videos[0].path
+    other = FrameCache(root, PLENTY, SIDE // 2)
+    assert not other.knows_good(path)
+    assert other.read_frames(path, [0]).shape == (1, SIDE // 2, SIDE // 2, 3)
+
+
+def test_a_changed_file_is_not_taken_for_its_former_self(root, source):
+    cache, _ = prepare(root, source)
+    first, second = source.videos[0].path, source.videos[1].path
+    expected = read_frames(second, range(8), short_side=SIDE)
+    shutil.copy(second, first)
+    np.testing.assert_array_equal(cache.read_frames(first, range(8)), expected)
+    count = len(entries(root))
+    cache.prepare(source.videos, source.label_store, QUIET)
+    assert len(entries(root)) == count  # both are the same now, and the former first stays until room is needed
+    spoil(first)
+    np.testing.assert_array_equal(cache.read_frames(first, range(8)), expected)
+
+
+def test_moved_and_doubled_videos_are_found_again(root, source, data):
+    prepare(root, source)
+    before = {path: path.stat().st_ino for kind in ("frames", "labels") for path in entries(root, kind)}
+    (data / "videos").rename(data / "elsewhere")
+    shutil.copytree(data / "elsewhere", data / "copy")
+    for place in ("elsewhere", "copy"):
+        moved = open_source(str(data / place), data / "labels")
+        cache, _ = prepare(root, moved)
+        assert all(cache.knows_good(video.path) for video in moved.videos)
+    assert {path: path.stat().st_ino for kind in ("frames", "labels") for path in entries(root, kind)} == before
+
+
+@pytest.mark.parametrize("spoiled", ["removed", "cut", "empty", "garbage"])
+def test_an_entry_that_is_gone_or_damaged_breaks_nothing(root, source, spoiled):
+    cache, _ = prepare(root, source)
+    for kind in ("frames", "labels"):
+        for entry in entries(root, kind):
+            whole = entry.read_bytes()
+            entry.unlink()
+            if spoiled != "removed":
+                entry.write_bytes({"cut": whole[:1000], "empty": b"", "garbage": b"x" * len(whole)}[spoiled])
+    store, video = source.label_store, source.videos[0]
+    expected = read_frames(video.path, range(8), short_side=SIDE)
+    np.testing.assert_array_equal(cache.read_frames(video.path, range(8)), expected)
+    np.testing.assert_array_equal(
+        cache.read_labels(store, video.label_map, range(8)), store.read(video.label_map, range(8))
+    )
+
+
+def test_a_bad_video_is_passed_over_and_told_where_it_is_read(root, source):
+    cut, damaged, good = source.videos[:3]
+    whole = cut.path.read_bytes()
+    cut.path.write_bytes(whole[: len(whole) // 2])
+    content = bytearray(damaged.path.read_bytes())
+    begin = content.index(b"mdat") + 4
+    content[begin + (len(content) - begin) // 2 :] = b"\xff" * ((len(content) - begin + 1) // 2)
+    damaged.path.write_bytes(content)
+    cache, said = prepare(root, source, videos=[cut, damaged, good])
+    assert said == ""
+    assert temporaries(root) == []
+    assert [cache.knows_good(video.path) for video in (cut, damaged, good)] == [False, False, True]
+    with pytest.raises(VideoError):
+        cache.read_frames(cut.path, range(8))
+
+
+def test_what_does_not_fit_is_decoded_and_told_once(root, source):
+    frames_only = replace(source, label_store=None)
+    cache, said = prepare(root, frames_only, limit=5 * ENTRY)
+    assert [path.stat().st_size for path in entries(root)] == [ENTRY] * 5
+    left_out = len(source.videos) - 5
+    assert said.count("\n") == 1
+    assert f"no room for the pictures of {left_out} files" in said
+    before = entries(root)
+    prepare(root, frames_only, limit=5 * ENTRY)  # the run's own entries do not chase each other out
+    assert entries(root) == before
+    for video in source.videos:
+        np.testing.assert_array_equal(
+            cache.read_frames(video.path, [7, 0]), read_frames(video.path, [7, 0], short_side=SIDE)
+        )
+
+
+def test_room_is_made_by_removing_what_was_unused_for_longest(root, source):
+    frames_only = replace(source, label_store=None)
+    sets = [source.videos[begin : begin + 2] for begin in (0, 2, 4)]
+    own: list[set[Path]] = []
+    for age, videos in ((300, sets[0]), (100, sets[1]), (200, sets[2])):
+        earlier = set().union(*own)
+        prepare(root, frames_only, videos=videos)
+        own.append(set(entries(root)) - earlier)
+        for path in own[-1]:
+            moment = time.time() - age
+            os.utime(path, (moment, moment))
+    # Room for six. Four new ones: the set used 300 s ago goes, but the one before that is in use again and stays.
+    new = source.videos[6:9]
+    prepare(root, frames_only, limit=6 * ENTRY, videos=[*sets[0], *new])
+    left = set(entries(root))
+    assert len(left) == 6
+    assert own[0] < left
+    assert not own[2] & left
+    assert len(own[1] & left) == 1
+
+
+def test_a_lower_limit_shrinks_the_folder(root, source):
+    prepare(root, source)
+    limit = 3 * ENTRY + 100
+    prepare(root, source, limit=limit)
+    assert sum(path.stat().st_size for kind in ("frames", "labels") for path in entries(root, kind)) <= limit
+    assert entries(root) or entries(root, "labels")
+
+
+def test_processes_that_build_one_folder_at_once(data, root, source):
+    build_at_once([start_build(data, root) for _ in range(3)])
+    assert temporaries(root) == []
+    assert len(entries(root)) == len(source.videos)
+    cache = FrameCache(root, PLENTY, SIDE)
+    for video in source.videos:
+        assert cache.knows_good(video.path)
+        expected = read_frames(video.path, range(8), short_side=SIDE)
+        spoil(video.path)
+        np.testing.assert_array_equal(cache.read_frames(video.path, range(8)), expected)
+
+
+def test_each_process_enters_its_share(data, root, source):
+    build_at_once([start_build(data, root, share=(1, 3))])
+    assert len(entries(root)) + len(entries(root, "labels")) == pytest.approx(2 * len(source.videos) / 3, abs=1)
+    build_at_once([start_build(data, root, share=(index, 3)) for index in (0, 2)])
+    cache = FrameCache(root, PLENTY, SIDE)
+    assert all(cache.knows_good(video.path) for video in source.videos)
+    assert len(entries(root, "labels")) == len(source.videos)
+
+
+def test_the_bound_holds_for_processes_that_build_at_once(data, root, source):
+    limit, count = 8 * ENTRY, 3
+    build_at_once([start_build(data, root, limit) for _ in range(count)])
+    used = sum(path.stat().st_size for kind in ("frames", "labels") for path in entries(root, kind))
+    assert 6 * ENTRY < used <= limit + (count - 1) * ENTRY
+    prepare(root, source, limit)
+    assert sum(path.stat().st_size for kind in ("frames", "labels") for path in entries(root, kind)) <= limit
+
+
+def test_a_build_that_is_killed_leaves_only_whole_entries(tmp_path, root):
+    for number in range(6):
+        folder = tmp_path / "long" / "videos" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        render(folder / f"{number}.mp4", "libx264", "yuv420p", (64 + 2 * number, 64), frames=400)
+    source = open_source(str(tmp_path / "long" / "videos"))
+    process = start_build(tmp_path / "long", root)
+    assert process.stdout.readline() == b"ready\n", process.communicate()[1].decode()
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    for _ in range(10_000):  # until one is whole and one is under way
+        process.send_signal(signal.SIGSTOP)
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status), "it was through before it could be killed"
+        if (root / "frames").exists() and entries(root) and any(path.stat().st_size for path in temporaries(root)):
+            break
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    abandoned = temporaries(root)
+    sizes = [path.stat().st_size for path in abandoned]
+    assert max(sizes) >= 400 * SIDE * SIDE * 3, "what is being written counts in full from its beginning"
+    whole = entries(root)
+    assert 0 < len(whole) < 6
+    for path in whole:
+        assert np.load(path).shape[0] == 400
+
+    cache, _ = prepare(root, source)
+    assert temporaries(root) == abandoned  # for all that one can know, someone is still writing them
+    for video in source.videos:
+        expected = read_frames(video.path, range(400), short_side=SIDE)
+        spoil(video.path)
+        np.testing.assert_array_equal(cache.read_frames(video.path, range(400)), expected)
+    for path in abandoned:
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
+    cache.prepare(source.videos, None, QUIET)
+    assert temporaries(root) == []
+    assert len(entries(root)) == 6
+
+
+def test_a_full_disk_is_told_in_one_line_and_breaks_nothing(data, root, source):
+    # A limit on the size of files is met where a full disk is: in the writing.
+    script = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, ({ENTRY // 2}, {ENTRY // 2}))
+{BUILD.replace("Progress(disable=True)", "Progress()")}
+from airstreams.data.video import read_frames
+for video in source.videos:
+    assert (cache.read_frames(video.path, [1, 0]) == read_frames(video.path, [1, 0], short_side=48)).all()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(data), str(root), str(PLENTY), "0", "1"],
+        input="\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("decoded each time") == 1, done.stdout
+    assert temporaries(root) == []
+    assert entries(root) == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_to(tmp_path, source, place):
+    (tmp_path / "file").write_text("not a folder")
+    cache = FrameCache(tmp_path / place, PLENTY, SIDE)
+    assert not cache.knows_good(source.videos[0].path)
+    with pytest.raises(InputError, match="expected a folder"):
+        cache.prepare(source.videos, None, QUIET)

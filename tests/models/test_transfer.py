@@ -1,0 +1,201 @@
+"""What a new model takes over from a saved one: all that fits, and no more."""
+
+import pytest
+import torch
+
+from airstreams.config import Block, Config, Layer, ModelConfig, default_tower
+from airstreams.errors import InputError
+from airstreams.models.airstreams import build
+from airstreams.models.saved import SavedModel, load, save
+from airstreams.models.transfer import take_over
+
+CLASSES = ("catch", "clap", "climb")
+SEGMENT_CLASSES = ("background", "person", "ball", "dog")
+CLIP = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def small(**changes):
+    return ModelConfig(**{"width": 0.125, "segmenter_width": 0.125, "flow_iterations": 2} | changes)
+
+
+def source(classes=CLASSES, segment_classes=SEGMENT_CLASSES, **changes):
+    """A saved model, as if trained: every weight and statistic away from its start."""
+    torch.manual_seed(0)
+    model = build(small(**changes), len(classes), len(segment_classes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        model(CLIP, list(model.late))
+    return SavedModel(Config(model=small(**changes)), classes, segment_classes, False, model.eval())
+
+
+def fresh(classes=CLASSES, segment_classes=SEGMENT_CLASSES, **changes):
+    torch.manual_seed(1)
+    return build(small(**changes), len(classes), len(segment_classes))
+
+
+def copied(model):
+    return {key: weight.clone() for key, weight in model.state_dict().items()}
+
+
+def assert_taken(model, before, theirs, *, except_for=()):
+    """Every weight is the saved one's, and those of layers that start with `except_for` are as they were built."""
+    for key, weight in model.state_dict().items():
+        expected = before if key.startswith(tuple(except_for)) else theirs.state_dict()
+        assert torch.equal(weight, expected[key]), key
+
+
+def scores(model):
+    with torch.no_grad():
+        return model.eval()(CLIP, list(model.late)).logits
+
+
+def test_with_the_same_classes_both_models_score_alike(tmp_path):
+    save(source(), tmp_path / "run")
+    saved, model = load(tmp_path / "run"), fresh()
+    unlike = scores(model)
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    for name, logits in scores(saved.model).items():
+        assert torch.equal(scores(model)[name], logits)
+        assert not torch.equal(unlike[name], logits)
+    assert transfer.parts == dict.fromkeys(model.parts(), "taken")
+    assert transfer.unused == ()
+    assert transfer.taken == transfer.total == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_two_models_share_no_memory():
+    saved, model = source(), fresh()
+    take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    theirs = copied(saved.model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(weight, theirs[key]) for key, weight in saved.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (("walk", "wave"), "3 classes there, 2 here"),
+        (("walk", "wave", "wink"), "3 classes there, 3 others here"),
+        (CLASSES[::-1], "3 classes there, 3 others here"),
+    ],
+    ids=["fewer", "as many others", "another order"],
+)
+def test_other_classes_renew_the_heads_classifiers_alone(classes, told):
+    saved, model = source(), fresh(classes)
+    before = copied(model)
+    transfer = take_over(model, classes, SEGMENT_CLASSES, saved)
+    heads = ("rgb", "flow", "semantic", "merged")
+    assert_taken(model, before, saved.model, except_for=[f"late.{head}.classifier." for head in heads])
+    for name, done in transfer.parts.items():
+        assert done == (f"taken but for its classifier ({told})" if name.endswith(".late") else "taken"), name
+    renewed = sum(parameter.numel() for head in heads for parameter in model.late[head].classifier.parameters())
+    assert transfer.taken == transfer.total - renewed
+
+
+@pytest.mark.parametrize(
+    ("segment_classes", "told"),
+    [
+        (("background", "person"), "4 classes there, 2 here"),
+        (("background", "person", "dog", "ball"), "4 classes there, 4 others here"),
+    ],
+    ids=["fewer", "another order"],
+)
+def test_other_segmentation_classes_renew_the_segmenters_classifier_and_the_reduction(segment_classes, told):
+    saved, model = source(), fresh(segment_classes=segment_classes)
+    before = copied(model)
+    transfer = take_over(model, CLASSES, segment_classes, saved)
+    semantic = "representations.semantic."
+    assert_taken(model, before, saved.model, except_for=[f"{semantic}segmenter.classifier.", f"{semantic}reduction."])
+    assert transfer.parts.pop("semantic.representation") == f"taken but for its classifier and reduction ({told})"
+    assert set(transfer.parts.values()) == {"taken"}
+
+
+def test_a_stream_of_only_one_of_the_two_is_named():
+    saved, model = source(streams=["rgb", "flow"]), fresh(streams=["rgb", "semantic"])
+    before = copied(model)
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    new = [name for name in transfer.parts if name.startswith("semantic.")]
+    assert new == ["semantic.representation", "semantic.early", "semantic.late"]
+    for name, done in transfer.parts.items():
+        assert done == ("not taken: not in the saved model" if name in new else "taken"), name
+    assert transfer.unused == ("flow.representation", "flow.early", "flow.late")
+    only_new = ["representations.semantic.", "early.semantic.", "late.semantic."]
+    assert_taken(model, before, saved.model, except_for=only_new)
+
+
+def test_a_single_stream_has_no_merged_tower_to_give():
+    saved, model = source(streams=["rgb"]), fresh(streams=["rgb", "flow"])
+    before = copied(model)
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    assert transfer.parts["rgb.early"] == transfer.parts["rgb.late"] == "taken"
+    assert transfer.parts["merged.late"] == "not taken: not in the saved model"
+    assert_taken(
+        model, before, saved.model, except_for=["representations.flow.", "early.flow.", "late.flow.", "late.merged."]
+    )
+
+
+def test_a_single_stream_takes_its_own_tower_and_leaves_the_merged_one():
+    saved, model = source(), fresh(streams=["flow"])
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    assert transfer.parts == dict.fromkeys(["flow.representation", "flow.early", "flow.late"], "taken")
+    assert "merged.late" in transfer.unused
+    assert torch.equal(scores(model)["flow"], scores(saved.model)["flow"])
+
+
+def test_of_another_width_no_part_of_a_tower_is_taken():
+    """Not even the weights whose shapes happen to fit, such as the input's normalisation."""
+    saved, model = source(), fresh(width=0.25)
+    before = copied(model)
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    assert transfer.parts["semantic.representation"] == "taken"
+    assert transfer.parts["rgb.early"].startswith("not taken: other shapes (blocks.")
+    assert_taken(model, before, saved.model, except_for=["early.", "late."])
+
+
+def test_a_tower_with_another_last_block_is_taken_up_to_the_merge():
+    tower = [*default_tower()[:-1], Block(512, [Layer("conv2d")], skip=False)]
+    saved, model = source(), fresh(tower=tower)
+    before = copied(model)
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    assert transfer.parts["merged.late"].startswith("not taken: other shapes (")
+    assert transfer.parts["flow.early"] == "taken"
+    assert_taken(model, before, saved.model, except_for=["late."])
+
+
+def test_a_layer_that_only_the_saved_model_has_keeps_its_tower_from_being_taken():
+    longer = [*default_tower()[:-1], Block(512, default_tower()[-1].layers, repeats=2)]
+    saved, model = source(tower=longer), fresh()
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    assert "absent here" in transfer.parts["merged.late"]
+
+
+def test_a_person_reads_what_became_of_each_part():
+    saved, model = source(streams=["rgb", "flow"]), fresh(("walk", "wave"), streams=["rgb"])
+    lines = str(take_over(model, ("walk", "wave"), SEGMENT_CLASSES, saved)).splitlines()
+    million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert lines[0].endswith(f"of {million:.2f} million parameters")
+    assert lines[1].split(maxsplit=1) == ["rgb.early", "taken"]
+    assert lines[2].split(maxsplit=1) == ["rgb.late", "taken but for its classifier (3 classes there, 2 here)"]
+    assert lines[3].strip() == "of the saved model not used: flow.representation, flow.early, flow.late, merged.late"
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "told"),
+    [
+        ({"streams": ["rgb"]}, {"streams": ["flow"]}, ["rgb.early, rgb.late", "flow.early, flow.late"]),
+        ({"streams": ["rgb"]}, {"streams": ["rgb"], "width": 0.25}, ["rgb.early not taken: other shapes", "widths"]),
+        ({"streams": ["rgb", "flow"]}, {"streams": ["flow"], "width": 0.25}, ["flow.early not taken: other shapes"]),
+    ],
+    ids=["no stream in common", "another width", "nothing but the flow's three parameters"],
+)
+def test_where_nothing_fits_the_error_says_what_each_has(theirs, ours, told):
+    saved, model = source(**theirs), fresh(**ours)
+    before = copied(model)
+    with pytest.raises(InputError) as raised:
+        take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    assert "\n" not in str(raised.value)
+    assert all(words in str(raised.value) for words in told)
+    assert all(torch.equal(weight, before[key]) for key, weight in model.state_dict().items())

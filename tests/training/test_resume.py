@@ -1,0 +1,243 @@
+"""Trainings that are really killed, or signalled, and go on: bit for bit as if nothing had happened."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+import airstreams
+from airstreams.config import load_config, save_config
+from airstreams.data.sources import open_source
+from airstreams.errors import InputError
+from airstreams.training.loop import train
+from airstreams.training.state import TrainingState, load_state, save_state, saved_states
+
+QUIET = Console(quiet=True)
+KILLS = 10
+
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    """All that a state has to hold: dropout, averaged weights, decoding processes, a validation part, states often."""
+    return replace(
+        tiny,
+        data=replace(tiny.data, workers=1),
+        model=replace(tiny.model, streams=["rgb", "semantic"], dropout=0.5),
+        training=replace(tiny.training, epochs=6, batch_size=2, save_every=3, ema=0.9),
+    )
+
+
+@pytest.fixture(scope="module")
+def videos(synthetic, tmp_path_factory):
+    """The training videos, one of each class as the validation part."""
+    root = tmp_path_factory.mktemp("validated")
+    shutil.copytree(synthetic / "videos" / "train", root / "videos" / "train")
+    shutil.copytree(synthetic / "labels" / "train", root / "labels" / "train")
+    shutil.copy(synthetic / "labels" / "labels.json", root / "labels")
+    for folder in (root / "videos" / "train").iterdir():
+        (root / "videos" / "val" / folder.name).mkdir(parents=True)
+        (folder / "000.mp4").rename(root / "videos" / "val" / folder.name / "000.mp4")
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(videos, config, tmp_path_factory):
+    """The run that nobody killed."""
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    finish(start(videos, run, config))
+    return run
+
+
+def start(videos, run, config, *options):
+    """`airstreams train` in a process of its own: from the beginning, or going on where there is a run."""
+    command = [sys.executable, "-m", "airstreams", "train", str(videos / "videos"), "--out", str(run)]
+    command += ["--labels", str(videos / "labels")]
+    if (run / "config.yaml").exists():
+        command.append("--resume")
+    else:
+        save_config(config, run.parent / f"{run.name}.yaml")
+        command += ["--config", str(run.parent / f"{run.name}.yaml")]
+    # Sums come out the same only on as many threads.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+    return subprocess.Popen(
+        [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    out, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return out, said
+
+
+def entries(run):
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def comparable(entry):
+    """An entry without what a clock said."""
+    figures = entry.get("train", entry)
+    return {name: value for name, value in figures.items() if name not in ("clips_per_second", "waiting", "seconds")}
+
+
+def assert_same_end(run, undisturbed):
+    expected, found = (load_file(folder / "model.safetensors") for folder in (undisturbed, run))
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    (whole, _), (resumed, _) = load_state(undisturbed), load_state(run)
+    assert (resumed.epoch, resumed.step, resumed.best) == (whole.epoch, whole.step, whole.best)
+    assert_equal(resumed.learner, whole.learner)
+    assert [comparable(e) for e in entries(run)] == [comparable(e) for e in entries(undisturbed)]
+
+
+def assert_equal(one, other):
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_equal(one[key], other[key])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for left, right in zip(one, other, strict=True):
+            assert_equal(left, right)
+    else:
+        assert one == other
+
+
+def test_killed_ten_times_at_random_moments_training_ends_with_the_same_bits(videos, config, undisturbed, tmp_path):
+    """Each kill falls at a random time after a random number of further log lines or states, also at the start."""
+    run = tmp_path / "killed"
+    drawn = random.Random(int.from_bytes(os.urandom(2)))
+    kills, steps_at_kill = 0, []
+    while kills < KILLS:
+        process = start(videos, run, config)
+        newest = saved_states(run)[:1]
+        deadline = time.monotonic() + 60
+        patience = 0.0 if kills == 0 else drawn.uniform(0, 1.0)  # the first while Python is still importing
+        while kills and process.poll() is None and saved_states(run)[:1] == newest and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(patience * 0.4)
+        process.kill()
+        process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            break
+        kills += 1
+        if (run / "config.yaml").exists():
+            steps_at_kill.append(load_state(run)[0].step)
+        elif run.exists() and any(run.iterdir()):
+            assert not (run / "model.safetensors").exists()
+    assert kills == KILLS, f"it ended after {kills} kills; states at the kills: {steps_at_kill}"
+    assert len({step for step in steps_at_kill if step % 10}) >= 3, steps_at_kill  # in the middle of epochs
+    finish(start(videos, run, config))
+    assert_same_end(run, undisturbed)
+
+
+def test_the_number_of_decoding_processes_changes_nothing(videos, config, undisturbed, tmp_path):
+    finish(start(videos, tmp_path / "run", replace(config, data=replace(config.data, workers=0))))
+    assert_same_end(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_stop_saves_the_state_first_and_says_how_to_go_on(videos, config, undisturbed, tmp_path, number):
+    config = replace(config, training=replace(config.training, save_every=10_000))
+    run = tmp_path / "run"
+    process = start(videos, run, config)
+    while process.poll() is None and not entries(run):
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "airstreams: stopped at step" in said or "airstreams: stopped after epoch" in said
+    assert "--resume goes on from there" in said
+    assert "Traceback" not in said
+    assert load_state(run)[0].step >= entries(run)[-1]["step"] >= 10
+    finish(start(videos, run, config))
+    assert_same_end(run, undisturbed)
+
+
+def test_a_schedulers_warning_saves_the_state_and_training_goes_on(videos, config, undisturbed, tmp_path):
+    config = replace(config, training=replace(config.training, save_every=10_000, keep=100))
+    process = start(videos, tmp_path / "run", config)
+    sent = 0
+    while process.poll() is None:
+        if len(entries(tmp_path / "run")) > sent * 2 and sent < 3:
+            process.send_signal(signal.SIGUSR1)
+            sent += 1
+        time.sleep(0.01)
+    finish(process)
+    steps = [load_state_step(path) for path in saved_states(tmp_path / "run")]
+    assert [step for step in steps if step % 10], steps  # epochs end every ten steps
+    assert_same_end(tmp_path / "run", undisturbed)
+
+
+def load_state_step(path):
+    return int(path.stem.removeprefix("step-"))
+
+
+def a_state(step):
+    return TrainingState(0, step, step, None, {}, {"model": {"weight": torch.full((5,), float(step))}})
+
+
+def test_only_the_newest_states_are_kept_and_half_written_ones_are_cleared_away(tmp_path):
+    left = tmp_path / "state" / ".123.step-000000001.pt"
+    for step in range(5):
+        save_state(a_state(step), tmp_path, keep=2)
+        left.write_bytes(b"half")
+    save_state(a_state(5), tmp_path, keep=2)
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000004.pt", "step-000000005.pt"]
+    assert load_state(tmp_path)[0].step == 5
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_of_a_state_cut_short_the_one_before_is_taken(tmp_path, share):
+    for step in (3, 7):
+        save_state(a_state(step), tmp_path, keep=2)
+    newest = tmp_path / "state" / "step-000000007.pt"
+    newest.write_bytes(newest.read_bytes()[: int(newest.stat().st_size * share)])
+    state, damaged = load_state(tmp_path)
+    assert (state.step, damaged) == (3, [newest])
+    (tmp_path / "state" / "step-000000003.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="step-000000007.pt: damaged, and there is no other state"):
+        load_state(tmp_path)
+
+
+def test_without_a_state_there_is_nothing_to_resume(synthetic, tiny, tmp_path):
+    with pytest.raises(InputError, match="nothing to resume"):
+        train(open_source(str(synthetic / "videos"), synthetic / "labels"), tiny, tmp_path / "absent", True, QUIET)
+
+
+def test_a_video_that_was_lost_between_two_starts_is_counted_and_the_order_stays(synthetic, tiny, tmp_path):
+    """A resumed run goes by the videos that it began with."""
+    videos = shutil.copytree(synthetic / "videos", tmp_path / "videos")
+    config = replace(tiny, model=replace(tiny.model, streams=["rgb"]))
+    run = tmp_path / "run"
+
+    class Stops(Console):
+        def print(self, *objects, **options):
+            if objects and str(objects[0]).startswith("epoch 1/"):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        train(open_source(str(videos)), config, run, False, Stops(quiet=True))
+    (videos / "train" / "disc_up" / "002.mp4").write_bytes(b"")
+    train(open_source(str(videos)), load_config(run / "config.yaml"), run, True, QUIET)
+    last = [entry for entry in entries(run) if "train" in entry][-1]
+    assert (last["epoch"], last["train"]["clips"]) == (2, 23)
+    assert "disc_up/002.mp4" in last["train"]["left_out"][0]
