@@ -67,7 +67,7 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> None:
     On CUDA these are torch's own layers. They refuse a CPU, so there it is `SynchronisedNorm`.
     """
     for name, child in model.named_children():
-        if not isinstance(child, nn.BatchNorm2d):
+        if not isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
             synchronise_norms(child, device)
         elif device.type == "cuda":
             setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
@@ -83,8 +83,9 @@ class SynchronisedNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    num_batches_tracked: Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, norm: nn.BatchNorm2d | nn.BatchNorm3d) -> None:
         super().__init__()
         assert norm.momentum is not None
         self.eps, self.momentum = norm.eps, norm.momentum
@@ -102,6 +103,7 @@ class SynchronisedNorm(nn.Module):
             features = features - mean_C.view(shape)
             variance_C = _SumOverProcesses.apply(features.square().sum(dim=others)) / count
             with torch.no_grad():
+                self.num_batches_tracked += 1
                 self.running_mean.lerp_(mean_C, self.momentum)
                 self.running_var.lerp_(variance_C * (count / (count - 1)), self.momentum)
         else:

@@ -133,7 +133,7 @@ def test_shrinking_averages_what_lies_under_a_pixel():
 
 
 def augmented(clips, crops, colours, size=SIZE):
-    """A batch of uint8 clips (T, H, W, 3) of any sizes, padded with noise, under crops in shares of each one's frame."""
+    """A batch of uint8 clips (T, H, W, 3) of any sizes, padded with noise; crops are in shares of each one's frame."""
     height, width = (max(clip.shape[axis] for clip in clips) + 3 for axis in (1, 2))
     frames = torch.randint(0, 256, (len(clips), clips[0].shape[0], height, width, 3), dtype=torch.uint8)
     for padded, clip in zip(frames, clips, strict=True):

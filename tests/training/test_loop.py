@@ -343,7 +343,7 @@ def with_numbers_gone_wrong(monkeypatch, wrong):
     real = loop.augment
 
     def augment(*batch, size):
-        clip = real(*batch, size=size)
+        clip = real(*batch, size)
         return clip * float("nan") if wrong(next(steps)) else clip
 
     monkeypatch.setattr(loop, "augment", augment)
@@ -411,7 +411,7 @@ def test_when_nothing_is_finite_any_more_training_stops_and_keeps_the_last_good_
     source = open_source(str(synthetic / "videos"))
     config = of_one_stream(tiny, epochs=9, batch_size=8)
     with_numbers_gone_wrong(monkeypatch, lambda step: step > 5)  # from the last step but one of epoch 2
-    with pytest.raises(FloatingPointError, match="steps of this epoch skipped.* lower --training.lr"):
+    with pytest.raises(FloatingPointError, match=r"steps of this epoch skipped.* lower --training\.lr"):
         train(source, config, tmp_path / "run", False, QUIET)
     state, damaged = load_state(tmp_path / "run")
     assert (state.step, damaged) == (3, [])
@@ -479,6 +479,7 @@ def test_frozen_parts_stay_as_they_are_statistics_included(synthetic, tiny, tmp_
     source = open_source(str(synthetic / "videos"), synthetic / "labels")
     train(source, config, tmp_path / "run", False, QUIET)
     torch.manual_seed(config.seed)
+    assert source.label_store is not None
     first = build(config.model, 4, len(source.label_store.classes)).state_dict()
     for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
         stays = name.startswith(("early.rgb.", "representations.semantic.", "late.semantic."))

@@ -214,7 +214,7 @@ def test_of_a_state_cut_short_the_one_before_is_taken(tmp_path, share):
     state, damaged = load_state(tmp_path)
     assert (state.step, damaged) == (3, [newest])
     (tmp_path / "state" / "step-000000003.pt").write_bytes(b"")
-    with pytest.raises(InputError, match="step-000000007.pt: damaged, and there is no other state"):
+    with pytest.raises(InputError, match=r"step-000000007\.pt: damaged, and there is no other state"):
         load_state(tmp_path)
 
 

@@ -1,0 +1,179 @@
+"""Real processes under torchrun, over gloo: what several do together is what one would do alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import airstreams
+from airstreams.config import save_config
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    """Six steps an epoch of four clips each, without dropout, whose draws are each process's own."""
+    training = replace(tiny.training, epochs=4, batch_size=4, sync_batch_norm=True)
+    return replace(tiny, model=replace(tiny.model, dropout=0.0), training=training)
+
+
+def launch(processes, *command):
+    """The command under torchrun, one thread a process."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    torchrun += ["--master-port", str(29500 + os.getpid() % 1000)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+    return subprocess.Popen(
+        [*(torchrun if processes > 1 else [sys.executable]), *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    out, said = process.communicate(timeout=180)
+    assert process.returncode == 0, said
+    return out
+
+
+def train(processes, synthetic, run, config):
+    save_config(config, run.parent / f"{run.name}.yaml")
+    data = [str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
+    options = ["--out", str(run), "--config", str(run.parent / f"{run.name}.yaml")]
+    return launch(processes, "-m", "airstreams", "train", *data, *options)
+
+
+def entries(run):
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def epochs(run):
+    return [entry["train"] for entry in entries(run) if "train" in entry]
+
+
+def test_two_processes_give_the_loss_curve_of_one_with_the_same_global_batch(synthetic, config, tmp_path):
+    """float32, with synchronised batch normalisation. What a segmenter adds to rounding is left to the next test."""
+    config = replace(config, model=replace(config.model, streams=["rgb", "flow"]))
+    finish(train(1, synthetic, tmp_path / "one", config))
+    finish(train(2, synthetic, tmp_path / "two", config))
+    for one, two in zip(entries(tmp_path / "one"), entries(tmp_path / "two"), strict=True):
+        assert one["step"] == two["step"]
+        figures = (one.get("train", one), two.get("train", two))
+        assert figures[1]["losses"] == pytest.approx(figures[0]["losses"], rel=1e-4)
+    assert [epoch["clips"] for epoch in epochs(tmp_path / "two")] == [24] * 4
+
+
+EXACT = """
+    # In double precision nothing but the algorithm can differ. Fused optimisers take float32 only, so a plain one here.
+    import sys
+    from pathlib import Path
+
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    import airstreams.training.loop as loop
+    from airstreams.config import load_config
+    from airstreams.data.sources import open_source
+    from rich.console import Console
+
+    class Sgd(torch.optim.SGD):
+        def step(self, closure=None):
+            self.__dict__.pop("found_inf", None)
+            return super().step(closure)
+
+    def augment(frames, box, inside, flip, colour, size):
+        return real(frames, box.double(), inside, flip, colour.double(), size)
+
+    real, loop.augment = loop.augment, augment
+    loop.make_optimizer = lambda model, config: Sgd(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], config.lr, momentum=0.9
+    )
+    config, videos, labels, run = sys.argv[1:]
+    loop.train(open_source(videos, Path(labels)), load_config(Path(config)), Path(run), False, Console(quiet=True))
+"""
+
+
+def test_two_processes_are_exactly_one_in_double_precision_with_all_losses(synthetic, config, tmp_path):
+    """Also where a process has fewer labelled pixels than the other."""
+    labels = tmp_path / "labels"
+    subprocess.run(["cp", "-r", str(synthetic / "labels"), str(labels)], check=True)
+    for path in (labels / "train" / "disc_left").glob("*.npz"):
+        path.unlink()
+    (tmp_path / "exact.py").write_text(textwrap.dedent(EXACT))
+    save_config(config, tmp_path / "config.yaml")
+    data = [str(tmp_path / "config.yaml"), str(synthetic / "videos"), str(labels)]
+    for processes in (1, 2):
+        finish(launch(processes, str(tmp_path / "exact.py"), *data, str(tmp_path / str(processes))))
+    for one, two in zip(epochs(tmp_path / "1"), epochs(tmp_path / "2"), strict=True):
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-10)
+        assert two["gradient_norms"] == pytest.approx(one["gradient_norms"], rel=1e-8)
+    weights = load_file(tmp_path / "2" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "1" / "model.safetensors").items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_two_processes_evaluate_each_video_once(synthetic, trained, tmp_path):
+    command = ["-m", "airstreams", "evaluate", None, str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
+    found = []
+    for processes in (1, 2, 3):
+        run = tmp_path / str(processes)
+        subprocess.run(["cp", "-r", str(trained), str(run)], check=True)
+        command[3] = str(run)
+        (line,) = finish(launch(processes, *command, "--json")).splitlines()
+        found.append((json.loads(line), (run / "evaluation" / "test" / "scores.csv").read_text()))
+    figures, scores = found[0]
+    assert figures["videos"] == 8
+    for other_figures, other_scores in found[1:]:
+        assert other_figures == figures
+        assert other_scores == scores
+
+
+def test_a_process_that_is_killed_ends_the_job_within_a_minute_and_it_can_be_resumed(synthetic, config, tmp_path):
+    config = replace(config, training=replace(config.training, epochs=200, save_every=2))
+    run = tmp_path / "run"
+    job = train(2, synthetic, run, config)
+    deadline = time.monotonic() + 60
+    while not entries(run) and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(job.pid).children() if "train" in child.cmdline()]
+    assert len(workers) == 2
+    workers[1].send_signal(signal.SIGKILL)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "SIGKILL" in said or "exitcode  : -9" in said
+    done = entries(run)[-1]["step"]
+
+    # Another number of processes goes on with it; a signal to one of them stops both at the same step.
+    command = ["-m", "airstreams", "train", str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
+    job = launch(2, *command, "--out", str(run), "--resume")
+    deadline = time.monotonic() + 60
+    while entries(run)[-1]["step"] <= done and job.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = [child for child in psutil.Process(job.pid).children() if "train" in child.cmdline()]
+    workers[1].send_signal(signal.SIGTERM)
+    _, said = job.communicate(timeout=60)
+    assert "stopped at step" in said or "stopped after epoch" in said
+    assert entries(run)[-1]["step"] > done
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(synthetic, config, tmp_path):
+    config = replace(config, training=replace(config.training, batch_size=5))
+    job = train(2, synthetic, tmp_path / "run", config)
+    _, said = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert "training.batch_size: got 5 for 24 videos, expected a multiple of 2 (2 processes" in said
+    assert not (tmp_path / "run" / "config.yaml").exists()
