@@ -38,8 +38,7 @@ import av
 import numpy as np
 from rich.progress import Progress
 
-from airstreams.data.labels import NO_LABEL, LabelStore
-from airstreams.data.labels import _file as label_file
+from airstreams.data.labels import NO_LABEL, LabelStore, file_of
 from airstreams.data.listing import Video
 from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
@@ -151,7 +150,7 @@ class FrameCache:
 
     def read_labels(self, label_store: LabelStore, key: str, places: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """What `label_store.read(key, places)` gives, uint8 (N, H, W) or None; raises what that raises."""
-        entry = self._entry(label_file(label_store.root, key), "labels", _label_settings(label_store))
+        entry = self._entry(file_of(label_store.root, key), "labels", _label_settings(label_store))
         if entry is None:
             return label_store.read(key, places)
         frames = label_store.labelled_frames(key)
@@ -189,7 +188,7 @@ class FrameCache:
         if label_store is not None:
             settings = _label_settings(label_store)
             for key in sorted({video.label_map for video in videos if video.label_map is not None}):
-                file = label_file(label_store.root, key)
+                file = file_of(label_store.root, key)
                 wanted.append(_Pictures(file, "labels", settings, partial(_labels_of, label_store, key)))
         return wanted
 

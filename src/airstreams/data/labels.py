@@ -72,14 +72,14 @@ class LabelStore:
 
     def has(self, key: str) -> bool:
         """Whether the video has label maps."""
-        return _file(self.root, key).is_file()
+        return file_of(self.root, key).is_file()
 
     def labelled_frames(self, key: str) -> np.ndarray:
         """The frames with a label map, increasing, int64 (N,), read-only; empty for a video without label maps.
 
         Remembered, since training asks in every epoch. VideoError when the file is broken.
         """
-        path = _file(self.root, key)
+        path = file_of(self.root, key)
         if not path.is_file():
             return np.empty(0, np.int64)
         # The time of writing is part of the memory's key: a file that was annotated again is read again.
@@ -91,7 +91,7 @@ class LabelStore:
         255 everywhere in a frame that is not labelled; None for a video without label maps. VideoError when the file
         is broken, InputError when it holds ids of classes that the store does not name.
         """
-        path = _file(self.root, key)
+        path = file_of(self.root, key)
         if not path.is_file():
             return None
         frames = self.labelled_frames(key)
@@ -133,11 +133,12 @@ def save(root: Path, key: str, labels_NHW: np.ndarray, frame_indices: Sequence[i
             f"given labels {labels_NHW.dtype} {labels_NHW.shape} and frame_indices {frames.tolist()}; "
             "expected uint8 (N, H, W) and N increasing indices"
         )
-    with replacing(_file(root, key)) as temporary:
+    with replacing(file_of(root, key)) as temporary:
         np.savez_compressed(temporary, labels=labels_NHW, frame_indices=frames)
 
 
-def _file(root: Path, key: str) -> Path:
+def file_of(root: Path, key: str) -> Path:
+    """Where the label maps of the video `key` lie in a store."""
     # A CSV file may name videos outside its folder; their label maps still belong inside the store.
     inside = {"/": "%2F", "//": "%2F", "..": "%2E%2E"}
     *folders, name = (inside.get(part, part) for part in PurePosixPath(key).parts)

@@ -109,7 +109,5 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
 
 
 def to_unit_range(clip_B3THW: Tensor) -> Tensor:
-    """A float clip in 0..1, channels last in memory, from a uint8 or a float one."""
-    if clip_B3THW.dtype == torch.uint8:
-        clip_B3THW = clip_B3THW.float() / 255
-    return clip_B3THW.contiguous(memory_format=torch.channels_last_3d)
+    """A float clip in 0..1 from a uint8 or a float one."""
+    return clip_B3THW.float() / 255 if clip_B3THW.dtype == torch.uint8 else clip_B3THW

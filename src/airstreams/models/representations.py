@@ -84,7 +84,8 @@ class Semantic(nn.Module):
     def forward(self, clip_B3THW: Tensor) -> Representation:
         """See `Representation`."""
         size = clip_B3THW.shape[-2:]
-        logits_BSThw = on_frames(self.segmenter, clip_B3THW - 0.5)
+        centred_B3THW = (clip_B3THW - 0.5).contiguous(memory_format=torch.channels_last_3d)
+        logits_BSThw = on_frames(self.segmenter, centred_B3THW)
         for_tower = logits_BSThw.detach() if self.stop_gradient else logits_BSThw
         return Representation(on_frames(lambda frames: enlarge(self.reduction(frames), size), for_tower), logits_BSThw)
 

@@ -1,6 +1,7 @@
 """What a training says of itself: figures of its steps, `metrics.jsonl`, TensorBoard and the console's lines."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class StepFigures:
     @property
     def not_finite(self) -> dict[str, float]:
         """The values that are not."""
-        return {name: value for name, value in self.values.items() if not torch.isfinite(torch.tensor(value))}
+        return {name: value for name, value in self.values.items() if not math.isfinite(value)}
 
 
 def read(taken: Sequence[TakenStep]) -> list[StepFigures]:

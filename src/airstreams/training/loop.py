@@ -57,6 +57,7 @@ from airstreams.training.state import FOLDER as STATE_FOLDER
 from airstreams.training.state import TrainingState, load_state, save_state
 
 LOG_EVERY = 10  # steps
+SAVE_AFTER = 60.0  # s; the end of an epoch is saved if the last save is longer ago: a state is five times the model
 SKIP_LIMIT = 10  # steps in a row that could not be taken
 LEFT_OUT = "left_out.csv"
 
@@ -116,7 +117,7 @@ def train(
             save_config(config, run / "config.yaml")  # last: a folder that has it can be resumed
     accelerator.wait_for_everyone()
 
-    step, best = state.step, state.best
+    step, best, last_save = state.step, state.best, time.monotonic()
     record: dict[str, Any] = {}
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
     with Signals() as signals, Log(run, step, leads()) as log, Progress(*columns, console=console) as progress:
@@ -161,6 +162,7 @@ def train(
                         said = asdict(meter), asdict(recent), left_out
                         underway = TrainingState(epoch, epoch_step, step, best, learns, learner.state(), *said)
                         save_state(underway, run, config.training.keep)
+                        last_save = time.monotonic()
                     accelerator.wait_for_everyone()
                     signals.save = False
                     if stop:
@@ -175,7 +177,9 @@ def train(
                 figure = record["val"]["map" if source.multi_label else "top1"]
             whole = epoch + 1 == config.training.epochs
             sound = whole or not meter.skipped_in_a_row  # else it may be about to fail: keep what is there
-            if sound and (figure is None or best is None or figure >= best):
+            due = whole or stop or time.monotonic() - last_save > SAVE_AFTER
+            better = due if figure is None else best is None or figure >= best
+            if better and sound:
                 best = figure
                 if leads():
                     saved_models.save(saved, run)
@@ -183,8 +187,9 @@ def train(
             console.print(summary(record, config.training.epochs), markup=False, soft_wrap=True)
             state = TrainingState(epoch + 1, 0, step, best, learns, learner.state())
             state.meter = {"skipped_in_a_row": meter.skipped_in_a_row}
-            if leads() and sound:
+            if due and sound and leads():
                 save_state(state, run, config.training.keep)
+                last_save = time.monotonic()
             accelerator.wait_for_everyone()
             if stop and not whole:
                 raise Stopped(f"stopped after epoch {epoch + 1}; --resume goes on from there")
@@ -234,7 +239,8 @@ def training_step(
     good = step_losses.isfinite().all() & norm.isfinite() & (clips > 0)
     if config.training.clip_norm:
         clip_grads_with_norm_(learner.model.parameters(), config.training.clip_norm, norm)
-    learner.optimizer.found_inf = (~good).to(torch.float32)  # type: ignore[attr-defined]  # by it fused optimisers skip a step
+    # By this, which is meant for gradient scalers, fused optimisers skip a step.
+    learner.optimizer.found_inf = (~good).to(torch.float32)  # type: ignore[attr-defined]
     learner.optimizer.step()
     learner.optimizer.zero_grad()
     after = torch.where(good, torch.cat([buffer.flatten() for buffer in statistics]), before)
@@ -251,8 +257,9 @@ def training_step(
 
 def _in_the_whole_step(batches: Sequence[Batch], accelerator: Accelerator) -> tuple[Tensor, Tensor]:
     """The clips and the labelled pixels of a step, over accumulated batches and processes."""
-    clips = torch.tensor(float(sum(len(batch.names) for batch in batches)), device=accelerator.device)
-    pixels = clips.new_zeros(())
+    # Filled in there: a copy from the host would wait for the device.
+    clips = torch.full((), float(sum(len(batch.names) for batch in batches)), device=accelerator.device)
+    pixels = torch.zeros_like(clips)
     for batch in batches:
         if batch.label_map is not None:
             pixels = pixels + (batch.label_map != NO_LABEL).sum()
