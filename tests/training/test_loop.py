@@ -261,6 +261,29 @@ def test_multi_label_data_trains_and_evaluates_to_a_mean_average_precision(video
     assert sum(probabilities.values()) != pytest.approx(1, abs=0.01)  # each class for itself
 
 
+def test_charades_trains_from_its_official_files_to_a_mean_average_precision(synthetic, tiny, tmp_path):
+    """Tiny videos under true names; two actions, one in each half of some videos."""
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "Charades_v1_classes.txt").write_text("c000 Holding some clothes\nc001 Running somewhere\n")
+    header = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length\n"
+    both = "c000 0.00 0.20;c001 0.15 9.00"
+    for split, actions in (("train", (both, "c000 0.00 9.00", both, "")), ("test", (both, "c001 0.00 0.10", ""))):
+        rows = []
+        for number, (path, action) in enumerate(
+            zip(sorted((synthetic / "videos" / split).rglob("*.mp4")), actions, strict=False)
+        ):
+            name = f"{split[:2].upper()}{number:03}"
+            shutil.copy(path, tmp_path / "videos" / f"{name}.mp4")
+            rows.append(f'{name},S{number},Kitchen,6,7,Yes,"A person, who runs",bag,"holds, runs",{action},0.27\n')
+        (tmp_path / f"Charades_v1_{split}.csv").write_text(header + "".join(rows))
+    source = open_source(f"charades:{tmp_path}")
+    train(source, of_one_stream(tiny), tmp_path / "run", False, QUIET)
+    assert epochs(tmp_path / "run")[0]["train"]["losses"]["rgb"] == pytest.approx(np.log(2), abs=0.4)
+    result = evaluate(tmp_path / "run", source, "test", QUIET)
+    assert (result.figures["videos"], result.figures["top1"]) == (3, None)
+    assert 0 < result.figures["map"] <= 1
+
+
 @pytest.mark.parametrize("stream", ["flow", "semantic"])
 def test_one_stream_trains_and_answers_alone(synthetic, tiny, tmp_path, stream):
     config = replace(of_one_stream(tiny, stream), loss_weights=LossWeights(interm=0.5))
@@ -308,6 +331,41 @@ def test_weight_decay_spares_norms_biases_and_the_flows_parameters(tiny):
     for optimizer in ("adamw", "sgd"):
         groups = make_optimizer(model, replace(tiny.training, optimizer=optimizer)).param_groups
         assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_fused_optimiser_takes_the_steps_that_a_plain_one_takes_also_when_resumed(tiny, tmp_path, optimizer):
+    """Fused ones on a CPU go wrong in silence where weights, gradients and moments lie differently in memory."""
+    config = replace(tiny, training=replace(tiny.training, optimizer=optimizer, lr=0.01))
+    model = build(config.model, 4, 6)
+    plain_model = copy.deepcopy(model)
+    fused = make_optimizer(model, config.training)
+    decay = config.training.weight_decay
+    groups = [
+        {"params": [p for p in plain_model.parameters() if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in plain_model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    plain: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=0.01, foreach=False)
+    if optimizer == "sgd":
+        plain = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, foreach=False)
+    clip = torch.rand(2, 3, 4, 64, 64)
+    for step in range(4):
+        output = model(clip, config.model.heads)
+        torch.stack([logits.square().sum() for logits in output.logits.values()]).sum().backward()
+        for parameter, other in zip(model.parameters(), plain_model.parameters(), strict=True):
+            other.grad = None if parameter.grad is None else parameter.grad.clone()
+        for stepping in (fused, plain):
+            stepping.step()
+            stepping.zero_grad()
+        for (name, parameter), other in zip(model.named_parameters(), plain_model.parameters(), strict=True):
+            torch.testing.assert_close(parameter, other, atol=1e-6, rtol=1e-5, msg=name)
+        if step == 1:
+            torch.save({"model": model.state_dict(), "optimizer": fused.state_dict()}, tmp_path / "state.pt")
+            state = torch.load(tmp_path / "state.pt", weights_only=True)
+            model = build(config.model, 4, 6)
+            model.load_state_dict(state["model"])
+            fused = make_optimizer(model, config.training)
+            fused.load_state_dict(state["optimizer"])
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():

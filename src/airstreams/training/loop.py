@@ -7,11 +7,12 @@ where there is one, chooses the checkpoint; without one the last is the result.
 """
 
 import csv
+import ctypes
 import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,6 +61,7 @@ LOG_EVERY = 10  # steps
 SAVE_AFTER = 60.0  # s; the end of an epoch is saved if the last save is longer ago: a state is five times the model
 SKIP_LIMIT = 10  # steps in a row that could not be taken
 LEFT_OUT = "left_out.csv"
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 Item = TypeVar("Item")
 
@@ -411,11 +413,25 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device: got cuda, but torch sees no CUDA card here; give --training.device cpu")
     on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    if not on_cuda:
+        keep_freed_memory()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
     return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if on_cuda else "no")
+
+
+def keep_freed_memory() -> None:
+    """Have the C library (glibc) keep the memory of freed tensors for the next ones.
+
+    By default it gives large blocks back to the system, and each step then pays for fresh pages: 6 to 20 % of its time
+    on a CPU. Elsewhere this does nothing.
+    """
+    with suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -68,5 +68,7 @@ def segmentation_loss(logits_BSThw: Tensor, label_map_BTHW: Tensor | None) -> Te
     """
     if label_map_BTHW is None:
         return logits_BSThw.sum() * 0
-    logits = on_frames(lambda frames: enlarge(frames, label_map_BTHW.shape[-2:]), logits_BSThw.float())
-    return F.cross_entropy(logits, label_map_BTHW.long(), ignore_index=NO_LABEL, reduction="sum")
+    logits_BSTHW = on_frames(lambda frames: enlarge(frames, label_map_BTHW.shape[-2:]), logits_BSThw.float())
+    # A row a pixel, as the logits lie in memory.
+    rows_NS = logits_BSTHW.permute(0, 2, 3, 4, 1).flatten(0, 3)
+    return F.cross_entropy(rows_NS, label_map_BTHW.flatten().long(), ignore_index=NO_LABEL, reduction="sum")

@@ -1,0 +1,201 @@
+"""How much of a training step is arithmetic: its speed against the machine's own matrix rate.
+
+    python benchmarks/step_speed.py --recipe jhmdb-small --streams rgb rgb,semantic
+
+float32 on a CPU, bfloat16 autocast on CUDA, on random clips and label maps. Two rulers, because the first flatters:
+
+- counted/matmul: the multiply-adds that `airstreams info` shows, three times (the pass itself, the gradients of its
+  features and those of its weights), against a large square `torch.matmul`.
+- needed/best: without the taps that lie in the zero padding (a third of all on small grids) and without gradients
+  that nobody asks for, against the better of that matmul and a large 3x3 convolution without padding. On a CPU the
+  two run in different libraries; where `torch.matmul` is the slower one, a step can reach over 100 % of it.
+
+Both references are timed after every step, so that both see the same machine whatever else runs on it; medians
+are compared. The flow layer is element-wise work that no ruler counts: it is timed by itself, and the rates are those
+of the rest of the step.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from airstreams.config import Config, load_config, recipe_path
+from airstreams.data.labels import COCO_CLASSES
+from airstreams.data.transforms import LABEL_STRIDE
+from airstreams.models import cost
+from airstreams.models.airstreams import AIRStreams, build
+from airstreams.training.losses import compute_losses, total_loss
+
+CLASSES = 21  # J-HMDB's
+WARM_UP = 2  # steps that are not timed: memory is allocated and kernels are chosen
+
+
+def main() -> None:
+    """Print a line for each set of streams."""
+    parser = argparse.ArgumentParser(description="Training steps against the machine's matrix rate.")
+    parser.add_argument("--recipe", default="jhmdb-small", help="a packaged recipe's name or a YAML file")
+    parser.add_argument("--batch", type=int, help="clips a step (default: the recipe's)")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps a line (default: 10)")
+    sets = ["rgb", "semantic", "rgb,semantic", "rgb,flow,semantic"]
+    parser.add_argument("--streams", nargs="+", default=sets, metavar="A,B", help=f"default: {' '.join(sets)}")
+    arguments = parser.parse_args()
+    recipe = load_config(recipe_path(arguments.recipe))
+    batch = arguments.batch or recipe.training.batch_size
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{arguments.recipe}, batch {batch}, {device.type}, {torch.get_num_threads()} CPU threads; rates in GFLOP/s")
+    print("                                      flow layer     counted/matmul       needed/best")
+    print("streams            steps/s   ms/clip     ms/clip")
+    for streams in arguments.streams:
+        config = replace(recipe, model=replace(recipe.model, streams=streams.split(",")))
+        times = measure(config, batch, arguments.steps, device)
+        counted = counted_operations(config, batch) / (times.step - times.flow) / 1e9
+        needed = needed_operations(config, batch) / (times.step - times.flow) / 1e9
+        matmul = times.matmul_operations / times.matmul / 1e9
+        best = max(matmul, times.convolution_operations / times.convolution / 1e9)
+        print(
+            f"{streams:18}{1 / times.step:8.2f}{1e3 * times.step / batch:10.1f}{1e3 * times.flow / batch:12.1f}"
+            f"{counted:8.0f}/{matmul:<4.0f}{counted / matmul:5.0%}{needed:8.0f}/{best:<4.0f}{needed / best:5.0%}",
+            flush=True,
+        )
+
+
+@dataclass
+class Times:
+    """Medians in seconds, and the operations of the two references."""
+
+    step: float
+    flow: float  # of the step, in the flow layer
+    matmul: float
+    matmul_operations: int
+    convolution: float
+    convolution_operations: int
+
+
+def measure(config: Config, batch: int, steps: int, device: torch.device) -> Times:
+    """Time steps and references in turn."""
+    torch.manual_seed(0)
+    model = build(config.model, CLASSES, len(COCO_CLASSES)).to(device).train()
+    step = make_step(model, config, batch, device)
+    flow_pass = make_flow_pass(model, config, batch, device)
+    precision = torch.bfloat16 if device.type == "cuda" else torch.float32
+    side, channels = (8192, 1024) if device.type == "cuda" else (2048, 128)
+    left, right = torch.rand(2, side, side, device=device, dtype=precision)
+    features_NCHW = torch.rand(16, 66, 66, channels, device=device, dtype=precision).permute(0, 3, 1, 2)
+    kernel_CC33 = torch.rand(channels, 3, 3, channels, device=device, dtype=precision).permute(0, 3, 1, 2)
+    work: tuple[Callable[[], object], ...] = (
+        step,
+        flow_pass,
+        lambda: left @ right,
+        lambda: F.conv2d(features_NCHW, kernel_CC33),
+    )
+    rounds = [[seconds(part, device) for part in work] for _ in range(WARM_UP + steps)][WARM_UP:]
+    step_s, flow_s, matmul_s, convolution_s = (median(column) for column in zip(*rounds, strict=True))
+    return Times(step_s, flow_s, matmul_s, 2 * side**3, convolution_s, 2 * 16 * 64**2 * 9 * channels**2)
+
+
+def make_step(model: AIRStreams, config: Config, batch: int, device: torch.device) -> Callable[[], None]:
+    """One training step on random clips: forward, losses, backward, AdamW."""
+    frames, size = config.clip.frames, config.clip.size
+    clip_B3THW = torch.randint(0, 256, (batch, 3, frames, size, size), dtype=torch.uint8, device=device)
+    label_size = (batch, frames, size // LABEL_STRIDE, size // LABEL_STRIDE)
+    label_map_BThw = torch.randint(0, len(COCO_CLASSES), label_size, dtype=torch.uint8, device=device)
+    target_B = torch.randint(0, CLASSES, (batch,), device=device)
+    clips, pixels = torch.tensor(batch, device=device), torch.tensor(label_map_BThw.numel(), device=device)
+    heads, weights = config.trained_heads(), config.active_loss_weights()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            output = model(clip_B3THW, heads)
+            losses = compute_losses(
+                output, target_B, label_map_BThw, weights, config.training.label_smoothing, clips, pixels
+            )
+        total_loss(losses, weights).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def make_flow_pass(model: AIRStreams, config: Config, batch: int, device: torch.device) -> Callable[[], None]:
+    """The flow layer's part of a step, forward and backward; nothing where the model has none."""
+    if "flow" not in config.model.streams:
+        return lambda: None
+    clip_B3THW = torch.rand(batch, 3, config.clip.frames, config.clip.size, config.clip.size, device=device)
+    representation = model.representations["flow"]
+
+    def flow_pass() -> None:
+        flow_B2THW = representation(clip_B3THW).tower_input
+        if flow_B2THW.requires_grad:
+            flow_B2THW.sum().backward()
+
+    return flow_pass
+
+
+def counted_operations(config: Config, batch: int) -> int:
+    """A step's additions and multiplications as the literature counts them."""
+    multiply_adds = cost.count(config, CLASSES, len(COCO_CLASSES)).training
+    return 2 * 3 * batch * sum(count for part, count in multiply_adds.items() if part != "flow.representation")
+
+
+def needed_operations(config: Config, batch: int) -> int:
+    """Those of them whose result matters."""
+    with torch.device("meta"):
+        model = build(config.model, CLASSES, len(COCO_CLASSES))
+        clip_B3THW = torch.empty(1, 3, config.clip.frames, config.clip.size, config.clip.size)
+    with NeededMultiplyAdds() as needed:
+        model(clip_B3THW, config.trained_heads())
+    return 2 * batch * needed.total
+
+
+class NeededMultiplyAdds(TorchFunctionMode):
+    """Adds up what the convolutions and linear layers called in it need, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.conv2d:
+            features, weight, _, stride, padding, dilation = args[:6]
+            sides = zip(features.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+            rows, columns = (taps_inside(*side) for side in sides)
+            multiply_adds = features.shape[0] * weight.shape[0] * weight.shape[1] * rows * columns
+            self.total += multiply_adds * (3 if features.requires_grad else 2)
+        elif func is F.linear:
+            self.total += 3 * args[0].shape[0] * args[1].numel()
+        return func(*args, **(kwargs or {}))
+
+
+def taps_inside(length: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """How many of a convolution's taps along one side fall on the features rather than on their padding."""
+    starts = range(-padding, length + padding - dilation * (kernel - 1), stride)
+    return sum(0 <= start + tap * dilation < length for start in starts for tap in range(kernel))
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """How long a piece of work takes, until the device has done it."""
+    synchronize(device)
+    started = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - started
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the work that a CUDA device was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
