@@ -31,6 +31,7 @@ from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.transforms import LABEL_STRIDE
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
+from airstreams.training.loop import keep_freed_memory
 from airstreams.training.losses import compute_losses, total_loss
 
 CLASSES = 21  # J-HMDB's
@@ -49,6 +50,8 @@ def main() -> None:
     recipe = load_config(recipe_path(arguments.recipe))
     batch = arguments.batch or recipe.training.batch_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does
     print(f"{arguments.recipe}, batch {batch}, {device.type}, {torch.get_num_threads()} CPU threads; rates in GFLOP/s")
     print("                                      flow layer     counted/matmul       needed/best")
     print("streams            steps/s   ms/clip     ms/clip")

@@ -3,6 +3,7 @@
 With one process all of this is the identity.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -37,6 +38,23 @@ def gather(items: list[Item]) -> list[Item]:
     """All processes' items, process by process."""
     gathered: list[Item] = gather_object(items)
     return gathered
+
+
+def any_process(flags: Sequence[bool]) -> list[bool]:
+    """Which of the flags are set in at least one process.
+
+    It goes by the hosts alone, so that nothing waits for a device.
+    """
+    if PartialState().num_processes == 1:
+        return list(flags)
+    everyones = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(everyones, dist.ReduceOp.MAX, group=_hosts())
+    return [bool(flag) for flag in everyones]
+
+
+@functools.cache
+def _hosts() -> dist.ProcessGroup:
+    return dist.new_group(backend="gloo")
 
 
 def share_on_this_machine() -> tuple[int, int]:

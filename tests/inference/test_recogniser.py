@@ -2,10 +2,12 @@
 
 import csv
 import json
+import pickle
 import shutil
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 import airstreams
@@ -23,6 +25,23 @@ from airstreams.models import saved as saved_models
 def run(trained, tmp_path):
     """A copy that may be written to."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_neither_prediction_nor_evaluation_unpickles_anything(run, synthetic, monkeypatch):
+    """Also where a run brings along files that would run code when unpickled."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", refuse)
+    (run / "model.pt").write_bytes(b"not to be read")
+    video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
+    assert len(airstreams.load(run).predict(video).probabilities) == 4
+    saved = saved_models.load(run)
+    saved.config.data.workers = 0
+    assert len(score_videos(saved, [Video(video, "a", ("disc_up",))]).videos) == 1
 
 
 def with_window(run, seconds):

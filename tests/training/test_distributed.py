@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 
 import airstreams
 from airstreams.config import save_config
-
-STEPS = 20
+from airstreams.training.state import load_state
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +106,10 @@ EXACT = """
 """
 
 
-def test_two_processes_are_exactly_one_in_double_precision_with_all_losses(synthetic, config, tmp_path):
-    """Also where a process has fewer labelled pixels than the other."""
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_processes_are_exactly_one_in_double_precision_with_all_losses(synthetic, config, tmp_path, accumulate):
+    """Also where a process, or one of the batches that it adds up, has fewer labelled pixels than the other."""
+    config = replace(config, training=replace(config.training, epochs=2, accumulate=accumulate))
     labels = tmp_path / "labels"
     subprocess.run(["cp", "-r", str(synthetic / "labels"), str(labels)], check=True)
     for path in (labels / "train" / "disc_left").glob("*.npz"):
@@ -142,32 +143,59 @@ def test_two_processes_evaluate_each_video_once(synthetic, trained, tmp_path):
         assert other_scores == scores
 
 
-def test_a_process_that_is_killed_ends_the_job_within_a_minute_and_it_can_be_resumed(synthetic, config, tmp_path):
-    config = replace(config, training=replace(config.training, epochs=200, save_every=2))
+def workers_of(job):
+    """The processes that train, once there are log lines."""
+    return [child for child in psutil.Process(job.pid).children() if "train" in child.cmdline()]
+
+
+def wait_for_a_line(job, run, after=0):
+    deadline = time.monotonic() + 60
+    while job.poll() is None and time.monotonic() < deadline:
+        if entries(run) and entries(run)[-1]["step"] > after:
+            return
+        time.sleep(0.02)
+
+
+def test_a_process_that_is_killed_ends_the_job_within_a_minute_and_it_resumes_to_the_same_bits(
+    synthetic, config, tmp_path
+):
+    """With dropout, and each process's own batch statistics."""
+    training = replace(config.training, epochs=8, save_every=4, sync_batch_norm=False)
+    config = replace(config, model=replace(config.model, dropout=0.5), training=training)
+    finish(train(2, synthetic, tmp_path / "undisturbed", config))
     run = tmp_path / "run"
     job = train(2, synthetic, run, config)
-    deadline = time.monotonic() + 60
-    while not entries(run) and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    workers = [child for child in psutil.Process(job.pid).children() if "train" in child.cmdline()]
-    assert len(workers) == 2
-    workers[1].send_signal(signal.SIGKILL)
+    wait_for_a_line(job, run)
+    victim = workers_of(job)[1]
+    victim.send_signal(signal.SIGKILL)
     _, said = job.communicate(timeout=60)
     assert job.returncode != 0
     assert "SIGKILL" in said or "exitcode  : -9" in said
-    done = entries(run)[-1]["step"]
+    assert entries(run)[-1]["step"] < 48
+    finish(resume(2, synthetic, run))
+    expected = load_file(tmp_path / "undisturbed" / "model.safetensors")
+    for name, tensor in load_file(run / "model.safetensors").items():
+        assert torch.equal(tensor, expected[name]), name
 
-    # Another number of processes goes on with it; a signal to one of them stops both at the same step.
-    command = ["-m", "airstreams", "train", str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
-    job = launch(2, *command, "--out", str(run), "--resume")
-    deadline = time.monotonic() + 60
-    while entries(run)[-1]["step"] <= done and job.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    workers = [child for child in psutil.Process(job.pid).children() if "train" in child.cmdline()]
-    workers[1].send_signal(signal.SIGTERM)
+
+def test_a_signal_to_one_process_stops_all_at_one_step_and_another_number_of_them_goes_on(synthetic, config, tmp_path):
+    config = replace(config, training=replace(config.training, epochs=12, save_every=10_000))
+    run = tmp_path / "run"
+    job = train(2, synthetic, run, config)
+    wait_for_a_line(job, run)
+    workers_of(job)[1].send_signal(signal.SIGTERM)
     _, said = job.communicate(timeout=60)
-    assert "stopped at step" in said or "stopped after epoch" in said
-    assert entries(run)[-1]["step"] > done
+    assert "stopped at step" in said
+    stopped = load_state(run)[0]
+    assert entries(run)[-1]["step"] <= stopped.step < 72
+    finish(resume(1, synthetic, run))
+    assert [entry["epoch"] for entry in entries(run) if "train" in entry] == list(range(1, 13))
+    assert load_state(run)[0].step == 72
+
+
+def resume(processes, synthetic, run):
+    data = [str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
+    return launch(processes, "-m", "airstreams", "train", *data, "--out", str(run), "--resume")
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(synthetic, config, tmp_path):

@@ -308,6 +308,17 @@ def test_a_head_of_weight_zero_keeps_its_first_weights_and_nothing_else_does(tra
             assert not torch.equal(tensor, untouched[name]), name
 
 
+def test_deterministic_algorithms_can_be_asked_for(synthetic, tiny, tmp_path):
+    """On a CPU the numbers stay what they are; that no operation refuses is what this can show."""
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    config = replace(tiny, training=replace(tiny.training, epochs=1, deterministic=True))
+    try:
+        train(source, config, tmp_path / "run", False, QUIET)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_weight_decay_spares_norms_biases_and_the_flows_parameters(tiny):
     model = build(tiny.model, 4, 6)
     decayed = {
@@ -518,16 +529,18 @@ def test_accumulated_batches_make_the_step_that_one_batch_of_them_all_makes(synt
         path.unlink()
     source = open_source(str(synthetic / "videos"), labels)
     monkeypatch.setattr(loop.Learner, "begin_training", lambda learner: learner.prepared.eval())
-    losses, weights = [], []
+    losses, norms, weights = [], [], []
     for accumulate in (1, 4):
         run = tmp_path / str(accumulate)
         config = replace(tiny, model=replace(tiny.model, dropout=0.0))
         config.training = replace(config.training, batch_size=8, accumulate=accumulate, epochs=2, lr=1e-4)
         train(source, config, run, False, QUIET)
         losses.append([entry["train"]["losses"] for entry in epochs(run)])
+        norms.append(epochs(run)[0]["train"]["gradient_norms"])
         weights.append(load_file(run / "model.safetensors"))
     for one, four in zip(*losses, strict=True):
         assert four == pytest.approx(one, rel=1e-4)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-2)  # AdamW would not tell a gradient of the wrong scale
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=2e-4, rtol=1e-3)
 

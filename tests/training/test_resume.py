@@ -61,7 +61,7 @@ def undisturbed(videos, config, tmp_path_factory):
     return run
 
 
-def start(videos, run, config, *options):
+def start(videos, run, config, new_group=False):
     """`airstreams train` in a process of its own: from the beginning, or going on where there is a run."""
     command = [sys.executable, "-m", "airstreams", "train", str(videos / "videos"), "--out", str(run)]
     command += ["--labels", str(videos / "labels")]
@@ -73,7 +73,12 @@ def start(videos, run, config, *options):
     # Sums come out the same only on as many threads.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
     return subprocess.Popen(
-        [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        start_new_session=new_group,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -135,7 +140,7 @@ def test_killed_ten_times_at_random_moments_training_ends_with_the_same_bits(vid
             time.sleep(0.005)
         time.sleep(patience * 0.4)
         process.kill()
-        process.communicate()
+        process.communicate(timeout=20)  # its decoding processes, which hold the pipes too, end with it
         if process.returncode != -signal.SIGKILL:
             break
         kills += 1
@@ -164,12 +169,36 @@ def test_a_signal_to_stop_saves_the_state_first_and_says_how_to_go_on(videos, co
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "airstreams: stopped at step" in said or "airstreams: stopped after epoch" in said
+    assert "airstreams: stopped at step" in said
     assert "--resume goes on from there" in said
     assert "Traceback" not in said
     assert load_state(run)[0].step >= entries(run)[-1]["step"] >= 10
     finish(start(videos, run, config))
     assert_same_end(run, undisturbed)
+
+
+def test_a_signal_to_the_whole_group_while_it_validates_stops_after_saving(videos, config, undisturbed, tmp_path):
+    """As schedulers, torchrun and a terminal send it: to the processes that decode as well."""
+    config = replace(config, training=replace(config.training, save_every=10_000))
+    run = tmp_path / "run"
+    process = start(videos, run, config, new_group=True)
+    while process.poll() is None and not (entries(run) and entries(run)[-1]["step"] == 10):
+        time.sleep(0.002)  # step 10 ends the first epoch, and its validation is next
+    os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "airstreams: stopped at step" in said, said
+    finish(start(videos, run, config))
+    assert_same_end(run, undisturbed)
+
+
+def test_before_the_first_step_a_signal_stops_at_once(videos, config, tmp_path):
+    process = start(videos, tmp_path / "run", config)
+    time.sleep(1.0)  # Python is importing
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "Traceback" not in said
 
 
 def test_a_schedulers_warning_saves_the_state_and_training_goes_on(videos, config, undisturbed, tmp_path):
@@ -203,6 +232,10 @@ def test_only_the_newest_states_are_kept_and_half_written_ones_are_cleared_away(
     save_state(a_state(5), tmp_path, keep=2)
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000004.pt", "step-000000005.pt"]
     assert load_state(tmp_path)[0].step == 5
+    # After a damaged one was passed over, it does not count among those kept.
+    (tmp_path / "state" / "step-000000009.pt").write_bytes(b"damaged")
+    save_state(a_state(7), tmp_path, keep=2)
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000005.pt", "step-000000007.pt"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])

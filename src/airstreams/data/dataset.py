@@ -5,7 +5,12 @@ clips an optimiser step takes does not depend on the number of processes either.
 `BadVideo` in its place: it is counted, never replaced by another one.
 """
 
+import ctypes
 import math
+import multiprocessing
+import os
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -30,6 +35,8 @@ from airstreams.data.transforms import (
 )
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError, VideoError
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 Key = tuple[int, int, int]
 """(epoch, draw, index): the draw's place in its epoch, and the video's in the list."""
@@ -327,6 +334,22 @@ class VideoViews(Dataset[Views | BadVideo]):
             torch.stack(label_maps) if label_maps else None,
             torch.stack(masks) if masks else None,
         )
+
+
+def bind_to_parent(worker: int) -> None:
+    """For a loader's processes, which are to stop when their parent does and not before.
+
+    A terminal and a scheduler signal the whole group: what that means is the parent's to decide. When the parent is
+    killed, torch's own watch over it misses a kill that falls while this process starts, so Linux is asked to tell.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has fewer
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)
 
 
 def _read_mask(video: Video) -> np.ndarray | None:

@@ -22,12 +22,13 @@ class WeightAverage:
     def __init__(self, model: AIRStreams, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
+        self._averages, self._latest = _averaged(self.model), _averaged(model)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Follow the weights that step `step` (1, 2, ...) left."""
+    def update(self, step: int) -> None:
+        """Follow the weights that step `step` (1, 2, ...) left in the model that learns."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(_averaged(self.model), _averaged(model), 1 - decay)
+        torch._foreach_lerp_(self._averages, self._latest, 1 - decay)
 
 
 def _averaged(model: nn.Module) -> list[Tensor]:

@@ -2,12 +2,13 @@
 
 import json
 import math
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from airstreams.files import replacing
 
+Item = TypeVar("Item")
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
 
@@ -25,14 +27,66 @@ class TakenStep:
     values: scalars by name, `losses/...`, `gradient_norms/...`, `clips` and `good`: 1, or 0 for a step that was skipped
         because its numbers are not finite.
     names: of this process's clips.
-    seconds: it took; waited: of these, for data.
     """
 
     step: int
     values: dict[str, Tensor]
     names: list[str]
+    time: "StepTime"
+
+
+@dataclass
+class StepTime:
+    """How long a step took, and waited for data.
+
+    seconds, waited: by the host's clock.
+    idle: on CUDA, where the host runs ahead: an event after the step before, and one before this step.
+    """
+
     seconds: float
     waited: float
+    idle: tuple[torch.cuda.Event, torch.cuda.Event] | None
+
+    def waiting(self) -> float:
+        """Seconds in which nothing was computed for want of data; on CUDA both events must have happened."""
+        return self.waited if self.idle is None else self.idle[0].elapsed_time(self.idle[1]) / 1e3
+
+
+class StepClock:
+    """Times the steps of an epoch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cuda = device.type == "cuda"
+        self._since = time.perf_counter()
+        self._waited = 0.0
+        self._idle: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+
+    def waits_for(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, one a step; waiting for them is what counts as waiting."""
+        iterator = iter(items)
+        while True:
+            asked, ended = time.perf_counter(), self._event()
+            item = next(iterator, None)
+            if item is None:
+                return
+            began = self._event()
+            self._waited = time.perf_counter() - asked
+            self._idle = (ended, began) if ended is not None and began is not None else None
+            yield item
+
+    def step(self, last: bool) -> StepTime:
+        """The time since the last call. After the last step of an epoch this waits for the device."""
+        if last and self._on_cuda:
+            torch.cuda.synchronize()
+        since, self._since = self._since, time.perf_counter()
+        return StepTime(self._since - since, self._waited, self._idle)
+
+    def _event(self) -> torch.cuda.Event | None:
+        if not self._on_cuda:
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 @dataclass
@@ -62,7 +116,9 @@ def read(taken: Sequence[TakenStep]) -> list[StepFigures]:
         return []
     rows = torch.stack([torch.stack([value.float() for value in step.values.values()]) for step in taken]).tolist()
     return [
-        StepFigures(step.step, dict(zip(step.values, row, strict=True)), step.names, step.seconds, step.waited)
+        StepFigures(
+            step.step, dict(zip(step.values, row, strict=True)), step.names, step.time.seconds, step.time.waiting()
+        )
         for step, row in zip(taken, rows, strict=True)
     ]
 
@@ -110,15 +166,15 @@ class Meter:
 
 
 class Log:
-    """`metrics.jsonl` and TensorBoard of a run that stands at `step`; what they say of later steps is dropped.
+    """`metrics.jsonl` and TensorBoard of a run that stands at `step`, after `epoch` whole epochs.
 
-    Of several processes only the one that leads writes.
+    What they say of later steps and epochs is dropped. Of several processes only the one that leads writes.
     """
 
-    def __init__(self, run: Path, step: int, leads: bool) -> None:
+    def __init__(self, run: Path, epoch: int, step: int, leads: bool) -> None:
         self.leads = leads
         if leads:
-            _forget_after(run / METRICS, step)
+            _forget_after(run / METRICS, epoch, step)
             self._file = (run / METRICS).open("a", encoding="utf-8")
             self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step + 1)
 
@@ -161,14 +217,19 @@ def summary(record: dict[str, Any], epochs: int) -> str:
     return line
 
 
-def _forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps after `step`, which are about to be run again, and one that a crash cut short."""
+def _forget_after(metrics: Path, epoch: int, step: int) -> None:
+    """Drop what is about to be said again, and a line that a crash cut short."""
     if not metrics.exists():
         return
     lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
+    kept = []
+    for line in lines:
+        if line.endswith("\n"):
+            entry = json.loads(line)
+            if entry["step"] <= step and ("train" not in entry or entry["epoch"] <= epoch):
+                kept.append(line)
     with replacing(metrics) as temporary:
-        temporary.write_text("".join(line for line in whole if json.loads(line)["step"] <= step), encoding="utf-8")
+        temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _flat(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

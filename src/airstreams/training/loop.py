@@ -1,8 +1,8 @@
 """The training loop, top to bottom.
 
 One process on a CPU or a CUDA card, or several under `torchrun`, through Accelerate. float32 on a CPU, bfloat16
-autocast on CUDA. Nothing in a step waits for the device: what it says of itself is read every `LOG_EVERY` steps only,
-and a step whose numbers are not finite is skipped on the device. Test data is never looked at: a validation part,
+autocast on CUDA. Nothing here makes a step wait for the device: what it says of itself is read every `LOG_EVERY` steps
+only, and a step whose numbers are not finite is skipped on the device. Test data is never looked at: a validation part,
 where there is one, chooses the checkpoint; without one the last is the result.
 """
 
@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
@@ -30,13 +32,14 @@ from torch.utils.data import DataLoader
 from airstreams.config import Config, TrainingConfig, save_config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import Batch, StepSampler, TrainingClips
+from airstreams.data.dataset import Batch, StepSampler, TrainingClips, bind_to_parent
 from airstreams.data.labels import COCO_CLASSES, NO_LABEL
 from airstreams.data.listing import Source, Video
 from airstreams.data.sources import SPLIT_FILE, automatic_split, read_splits, with_splits, write_splits
 from airstreams.data.transforms import augment
 from airstreams.distributed import (
     align_buffers,
+    any_process,
     check_together,
     gather,
     leads,
@@ -51,9 +54,9 @@ from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.saved import SavedModel
 from airstreams.models.transfer import take_over
 from airstreams.training.ema import WeightAverage
-from airstreams.training.log import Log, Meter, StepFigures, TakenStep, note, read, summary
+from airstreams.training.log import Log, Meter, StepClock, StepFigures, TakenStep, note, read, summary
 from airstreams.training.losses import compute_losses, total_loss
-from airstreams.training.signals import Signals, leave_to_parent
+from airstreams.training.signals import Signals
 from airstreams.training.state import FOLDER as STATE_FOLDER
 from airstreams.training.state import TrainingState, load_state, save_state
 
@@ -88,6 +91,19 @@ def train(
         FloatingPointError: no step's numbers were finite for some time; the last good state is kept.
         Stopped: a signal asked for it; the state is saved.
     """
+    with Signals() as signals:
+        return _train(source, config, run, resume, console, init, signals)
+
+
+def _train(
+    source: Source,
+    config: Config,
+    run: Path,
+    resume: bool,
+    console: Console,
+    init: SavedModel | None,
+    signals: Signals,
+) -> dict[str, Any]:
     accelerator = make_accelerator(config.training)
     if not leads():
         console = Console(quiet=True)
@@ -122,30 +138,33 @@ def train(
     step, best, last_save = state.step, state.best, time.monotonic()
     record: dict[str, Any] = {}
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    with Signals() as signals, Log(run, step, leads()) as log, Progress(*columns, console=console) as progress:
+    with Log(run, state.epoch, step, leads()) as log, Progress(*columns, console=console) as progress:
+        signals.has_steps = True
         task = progress.add_task("", total=config.training.epochs * sampler.steps, completed=step, note="")
         for epoch in range(state.epoch, config.training.epochs):
             sampler.start(epoch, state.epoch_step)
-            meter, recent, left_out = Meter(**state.meter), Meter(**state.recent), list(state.left_out)
+            meter, recent, left_out = Meter(**state.meter), Meter(**state.recent), []
+            if leads():
+                left_out = list(state.left_out)
             taken: list[TakenStep] = []
+            due = True
             learner.begin_training()
-            began = time.perf_counter()
+            clock = StepClock(accelerator.device)
 
-            for batches, waited in timed(in_steps(loader, config.training.accumulate)):
+            for batches in clock.waits_for(in_steps(loader, config.training.accumulate)):
                 step += 1
                 torch.manual_seed(seed_of_step(config.seed, step, accelerator.process_index))
                 values = training_step(learner, accelerator, batches, step, config)
-                now = time.perf_counter()
+                epoch_step = step - epoch * sampler.steps
+                ends = epoch_step == sampler.steps
                 names = [name for batch in batches for name in batch.names]
-                taken.append(TakenStep(step, values, names, now - began, waited))
-                began = now
+                taken.append(TakenStep(step, values, names, clock.step(ends)))
                 left_out += [f"{bad.video.name}: {bad.reason}" for batch in batches for bad in batch.bad_videos]
                 progress.update(task, advance=1)
 
-                save, stop = asked_for(signals, accelerator, step)
-                epoch_step = step - epoch * sampler.steps
-                ends = epoch_step == sampler.steps
-                save = (save or step % config.training.save_every == 0) and not ends
+                due = ends and time.monotonic() - last_save > SAVE_AFTER
+                asked, stop, due = any_process([signals.save, signals.stop, due])
+                save = asked or due or step % config.training.save_every == 0
                 if step % LOG_EVERY == 0 or save or ends:
                     for figures in read(taken):
                         meter.add(figures)
@@ -159,14 +178,14 @@ def train(
                     log.write(entry | recent.figures())
                     progress.update(task, note=note(recent.figures()))
                     recent = Meter()
-                if save:
-                    if leads() and not meter.skipped_in_a_row:
-                        said = asdict(meter), asdict(recent), left_out
+                # After a skipped step it may be about to fail: then what is there is kept.
+                if asked or (save and not meter.skipped_in_a_row):
+                    said = asdict(meter), asdict(recent), gather(left_out)
+                    if leads():
                         underway = TrainingState(epoch, epoch_step, step, best, learns, learner.state(), *said)
                         save_state(underway, run, config.training.keep)
-                        last_save = time.monotonic()
                     accelerator.wait_for_everyone()
-                    signals.save = False
+                    last_save, signals.save = time.monotonic(), False
                     if stop:
                         raise Stopped(f"stopped at step {step}, in epoch {epoch + 1}; --resume goes on from there")
 
@@ -178,10 +197,8 @@ def train(
                 record["val"] = figures_of(saved, scores)
                 figure = record["val"]["map" if source.multi_label else "top1"]
             whole = epoch + 1 == config.training.epochs
-            sound = whole or not meter.skipped_in_a_row  # else it may be about to fail: keep what is there
-            due = whole or stop or time.monotonic() - last_save > SAVE_AFTER
-            better = due if figure is None else best is None or figure >= best
-            if better and sound:
+            better = (whole or due) if figure is None else best is None or figure >= best
+            if better and (whole or not meter.skipped_in_a_row):
                 best = figure
                 if leads():
                     saved_models.save(saved, run)
@@ -189,12 +206,8 @@ def train(
             console.print(summary(record, config.training.epochs), markup=False, soft_wrap=True)
             state = TrainingState(epoch + 1, 0, step, best, learns, learner.state())
             state.meter = {"skipped_in_a_row": meter.skipped_in_a_row}
-            if due and sound and leads():
-                save_state(state, run, config.training.keep)
-                last_save = time.monotonic()
-            accelerator.wait_for_everyone()
-            if stop and not whole:
-                raise Stopped(f"stopped after epoch {epoch + 1}; --resume goes on from there")
+        if leads():
+            save_state(state, run, config.training.keep)
     return record
 
 
@@ -250,7 +263,7 @@ def training_step(
     torch._foreach_copy_(statistics, [part.view_as(buffer) for part, buffer in zip(parts, statistics, strict=True)])
     learner.schedule.step()
     if learner.average is not None:
-        learner.average.update(learner.model, step)
+        learner.average.update(step)
 
     values = {f"losses/{name}": loss for name, loss in zip(sums, step_losses, strict=True)}
     values |= {f"gradient_norms/{name}": value for name, value in norms.items()}
@@ -300,9 +313,7 @@ class Learner:
 
     def begin_training(self) -> None:
         """Training mode."""
-        self.prepared.train()
-        for part in self.frozen:
-            part.eval()
+        _train_mode(self.prepared, self.frozen)
 
     def state(self) -> dict[str, Any]:
         """What resuming needs."""
@@ -322,6 +333,12 @@ class Learner:
             self.average.model.load_state_dict(state["average"])
 
 
+def _train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+    model.train()
+    for part in frozen:
+        part.eval()
+
+
 def make_learner(
     model: AIRStreams, config: Config, sampler: StepSampler, accelerator: Accelerator, console: Console
 ) -> Learner:
@@ -335,7 +352,7 @@ def make_learner(
     schedule = make_schedule(optimizer, config.training, sampler.steps)
     stepped: nn.Module = model
     if config.training.compile:
-        stepped = compiled(model, config, sampler.batch_size, console)
+        stepped = compiled(model, frozen, config, sampler.batch_size, console)
     return Learner(model, accelerator.prepare(stepped), frozen, optimizer, schedule, average)
 
 
@@ -359,16 +376,19 @@ def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
     return frozen
 
 
-def compiled(model: AIRStreams, config: Config, batch_size: int, console: Console) -> nn.Module:
+def compiled(
+    model: AIRStreams, frozen: Sequence[nn.Module], config: Config, batch_size: int, console: Console
+) -> nn.Module:
     """The model compiled, which is tried out on a black batch; as it was, with a warning, where that fails."""
     clip = config.clip
     device = next(model.parameters()).device
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     try:
         graph: nn.Module = torch.compile(model)  # type: ignore[assignment]
+        _train_mode(graph, frozen)
         black = torch.zeros(batch_size, clip.frames, clip.size, clip.size, 3, device=device).permute(0, 4, 1, 2, 3)
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            output = graph.train()(black, config.trained_heads())
+            output = graph(black, config.trained_heads())
         torch.stack([logits.float().sum() for logits in output.logits.values()]).sum().backward()
     except Exception as error:  # the compiler's failures have no common type
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -401,7 +421,7 @@ def make_loader(
         persistent_workers=config.data.workers > 0,
         pin_memory=accelerator.device.type == "cuda",
         collate_fn=clips.collate,
-        worker_init_fn=leave_to_parent,
+        worker_init_fn=bind_to_parent,
     )
     return sampler, loader
 
@@ -419,7 +439,10 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
-    return Accelerator(cpu=not on_cuda, mixed_precision="bf16" if on_cuda else "no")
+    # Machines may prepare their videos for hours apart. Of a process that died, torchrun tells the others.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    precision = "bf16" if on_cuda else "no"
+    return Accelerator(cpu=not on_cuda, mixed_precision=precision, kwargs_handlers=[patience])
 
 
 def keep_freed_memory() -> None:
@@ -428,7 +451,7 @@ def keep_freed_memory() -> None:
     By default it gives large blocks back to the system, and each step then pays for fresh pages: 6 to 20 % of its time
     on a CPU. Elsewhere this does nothing.
     """
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -478,28 +501,6 @@ def in_steps(loader: Iterable[Item], accumulate: int) -> Iterator[tuple[Item, ..
     return zip(*[iter(loader)] * accumulate, strict=True)
 
 
-def timed(items: Iterable[Item]) -> Iterator[tuple[Item, float]]:
-    """Each item with the seconds that it was waited for."""
-    iterator = iter(items)
-    while True:
-        asked = time.perf_counter()
-        item = next(iterator, None)
-        if item is None:
-            return
-        yield item, time.perf_counter() - asked
-
-
-def asked_for(signals: Signals, accelerator: Accelerator, step: int) -> tuple[bool, bool]:
-    """Whether a signal asked to save and to stop; any one process's speaks for all."""
-    if accelerator.num_processes == 1:
-        return signals.save, signals.stop
-    if accelerator.device.type == "cuda" and step % LOG_EVERY:
-        return False, False  # asking waits for the device
-    flags = torch.tensor([signals.save, signals.stop], dtype=torch.float32, device=accelerator.device)
-    save, stop = accelerator.reduce(flags, "sum").tolist()
-    return save > 0, stop > 0
-
-
 def prepare_videos(
     source: Source, config: Config, run: Path, resume: bool, console: Console
 ) -> tuple[list[Video], list[Video], FrameCache | None]:
@@ -529,6 +530,8 @@ def prepare_videos(
 
 def _state_to_resume(run: Path, learns: dict[str, Any], source: Source, console: Console) -> TrainingState:
     state, damaged = load_state(run)
+    if len(set(gather([state.step]))) > 1:
+        raise InputError(f"--resume: processes found different states in {run}; expected it on a disk that all share")
     for path in damaged:
         console.print(f"{path} is damaged: going on from the state before", markup=False, soft_wrap=True)
     if state.learns != learns:
@@ -546,6 +549,7 @@ def _why_skipped(figures: StepFigures, names: list[str]) -> str:
 def _stop_where_all_goes_wrong(meter: Meter, left_out: list[str], epoch_ends: bool) -> None:
     if meter.skipped_in_a_row < SKIP_LIMIT and not (epoch_ends and meter.skipped > meter.steps):
         return
+    left_out = gather(left_out)
     if left_out:
         raise VideoError(
             f"{meter.skipped} steps skipped in this epoch, with unreadable clips; the last: {left_out[-1]}"

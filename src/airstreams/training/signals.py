@@ -1,7 +1,8 @@
 """Signals that reach a training: they are noted, and the loop acts on them between two steps.
 
 SIGINT (Ctrl-C) and SIGTERM ask it to save its state and stop; SIGUSR1, which schedulers send some time before they
-kill, to save its state and go on, so that nothing of that time is lost either. A second Ctrl-C stops at once.
+kill, to save its state and go on, so that nothing of that time is lost either. A second Ctrl-C stops at once, and so
+does any request to stop before the first step, when there is nothing to save.
 """
 
 import signal
@@ -21,6 +22,7 @@ class Signals:
     def __init__(self) -> None:
         self.save = False
         self.stop = False
+        self.has_steps = False  # set by the loop, which from then on looks at the other two
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Signals":
@@ -35,13 +37,7 @@ class Signals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.stop:
+        if number in STOP and (not self.has_steps or (number == signal.SIGINT and self.stop)):
             raise KeyboardInterrupt
         self.save = True
         self.stop = self.stop or number in STOP
-
-
-def leave_to_parent(worker: int) -> None:
-    """For data-loading processes: a terminal and a scheduler signal the whole group, and the parent decides."""
-    for number in (*STOP, *SAVE):
-        signal.signal(number, signal.SIG_IGN)

@@ -8,7 +8,7 @@ seeded anew for every step.
 import pickle
 import re
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,22 @@ class TrainingState:
 def save_state(state: TrainingState, run: Path, keep: int) -> None:
     """Write the state under its own name, so that the ones before are there until it is whole; keep the newest."""
     with replacing(run / FOLDER / f"step-{state.step:09d}.pt") as temporary:
-        torch.save(asdict(state), temporary)
-    for path in [*saved_states(run)[keep:], *(run / FOLDER).glob(".*.step-*.pt")]:  # also what a kill left half-written
-        path.unlink()
+        torch.save(vars(state), temporary)  # not asdict, which would copy every tensor first
+    # A state of a later step is a damaged one that was passed over; hidden files are what a kill left half-written.
+    states = [path for path in saved_states(run) if _step_of(path) <= state.step]
+    for path in (run / FOLDER).iterdir():
+        if path not in states[:keep]:
+            path.unlink()
 
 
 def saved_states(run: Path) -> list[Path]:
     """The files of the saved states, newest first."""
     found = [path for path in (run / FOLDER).glob("step-*.pt") if re.fullmatch(r"step-\d{9,}", path.stem)]
-    return sorted(found, key=lambda path: int(path.stem.removeprefix("step-")), reverse=True)
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
 
 
 def load_state(run: Path) -> tuple[TrainingState, list[Path]]:
