@@ -2,7 +2,8 @@
 
     python benchmarks/step_speed.py --recipe jhmdb-small --streams rgb rgb,semantic
 
-float32 on a CPU, bfloat16 autocast on CUDA, on random clips and label maps. Two rulers, because the first flatters:
+The step is training's own, from decoded frames on the device to changed weights; float32 on a CPU, bfloat16 autocast on
+CUDA, on random frames and label maps. Two rulers, because the first flatters:
 
 - counted/matmul: the multiply-adds that `airstreams info` shows, three times (the pass itself, the gradients of its
   features and those of its weights), against a large square `torch.matmul`.
@@ -24,15 +25,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from rich.console import Console
 from torch.overrides import TorchFunctionMode
 
 from airstreams.config import Config, load_config, recipe_path
+from airstreams.data.dataset import Batch, StepSampler
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.transforms import LABEL_STRIDE
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
-from airstreams.training.loop import keep_freed_memory
-from airstreams.training.losses import compute_losses, total_loss
+from airstreams.training import loop
 
 CLASSES = 21  # J-HMDB's
 WARM_UP = 2  # steps that are not timed: memory is allocated and kernels are chosen
@@ -49,15 +52,15 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = load_config(recipe_path(arguments.recipe))
     batch = arguments.batch or recipe.training.batch_size
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        keep_freed_memory()  # as training does
+    accelerator = loop.make_accelerator(recipe.training)
+    device = accelerator.device
     print(f"{arguments.recipe}, batch {batch}, {device.type}, {torch.get_num_threads()} CPU threads; rates in GFLOP/s")
     print("                                      flow layer     counted/matmul       needed/best")
     print("streams            steps/s   ms/clip     ms/clip")
     for streams in arguments.streams:
-        config = replace(recipe, model=replace(recipe.model, streams=streams.split(",")))
-        times = measure(config, batch, arguments.steps, device)
+        training = replace(recipe.training, batch_size=batch)
+        config = replace(recipe, model=replace(recipe.model, streams=streams.split(",")), training=training)
+        times = measure(config, arguments.steps, accelerator)
         counted = counted_operations(config, batch) / (times.step - times.flow) / 1e9
         needed = needed_operations(config, batch) / (times.step - times.flow) / 1e9
         matmul = times.matmul_operations / times.matmul / 1e9
@@ -81,19 +84,18 @@ class Times:
     convolution_operations: int
 
 
-def measure(config: Config, batch: int, steps: int, device: torch.device) -> Times:
+def measure(config: Config, steps: int, accelerator: Accelerator) -> Times:
     """Time steps and references in turn."""
-    torch.manual_seed(0)
-    model = build(config.model, CLASSES, len(COCO_CLASSES)).to(device).train()
-    step = make_step(model, config, batch, device)
-    flow_pass = make_flow_pass(model, config, batch, device)
+    device = accelerator.device
+    learner, batch = make_learner(config, accelerator), make_batch(config, device)
+    flow_pass = make_flow_pass(learner.model, config, device)
     precision = torch.bfloat16 if device.type == "cuda" else torch.float32
     side, channels = (8192, 1024) if device.type == "cuda" else (2048, 128)
     left, right = torch.rand(2, side, side, device=device, dtype=precision)
     features_NCHW = torch.rand(16, 66, 66, channels, device=device, dtype=precision).permute(0, 3, 1, 2)
     kernel_CC33 = torch.rand(channels, 3, 3, channels, device=device, dtype=precision).permute(0, 3, 1, 2)
     work: tuple[Callable[[], object], ...] = (
-        step,
+        lambda: loop.training_step(learner, accelerator, [batch], 1, config),
         flow_pass,
         lambda: left @ right,
         lambda: F.conv2d(features_NCHW, kernel_CC33),
@@ -103,35 +105,40 @@ def measure(config: Config, batch: int, steps: int, device: torch.device) -> Tim
     return Times(step_s, flow_s, matmul_s, 2 * side**3, convolution_s, 2 * 16 * 64**2 * 9 * channels**2)
 
 
-def make_step(model: AIRStreams, config: Config, batch: int, device: torch.device) -> Callable[[], None]:
-    """One training step on random clips: forward, losses, backward, AdamW."""
-    frames, size = config.clip.frames, config.clip.size
-    clip_B3THW = torch.randint(0, 256, (batch, 3, frames, size, size), dtype=torch.uint8, device=device)
-    label_size = (batch, frames, size // LABEL_STRIDE, size // LABEL_STRIDE)
-    label_map_BThw = torch.randint(0, len(COCO_CLASSES), label_size, dtype=torch.uint8, device=device)
-    target_B = torch.randint(0, CLASSES, (batch,), device=device)
-    clips, pixels = torch.tensor(batch, device=device), torch.tensor(label_map_BThw.numel(), device=device)
-    heads, weights = config.trained_heads(), config.active_loss_weights()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-
-    def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            output = model(clip_B3THW, heads)
-            losses = compute_losses(
-                output, target_B, label_map_BThw, weights, config.training.label_smoothing, clips, pixels
-            )
-        total_loss(losses, weights).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+def make_learner(config: Config, accelerator: Accelerator) -> loop.Learner:
+    """The recipe's model and optimiser, as training makes them."""
+    torch.manual_seed(0)
+    model = build(config.model, CLASSES, len(COCO_CLASSES))
+    sampler = StepSampler([""] * config.training.batch_size, config)
+    learner = loop.make_learner(model, config, sampler, accelerator, Console(stderr=True))
+    learner.begin_training()
+    return learner
 
 
-def make_flow_pass(model: AIRStreams, config: Config, batch: int, device: torch.device) -> Callable[[], None]:
+def make_batch(config: Config, device: torch.device) -> Batch:
+    """Random frames of the side that the recipe decodes at, whole ones, and random label maps."""
+    B, T, size, side = config.training.batch_size, config.clip.frames, config.clip.size, config.decoded_side
+    labels = (B, T, size // LABEL_STRIDE, size // LABEL_STRIDE)
+    batch = Batch(
+        frames_BTHW3=torch.randint(0, 256, (B, T, side, side, 3), dtype=torch.uint8),
+        box_B4=torch.tensor([[0.0, 0.0, side, side]]).repeat(B, 1),
+        inside_B2=torch.full((B, 2), side),
+        flip_B=torch.rand(B) < 0.5,
+        colour_B3=1 + 0.3 * torch.rand(B, 3),
+        target=torch.randint(0, CLASSES, (B,)),
+        label_map=torch.randint(0, len(COCO_CLASSES), labels, dtype=torch.uint8),
+        names=["random"] * B,
+        bad_videos=[],
+    )
+    return loop.to_device(batch, device)
+
+
+def make_flow_pass(model: AIRStreams, config: Config, device: torch.device) -> Callable[[], None]:
     """The flow layer's part of a step, forward and backward; nothing where the model has none."""
     if "flow" not in config.model.streams:
         return lambda: None
-    clip_B3THW = torch.rand(batch, 3, config.clip.frames, config.clip.size, config.clip.size, device=device)
+    B, size = config.training.batch_size, config.clip.size
+    clip_B3THW = torch.rand(B, 3, config.clip.frames, size, size, device=device)
     representation = model.representations["flow"]
 
     def flow_pass() -> None:
