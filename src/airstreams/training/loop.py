@@ -121,7 +121,8 @@ def _train(
     torch.manual_seed(config.seed)
     model = build(config.model, len(source.classes), len(segment_classes))
     if init is not None:
-        console.print(str(take_over(model, source.classes, segment_classes, init)), markup=False, highlight=False)
+        taken_over = take_over(model, source.classes, segment_classes, init)
+        console.print(str(taken_over), markup=False, highlight=False, soft_wrap=True)
     sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
     learner = make_learner(model, config, sampler, accelerator, console)
     saved = SavedModel(config, source.classes, segment_classes, source.multi_label, learner.result)
