@@ -194,9 +194,7 @@ class TrainingConfig:
     sync_batch_norm: bool = False  # normalise over the clips of all processes, not of each alone
     deterministic: bool = False  # on CUDA: slower, and the same numbers every time (a CPU's always are)
     compile: bool = False  # torch.compile: minutes at the start, and then faster steps
-    save_every: int = (
-        500  # steps from one saved state to the next; after an epoch one is saved once a minute has passed
-    )
+    save_every: int = 500  # steps from one saved state to the next; also after an epoch, once a minute has passed
     keep: int = 2  # saved states
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
