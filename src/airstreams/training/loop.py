@@ -116,7 +116,7 @@ def _train(
     }
     state = _state_to_resume(run, learns, source, console) if resume else None
     source = _with_splits(source, config, run, resume)
-    train_videos, val_videos, cache = prepare_videos(source, config, run, resume, console)
+    train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
 
     torch.manual_seed(config.seed)
     model = build(config.model, len(source.classes), len(segment_classes))
@@ -132,6 +132,7 @@ def _train(
         state = TrainingState(0, 0, 0, None, learns, learner.state())
         if leads():
             save_state(state, run, config.training.keep)
+            _write_left_out(run / LEFT_OUT, bad)
             write_splits(run / SPLIT_FILE, source)
             save_config(config, run / "config.yaml")  # last: a folder that has it can be resumed
     accelerator.wait_for_everyone()
@@ -504,13 +505,14 @@ def in_steps(loader: Iterable[Item], accumulate: int) -> Iterator[tuple[Item, ..
 
 def prepare_videos(
     source: Source, config: Config, run: Path, resume: bool, console: Console
-) -> tuple[list[Video], list[Video], FrameCache | None]:
-    """The training and the validation videos that can be read, and the cache with their frames.
+) -> tuple[list[Video], list[Video], list[BadVideo], FrameCache | None]:
+    """The training and the validation videos that can be read, those that cannot, and the cache with the frames.
 
     A resumed run goes by what was found at its beginning: with other videos its order would be another one.
     """
     wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
     cache = make_cache(config)
+    bad: list[BadVideo] = []
     with Progress(console=console) as progress:
         if resume:
             left_out = _read_left_out(run / LEFT_OUT)
@@ -521,12 +523,10 @@ def prepare_videos(
         if cache is not None:
             label_store = source.label_store if config.needs_labels else None
             cache.prepare(train_videos, label_store, progress, share_on_this_machine())
-    if not resume and leads():
-        _write_left_out(run / LEFT_OUT, bad)
-        if bad:
-            console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
-            console.print(f"  {bad[0].video.name}: {bad[0].reason}", markup=False)
-    return train_videos, val_videos, cache
+    if bad:
+        console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
+        console.print(f"  {bad[0].video.name}: {bad[0].reason}", markup=False)
+    return train_videos, val_videos, bad, cache
 
 
 def _state_to_resume(run: Path, learns: dict[str, Any], source: Source, console: Console) -> TrainingState:
