@@ -12,6 +12,7 @@ from airstreams.config import (
     Config,
     DataConfig,
     EvaluationConfig,
+    FlowConfig,
     LossWeights,
     ModelConfig,
     TrainingConfig,
@@ -46,7 +47,7 @@ def tiny():
     return Config(
         clip=ClipConfig(frames=4, stride=1, size=64),
         data=DataConfig(crop_scale=[0.8, 1.0], flip=False, workers=0),
-        model=ModelConfig(width=0.25, segmenter_width=0.125, flow_iterations=3),
+        model=ModelConfig(width=0.25, segmenter_width=0.125, flow=FlowConfig(iterations=3)),
         loss_weights=LossWeights(flow=0.3),
         training=TrainingConfig(epochs=2, batch_size=4, warmup_epochs=0.5, device="cpu"),
         evaluation=EvaluationConfig(views=2),

@@ -86,7 +86,7 @@ def test_keys_left_out_keep_their_defaults():
         ({"model": {"streams": ["rgb", "depth"]}}, "model.streams"),
         ({"model": {"tower": []}}, "model.tower"),
         ({"model": {"width": 0}}, "model.width"),
-        ({"model": {"flow_iterations": 0}}, "model.flow_iterations"),
+        ({"model": {"flow": {"iterations": 0}}}, "model.flow.iterations"),
         ({"model": {"stop_gradient": ["rgb"]}}, "model.stop_gradient"),
         ({"model": {"dropout": 1.0}}, "model.dropout"),
         ({"loss_weights": {"flow": -0.1}}, "loss_weights.flow"),

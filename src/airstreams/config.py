@@ -126,6 +126,23 @@ class DataConfig:
 
 
 @dataclass
+class FlowConfig:
+    """What the flow stream sees. All but the kind are of TV-L1; see `models/flow.py`."""
+
+    kind: Literal["tvl1", "difference"] = "tvl1"
+    iterations: int = 20  # at each warp; Piergiovanni and Ryoo (2019) use 10 to 20
+    levels: int = 1  # of the pyramid
+    warps: int = 0  # a level
+    learn_kernels: bool = False  # those of the differences too, as they do; takes far more memory
+
+    def __post_init__(self) -> None:
+        _require(self.iterations >= 1, "model.flow.iterations", self.iterations, "at least 1")
+        _require(self.levels >= 1, "model.flow.levels", self.levels, "at least 1")
+        least = 1 if self.levels > 1 else 0
+        _require(self.warps >= least, "model.flow.warps", self.warps, f"at least {least} with {self.levels} level(s)")
+
+
+@dataclass
 class ModelConfig:
     """The network of Figures 2 and 7."""
 
@@ -134,7 +151,7 @@ class ModelConfig:
     width: float = 1.0  # scales every tower's channels
     segmenter_width: float = 1.0  # scales the Dilated ResNet-18's channels
     semantic_channels: int = 8  # the logits are reduced to so many channels before they are enlarged for their tower
-    flow_iterations: int = 20  # of TV-L1; Piergiovanni and Ryoo (2019) use 10 to 20
+    flow: FlowConfig = field(default_factory=FlowConfig)
     stop_gradient: list[Literal["flow", "semantic"]] = field(default_factory=list)  # Table 2, left column
     dropout: float = 0.5  # before each classifier
 
@@ -146,7 +163,6 @@ class ModelConfig:
         _require(self.width > 0, "model.width", self.width, "over 0")
         _require(self.segmenter_width > 0, "model.segmenter_width", self.segmenter_width, "over 0")
         _require(self.semantic_channels >= 1, "model.semantic_channels", self.semantic_channels, "at least 1")
-        _require(self.flow_iterations >= 1, "model.flow_iterations", self.flow_iterations, "at least 1")
         _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
 
     @property

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from airstreams.config import STREAMS, ModelConfig
+from airstreams.config import STREAMS, FlowConfig, ModelConfig
 from airstreams.models.airstreams import build
 
 SUBSETS = [list(subset) for size in (1, 2, 3) for subset in combinations(STREAMS, size)]
@@ -16,7 +16,7 @@ EACH_SUBSET = pytest.mark.parametrize("streams", SUBSETS, ids="+".join)
 def small_model(streams=STREAMS):
     """In evaluation mode, as if trained: every weight away from its start, statistics that fit the clips."""
     torch.manual_seed(0)
-    config = ModelConfig(streams=list(streams), width=0.125, segmenter_width=0.125, flow_iterations=3)
+    config = ModelConfig(streams=list(streams), width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=3))
     model = build(config, classes=4, segment_classes=5).train()
     with torch.no_grad():
         for module in model.modules():

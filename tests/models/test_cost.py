@@ -4,16 +4,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from airstreams.config import Block, ClipConfig, Config, Layer, LossWeights, ModelConfig
+from airstreams.config import Block, ClipConfig, Config, FlowConfig, Layer, LossWeights, ModelConfig
+from airstreams.models import flow, tvl1
 from airstreams.models.airstreams import build
 from airstreams.models.cost import count
-from airstreams.models.flow import OPERATIONS_PER_PIXEL_AND_ITERATION, RepresentationFlow
 
-ARITHMETIC = {"add", "sub", "mul", "div", "minimum", "maximum", "clamp", "pow", "square", "sqrt", "rsub"}
+# How many operations an operator is on each element of its result.
+ARITHMETIC = dict.fromkeys(("add", "sub", "mul", "div", "pow", "square", "sqrt", "rsub", "neg", "lt", "reciprocal"), 1)
+ARITHMETIC |= {"clamp": 2, "addcmul": 2}
 
 
 class ElementwiseOperations(TorchDispatchMode):
-    """Counts one operation for each element of the result of each arithmetic operator on tensors of pixels."""
+    """Counts the operations of arithmetic operators on tensors of pixels."""
 
     def __init__(self):
         super().__init__()
@@ -21,8 +23,9 @@ class ElementwiseOperations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func.overloadpacket.__name__ in ARITHMETIC and out.numel() > 1:
-            self.total += out.numel()
+        name = func.overloadpacket.__name__.rstrip("_")
+        if name in ARITHMETIC and out.numel() > 1:
+            self.total += ARITHMETIC[name] * out.numel()
         return out
 
 
@@ -84,20 +87,26 @@ def test_one_stream_costs_what_it_costs_among_others():
     assert alone.inference == alone.training
 
 
-def test_the_flows_iterations_cost_the_element_wise_operations_that_they_do():
+def test_the_flows_iterations_cost_the_element_wise_operations_that_they_do(monkeypatch):
     def operations(iterations):
+        monkeypatch.setattr(flow, "iterate", tvl1.unrolled)  # the counter cannot look into one operator
         with ElementwiseOperations() as counter, torch.no_grad():
-            RepresentationFlow(iterations)(torch.rand(1, 1, 2, 112, 112))
+            flow.RepresentationFlow(iterations)(torch.rand(1, 1, 2, 112, 112))
         return counter.total
 
     one_more = operations(6) - operations(5)
-    assert one_more / 112**2 == pytest.approx(OPERATIONS_PER_PIXEL_AND_ITERATION, rel=0.015)
+    assert one_more / 112**2 == pytest.approx(flow.PRIMAL_OPERATIONS + flow.DUAL_OPERATIONS, rel=0.015)
 
-    def flow_cost(iterations, frames):
-        config = Config(clip=ClipConfig(frames=frames), model=ModelConfig(streams=["flow"], flow_iterations=iterations))
+    def flow_cost(iterations, frames, **options):
+        model = ModelConfig(streams=["flow"], flow=FlowConfig(iterations=iterations, **options))
+        config = Config(clip=ClipConfig(frames=frames), model=model)
         return count(config, classes=2, segment_classes=2).inference["flow.representation"]
 
     # An operation is half a multiply-add; T frames make T - 1 pairs.
     assert flow_cost(6, 16) - flow_cost(5, 16) == pytest.approx(15 * one_more / 2, rel=0.015)
-    assert flow_cost(5, 16) == 15 * flow_cost(5, 2)
+    grey = 3 * 112**2  # a frame
+    assert flow_cost(5, 16) - 16 * grey == 15 * (flow_cost(5, 2) - 2 * grey)
     assert flow_cost(20, 2) == pytest.approx(operations(20) / 2, rel=0.05)
+    a_solve = flow_cost(20, 2) - 2 * grey
+    assert flow_cost(20, 2, warps=3) - 2 * grey == 3 * a_solve
+    assert flow_cost(20, 2, levels=3, warps=1) - 2 * grey == a_solve * (1 + 1 / 4 + 1 / 16)

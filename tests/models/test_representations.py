@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from airstreams.config import ModelConfig
+from airstreams.config import FlowConfig, ModelConfig
 from airstreams.models.airstreams import build
 from airstreams.models.representations import Flow, Semantic, enlarge
 from airstreams.models.tower import on_frames
@@ -14,7 +14,11 @@ def small_model(stop_gradient):
     """All streams without dropout, the same weights every time, and none of them at a start where gradients vanish."""
     torch.manual_seed(0)
     config = ModelConfig(
-        width=0.125, segmenter_width=0.125, flow_iterations=3, dropout=0.0, stop_gradient=list(stop_gradient)
+        width=0.125,
+        segmenter_width=0.125,
+        flow=FlowConfig(iterations=3),
+        dropout=0.0,
+        stop_gradient=list(stop_gradient),
     )
     model = build(config, classes=4, segment_classes=5)
     with torch.no_grad():
@@ -65,7 +69,7 @@ def test_enlargement_keeps_things_where_they_are():
 def test_flow_is_that_of_brightness_and_not_of_colour():
     rng = np.random.default_rng(0)
     clip = torch.tensor(rng.uniform(0.2, 0.8, (1, 3, 2, 16, 16))).float()
-    layer = Flow(5, stop_gradient=False)
+    layer = Flow(FlowConfig(iterations=5), stop_gradient=False)
     recoloured = clip.clone()
     recoloured[:, 0] += 0.587 * 0.1
     recoloured[:, 1] -= 0.299 * 0.1

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from airstreams.config import ClipConfig, Config, EvaluationConfig, ModelConfig, TrainingConfig
+from airstreams.config import ClipConfig, Config, EvaluationConfig, FlowConfig, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
 from airstreams.models.saved import SavedModel, load, save
@@ -27,7 +27,7 @@ def some_model(seed=0):
         seed=7,
         training=TrainingConfig(lr=1e-5),  # its e as E would be the same number with one bit changed
         clip=ClipConfig(frames=2, rate=12.5, size=64),
-        model=ModelConfig(width=0.125, segmenter_width=0.125, flow_iterations=2),
+        model=ModelConfig(width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=2)),
         evaluation=EvaluationConfig(views=5, crops=3),
     )
     model = build(config.model, len(CLASSES), 2)
@@ -208,7 +208,7 @@ def test_a_save_cut_between_the_two_files_leaves_a_pair_that_belongs_together(ru
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"format": 2', b"[1]", b"{}", b"\xff\xfe\x00", b'{"format": 2}', b"[" * 10**5]
+    "content", [b"", b'{"format": 3', b"[1]", b"{}", b"\xff\xfe\x00", b'{"format": 3}', b"[" * 10**5]
 )
 def test_a_damaged_description_is_refused(run, content):
     (run / "model.json").write_bytes(content)
@@ -216,17 +216,17 @@ def test_a_damaged_description_is_refused(run, content):
 
 
 def test_a_newer_format_asks_for_a_newer_airstreams(run):
-    change(run / "model.json", format=3, config={"what": "nobody knows yet"})
+    change(run / "model.json", format=4, config={"what": "nobody knows yet"})
     message = complaint(run)
-    assert "format 3" in message
+    assert "format 4" in message
     assert "update airstreams" in message
     assert "damaged" not in message
 
 
 def test_an_older_format_asks_to_train_again(run):
-    change(run / "model.json", format=1)
+    change(run / "model.json", format=2)
     message = complaint(run)
-    assert "format 1" in message
+    assert "format 2" in message
     assert "train it again" in message
     assert "update airstreams" not in message
 

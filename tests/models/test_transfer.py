@@ -1,9 +1,11 @@
 """What a new model takes over from a saved one: all that fits, and no more."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from airstreams.config import Block, Config, Layer, ModelConfig, default_tower
+from airstreams.config import Block, Config, FlowConfig, Layer, ModelConfig, default_tower
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
 from airstreams.models.saved import SavedModel, load, save
@@ -15,7 +17,7 @@ CLIP = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def small(**changes):
-    return ModelConfig(**{"width": 0.125, "segmenter_width": 0.125, "flow_iterations": 2} | changes)
+    return replace(ModelConfig(width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=2)), **changes)
 
 
 def source(classes=CLASSES, segment_classes=SEGMENT_CLASSES, **changes):

@@ -92,7 +92,7 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
     stopped = config.stop_gradient
     makers: dict[str, Callable[[], nn.Module]] = {
         "rgb": RGB,
-        "flow": lambda: Flow(config.flow_iterations, "flow" in stopped),
+        "flow": lambda: Flow(config.flow, "flow" in stopped),
         "semantic": lambda: Semantic(
             segment_classes, config.segmenter_width, config.semantic_channels, "semantic" in stopped
         ),

@@ -12,8 +12,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from airstreams.config import Config
-from airstreams.models import flow
 from airstreams.models.airstreams import AIRStreams, build
+from airstreams.models.flow import make_flow
+
+GREY_OPERATIONS = 6  # a pixel: the luma of the flow stream's frames, and their scale
 
 
 @dataclass
@@ -49,8 +51,7 @@ def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[
         group = "representations" if kind == "representation" else kind
         operations = sum(counted.get(f"AIRStreams.{group}.{stream}", {}).values())
         if name == "flow.representation" and any(key.startswith("AIRStreams.early.flow") for key in counted):
-            pixels = (clip.frames - 1) * clip.size**2
-            a_pixel = flow.OPERATIONS_PER_PIXEL + config.model.flow_iterations * flow.OPERATIONS_PER_PIXEL_AND_ITERATION
-            operations += pixels * a_pixel
+            operations += clip.frames * GREY_OPERATIONS * clip.size**2
+            operations += (clip.frames - 1) * make_flow(config.model.flow).operations(clip.size, clip.size)
         costs[name] = int(operations) // 2
     return costs

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airstreams.config import FlowConfig
 from airstreams.data.transforms import LUMA
-from airstreams.models.flow import RepresentationFlow
+from airstreams.models.flow import make_flow
 from airstreams.models.segmenter import DilatedResNet18
 from airstreams.models.tower import on_frames
 
@@ -19,8 +20,8 @@ class Representation(NamedTuple):
     """What a tower sees, and what a person can look at.
 
     tower_input: (B, channels, T, H, W).
-    shown: flow in px a frame (B, 2, T, H, W), or segmentation logits (B, S, T, h, w) on the segmenter's grid; None for
-        rgb.
+    shown: flow in px a frame (B, 2, T, H, W), what another kind of flow has in its place, or segmentation logits
+        (B, S, T, h, w) on the segmenter's grid; None for rgb.
     """
 
     tower_input: Tensor
@@ -41,15 +42,14 @@ class Flow(nn.Module):
     """Optical flow between consecutive grey frames.
 
     Args:
-        iterations: of TV-L1.
-        stop_gradient: cut the action losses from tau, lambda and theta (Table 2).
+        config: which kind, and its options.
+        stop_gradient: cut the action losses from what the layer learns (Table 2).
     """
 
-    channels = 2
-
-    def __init__(self, iterations: int, stop_gradient: bool) -> None:
+    def __init__(self, config: FlowConfig, stop_gradient: bool) -> None:
         super().__init__()
-        self.layer = RepresentationFlow(iterations)
+        self.layer = make_flow(config)
+        self.channels = self.layer.channels
         self.stop_gradient = stop_gradient
         self.layer.requires_grad_(not stop_gradient)  # nothing but the action losses ever reaches them
 
@@ -57,8 +57,8 @@ class Flow(nn.Module):
         """See `Representation`."""
         red, green, blue = clip_B3THW.unbind(1)
         grey_B1THW = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
-        flow_B2THW = self.layer(grey_B1THW)
-        return Representation(flow_B2THW, flow_B2THW)
+        flow_BCTHW = self.layer(grey_B1THW)
+        return Representation(flow_BCTHW, flow_BCTHW)
 
 
 class Semantic(nn.Module):

@@ -28,7 +28,7 @@ from airstreams.errors import InputError
 from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 _MEND = "expected the folder that `airstreams train --out` wrote"
 _OTHER_VERSION = f"use the version of airstreams that {DESCRIPTION} names"
