@@ -1,38 +1,48 @@
 """The flow layer against TV-L1 written out pixel by pixel, against known motions, and at the edges of its domain."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
+from torch.export import Dim
 
+from airstreams.config import FlowConfig, ModelConfig, add_config_arguments, config_from, from_dict
 from airstreams.data.synthetic import make_clip
-from airstreams.models.flow import (
-    MAX_TAU,
-    SQUARED_GRADIENT_FLOOR,
-    SQUARED_NORM_FLOOR,
-    RepresentationFlow,
-    _divergence,
-)
+from airstreams.errors import InputError
+from airstreams.models import flow as flow_module
+from airstreams.models.airstreams import build
+from airstreams.models.flow import LARGEST_TAP, MAX_TAU, FrameDifference, RepresentationFlow, make_flow, warp
+
+# Options of the layer; each takes its own way through it.
+PLAIN: dict[str, int] = {}
+LEARNT, WARPED = {"learn_kernels": True}, {"levels": 2, "warps": 1}
+EACH_WAY = pytest.mark.parametrize("options", [PLAIN, LEARNT, WARPED], ids=["plain", "learnt kernels", "warped"])
 
 
-def tv_l1(first, second, iterations, tau, weight, theta, gradient_floor=0.0, norm_floor=0.0):
-    """Zach, Pock and Bischof (2007), equations 10 to 15, one pixel at a time in double precision."""
+def tv_l1(first, second, iterations, tau, weight, theta, about=None):
+    """Zach, Pock and Bischof (2007), equations 10 to 15, one pixel at a time in double precision.
+
+    about: the flow (2, H, W) that the second frame was warped by, and to begin from; None: from rest.
+    """
     height, width = first.shape
+    about = np.zeros((2, height, width)) if about is None else about
     pixels = [(y, x) for y in range(height) for x in range(width)]
     image_gradient = {}
     for y, x in pixels:
         along_x = (second[y, x + 1] - second[y, x - 1]) / 2 if 0 < x < width - 1 else 0.0
         along_y = (second[y + 1, x] - second[y - 1, x]) / 2 if 0 < y < height - 1 else 0.0
         image_gradient[y, x] = (along_x, along_y)
-    u = {(d, y, x): 0.0 for d in (0, 1) for y, x in pixels}
+    u = {(d, y, x): float(about[d, y, x]) for d in (0, 1) for y, x in pixels}
     p = {(d, y, x): (0.0, 0.0) for d in (0, 1) for y, x in pixels}
     for _ in range(iterations):
         v = {}
         for y, x in pixels:
             gx, gy = image_gradient[y, x]
-            squared = gx * gx + gy * gy + gradient_floor
-            rho = second[y, x] - first[y, x] + gx * u[0, y, x] + gy * u[1, y, x]
+            squared = gx * gx + gy * gy
+            rho = second[y, x] - first[y, x] + gx * (u[0, y, x] - about[0, y, x]) + gy * (u[1, y, x] - about[1, y, x])
             if rho < -weight * theta * squared:
                 factor = weight * theta
             elif rho > weight * theta * squared:
@@ -51,11 +61,59 @@ def tv_l1(first, second, iterations, tau, weight, theta, gradient_floor=0.0, nor
         for d, y, x in u:
             along_x = u[d, y, x + 1] - u[d, y, x] if x < width - 1 else 0.0
             along_y = u[d, y + 1, x] - u[d, y, x] if y < height - 1 else 0.0
-            damping = 1 + tau / theta * math.sqrt(along_x**2 + along_y**2 + norm_floor)
+            damping = 1 + tau / theta * math.hypot(along_x, along_y)
             px, py = p[d, y, x]
             new_p[d, y, x] = ((px + tau / theta * along_x) / damping, (py + tau / theta * along_y) / damping)
         p = new_p
     return np.array([[[u[d, y, x] for x in range(width)] for y in range(height)] for d in (0, 1)])
+
+
+def warped_picture(picture, flow_2HW):
+    """Cubic convolution (Keys 1981, a = -3/4) at x + flow(x), border pixels repeated outside, one pixel at a time."""
+
+    def weight(distance):
+        d, a = abs(distance), -0.75
+        if d <= 1:
+            return (a + 2) * d**3 - (a + 3) * d**2 + 1
+        return a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+    height, width = picture.shape
+    warped = np.zeros_like(picture)
+    for y, x in np.ndindex(height, width):
+        at_x, at_y = x + flow_2HW[0, y, x], y + flow_2HW[1, y, x]
+        for row in range(math.floor(at_y) - 1, math.floor(at_y) + 3):
+            for column in range(math.floor(at_x) - 1, math.floor(at_x) + 3):
+                value = picture[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
+                warped[y, x] += weight(at_y - row) * weight(at_x - column) * value
+    return warped
+
+
+def resized_picture(picture, size):
+    """Bilinear, over a triangle as wide as the new pixels where those are larger."""
+
+    def weights(old, new):
+        step = old / new
+        matrix = np.zeros((new, old))
+        for i, j in np.ndindex(new, old):
+            matrix[i, j] = max(0.0, 1 - abs((j + 0.5) - (i + 0.5) * step) / max(step, 1.0))
+        return matrix / matrix.sum(axis=1, keepdims=True)
+
+    height, width = picture.shape
+    return weights(height, size[0]) @ picture @ weights(width, size[1]).T
+
+
+def full_tv_l1(first, second, sizes, warps, **constants):
+    """Coarse to fine over `sizes`, warping the second frame by the flow so far."""
+    flow = np.zeros((2, *sizes[0]))
+    for size in sizes:
+        height, width = flow.shape[1:]
+        flow = np.stack(
+            (resized_picture(flow[0], size) * size[1] / width, resized_picture(flow[1], size) * size[0] / height)
+        )
+        at_level = resized_picture(first, size), resized_picture(second, size)
+        for _ in range(warps):
+            flow = tv_l1(at_level[0], warped_picture(at_level[1], flow), **constants, about=flow)
+    return flow
 
 
 def energy(first, second, flow_2HW, weight, theta):
@@ -72,8 +130,8 @@ def energy(first, second, flow_2HW, weight, theta):
     return np.hypot(along_x, along_y).sum() + np.where(rho > weight * theta * squared, far, near).sum()
 
 
-def layer_with(iterations, tau, weight, theta, value_range=255.0):
-    layer = RepresentationFlow(iterations, value_range).double()
+def layer_with(iterations, tau, weight, theta, value_range=255.0, **options):
+    layer = RepresentationFlow(iterations, value_range, **options).double()
     with torch.no_grad():
         layer.tau_logit.fill_(math.log(tau / (MAX_TAU - tau)))
         layer.log_lambda.fill_(math.log(weight))
@@ -92,32 +150,76 @@ def moving_waves(right, down, frames=2, size=48):
     return torch.tensor(np.stack([waves(x - t * right, y - t * down) for t in range(frames)]))[None, None]
 
 
-@pytest.mark.parametrize(
-    ("floors", "tolerance"),
-    [((SQUARED_GRADIENT_FLOOR, SQUARED_NORM_FLOOR), 1e-9), ((0.0, 0.0), 1e-5)],
-    ids=["with the layer's floors", "as published"],
-)
-@pytest.mark.parametrize("iterations", [1, 2, 9])
-def test_each_pair_of_each_channel_is_tv_l1_pixel_by_pixel(iterations, floors, tolerance):
+def random_clip(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def gradients_of(layer, clip):
+    """The flow, and the gradients of the frames and of every parameter, of a loss that no symmetry makes zero."""
+    clip = clip.detach().requires_grad_()
+    flow = layer(clip)
+    weights = torch.linspace(0.5, 1.5, flow.numel(), dtype=flow.dtype).view_as(flow)
+    return flow.detach(), torch.autograd.grad((flow.sin() * weights).sum(), (clip, *layer.parameters()))
+
+
+@pytest.mark.parametrize("options", [PLAIN, LEARNT], ids=["in place", "unrolled"])
+@pytest.mark.parametrize("iterations", [1, 2, 9, 20])
+def test_each_pair_of_each_channel_is_tv_l1_pixel_by_pixel(iterations, options):
     tau, weight, theta = 0.11, 0.4, 0.21
     clip_BCTHW = np.random.default_rng(0).uniform(0, 12, (2, 2, 3, 8, 9))
     # A flat corner that brightens: no image gradient, yet a difference in time.
     clip_BCTHW[0, 0, :, :4, :4] = np.array([3.0, 5.0, 9.0])[:, None, None]
-    flow = layer_with(iterations, tau, weight, theta)(torch.tensor(clip_BCTHW)).detach().numpy()
+    flow = layer_with(iterations, tau, weight, theta, **options)(torch.tensor(clip_BCTHW)).detach().numpy()
     assert flow.shape == (2, 4, 3, 8, 9)
     for b, c, t in np.ndindex(2, 2, 2):
-        expected = tv_l1(clip_BCTHW[b, c, t], clip_BCTHW[b, c, t + 1], iterations, tau, weight, theta, *floors)
-        np.testing.assert_allclose(flow[b, 2 * c : 2 * c + 2, t], expected, rtol=0, atol=tolerance)
+        expected = tv_l1(clip_BCTHW[b, c, t], clip_BCTHW[b, c, t + 1], iterations, tau, weight, theta)
+        np.testing.assert_allclose(flow[b, 2 * c : 2 * c + 2, t], expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_with_warps_it_is_the_full_solver_pixel_by_pixel(levels):
+    constants = {"iterations": 4, "tau": 0.2, "weight": 0.3, "theta": 0.25}
+    first, second = np.random.default_rng(0).uniform(0, 60, (2, 33, 36))
+    sizes = [(17, 18), (33, 36)][-levels:]
+    expected = full_tv_l1(first, second, sizes, 2, **constants)
+    layer = layer_with(**constants, levels=levels, warps=2)
+    flow = layer(torch.tensor(np.stack((first, second)))[None, None])[0, :, 0].detach().numpy()
+    assert np.abs(expected).max() > 1  # whole pixels, so that warps have something to do
+    np.testing.assert_allclose(flow, expected, rtol=0, atol=1e-9)
+
+
+def test_one_warp_at_one_level_is_no_warp():
+    clip = random_clip(1, 1, 3, 16, 17).double()
+    without = layer_with(6, 0.2, 0.15, 0.3, 1.0)(clip)
+    torch.testing.assert_close(layer_with(6, 0.2, 0.15, 0.3, 1.0, warps=1)(clip), without, rtol=0, atol=1e-9)
+
+
+def test_warping_follows_the_flow_and_repeats_the_border():
+    frames_NHW = torch.arange(30.0).view(1, 5, 6).square().double()
+    shift = torch.zeros(2, 1, 5, 6, dtype=torch.float64)
+    shift[0], shift[1] = 2, -1
+    seen = warp(frames_NHW, shift)
+    torch.testing.assert_close(seen[0, 1:, :4], frames_NHW[0, :-1, 2:])
+    torch.testing.assert_close(seen[0, 0], frames_NHW[0, 0, [2, 3, 4, 5, 5, 5]])
 
 
 def test_the_last_frame_repeats_the_last_pair():
-    flow = RepresentationFlow(5)(torch.rand(1, 1, 4, 12, 12))
+    flow = RepresentationFlow(5)(random_clip(1, 1, 4, 12, 12))
     assert torch.equal(flow[:, :, 3], flow[:, :, 2])
     assert not torch.equal(flow[:, :, 2], flow[:, :, 1])
 
 
 def test_one_frame_has_no_motion():
-    assert torch.equal(RepresentationFlow()(torch.rand(2, 1, 1, 12, 13)), torch.zeros(2, 2, 1, 12, 13))
+    assert torch.equal(RepresentationFlow()(random_clip(2, 1, 1, 12, 13)), torch.zeros(2, 2, 1, 12, 13))
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 3, 8, 8), (2, 1, 3, 2, 9), (2, 1, 3, 9, 2), (1, 3, 2, 2, 2)], ids=str)
+@EACH_WAY
+def test_batches_without_clips_and_frames_of_2_px(shape, options):
+    clip = random_clip(*shape)
+    flow, gradients = gradients_of(RepresentationFlow(4, **options), clip)
+    assert flow.shape == (shape[0], 2 * shape[1], *shape[2:])
+    assert all(x.isfinite().all() for x in (flow, *gradients))
 
 
 @pytest.mark.parametrize(("right", "down"), [(1, 0), (-1, 0), (0, 1), (0, -1), (0.5, -0.75)])
@@ -125,6 +227,18 @@ def test_a_moving_picture_gives_its_motion_in_px_a_frame(right, down):
     flow = RepresentationFlow(200)(moving_waves(right, down).float())[0, :, 0, 4:-4, 4:-4].detach()
     assert flow[0].median().item() == pytest.approx(right, abs=0.1)
     assert flow[1].median().item() == pytest.approx(down, abs=0.1)
+
+
+def test_levels_and_warps_recover_a_motion_that_is_too_large_without():
+    clip = moving_waves(6, -3, size=64).float()
+    truth = torch.tensor([6.0, -3.0])[:, None, None]
+
+    def error(**options):
+        flow = RepresentationFlow(30, **options)(clip)[0, :, 0, 10:-10, 10:-10].detach()
+        return (flow - truth).norm(dim=0).median().item()
+
+    assert error() > 3
+    assert error(levels=3, warps=5) < 0.3
 
 
 def test_iterations_end_at_the_minimum_of_the_energy():
@@ -157,34 +271,50 @@ def test_objects_of_the_synthetic_data_move_as_they_were_drawn():
         assert abs(across.mean()) < 0.5 * abs(found.mean())
 
 
-def test_a_clip_in_0_to_255_gives_the_flow_of_the_clip_in_0_to_1():
-    clip = torch.rand(1, 1, 3, 16, 16)
-    torch.testing.assert_close(
-        RepresentationFlow(10, value_range=255)(clip * 255), RepresentationFlow(10)(clip), rtol=0, atol=1e-4
-    )
+@EACH_WAY
+def test_a_clip_in_0_to_255_gives_the_flow_of_the_clip_in_0_to_1(options):
+    clip = random_clip(1, 1, 3, 32, 32)
+    flow = RepresentationFlow(10, **options)(clip)
+    assert flow.abs().max() > 0.5
+    in_255 = RepresentationFlow(10, value_range=255, **options)(clip * 255)
+    torch.testing.assert_close(in_255, flow, rtol=0, atol=1e-4)
 
 
-def test_a_clips_flow_depends_on_its_own_two_frames_alone():
-    clips = torch.rand(3, 1, 4, 16, 16)
+@EACH_WAY
+def test_a_clips_flow_depends_on_its_own_two_frames_alone(options):
+    clips = random_clip(3, 1, 4, 32, 33)
     clips[1] *= 0.01  # a range of its own
-    together = RepresentationFlow(10)(clips)
+    layer = RepresentationFlow(10, **options)
+    together = layer(clips)
     for index in range(3):
-        assert torch.equal(together[index : index + 1], RepresentationFlow(10)(clips[index : index + 1]))
-    assert torch.equal(together[:, :, 1:2], RepresentationFlow(10)(clips[:, :, 1:3])[:, :, :1])
+        alone = layer(clips[index : index + 1])
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together[:, :, 1:2], layer(clips[:, :, 1:3])[:, :, :1], rtol=0, atol=1e-5)
 
 
-def test_the_divergence_is_the_negative_adjoint_of_forward_differences():
-    scalar = torch.rand(6, 7, dtype=torch.float64)
-    dual_x, dual_y = torch.rand(6, 6, dtype=torch.float64), torch.rand(5, 7, dtype=torch.float64)
-    inner = (torch.diff(scalar, dim=1) * dual_x).sum() + (torch.diff(scalar, dim=0) * dual_y).sum()
-    torch.testing.assert_close(inner, -(scalar * _divergence(dual_x, dual_y)).sum())
+@EACH_WAY
+def test_the_flow_of_a_feature_map_is_that_of_each_of_its_channels(options):
+    features = random_clip(2, 3, 3, 32, 33)
+    features[:, 1] = features[:, 1] * 8 - 4
+    layer = RepresentationFlow(6, **options)
+    flow = layer(features)
+    assert flow.shape == (2, 6, 3, 32, 33)
+    for c in range(3):
+        torch.testing.assert_close(flow[:, 2 * c : 2 * c + 2], layer(features[:, c : c + 1]), rtol=0, atol=1e-5)
 
 
-def test_gradients_of_frames_and_parameters_are_those_of_finite_differences():
-    torch.manual_seed(0)
-    layer = layer_with(4, 0.15, 0.3, 0.25)
-    clip = (torch.rand(1, 1, 3, 6, 7, dtype=torch.float64) * 10).requires_grad_()
+@pytest.mark.parametrize(
+    "options",
+    [PLAIN, LEARNT, {"warps": 2}, {"levels": 2, "warps": 2}, {"levels": 2, "warps": 1, "learn_kernels": True}],
+    ids=str,
+)
+def test_gradients_of_frames_and_parameters_are_those_of_finite_differences(monkeypatch, options):
+    monkeypatch.setattr(flow_module, "SMALLEST_SIDE", 4)  # two levels of a small frame
+    layer = layer_with(3, 0.15, 0.3, 0.25, **options)
+    clip = (random_clip(1, 1, 2, 8, 9).double() * 10).requires_grad_()
     names = [name for name, _ in layer.named_parameters()]
+    assert set(names) >= {"tau_logit", "log_lambda", "log_theta"}
+    assert len(names) == (6 if layer.image_taps is not None else 3)
 
     def flow_of(clip, *parameters):
         return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), (clip,))
@@ -192,45 +322,272 @@ def test_gradients_of_frames_and_parameters_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(flow_of, (clip, *layer.parameters()), eps=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("frames", ["all of one grey", "identical"])
-def test_frames_without_motion_give_no_flow_and_finite_gradients(frames):
-    torch.manual_seed(0)
-    picture = torch.full((1, 1, 1, 16, 16), 0.7) if frames == "all of one grey" else torch.rand(1, 1, 1, 16, 16)
-    clip = picture.repeat(1, 1, 3, 1, 1).requires_grad_()
-    layer = RepresentationFlow(10)
-    flow = layer(clip)
-    assert torch.equal(flow, torch.zeros_like(flow))
-    (flow.sum() + flow.square().sum()).backward()
-    for gradient in (clip.grad, *(parameter.grad for parameter in layer.parameters())):
-        assert gradient is not None
-        assert gradient.isfinite().all()
+def degenerate_clips():
+    texture = random_clip(1, 1, 1, 32, 32)
+    grey = torch.full((1, 1, 1, 32, 32), 0.7)
+    moving = moving_waves(1, -0.5, size=32).float()
+    bars = moving.clone()
+    bars[..., :10, :] = bars[..., -10:, :] = 0
+    line, spot = grey.clone(), grey.clone()
+    line[..., 15, :] = 0.2
+    spot[..., 15, 15] = 0.2
+    return {
+        "one grey": torch.cat((grey, grey), dim=2),
+        "black": torch.zeros(1, 1, 2, 32, 32),
+        "identical": torch.cat((texture, texture), dim=2),
+        "one grey that brightens": torch.cat((0.3 * grey, grey), dim=2),
+        "bars above and below": bars,
+        "a line that appears": torch.cat((grey, line), dim=2),
+        "a line that moves": torch.cat((line, line.roll(1, dims=3)), dim=2),
+        "a spot that moves": torch.cat((spot, spot.roll(1, dims=4)), dim=2),
+        "a spot that goes": torch.cat((spot, grey), dim=2),
+        "noise below a grey level": 0.5 + 1e-7 * torch.cat((texture, texture.flip(-1)), dim=2),
+        "few grey levels": (random_clip(1, 1, 2, 32, 32, seed=15) * 4).round() / 8,
+    }
 
 
-@pytest.mark.parametrize("raw", [-100.0, 100.0])
-@pytest.mark.parametrize("name", ["tau_logit", "log_lambda", "log_theta"])
-def test_parameters_stay_valid_after_an_absurd_step_of_the_optimiser(name, raw):
-    torch.manual_seed(0)
-    layer = RepresentationFlow(20)
+@pytest.mark.parametrize("autocast", [False, True], ids=["float32", "bf16 autocast"])
+@EACH_WAY
+def test_degenerate_frames_give_finite_flow_and_finite_gradients(options, autocast):
+    for name, clip in degenerate_clips().items():
+        layer = RepresentationFlow(30, **options)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            flow, gradients = gradients_of(layer, clip)
+        assert flow.dtype == torch.float32
+        assert flow.isfinite().all(), name
+        assert flow.abs().max() < 100, name
+        for gradient in gradients:
+            assert gradient.isfinite().all(), name
+
+
+@EACH_WAY
+@pytest.mark.parametrize("frames", ["one grey", "black", "identical"])
+def test_frames_without_motion_give_no_flow(frames, options):
+    flow = RepresentationFlow(10, **options)(degenerate_clips()[frames])
+    torch.testing.assert_close(flow, torch.zeros_like(flow), rtol=0, atol=1e-3 if options is WARPED else 0)
+
+
+@EACH_WAY
+@pytest.mark.parametrize("raw", [-1e30, -100.0, 100.0, 1e30])
+@pytest.mark.parametrize("name", ["tau_logit", "log_lambda", "log_theta", "all"])
+def test_parameters_stay_valid_after_an_absurd_step_of_the_optimiser(name, raw, options):
+    layer = RepresentationFlow(20, **options)
     with torch.no_grad():
-        getattr(layer, name).fill_(raw)
+        for parameter in ("tau_logit", "log_lambda", "log_theta") if name == "all" else (name,):
+            getattr(layer, parameter).fill_(raw)
     assert 0 < layer.tau.item() <= 0.25
     assert 0 < layer.lambda_.item() < math.inf
     assert 0 < layer.theta.item() < math.inf
-    flow = layer(torch.rand(1, 1, 3, 16, 16))
-    assert flow.isfinite().all()
-    flow.square().mean().backward()
-    for parameter in layer.parameters():
-        assert parameter.grad is not None
-        assert parameter.grad.isfinite()
+    flow, gradients = gradients_of(layer, random_clip(1, 1, 3, 32, 32))
+    assert all(x.isfinite().all() for x in (flow, *gradients))
 
 
-def test_computes_in_single_precision_under_autocast_and_on_half_precision_clips():
-    clip = torch.rand(1, 1, 3, 16, 16)
-    layer = RepresentationFlow(10)
+@pytest.mark.parametrize("raw", [-1e30, -100.0, 0.0, 100.0, 1e30])
+@pytest.mark.parametrize("name", ["image_taps", "difference_taps", "divergence_taps", "all"])
+def test_kernels_stay_valid_after_an_absurd_step_of_the_optimiser(name, raw):
+    layer = RepresentationFlow(20, learn_kernels=True)
+    with torch.no_grad():
+        for taps in ("image_taps", "difference_taps", "divergence_taps") if name == "all" else (name,):
+            getattr(layer, taps).mul_(abs(raw)).add_(raw)
+    clip = random_clip(1, 1, 3, 16, 16)
+    flow, gradients = gradients_of(layer, clip)
+    assert all(x.isfinite().all() for x in (flow, *gradients))
+    limited = RepresentationFlow(20, learn_kernels=True)
+    limited.load_state_dict({key: x.clamp(-LARGEST_TAP, LARGEST_TAP) for key, x in layer.state_dict().items()})
+    torch.testing.assert_close(flow, limited(clip).detach())
+
+
+@EACH_WAY
+def test_computes_in_single_precision_under_autocast_and_on_half_precision_clips(options):
+    clip = random_clip(1, 1, 3, 32, 32)
+    layer = RepresentationFlow(10, **options)
     with torch.autocast("cpu", torch.bfloat16):
         under_autocast = layer(clip)
+    assert under_autocast.dtype == torch.float32
     assert torch.equal(under_autocast, layer(clip))
     for frames in (1, 3):
         half = clip[:, :, :frames].bfloat16()
         assert layer(half).dtype == torch.float32
         assert torch.equal(layer(half), layer(half.float()))
+
+
+@EACH_WAY
+def test_computes_in_double_precision_on_double_precision_clips(options):
+    clip = random_clip(1, 1, 3, 32, 32).double()
+    layer = RepresentationFlow(10, **options).double()
+    flow = layer(clip)
+    assert flow.dtype == torch.float64
+    # As a sum of one part in 10^12 shows, which single precision would lose.
+    assert not torch.equal(flow, layer(clip * (1 + 1e-12)))
+    assert layer(clip[:, :, :1]).dtype == torch.float64
+
+
+def test_learnt_kernels_begin_as_the_fixed_ones():
+    clip = random_clip(2, 3, 3, 12, 13)
+    torch.testing.assert_close(RepresentationFlow(8, learn_kernels=True)(clip), RepresentationFlow(8)(clip))
+
+
+def test_learnt_kernels_learn():
+    clip = moving_waves(1, 0, frames=3, size=24).float()
+    layer = RepresentationFlow(8, learn_kernels=True)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=1e-3)
+    before = {name: parameter.detach().clone() for name, parameter in layer.named_parameters()}
+
+    def loss():
+        return (layer(clip) - torch.tensor([1.0, 0.0]).view(1, 2, 1, 1, 1)).square().mean()
+
+    first = loss()
+    first.backward()
+    optimiser.step()
+    for name, parameter in layer.named_parameters():
+        assert (parameter != before[name]).all(), name
+    assert loss() < first
+
+
+def smooth_clips(*shape, seed=0):
+    """Clips (B, 1, T, H, W) that do not amplify rounding as noise does when it is warped."""
+    clips, frames, height, width = shape
+    noise = random_clip(clips * frames, 1, height // 4, width // 4, seed=seed)
+    smooth = torch.nn.functional.interpolate(noise, size=(height, width), mode="bicubic", align_corners=True)
+    return smooth.view(clips, 1, frames, height, width)
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [("aot_eager", PLAIN), ("aot_eager", LEARNT), ("aot_eager", {"warps": 1}), ("inductor", PLAIN)],
+    ids=["aot_eager, plain", "aot_eager, learnt kernels", "aot_eager, warped", "inductor, plain"],
+)
+def test_compiles_without_a_break_for_any_batch_length_and_size(backend, options):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("no g++ for torch.compile")
+    torch._dynamo.reset()
+    layer = RepresentationFlow(2, **options)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
+    # Both of more numbers than inductor calls few (4096), which it compiles for on their own.
+    for shape, stance in (((2, 4, 34, 48), "default"), ((3, 5, 71, 37), "fail_on_recompile")):
+        clip = smooth_clips(*shape)
+        with torch.compiler.set_stance(stance):
+            flow, gradients = gradients_of(compiled, clip)
+        expected, expected_gradients = gradients_of(layer, clip)
+        torch.testing.assert_close(flow, expected, rtol=0, atol=1e-4)
+        for ours, theirs in zip(gradients, expected_gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+# Except for the least: torch takes dimensions of 1, such as one pair's, for a case of their own.
+DYNAMIC = (dict.fromkeys((0, 2, 3, 4), Dim.DYNAMIC),)
+
+
+@EACH_WAY
+def test_exports_for_any_batch_length_and_size(options):
+    layer = RepresentationFlow(3, **options)
+    exported = torch.export.export(layer, (smooth_clips(2, 3, 34, 40),), dynamic_shapes=DYNAMIC)
+    for shape in ((1, 4, 71, 37), (3, 6, 32, 60)):
+        clip = smooth_clips(*shape)
+        torch.testing.assert_close(exported.module()(clip), layer(clip), rtol=0, atol=1e-4)
+
+
+def test_exports_to_onnx_for_any_batch_length_and_size(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    layer = RepresentationFlow(3).eval()
+    program = torch.onnx.export(
+        layer, (smooth_clips(2, 3, 20, 24),), dynamo=True, dynamic_shapes=DYNAMIC, input_names=["clip"], verbose=False
+    )
+    assert program is not None
+    program.save(tmp_path / "flow.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(tmp_path / "flow.onnx", options, providers=["CPUExecutionProvider"])
+    for shape in ((1, 4, 33, 17), (3, 6, 8, 40)):
+        clip = smooth_clips(*shape)
+        (flow,) = session.run(None, {"clip": clip.numpy()})
+        torch.testing.assert_close(torch.from_numpy(flow), layer(clip).detach(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"iterations": 0}, "iterations"),
+        ({"iterations": -3}, "iterations"),
+        ({"levels": 0, "warps": 1}, "levels"),
+        ({"warps": -1}, "warps"),
+        ({"levels": 2}, "warps"),
+        ({"value_range": 0.0}, "value_range"),
+        ({"value_range": -1.0}, "value_range"),
+        ({"value_range": math.inf}, "value_range"),
+        ({"value_range": math.nan}, "value_range"),
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_refused_in_one_line(numbers, said):
+    with pytest.raises(InputError, match=said) as raised:
+        RepresentationFlow(**numbers)
+    assert "\n" not in str(raised.value)
+    assert "expected" in str(raised.value) or "give" in str(raised.value)
+
+
+def test_a_frame_difference_is_the_next_frame_less_this_one():
+    clip = random_clip(2, 3, 4, 5, 6)
+    difference = FrameDifference()(clip)
+    for t in range(3):
+        torch.testing.assert_close(difference[:, :, t], clip[:, :, t + 1] - clip[:, :, t])
+    torch.testing.assert_close(difference[:, :, 3], clip[:, :, 3] - clip[:, :, 2])
+    assert torch.equal(FrameDifference()(clip[:, :, :1]), torch.zeros(2, 3, 1, 5, 6))
+
+
+def test_a_config_names_the_layer_and_its_options():
+    assert isinstance(make_flow(FlowConfig(kind="difference")), FrameDifference)
+    layer = make_flow(FlowConfig(iterations=7, levels=3, warps=2, learn_kernels=True))
+    assert isinstance(layer, RepresentationFlow)
+    assert (layer.iterations, layer.levels, layer.warps) == (7, 3, 2)
+    assert layer.difference_taps is not None
+    clip = random_clip(1, 1, 2, 16, 16)
+    torch.testing.assert_close(make_flow(FlowConfig())(clip), RepresentationFlow(20, value_range=1.0)(clip))
+
+
+def test_a_model_runs_and_trains_on_frame_differences():
+    torch.manual_seed(0)
+    config = ModelConfig(streams=["rgb", "flow"], width=0.125, flow=FlowConfig(kind="difference"))
+    model = build(config, classes=3, segment_classes=2)
+    clip = random_clip(2, 3, 3, 64, 64)
+    output = model(clip, ["flow", "merged"])
+    luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1, 1)
+    grey = (clip * luma).sum(dim=1, keepdim=True)
+    shown = output.representations["flow"].shown
+    torch.testing.assert_close(shown[:, :, :2], grey[:, :, 1:] - grey[:, :, :-1], rtol=0, atol=1e-6)
+    assert output.logits["merged"].shape == (2, 3)
+    output.logits["merged"].square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.early["flow"].parameters())
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"kind": "farneback"}, "model.flow.kind"),
+        ({"iterations": 0}, "model.flow.iterations"),
+        ({"levels": 0}, "model.flow.levels"),
+        ({"warps": -1}, "model.flow.warps"),
+        ({"levels": 3}, "model.flow.warps"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_config_is_one_line_that_names_its_key(values, key):
+    with pytest.raises(InputError) as raised:
+        from_dict({"model": {"flow": values}})
+    message = str(raised.value)
+    assert key in message
+    assert str(next(iter(values.values()))) in message
+    assert "\n" not in message
+
+
+def test_the_command_line_takes_a_kind_of_flow_and_refuses_an_unknown_one():
+    parser = ArgumentParser(exit_on_error=False)
+    add_config_arguments(parser)
+    parsed = parser.parse_args(["--model.flow.kind", "difference"])
+    assert config_from(parser.instantiate(parsed)).model.flow.kind == "difference"
+    with pytest.raises(Exception, match="farneback") as raised:
+        parser.parse_args(["--model.flow.kind", "farneback"])
+    assert "model.flow.kind" in str(raised.value)
+    assert "difference" in str(raised.value)

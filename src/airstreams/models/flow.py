@@ -116,9 +116,13 @@ class RepresentationFlow(nn.Module):
         """Flow (B, 2C, T, H, W) of a float clip: channels 2c and 2c + 1 are x (right) and y (down) of channel c.
 
         Frame t holds the flow from t to t + 1; the last frame repeats the last pair's. One frame alone has no motion:
-        zeros. C may be any number, such as a feature map's. Frames are at least 2 px wide and high.
+        zeros. C may be any number, such as a feature map's.
+
+        InputError: frames less than 2 px wide or high.
         """
         B, C, T, H, W = clip_BCTHW.shape
+        if min(H, W) < 2:
+            raise InputError(f"flow: frames of {W}x{H} px: expected at least 2 px either way")
         # Autocast lowers none of the operations below, so float32 in is float32 throughout.
         clip_BCTHW = clip_BCTHW.to(torch.promote_types(clip_BCTHW.dtype, torch.float32))
         if T == 1:
@@ -139,12 +143,12 @@ class RepresentationFlow(nn.Module):
     def _solve(self, first_NHW: Tensor, second_NHW: Tensor) -> Tensor:
         if self.warps == 0:
             return self._iterate(first_NHW, second_NHW)
-        height, width = first_NHW.shape[-2:]
         flow_2NHW = first_NHW.new_zeros(2, *first_NHW.shape)
-        for size in reversed(self._sizes(height, width)):
+        for size in reversed(self._sizes(*first_NHW.shape[-2:])):
             first, second = _resized(first_NHW, size), _resized(second_NHW, size)
-            growth = first.new_tensor([size[1] / flow_2NHW.shape[-1], size[0] / flow_2NHW.shape[-2]])
-            flow_2NHW = _resized(flow_2NHW, size) * growth.view(2, 1, 1, 1)
+            height, width = flow_2NHW.shape[-2:]
+            x_NHW, y_NHW = _resized(flow_2NHW, size)
+            flow_2NHW = torch.stack((x_NHW * (size[1] / width), y_NHW * (size[0] / height)))
             for _ in range(self.warps):
                 flow_2NHW = self._iterate(first, warp(second, flow_2NHW), about=flow_2NHW)
         return flow_2NHW

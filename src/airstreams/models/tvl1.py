@@ -9,12 +9,12 @@ which is Zach, Pock and Bischof's scheme in units that leave tau as its only con
 and brings frames into these units. The gradient is of forward differences with zero at the far border, the divergence
 its negative adjoint.
 
-`unrolled` is for `torch.export` and for learnt kernels. Plain autograd keeps some thirty planes of numbers an iteration
-of it, so everything else runs `recomputed`: it works in place on a block of frame pairs at a time and keeps nothing;
-its backward pass runs each block's iterations again. That costs one more forward pass, and is several times as fast in
-a tenth of the memory all the same. `torch.compile` takes it as one operator: fusing the unrolled operations took it
-half a minute, to a step on a CPU half as fast. A kernel for another kind of device is to be registered for these two
-operators, `recomputed.register_kernel("cuda")`, and nothing else changes.
+`unrolled` is for `torch.export` and for learnt kernels. Plain autograd keeps some sixteen planes of numbers an
+iteration of it, so everything else runs `recomputed`: it works in place on a block of frame pairs at a time and keeps
+nothing; its backward pass runs each block's iterations again. That costs one more forward pass, and is several times as
+fast in a tenth of the memory all the same. `torch.compile` takes it as one operator: fusing the unrolled operations
+took it half a minute, to a step on a CPU half as fast. A kernel for another kind of device is to be registered for the
+two operators, as by `recomputed.register_kernel("cuda")`, and nothing else changes.
 
 Legend: N frame pairs, H, W pixels. What has a leading 2 holds the x part, then the y part; a dual, (2, 2, N, H, W),
 has its direction first and the flow's component second.
@@ -179,7 +179,8 @@ def _backward(
                 _dot_into(norm, diff, diff).sqrt_()
                 dual_grad.div_(torch.add(norm, 1, out=factor))
                 tau_grad += torch.dot(dual_grad.view(-1), diff.view(-1))
-                _dot_into(factor, dual_grad, duals[i]).div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny))
+                # Where the flow is flat, diff is 0 and so is the quotient's part; the floor keeps it from 0 x inf.
+                _dot_into(factor, dual_grad, duals[i]).div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny ** 0.5))
                 diff.mul_(factor).addcmul_(dual_grad, tau, value=-1)
                 _add_divergence(grad, diff)
         if start is not None:
