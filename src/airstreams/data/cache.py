@@ -267,7 +267,7 @@ class FrameCache:
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut could leave a file of the right size and the wrong content
             if self._entry(pictures.file, pictures.kind, pictures.settings) == entry:  # it did not change meanwhile
-                temporary.replace(entry)
+                room.keep(temporary, entry)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -311,6 +311,11 @@ class _Room:
             self._until_look -= size
             return True
 
+    def keep(self, temporary: Path, entry: Path) -> None:
+        """Give a finished entry its name. Not while another thread looks: it might see neither the old nor the new."""
+        with self._lock:
+            temporary.replace(entry)
+
     def _look(self) -> None:
         used = 0
         entries = []
@@ -347,7 +352,8 @@ def _labels_of(label_store: LabelStore, key: str) -> tuple[int, Iterator[np.ndar
 
 
 def _label_settings(label_store: LabelStore) -> str:
-    return f"{len(label_store.classes)} classes"  # ids are checked against them once, when they are entered
+    # Ids are checked against the classes once, when they are entered.
+    return f"{len(label_store.classes)} classes, renamed {label_store.renamed}"
 
 
 def _pictures_at(entry: Path, places: Sequence[int]) -> np.ndarray | None:

@@ -1,17 +1,21 @@
 """The teacher's label maps on disk: a folder with `labels.json` and, for each labelled video, `<key>.npz`.
 
-`labels.json` says which teacher with which settings saw which classes. An npz holds `labels` uint8 (N, H, W), class
-ids where 0 is background and 255 is *no label here*, and `frame_indices` int32 (N,), the frames labelled, increasing.
-One file a video keeps a job that annotates easy to resume and to run in parallel. The price: reading one frame's map
-decompresses all maps of that video, about 1 ms for 20 maps of 160x120.
+`labels.json` says which teacher with which settings saw which classes. An npz holds `frame_indices` int32 (N,), the
+frames labelled, increasing, and their maps in order, uint8 (up to 16, H, W) each, as `labels_000000`, `labels_000016`
+and so on: class ids where 0 is background and 255 is *no label here*. An npz with all maps in one array `labels` is
+read too. One file a video keeps a job that annotates easy to resume and to run in parallel; sixteen maps a piece, since
+a frame of an hour's video should not cost the hour. What was compared, on size and speed, stands in docs/results.md.
 """
 
 import functools
 import json
+import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +24,7 @@ import numpy as np
 from airstreams.errors import InputError, VideoError
 from airstreams.files import replacing
 
+MAPS_A_PIECE = 16
 NO_LABEL = 255
 """The id of a pixel about which the teacher said nothing."""
 
@@ -45,6 +50,8 @@ class LabelStore:
     classes: tuple[str, ...]
     """Name of each class id; `classes[0]` is the background."""
     settings: dict[str, Any] = field(default_factory=dict)
+    renamed: tuple[int, ...] | None = None
+    """For each id in the files, the id that `read` gives in its place; None: the same."""
 
     @classmethod
     def open(cls, root: Path) -> "LabelStore":
@@ -69,6 +76,23 @@ class LabelStore:
                 f"byte and {NO_LABEL} means no label; merge classes and annotate again"
             )
         return cls(root, content["teacher"], tuple(classes), content["settings"])
+
+    def with_classes(self, classes: Sequence[str]) -> "LabelStore":
+        """The same label maps in the ids of `classes`, some of this store's; the others' pixels become background.
+
+        The background comes first. InputError: a class that the store does not have.
+        """
+        absent = [name for name in classes if name not in self.classes]
+        if absent or not classes or classes[0] != self.classes[0]:
+            raise InputError(
+                f"{self.root} has no label maps of {', '.join(absent) or 'no class at all'}; expected "
+                f"{self.classes[0]} and some of {', '.join(self.classes[1:6])} ..."
+            )
+        return replace(
+            self,
+            classes=tuple(classes),
+            renamed=tuple(classes.index(name) if name in classes else 0 for name in self.classes),
+        )
 
     def has(self, key: str) -> bool:
         """Whether the video has label maps."""
@@ -95,23 +119,37 @@ class LabelStore:
         if not path.is_file():
             return None
         frames = self.labelled_frames(key)
-        labels_NHW = read_array(path, "labels")
-        if labels_NHW.dtype != np.uint8 or labels_NHW.ndim != 3 or len(labels_NHW) != len(frames):
-            raise VideoError(
-                f"label maps {path} are broken: labels is {labels_NHW.dtype} {labels_NHW.shape}, "
-                f"expected uint8 ({len(frames)}, height, width) for its {len(frames)} frame_indices"
-            )
-        unknown = labels_NHW[(labels_NHW >= len(self.classes)) & (labels_NHW != NO_LABEL)]
-        if unknown.size:
-            raise InputError(
-                f"{path} holds the class id {unknown[0]}; expected ids below {len(self.classes)}, the number of "
-                f"classes of this store, or {NO_LABEL}; annotate the video again, or name the class in labels.json"
-            )
         wanted = np.asarray(indices, np.int64)
         labelled = np.isin(wanted, frames)
-        chosen_NHW = np.full((len(wanted), *labels_NHW.shape[1:]), NO_LABEL, np.uint8)
-        chosen_NHW[labelled] = labels_NHW[np.searchsorted(frames, wanted[labelled])]
+        maps_MHW = _maps_at(path, np.searchsorted(frames, wanted[labelled]), len(frames))
+        known = len(self.classes if self.renamed is None else self.renamed)
+        unknown = maps_MHW[(maps_MHW >= known) & (maps_MHW != NO_LABEL)]
+        if unknown.size:
+            raise InputError(
+                f"{path} holds the class id {unknown[0]}; expected ids below {known}, the number of "
+                f"classes of this store, or {NO_LABEL}; annotate the video again, or name the class in labels.json"
+            )
+        if self.renamed is not None:
+            ids = np.full(NO_LABEL + 1, NO_LABEL, np.uint8)
+            ids[:known] = self.renamed
+            maps_MHW = ids[maps_MHW]
+        chosen_NHW = np.full((len(wanted), *maps_MHW.shape[1:]), NO_LABEL, np.uint8)
+        chosen_NHW[labelled] = maps_MHW
         return chosen_NHW
+
+    def occurring(self, keys: Sequence[str]) -> tuple[str, ...]:
+        """The background, and the classes that some pixel of these videos has, in the store's order.
+
+        Reads every label map, in parallel. VideoError: a broken file; InputError as `read`.
+        """
+
+        def ids_of(key: str) -> set[int]:
+            labels_NHW = self.read(key, self.labelled_frames(key))
+            return set() if labels_NHW is None else set(np.flatnonzero(np.bincount(labels_NHW.ravel(), minlength=1)))
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            seen = {0}.union(*pool.map(ids_of, keys))
+        return tuple(name for place, name in enumerate(self.classes) if place in seen)
 
 
 def create(root: Path, teacher: str, classes: Sequence[str], settings: Mapping[str, Any]) -> LabelStore:
@@ -133,8 +171,10 @@ def save(root: Path, key: str, labels_NHW: np.ndarray, frame_indices: Sequence[i
             f"given labels {labels_NHW.dtype} {labels_NHW.shape} and frame_indices {frames.tolist()}; "
             "expected uint8 (N, H, W) and N increasing indices"
         )
+    starts = range(0, max(len(frames), 1), MAPS_A_PIECE)  # even without frames, a piece tells their size
+    pieces = {_piece(start): labels_NHW[start : start + MAPS_A_PIECE] for start in starts}
     with replacing(file_of(root, key)) as temporary:
-        np.savez_compressed(temporary, labels=labels_NHW, frame_indices=frames)
+        np.savez_compressed(temporary, frame_indices=frames, **pieces)  # type: ignore[arg-type]
 
 
 def file_of(root: Path, key: str) -> Path:
@@ -159,12 +199,50 @@ def _increase(frames: np.ndarray) -> bool:
     return bool((frames >= 0).all() and (np.diff(frames) > 0).all())
 
 
+def _maps_at(path: Path, places: np.ndarray, count: int) -> np.ndarray:
+    """The label maps (M, H, W) that stand at `places` (M,) among the `count` of a file, as they are."""
+    with _opened(path) as archive:
+        if "labels" in archive.files:
+            return _whole(path, archive["labels"], count)[places]
+        starts = np.unique(places // MAPS_A_PIECE * MAPS_A_PIECE).tolist() or [0]
+        sizes = [min(start + MAPS_A_PIECE, count) - start for start in starts]
+        pieces = [_whole(path, archive[_piece(start)], size) for start, size in zip(starts, sizes, strict=True)]
+        if any(piece.shape[1:] != pieces[0].shape[1:] for piece in pieces):
+            raise VideoError(f"label maps {path} are broken: they are of several sizes")
+        maps_MHW = np.empty((len(places), *pieces[0].shape[1:]), np.uint8)
+        for start, piece in zip(starts, pieces, strict=True):
+            here = places // MAPS_A_PIECE * MAPS_A_PIECE == start
+            maps_MHW[here] = piece[places[here] - start]
+        return maps_MHW
+
+
+def _piece(start: int) -> str:
+    """The name in an npz of the label maps from place `start` on."""
+    return f"labels_{start:06d}"
+
+
+def _whole(path: Path, labels_NHW: np.ndarray, count: int) -> np.ndarray:
+    if labels_NHW.dtype != np.uint8 or labels_NHW.ndim != 3 or len(labels_NHW) != count:
+        raise VideoError(
+            f"label maps {path} are broken: labels is {labels_NHW.dtype} {labels_NHW.shape}, "
+            f"expected uint8 ({count}, height, width), as it has frame_indices"
+        )
+    return labels_NHW
+
+
 def read_array(path: Path, name: str) -> np.ndarray:
     """One array of an npz file. VideoError: the file is broken or lacks it."""
+    with _opened(path) as archive:
+        return archive[name]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An npz file, whose arrays are read when asked for. VideoError: it is broken or lacks one."""
     # numpy tells the ways in which a file can be broken through as many types of exceptions.
     broken = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return archive[name]
+            yield archive
     except broken as error:
         raise VideoError(f"{path} cannot be read: {' '.join(str(error).split())}") from error

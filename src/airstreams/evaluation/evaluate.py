@@ -61,9 +61,12 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     if trained_on and split != "train":
         console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
     label_store = source.label_store
-    if label_store is not None and label_store.classes != saved.segment_classes:
+    if label_store is not None and not set(saved.segment_classes) <= set(label_store.classes):
         console.print(f"segmentation not scored: {label_store.teacher}'s classes are not those of the run's teacher")
         label_store = None
+    elif label_store is not None and label_store.classes != saved.segment_classes:
+        console.print("segmentation: what the run's segmenter has no class for is scored as background")
+        label_store = label_store.with_classes(saved.segment_classes)
     with Progress(console=console) as progress:
         good, bad = check_together(wanted, progress)
         if not good:
