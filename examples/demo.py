@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import airstreams
 from airstreams.data.dataset import VideoViews, Views
 from airstreams.data.labels import LabelStore
 from airstreams.data.listing import Video
 from airstreams.data.synthetic import render
 from airstreams.models.representations import enlarge
+from airstreams.models.saved import load
 from airstreams.viewing.figures import RepresentationRow, representations_figure
 
 WHATS, HOWS = ["disc", "cross"], ["left", "right", "up", "down"]
@@ -65,7 +65,7 @@ def air(*words: object) -> str:
 
 def draw(run: Path, data: Path, labels: Path, examples: list[Path], picture: Path) -> None:
     """Frame, flow, segmentation and label map of each example, as the network sees them."""
-    saved = airstreams.load(run).saved
+    saved = load(run)
     store = LabelStore.open(labels)
     rows = []
     for key in examples:

@@ -125,6 +125,7 @@ def test_columns_without_anything_are_left_out(tmp_path, flow, labels):
         {"flow": flow},
         {"flow": flow, "segmentation": labels},
         {"flow": flow, "segmentation": labels, "teacher": labels},
+        {"flow": flow, "segmentation": labels, "teacher": labels, "flow_before": flow},
     ):
         # A second row that lacks everything leaves holes and no fewer columns.
         representations_figure(tmp_path / "new" / "a.png", [row(**given), row()], ["background", "person", "ball"])
@@ -167,6 +168,30 @@ def test_representations_show_flow_classes_and_missing_labels(tmp_path, flow, la
     teacher[:8] = 255
     representations_figure(path, [row(teacher=teacher)], names)
     assert has_colour(imread(path), grey, 2) > 0.25 * panel
+
+
+def test_flow_before_and_after_training_share_their_row_s_scale(tmp_path, flow):
+    def places(colour):
+        picture = imread(tmp_path / "a.png")
+        return np.argwhere(np.abs(picture[..., :3] * 255 - colour).max(axis=2) < 3)
+
+    panel = 280 * 210
+    half_red = (255, 127.5, 127.5)
+    for before, after in ((1.0, 0.5), (0.5, 1.0)):
+        # The second row's motion is ten times the first's, and has a scale of its own.
+        rows = [row(flow_before=scale * before * flow, flow=scale * after * flow) for scale in (1, 10)]
+        representations_figure(tmp_path / "a.png", rows, ["background"])
+        full, half = places((255, 0, 0)), places(half_red)
+        assert len(full) > 2 * 0.8 * panel
+        assert len(half) > 2 * 0.8 * panel
+        # The medians are the panels' own: the wheel has some red too.
+        assert (np.median(full[:, 1]) < np.median(half[:, 1])) == (before > after)
+
+    # By itself it has its column and the wheel all the same.
+    representations_figure(tmp_path / "a.png", [row(flow_before=flow)], ["background"])
+    assert len(places((255, 0, 0))) > 0.8 * panel
+    picture = imread(tmp_path / "a.png")
+    assert (picture[..., 2] - picture[..., 0] > 0.8).sum() > 100
 
 
 def test_representations_refuse_what_cannot_be_drawn(tmp_path, labels):

@@ -7,12 +7,11 @@ where there is one, chooses the checkpoint; without one the last is the result.
 """
 
 import csv
-import ctypes
 import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -49,6 +48,7 @@ from airstreams.distributed import (
 from airstreams.errors import InputError, Stopped, VideoError
 from airstreams.evaluation.protocols import figures_of, score_videos
 from airstreams.files import replacing
+from airstreams.memory import keep_freed_memory
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.saved import SavedModel
@@ -64,7 +64,6 @@ LOG_EVERY = 10  # steps
 SAVE_AFTER = 60.0  # s; the end of an epoch is saved if the last save is longer ago: a state is five times the model
 SKIP_LIMIT = 10  # steps in a row that could not be taken
 LEFT_OUT = "left_out.csv"
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 Item = TypeVar("Item")
 
@@ -445,18 +444,6 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
     precision = "bf16" if on_cuda else "no"
     return Accelerator(cpu=not on_cuda, mixed_precision=precision, kwargs_handlers=[patience])
-
-
-def keep_freed_memory() -> None:
-    """Have the C library (glibc) keep the memory of freed tensors for the next ones.
-
-    By default it gives large blocks back to the system, and each step then pays for fresh pages: 6 to 20 % of its time
-    on a CPU. Elsewhere this does nothing.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_MAX, 0)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:

@@ -45,9 +45,10 @@ class RepresentationRow:
     Attributes:
         title: stands to the left of the row.
         frame: uint8 (H, W, 3), RGB.
-        flow: (H, W, 2), (x, y) in px a frame. This and the two below may be smaller or larger than the frame.
+        flow: (H, W, 2), (x, y) in px a frame. This and those below may be smaller or larger than the frame.
         segmentation: (H, W), the predicted class ids.
         teacher: (H, W), the teacher's class ids, 255 where it gave no label.
+        flow_before: (H, W, 2), what the flow layer gave before it was trained.
     """
 
     title: str
@@ -55,6 +56,7 @@ class RepresentationRow:
     flow: NDArray[np.floating] | None = None
     segmentation: NDArray[np.integer] | None = None
     teacher: NDArray[np.integer] | None = None
+    flow_before: NDArray[np.floating] | None = None
 
 
 def flow_to_colour(flow_HW2: ArrayLike, max_px: float | None = None) -> Bytes:
@@ -127,7 +129,9 @@ def label_colours(classes: int) -> Bytes:
 def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], segment_classes: Sequence[str]) -> None:
     """Writes a PNG with, in each row, the frame, its flow, the predicted segmentation and the teacher's label map.
 
-    A column that no row has anything for is left out. The legend names the classes that are seen.
+    Where there is flow from before training it stands before the flow, which is then headed as that after training; the
+    two of a row share one scale, so that they compare. A column that no row has anything for is left out. The legend
+    names the classes that are seen.
 
     Args:
         segment_classes: the S names, the background first.
@@ -138,7 +142,10 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
     if not rows:
         raise InputError("no rows to draw: expected at least one frame")
     columns = ["frame"]
-    columns += ["optical flow"] if any(row.flow is not None for row in rows) else []
+    compares = any(row.flow_before is not None for row in rows)
+    flow_column = "flow after training" if compares else "optical flow"
+    columns += ["flow before training"] if compares else []
+    columns += [flow_column] if any(row.flow is not None for row in rows) else []
     columns += ["segmentation"] if any(row.segmentation is not None for row in rows) else []
     columns += ["teacher"] if any(row.teacher is not None for row in rows) else []
     maps = [m for row in rows for m in (row.segmentation, row.teacher) if m is not None]
@@ -153,7 +160,7 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
     panel_width = 2.4
     panel_heights = [panel_width * row.frame.shape[0] / row.frame.shape[1] for row in rows]
     width = len(columns) * panel_width + 0.4
-    wheel_width = 1.7 if "optical flow" in columns else 0.0
+    wheel_width = 1.7 if compares or flow_column in columns else 0.0
     names_a_line = max(1, int((width - wheel_width) / 1.45))
     legend_height = max(0.19 * -(-len(seen) // names_a_line), 0.85 if wheel_width else 0) + 0.15
     figure = Figure(
@@ -166,13 +173,17 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
     axes = pictures.subplots(len(rows), len(columns), squeeze=False, height_ratios=panel_heights)
 
     for row, row_axes in zip(rows, axes, strict=True):
+        flows = [flow_HW2 for flow_HW2 in (row.flow_before, row.flow) if flow_HW2 is not None]
+        max_px = max((_full_colour_px(np.linalg.norm(flow_HW2, axis=2)) for flow_HW2 in flows), default=0.0)
         for column, ax in zip(columns, row_axes, strict=True):
             _bare(ax)
             if column == "frame":
                 ax.imshow(row.frame)
                 ax.set_ylabel(row.title, fontsize=9)
-            elif column == "optical flow" and row.flow is not None:
-                _show_flow(ax, row.flow)
+            elif column == "flow before training" and row.flow_before is not None:
+                _show_flow(ax, row.flow_before, max_px)
+            elif column == flow_column and row.flow is not None:
+                _show_flow(ax, row.flow, max_px)
             elif column == "segmentation" and row.segmentation is not None:
                 _show_labels(ax, row.segmentation, row.frame, colours)
             elif column == "teacher" and row.teacher is not None:
@@ -299,8 +310,7 @@ def _bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _show_flow(ax: Axes, flow_HW2: NDArray[np.floating]) -> None:
-    max_px = _full_colour_px(np.hypot(flow_HW2[..., 0], flow_HW2[..., 1]))
+def _show_flow(ax: Axes, flow_HW2: NDArray[np.floating], max_px: float) -> None:
     ax.imshow(flow_to_colour(flow_HW2, max_px))
     ax.text(
         0.03,
