@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
-        hint = "; --resume goes on from the last saved state" if argv[:1] == ["train"] else ""
+        hints = {"train": "; --resume goes on from the last saved state", "annotate": "; the same call goes on"}
+        hint = hints.get(argv[0] if argv else "", "")
         print(f"airstreams: interrupted{hint}", file=sys.stderr)
         return FAILED
 
@@ -83,6 +84,18 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
 
     verb = add("check-data", check_data, "Open every video and list the bad ones", "check-data videos/")
     verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+
+    verb = add("annotate", annotate, "Label frames by a teacher", "annotate videos/ --teacher maskrcnn --out labels/")
+    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    verb.add_argument("--teacher", required=True, type=str, help="maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY")
+    verb.add_argument("--out", type=Path, required=True, help="the label maps' folder; what is there already is kept")
+    verb.add_argument("--stride", type=int, default=1, help="label every so many frames")
+    verb.add_argument("--max-side", type=int, help="px, to which larger frames are reduced first")
+    verb.add_argument("--classes", type=str, help="those to keep, joined by commas; the others become background")
+    verb.add_argument("--score-threshold", type=float, help="what the teacher is less sure of is left out (0.5)")
+    verb.add_argument("--unsure-from", type=float, help="from this score up to the threshold: no label instead")
+    verb.add_argument("--batch-size", type=int, default=16, help="frames that the teacher sees at once")
+    verb.add_argument("--workers", type=int, default=2, help="processes that decode")
 
     verb = add("train", train, "Train a recogniser", "train videos/ --out runs/mine --config demo --training.epochs 20")
     verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
@@ -138,6 +151,47 @@ def check_data(call: Namespace) -> int:
         for item in bad:
             print(f"bad: {item.video.path}: {item.reason}")
     return FAILED if bad else DONE
+
+
+def annotate(call: Namespace) -> int:
+    """`airstreams annotate DATA --teacher NAME --out LABELS`."""
+    from airstreams.data.sources import open_source
+    from airstreams.distributed import device_of_process, leads
+    from airstreams.teachers import annotate as job
+    from airstreams.teachers.teacher import load_teacher
+
+    for name in ("batch_size", "workers"):
+        least = 1 if name == "batch_size" else 0
+        if call[name] < least:
+            raise InputError(f"--{name.replace('_', '-')} {call[name]}: expected at least {least}")
+    given = {name: call[name] for name in ("score_threshold", "unsure_from") if call[name] is not None}
+    classes = None if call.classes is None else tuple(name.strip() for name in call.classes.split(","))
+    settings = job.Settings(call.stride, call.max_side, classes, given)
+    source = open_source(call.source, to_learn_from=False)
+    teacher = load_teacher(call.teacher, given, device_of_process())
+    report = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
+    if not leads():
+        return DONE
+    labelled = report.files - len(report.left_out) - len(report.missing)
+    if call.json:
+        _print_json(
+            {
+                "videos": report.files,
+                "labelled": labelled,
+                "frames": report.frames,  # in this call
+                "seconds": report.seconds,
+                "left_out": [{"path": path, "reason": reason} for path, reason in report.left_out],
+                "missing": report.missing,
+            }
+        )
+    else:
+        for path, reason in report.left_out:
+            print(f"left out: {path}: {reason}")
+        for path in report.missing:
+            print(f"missing: {path}: no label maps; the same call makes them")
+        rate = report.frames / report.seconds
+        stdout.print(f"{labelled} of {report.files} files labelled; {report.frames} frames now, {rate:.1f} a second")
+    return FAILED if report.left_out or report.missing else DONE
 
 
 def train(call: Namespace) -> int:

@@ -28,6 +28,11 @@ def leads() -> bool:
     return is_main
 
 
+def device_of_process() -> torch.device:
+    """The CUDA device that is this process's, or the CPU."""
+    return PartialState(cpu=not torch.cuda.is_available()).device
+
+
 def share(items: Sequence[Item]) -> Sequence[Item]:
     """This process's part: every n-th item."""
     state = PartialState()

@@ -12,12 +12,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The folder is made if need be. The temporary name ends as `path` does, for writers that go by the suffix.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = temporary_name(path)
     try:
         yield temporary
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing under it
-        temporary.replace(path)
+        settle(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where to write what is to become `path`, in its folder, which is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{os.getpid()}.{path.name}")
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Give a file that is written its name."""
+    with temporary.open("r+b") as file:
+        os.fsync(file.fileno())  # or a power cut could leave the new name with nothing under it
+    temporary.replace(path)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from airstreams.errors import InputError, VideoError
-from airstreams.files import replacing
+from airstreams.files import replacing, settle, temporary_name
 
 MAPS_A_PIECE = 16
 NO_LABEL = 255
@@ -160,6 +160,50 @@ def create(root: Path, teacher: str, classes: Sequence[str], settings: Mapping[s
     return LabelStore.open(root)
 
 
+class LabelWriter:
+    """One video's label maps, written as they come; nothing is under its name before `finish`.
+
+    It holds no more than a piece in memory. The same maps make the same bytes.
+    """
+
+    def __init__(self, root: Path, key: str) -> None:
+        self._path = file_of(root, key)
+        self._temporary = temporary_name(self._path)
+        self._archive = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_DEFLATED)
+        self._frames: list[int] = []
+        self._piece: list[np.ndarray] = []
+
+    def add(self, frame: int, label_map_HW: np.ndarray) -> None:
+        """The label map, uint8, of a frame after all before."""
+        self._frames.append(frame)
+        self._piece.append(label_map_HW)
+        if len(self._piece) == MAPS_A_PIECE:
+            self._write_piece()
+
+    def finish(self, size: tuple[int, int] = (1, 1)) -> None:
+        """Give the video its label maps; `size`, height and width, is theirs where there is none."""
+        if self._piece:
+            self._write_piece()
+        elif not self._frames:
+            self._write(_piece(0), np.zeros((0, *size), np.uint8))
+        self._write("frame_indices", np.array(self._frames, np.int32))
+        self._archive.close()
+        settle(self._temporary, self._path)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._archive.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _write_piece(self) -> None:
+        self._write(_piece(len(self._frames) - len(self._piece)), np.stack(self._piece))
+        self._piece = []
+
+    def _write(self, name: str, array: np.ndarray) -> None:
+        with self._archive.open(f"{name}.npy", "w") as file:
+            np.lib.format.write_array(file, array, allow_pickle=False)
+
+
 def save(root: Path, key: str, labels_NHW: np.ndarray, frame_indices: Sequence[int] | np.ndarray) -> None:
     """Write one video's label maps, uint8 (N, H, W), of the frames `frame_indices` (N,), increasing.
 
@@ -171,10 +215,10 @@ def save(root: Path, key: str, labels_NHW: np.ndarray, frame_indices: Sequence[i
             f"given labels {labels_NHW.dtype} {labels_NHW.shape} and frame_indices {frames.tolist()}; "
             "expected uint8 (N, H, W) and N increasing indices"
         )
-    starts = range(0, max(len(frames), 1), MAPS_A_PIECE)  # even without frames, a piece tells their size
-    pieces = {_piece(start): labels_NHW[start : start + MAPS_A_PIECE] for start in starts}
-    with replacing(file_of(root, key)) as temporary:
-        np.savez_compressed(temporary, frame_indices=frames, **pieces)  # type: ignore[arg-type]
+    writer = LabelWriter(root, key)
+    for frame, label_map_HW in zip(frames.tolist(), labels_NHW, strict=True):
+        writer.add(frame, label_map_HW)
+    writer.finish(labels_NHW.shape[1:])
 
 
 def file_of(root: Path, key: str) -> Path:

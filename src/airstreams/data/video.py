@@ -145,11 +145,14 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
     return frames_NHW3
 
 
-def iterate_frames(path: str | os.PathLike[str], short_side: int | None = None) -> Iterator[np.ndarray]:
-    """Decodes the whole file once and yields every frame, uint8 (H, W, 3), as `read_frames` would give it.
+def iterate_frames(
+    path: str | os.PathLike[str], short_side: int | None = None, places: Iterable[int] | None = None
+) -> Iterator[np.ndarray]:
+    """Decodes the whole file once and yields its frames, uint8 (H, W, 3), as `read_frames` would give them.
 
-    For jobs that want all frames of a video that is too long for memory. It makes the comparisons of `check` as well,
-    so a video whose last frame has been handed out is a good one.
+    For jobs that want many frames of a video that is too long for memory. It makes the comparisons of `check` as well,
+    so a video from which this returns without an error is a good one. `places`: the 0-based places to yield, in
+    ascending order whatever theirs is; None: all.
 
     Raises:
         InputError: a short side below 1.
@@ -160,10 +163,12 @@ def iterate_frames(path: str | os.PathLike[str], short_side: int | None = None) 
         index = _index(path)
         width, height = _reduced(index.stored_width, index.stored_height, short_side)
         converter = VideoReformatter()
+        wanted = None if places is None else set(places)
         decoded = 0
         with _opened(path) as (container, stream):
-            for _, frame in _frames(container, stream, index):
-                yield _upright(converter, frame, index.orientation, width, height)
+            for place, frame in _frames(container, stream, index):
+                if wanted is None or place in wanted:
+                    yield _upright(converter, frame, index.orientation, width, height)
                 decoded += 1
         if decoded < index.info.frames:
             raise VideoError(f"unreadable: frame {decoded} of {index.info.frames} cannot be decoded")
