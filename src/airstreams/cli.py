@@ -103,6 +103,9 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
     verb.add_argument("--resume", action="store_true", help="go on with a run, by its own config")
     verb.add_argument("--init", metavar="RUN", type=Path, help="start from this run's model, as far as it fits")
+    verb.add_argument(
+        "--compact-classes", action="store_true", help="leave the classes that never occur out of the segmenter"
+    )
     add_config_arguments(verb)
 
     verb = add("evaluate", evaluate, "Score a split of a data set", "evaluate runs/mine videos/ --split test")
@@ -207,12 +210,13 @@ def train(call: Namespace) -> int:
         if not (call.out / "config.yaml").is_file():
             raise InputError(f"--resume: {call.out} holds no run; drop --resume, or give --out the run's folder")
         config = load_config(call.out / "config.yaml")
-        if config_from(call) not in (config, Config()):
+        if config_from(call) not in (config, Config()) or (call.compact_classes and not config.data.compact_classes):
             raise InputError(f"--resume goes by {call.out / 'config.yaml'}; leave out --config and the config's keys")
     else:
         if not loop.may_begin(call.out):
             raise InputError(f"--out {call.out}: already there; give --resume to go on with it, or another --out")
         config = config_from(call)
+        config.data.compact_classes |= call.compact_classes
     init = None if call.init is None else load_model(call.init)
     record = loop.train(open_source(call.source, call.labels), config, call.out, call.resume, stderr, init)
     if not leads():

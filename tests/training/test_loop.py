@@ -618,3 +618,22 @@ def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthet
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"give --training\.device cpu"):
             train(source, of_one_stream(tiny, device="cuda"), tmp_path / "run", False, QUIET)
+
+
+def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthetic, tiny, tmp_path):
+    config = replace(tiny, data=replace(tiny.data, compact_classes=True), training=replace(tiny.training, epochs=1))
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    run, console = tmp_path / "run", Console(file=io.StringIO(), width=200)
+    train(source, config, run, False, console)
+    said = console.file.getvalue()
+    assert "segmenter: 3 of 6 classes; in no training label map: " in said
+    # Discs and squares are all that was drawn.
+    assert set(source.label_store.classes) - {"background", "disc", "square"} == {
+        name for name in ("triangle", "ring", "cross") if name in said
+    }
+    saved = saved_models.load(run)
+    assert saved.segment_classes == ("background", "disc", "square")
+    assert saved.model.representations["semantic"].segmenter.classifier.out_channels == 3
+    train(source, load_config(run / "config.yaml"), run, True, QUIET)
+    figures = evaluate(run, source, "test", QUIET).figures
+    assert figures["segmentation"]["pixel_accuracy"] > 0

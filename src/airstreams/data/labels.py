@@ -140,11 +140,14 @@ class LabelStore:
     def occurring(self, keys: Sequence[str]) -> tuple[str, ...]:
         """The background, and the classes that some pixel of these videos has, in the store's order.
 
-        Reads every label map, in parallel. VideoError: a broken file; InputError as `read`.
+        Reads every label map, in parallel; a broken file counts for nothing. InputError as `read`.
         """
 
         def ids_of(key: str) -> set[int]:
-            labels_NHW = self.read(key, self.labelled_frames(key))
+            try:
+                labels_NHW = self.read(key, self.labelled_frames(key))
+            except VideoError:
+                return set()
             return set() if labels_NHW is None else set(np.flatnonzero(np.bincount(labels_NHW.ravel(), minlength=1)))
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,6 +42,7 @@ from airstreams.distributed import (
     check_together,
     gather,
     leads,
+    share,
     share_on_this_machine,
     synchronise_norms,
 )
@@ -107,6 +108,9 @@ def _train(
     if not leads():
         console = Console(quiet=True)
     _require_labels(source, config)
+    source = _with_splits(source, config, run, resume)
+    if config.data.compact_classes:
+        source = _compacted(source, console)
     segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
     learns = {
         "classes": list(source.classes),
@@ -114,7 +118,6 @@ def _train(
         "multi_label": source.multi_label,
     }
     state = _state_to_resume(run, learns, source, console) if resume else None
-    source = _with_splits(source, config, run, resume)
     train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
 
     torch.manual_seed(config.seed)
@@ -566,6 +569,25 @@ def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Sou
             f"--resume: {source.name} has other videos or splits than {run / SPLIT_FILE}; give its own DATA"
         )
     return source
+
+
+def _compacted(source: Source, console: Console) -> Source:
+    """The source with label maps of those classes alone that occur in training."""
+    store = source.label_store
+    if store is None:
+        raise InputError(f"{source.name}: --compact-classes needs label maps; give --labels LABELS, or leave it out")
+    keys = [video.label_map for video in source.split("train") if video.label_map is not None]
+    seen = set(gather(list(store.occurring(share(keys)))))
+    kept = [name for name in store.classes if name in seen]
+    dropped = [name for name in store.classes if name not in seen]
+    console.print(
+        f"segmenter: {len(kept)} of {len(store.classes)} classes; in no training label map: "
+        f"{', '.join(dropped) or 'none'}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return replace(source, label_store=store.with_classes(kept))
 
 
 def _parts(source: Source, good: list[Video]) -> tuple[list[Video], list[Video]]:
