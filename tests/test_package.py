@@ -80,8 +80,10 @@ def test_the_wheel_asks_for_everything_that_the_package_imports(wheel):
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
     foreign = imported - set(sys.stdlib_module_names) - {"airstreams"}
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    provided = {name.split(">")[0].split("[")[0].lower() for name in declared}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"]
+    extras = [name for extra, names in project["optional-dependencies"].items() if extra != "dev" for name in names]
+    provided = {name.split(">")[0].split("[")[0].lower() for name in [*declared, *extras]}
     provided |= {"yaml"} if "jsonargparse" in provided else set()  # its own dependency, PyYAML
     assert foreign <= provided
     with zipfile.ZipFile(wheel) as archive:
@@ -96,7 +98,7 @@ def test_the_installed_command_says_its_version_and_its_help(command):
     assert version.stdout.split()[-1] == airstreams.__version__
     shown = command("--help")
     assert shown.returncode == 0, shown.stderr
-    for verb in ("check-data", "train", "evaluate", "predict", "info"):
+    for verb in ("check-data", "annotate", "train", "evaluate", "predict", "info"):
         assert verb in shown.stdout
     of_train = command("train", "--help")
     assert of_train.returncode == 0, of_train.stderr

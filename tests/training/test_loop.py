@@ -623,17 +623,14 @@ def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthet
 def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthetic, tiny, tmp_path):
     config = replace(tiny, data=replace(tiny.data, compact_classes=True), training=replace(tiny.training, epochs=1))
     source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    run, console = tmp_path / "run", Console(file=io.StringIO(), width=200)
-    train(source, config, run, False, console)
-    said = console.file.getvalue()
+    run, told = tmp_path / "run", io.StringIO()
+    train(source, config, run, False, Console(file=told, width=200))
+    said = told.getvalue()
     assert "segmenter: 3 of 6 classes; in no training label map: " in said
-    # Discs and squares are all that was drawn.
-    assert set(source.label_store.classes) - {"background", "disc", "square"} == {
-        name for name in ("triangle", "ring", "cross") if name in said
-    }
+    assert all(name in said for name in ("triangle", "ring", "cross"))  # discs and squares are all that was drawn
     saved = saved_models.load(run)
     assert saved.segment_classes == ("background", "disc", "square")
-    assert saved.model.representations["semantic"].segmenter.classifier.out_channels == 3
+    assert len(saved.model.state_dict()["representations.semantic.segmenter.classifier.weight"]) == 3
     train(source, load_config(run / "config.yaml"), run, True, QUIET)
     figures = evaluate(run, source, "test", QUIET).figures
     assert figures["segmentation"]["pixel_accuracy"] > 0

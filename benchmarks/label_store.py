@@ -1,0 +1,118 @@
+"""The store of label maps against two lossless video codecs: size, and the time to read a clip's label maps.
+
+    python benchmarks/label_store.py 'jhmdb:data/jhmdb?split=1'
+    python benchmarks/label_store.py videos/ --labels labels/
+
+Each video's label maps are written three ways: as the store writes them (an npz of deflated pieces of sixteen maps), as
+FFV1 and as lossless HEVC, both grey video in Matroska, a key frame every sixteen frames. Then the label maps of a clip
+at a random place are read back, compared, and timed, beside the decoding of that clip's frames from the video itself.
+"""
+
+import argparse
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from airstreams.data import labels
+from airstreams.data.sources import open_source
+from airstreams.data.video import probe, read_frames
+
+FRAMES = 16  # of a clip
+CODECS = {
+    "FFV1": ("ffv1", {"level": "3", "g": "16"}),
+    "lossless HEVC": ("libx265", {"x265-params": "lossless=1:keyint=16:log-level=none"}),
+}
+STORE = "npz, pieces of 16"
+
+
+def main() -> None:
+    """Print a line for each way to keep label maps."""
+    parser = argparse.ArgumentParser(description="The store of label maps against two lossless video codecs.")
+    parser.add_argument("data", metavar="DATA", help="as for `airstreams train`, with label maps")
+    parser.add_argument("--labels", type=Path, help="the store, where DATA brings none")
+    parser.add_argument("--videos", type=int, default=200, help="evenly chosen (default: 200)")
+    call = parser.parse_args()
+    source = open_source(call.data, call.labels, to_learn_from=False)
+    store = source.label_store
+    if store is None:
+        parser.error(f"{call.data} brings no label maps; give --labels LABELS")
+    keys = {video.label_map: video.path for video in source.videos if video.label_map and store.has(video.label_map)}
+    chosen = [sorted(keys)[i] for i in np.linspace(0, len(keys) - 1, min(call.videos, len(keys))).astype(int)]
+    rng = np.random.default_rng(0)
+    raw = 0
+    size: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = labels.create(Path(folder), store.teacher, store.classes, store.settings)
+        for key in track(chosen, console=Console(stderr=True)):
+            places = store.labelled_frames(key)
+            maps_NHW = store.read(key, places)
+            assert maps_NHW is not None
+            raw += maps_NHW.nbytes
+            first = int(rng.integers(max(probe(keys[key]).frames - FRAMES, 0) + 1))
+            clip = np.arange(first, min(first + FRAMES, probe(keys[key]).frames))
+            here = np.flatnonzero(np.isin(places, clip))
+            labels.save(copy.root, key, maps_NHW, places)
+            file = labels.file_of(copy.root, key)
+            size[STORE] += file.stat().st_size
+            copy.labelled_frames(key)  # which training remembers
+            seconds[STORE] += timed(lambda: copy.read(key, clip))  # noqa: B023
+            for name, (codec, options) in CODECS.items():
+                video = file.with_suffix(f".{codec}.mkv")
+                encode(video, maps_NHW, codec, options)
+                size[name] += video.stat().st_size
+                seconds[name] += timed(lambda: decode(video, here))  # noqa: B023
+                assert np.array_equal(decode(video, here), maps_NHW[here])
+            seconds["the clip's frames"] += timed(lambda: read_frames(keys[key], clip))  # noqa: B023
+    table = Table("", "share of the raw bytes", "ms a clip", "of the frames' decoding", box=MARKDOWN)
+    for name in (STORE, *CODECS, "the clip's frames"):
+        share = f"{size[name] / raw:.2%}" if name in size else ""
+        ratio = seconds[name] / seconds["the clip's frames"]
+        table.add_row(name, share, f"{seconds[name] / len(chosen) * 1e3:.2f}", f"{ratio:.2f}")
+    Console().print(table)
+
+
+def timed(read: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    started = time.perf_counter()
+    read()
+    return time.perf_counter() - started
+
+
+def encode(path: Path, maps_NHW: np.ndarray, codec: str, options: dict[str, str]) -> None:
+    """Write label maps as grey video."""
+    with av.open(str(path), "w", format="matroska") as container:
+        stream: Any = container.add_stream(codec, rate=30, options=options)
+        stream.width, stream.height, stream.pix_fmt = maps_NHW.shape[2], maps_NHW.shape[1], "gray"
+        for label_map_HW in maps_NHW:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(label_map_HW, format="gray")))
+        container.mux(stream.encode(None))
+
+
+def decode(path: Path, places: np.ndarray) -> np.ndarray:
+    """The label maps at these places in a row, from the key frame before."""
+    found = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        container.seek(round(int(places[0]) / 30 * 1000), stream=stream)  # Matroska counts in ms
+        for frame in container.decode(stream):
+            place = round((frame.time or 0.0) * 30)
+            if place in places:
+                found.append(frame.to_ndarray())
+            if place >= places[-1]:
+                break
+    return np.stack(found)
+
+
+if __name__ == "__main__":
+    main()
