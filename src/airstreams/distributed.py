@@ -6,6 +6,7 @@ With one process all of this is the identity.
 import functools
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -29,8 +30,9 @@ def leads() -> bool:
 
 
 def device_of_process() -> torch.device:
-    """The CUDA device that is this process's, or the CPU."""
-    return PartialState(cpu=not torch.cuda.is_available()).device
+    """The CUDA device that is this process's, or the CPU. Processes wait a week for each other from then on."""
+    # Their shares of a long job end hours apart; torch's own patience ends after half of one.
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)).device
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:

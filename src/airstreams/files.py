@@ -1,6 +1,7 @@
 """Files that are whole or not there: whatever is written goes to a temporary name first."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,11 @@ def temporary_name(path: Path) -> Path:
     """Where to write what is to become `path`, in its folder, which is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{os.getpid()}.{path.name}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has such a name, and so was left behind by a process that was killed, unless it is alive."""
+    return re.match(r"\.\d+\.", path.name) is not None
 
 
 def settle(temporary: Path, path: Path) -> None:

@@ -1,12 +1,17 @@
 import json
 import pickle
 import shutil
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from airstreams.data.labels import COCO_CLASSES, NO_LABEL, LabelStore, create, save
+from airstreams.data.labels import COCO_CLASSES, NO_LABEL, LabelStore, LabelWriter, create, save
+from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
+from airstreams.evaluation.evaluate import evaluate
 
 CLASSES = ["background", "person", "dog"]
 FRAMES = np.array([0, 3, 7])
@@ -191,3 +196,172 @@ def test_coco_names_stand_at_cocos_ids():
         80: "toothbrush",
     }.items():
         assert COCO_CLASSES[place] == name
+
+
+def many_maps(count, height=6, width=5):
+    return np.random.default_rng(1).choice(np.array([0, 1, 2, 255], np.uint8), size=(count, height, width))
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 32, 50])
+def test_maps_written_one_by_one_are_those_saved_at_once(store, count):
+    maps, frames = many_maps(count), np.arange(count) * 3 + 1
+    save(store.root, "at_once", maps, frames)
+    writer = LabelWriter(store.root, "one_by_one")
+    for frame, label_map_HW in zip(frames.tolist(), maps, strict=True):
+        writer.add(frame, label_map_HW)
+        assert not store.has("one_by_one")
+    writer.finish(maps.shape[1:])
+    assert (store.root / "one_by_one.npz").read_bytes() == (store.root / "at_once.npz").read_bytes()
+    np.testing.assert_array_equal(store.labelled_frames("one_by_one"), frames)
+    wanted = np.random.default_rng(2).permutation(3 * count + 2)
+    expected = np.full((3 * count + 2, 6, 5), NO_LABEL, np.uint8)
+    expected[frames] = maps
+    np.testing.assert_array_equal(store.read("one_by_one", wanted), expected[wanted])
+
+
+@pytest.mark.parametrize("count", [0, 5, 40])
+def test_what_is_discarded_leaves_nothing(store, count):
+    writer = LabelWriter(store.root, "clap/a")
+    for frame, label_map_HW in enumerate(many_maps(count)):
+        writer.add(frame, label_map_HW)
+    writer.discard()
+    assert not [path for path in store.root.rglob("*") if path.is_file() and path.name != "labels.json"]
+
+
+def test_a_frame_of_a_long_video_costs_one_piece(store, monkeypatch):
+    maps = many_maps(600)
+    save(store.root, "long", maps, np.arange(600) * 2)
+    opened = []
+    really_open = zipfile.ZipFile.open
+
+    def watched(archive, name, *options, **more):
+        opened.append(getattr(name, "filename", name))
+        return really_open(archive, name, *options, **more)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", watched)
+    assert len(store.labelled_frames("long")) == 600
+    assert set(opened) == {"frame_indices.npy"}
+    for wanted, pieces in (([814], {400}), ([1, 3], set()), ([2, 0, 30, 32, 1198], {0, 16, 592})):
+        opened.clear()
+        read_NHW = store.read("long", wanted)
+        labelled = [place for place, frame in enumerate(wanted) if frame % 2 == 0]
+        np.testing.assert_array_equal(read_NHW[labelled], maps[[wanted[place] // 2 for place in labelled]])
+        found = {int(name.removeprefix("labels_").removesuffix(".npy")) for name in opened}
+        assert found == pieces or (not pieces and len(found) == 1)  # of one piece, only for the size
+
+
+def test_writing_holds_no_more_than_some_maps(store):
+    label_map_HW = np.zeros((100, 150), np.uint8)
+    tracemalloc.start()
+    writer = LabelWriter(store.root, "long")
+    for frame in range(600):
+        writer.add(frame, label_map_HW.copy())
+    writer.finish()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 200 * label_map_HW.nbytes
+
+
+@pytest.mark.parametrize("damage", ["a piece is absent", "a piece is short", "a piece is of another size"])
+def test_pieces_that_do_not_fit_are_broken(store, damage):
+    content = {f"labels_{start:06d}": many_maps(16) for start in (0, 16, 32)}
+    if damage == "a piece is absent":
+        del content["labels_000016"]
+    elif damage == "a piece is short":
+        content["labels_000016"] = content["labels_000016"][:15]
+    else:
+        content["labels_000016"] = many_maps(16, 5, 6)
+    np.savez(store.root / "a.npz", frame_indices=np.arange(48, dtype=np.int32), **content)
+    with pytest.raises(VideoError, match=r"a\.npz"):
+        store.read("a", range(48))
+    assert store.read("a", [3, 40]).shape == (2, 6, 5)
+
+
+def test_a_store_in_the_ids_of_some_classes(store, maps):
+    save(store.root, "a", maps, FRAMES)
+    some = store.with_classes(["background", "dog"])
+    assert some.classes == ("background", "dog")
+    read_NHW = some.read("a", [7, 5, 0, 3])
+    for theirs, ours in {0: 0, 1: 0, 2: 1, 255: 255}.items():
+        assert (maps == theirs).any()
+        assert (read_NHW[[2, 3, 0]][maps == theirs] == ours).all()
+    assert (read_NHW[1] == NO_LABEL).all()
+    np.testing.assert_array_equal(store.read("a", FRAMES), maps)  # as it was
+    turned = store.with_classes(["background", "dog", "person"])
+    np.testing.assert_array_equal(turned.read("a", FRAMES), np.array([0, 2, 1, *[255] * 253])[maps])
+    copy = pickle.loads(pickle.dumps(some))
+    np.testing.assert_array_equal(copy.read("a", [0]), some.read("a", [0]))
+
+
+def test_some_classes_of_some_classes(store, maps):
+    save(store.root, "a", maps, FRAMES)
+    twice = store.with_classes(["background", "dog", "person"]).with_classes(["background", "dog"])
+    np.testing.assert_array_equal(twice.read("a", FRAMES), store.with_classes(["background", "dog"]).read("a", FRAMES))
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (["background", "cat"], "has no label maps of cat; expected background and some of person, dog"),
+        (["person", "dog"], "expected background and some of person, dog"),
+        ([], "expected background and some of person, dog"),
+    ],
+)
+def test_classes_that_the_store_lacks_are_refused(store, classes, words):
+    with pytest.raises(InputError, match=words):
+        store.with_classes(classes)
+
+
+def test_an_id_without_a_class_is_refused_in_other_ids_as_well(store, maps):
+    maps[1, 2, 3] = 3
+    save(store.root, "a", maps, FRAMES)
+    with pytest.raises(InputError, match="holds the class id 3; expected ids below 3"):
+        store.with_classes(["background", "dog"]).read("a", FRAMES)
+
+
+def test_the_classes_that_occur(store):
+    for key, ids in {"none": [255], "nothing": [0], "person": [0, 1], "dog": [2, 255], "both": [1, 2]}.items():
+        save(store.root, key, np.resize(np.array(ids, np.uint8), (20, 4, 4)), range(20))
+    (store.root / "broken.npz").write_bytes(b"no archive")
+    assert store.occurring([]) == ("background",)
+    assert store.occurring(["none", "absent", "broken", "nothing"]) == ("background",)
+    assert store.occurring(["dog", "none"]) == ("background", "dog")
+    assert store.occurring(["dog", "person", "absent"]) == ("background", "person", "dog")
+    assert store.with_classes(["background", "dog"]).occurring(["both"]) == ("background", "dog")
+
+
+def test_what_occurs_in_a_long_video_is_found_without_holding_it_whole(store):
+    maps = np.zeros((400, 100, 150), np.uint8)
+    maps[399, 99, 149] = 2
+    save(store.root, "long", maps, range(400))
+    tracemalloc.start()
+    assert store.occurring(["long"]) == ("background", "dog")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < maps.nbytes
+
+
+def test_a_run_is_scored_by_a_store_of_more_classes(synthetic, trained, tmp_path):
+    """In other ids, and with a class that the run's segmenter lacks, whose pixels count as background."""
+    theirs = LabelStore.open(synthetic / "labels")
+    more, plain = (tmp_path / name for name in ("more", "plain"))
+    create(more, theirs.teacher, ["background", "hat", *theirs.classes[:0:-1]], {})
+    create(plain, theirs.teacher, theirs.classes, {})
+    hats = 0
+    for path in sorted((synthetic / "labels" / "test").rglob("*.npz")):
+        key = str(path.relative_to(synthetic / "labels").with_suffix(""))
+        frames = theirs.labelled_frames(key)
+        labels_NHW = theirs.read(key, frames)
+        is_hat_NHW = (labels_NHW > 0) & (np.arange(64) % 4 == 0)  # type: ignore[operator]
+        hats += is_hat_NHW.sum()
+        save(plain, key, np.where(is_hat_NHW, 0, labels_NHW).astype(np.uint8), frames)  # type: ignore[arg-type]
+        turned_NHW = np.where(labels_NHW == 0, 0, len(theirs.classes) + 1 - labels_NHW.astype(int))  # type: ignore[union-attr]
+        save(more, key, np.where(is_hat_NHW, 1, turned_NHW).astype(np.uint8), frames)
+    assert hats > 1000
+    found = []
+    for labels in (plain, more):
+        run = shutil.copytree(trained, tmp_path / f"run_{labels.name}")
+        source = open_source(str(synthetic / "videos"), labels)
+        found.append(evaluate(run, source, "test", Console(quiet=True)).figures["segmentation"])
+    assert found[0] == found[1]
+    assert found[0]["pixel_accuracy"] > 0

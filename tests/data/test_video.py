@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from airstreams.data.video import check, probe, read_frames
+from airstreams.data.video import check, iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
 
 FRAMES, WIDTH, HEIGHT = 60, 160, 96
@@ -142,6 +142,22 @@ def test_every_frame_is_the_one_asked_for(video, name):
         frames = read_frames(path, places)
         assert numbers_in(frames) == places
         assert all(np.array_equal(frame, linear[place]) for frame, place in zip(frames, places, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name", ["h264.mp4", "h264_open_gop.mkv", "hevc_open_gop.mp4", "mpeg4_b.avi", "mpeg2_b.mpg", "variable_rate.mkv"]
+)
+def test_one_pass_yields_the_places_wanted_in_their_order_of_showing(video, name):
+    path = video(name)
+    linear = decoded_in_order(path)
+    for wanted in (range(0, FRAMES, 7), [41, 3, 3, 59, 0], [59], [], range(FRAMES), iter([12, 11])):
+        places = list(wanted)
+        frames = list(iterate_frames(path, places=iter(places)))
+        assert numbers_in(frames) == sorted(set(places))
+        assert all(np.array_equal(f, linear[place]) for f, place in zip(frames, sorted(set(places)), strict=True))
+    assert numbers_in(iterate_frames(path)) == list(range(FRAMES))
+    small = list(iterate_frames(path, short_side=48, places=[5, 50]))
+    assert np.array_equal(small, read_frames(path, [5, 50], short_side=48))
 
 
 def without_box(data, name):
@@ -413,6 +429,18 @@ def test_a_damaged_frame_is_an_error_and_never_a_neighbour(video, tmp_path, name
     assert right >= 30
     if name == "h264.mp4":
         assert numbers_in(read_frames(path, [20, 50, 2])) == [20, 50, 2]
+
+
+def test_one_pass_goes_to_the_end_of_the_file_whatever_is_wanted(video, tmp_path):
+    """So that what it passes without an error is a good video."""
+    path = damaged(video("h264.mp4"), tmp_path / "broken.mp4", 36)
+    for wanted in ([], [2], [2, 50], None):
+        with pytest.raises(VideoError, match=rf"^{path}: unreadable: frame 36 of 60"):
+            list(iterate_frames(path, places=wanted))
+    frames = iterate_frames(path, places=[2, 20, 50])
+    assert numbers_in([next(frames), next(frames)]) == [2, 20]
+    with pytest.raises(VideoError, match="frame 36 of 60"):
+        next(frames)
 
 
 def cut(source, path, share):

@@ -83,16 +83,14 @@ class LabelStore:
         The background comes first. InputError: a class that the store does not have.
         """
         absent = [name for name in classes if name not in self.classes]
-        if absent or not classes or classes[0] != self.classes[0]:
+        if absent or tuple(classes[:1]) != self.classes[:1]:
+            wrong = f"has no label maps of {', '.join(absent)}" if absent else "was asked for classes without the first"
             raise InputError(
-                f"{self.root} has no label maps of {', '.join(absent) or 'no class at all'}; expected "
-                f"{self.classes[0]} and some of {', '.join(self.classes[1:6])} ..."
+                f"{self.root} {wrong}; expected {self.classes[0]} and some of {', '.join(self.classes[1:6])} ..."
             )
-        return replace(
-            self,
-            classes=tuple(classes),
-            renamed=tuple(classes.index(name) if name in classes else 0 for name in self.classes),
-        )
+        ids = [classes.index(name) if name in classes else 0 for name in self.classes]
+        before = range(len(self.classes)) if self.renamed is None else self.renamed
+        return replace(self, classes=tuple(classes), renamed=tuple(ids[place] for place in before))
 
     def has(self, key: str) -> bool:
         """Whether the video has label maps."""
@@ -144,11 +142,15 @@ class LabelStore:
         """
 
         def ids_of(key: str) -> set[int]:
+            found: set[int] = set()
             try:
-                labels_NHW = self.read(key, self.labelled_frames(key))
+                frames = self.labelled_frames(key)
+                for start in range(0, len(frames), MAPS_A_PIECE):  # an hour's label maps need not fit into memory
+                    labels_NHW = self.read(key, frames[start : start + MAPS_A_PIECE])
+                    found |= set() if labels_NHW is None else set(np.unique(labels_NHW).tolist())
             except VideoError:
                 return set()
-            return set() if labels_NHW is None else set(np.flatnonzero(np.bincount(labels_NHW.ravel(), minlength=1)))
+            return found
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             seen = {0}.union(*pool.map(ids_of, keys))

@@ -31,7 +31,7 @@ from airstreams.data.listing import Video
 from airstreams.data.video import check, iterate_frames, probe
 from airstreams.distributed import gather, leads, share
 from airstreams.errors import InputError, VideoError
-from airstreams.files import replacing
+from airstreams.files import is_temporary, replacing, temporary_name
 from airstreams.memory import keep_freed_memory
 from airstreams.teachers.teacher import Teacher
 
@@ -74,7 +74,8 @@ class Report:
     """What a job did.
 
     files: of the data set. frames: labelled now, in all processes. seconds: of this process, decoding included.
-    left_out: a bad file's path and the reason. missing: files without label maps for no reason: of a process that died.
+    left_out: a bad file's path and the reason. missing: files without label maps for no known reason, such as a disk
+        that not all processes share. Both are the first process's to know.
     """
 
     files: int
@@ -127,15 +128,15 @@ def annotate(
     if leads():
         _open(out, teacher.name, classes, settings)
         _sweep(out, files)
-    gather([None])  # the others begin when the store is there
-    groups = share(_groups_of(files))
+    # The others begin when the store is there; sizes of files may look different from another machine.
+    groups = share(gather([_groups_of(files)] if leads() else [])[0])
     job = _Job(out, groups, teacher, ids, batch_size)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]:.1f} frames/s,", "left:")
     started = time.perf_counter()
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not leads()) as progress:
         task = progress.add_task("annotating", total=sum(map(len, groups)), rate=0.0)
         chunks = DataLoader(
-            _Frames(out, groups, settings, batch_size),
+            _Frames(out, groups, settings, batch_size, _read_left_out(out / LEFT_OUT)),
             batch_size=None,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
@@ -146,18 +147,30 @@ def annotate(
     seconds = time.perf_counter() - started
     frames = sum(gather([job.frames]))
     left_out = sorted(gather(job.left_out))
-    named = {path for path, _ in left_out}
-    missing = [str(f.path) for f in files if str(f.path) not in named and not file_of(out, f.key).is_file()]
+    missing: list[str] = []
     if leads():
+        named = {path for path, _ in left_out}
+        missing += [str(f.path) for f in files if str(f.path) not in named and not file_of(out, f.key).is_file()]
         _write_left_out(out / LEFT_OUT, left_out)
     return Report(len(files), frames, seconds, left_out, missing)
 
 
 class _Frames(IterableDataset[_Chunk]):
-    """The frames of the files that have no label maps yet, group by group, each group by one process."""
+    """The frames of the files that have no label maps yet, group by group, each group by one process.
 
-    def __init__(self, out: Path, groups: Sequence[Sequence[_File]], settings: Settings, chunk_frames: int) -> None:
+    suspects: paths of the files that were bad last time.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        groups: Sequence[Sequence[_File]],
+        settings: Settings,
+        chunk_frames: int,
+        suspects: set[str],
+    ) -> None:
         self.out, self.groups, self.settings, self.chunk_frames = out, groups, settings, chunk_frames
+        self.suspects = suspects
 
     def __iter__(self) -> Iterator[_Chunk]:
         worker = get_worker_info()
@@ -165,8 +178,9 @@ class _Frames(IterableDataset[_Chunk]):
         for group in range(first, len(self.groups), step):
             files = self.groups[group]
             lacking = {place for place, file in enumerate(files) if not file_of(self.out, file.key).is_file()}
-            # With what is done already, nothing may be left to do but to say again which files are bad.
-            reasons = {place: _reason(files[place]) for place in lacking} if len(lacking) < len(files) else {}
+            # There may be nothing left to do but to say again which files are bad.
+            begun = len(lacking) < len(files) or any(str(file.path) in self.suspects for file in files)
+            reasons = {place: _reason(files[place]) for place in lacking} if begun else {}
             again = any(place not in reasons or reasons[place] is None for place in lacking)
             for place, file in enumerate(files):
                 if again:
@@ -211,7 +225,7 @@ class _Job:
         self._ended: dict[int, dict[int, str | None]] = defaultdict(dict)  # place to the reason, by group
 
     def run(self, chunks: DataLoader[_Chunk]) -> Iterator[int]:
-        """Works through all chunks; yields how many more files are done."""
+        """Works through all chunks; yields after each how many more files are done."""
         try:
             for chunk in chunks:
                 waiting = self._waiting[chunk.group]
@@ -226,6 +240,8 @@ class _Job:
                         while waiting:
                             self._batch(chunk.group)
                         yield self._finish(chunk.group)
+                        continue
+                yield 0
         finally:
             for writer in self._writers.values():
                 writer.discard()
@@ -247,11 +263,16 @@ class _Job:
 
     def _finish(self, group: int) -> int:
         for place, reason in self._ended.pop(group).items():
-            writer = self._writers.pop((group, place), None)
+            file, writer = self.groups[group][place], self._writers.get((group, place))
             if reason is not None:
-                self.left_out.append((str(self.groups[group][place].path), reason))
-            if writer is not None:
-                writer.finish() if reason is None else writer.discard()
+                self.left_out.append((str(file.path), reason))
+                if writer is not None:
+                    writer.discard()
+            elif writer is not None:
+                writer.finish()
+            elif not file_of(self.out, file.key).is_file():  # a segment between two strides: no frame to label
+                LabelWriter(self.out, file.key).finish()
+            self._writers.pop((group, place), None)
         del self._waiting[group]
         return len(self.groups[group])
 
@@ -291,7 +312,7 @@ def _short_side(path: Path, max_side: int | None) -> int | None:
     info = probe(path)
     if max_side is None or max(info.width, info.height) <= max_side:
         return None
-    return max(1, round(min(info.width, info.height) * max_side / max(info.width, info.height)))
+    return max(1, min(info.width, info.height) * max_side // max(info.width, info.height))
 
 
 def _reason(file: _File) -> str | None:
@@ -333,26 +354,40 @@ def _open(out: Path, teacher: str, classes: tuple[str, ...], settings: Settings)
     try:
         if (out / "labels.json").exists():
             store = LabelStore.open(out)
-            ours = {"teacher": teacher, "classes": classes} | settings.described()
-            theirs = {"teacher": store.teacher, "classes": store.classes} | store.settings
-            for name in [*ours, *theirs]:
-                if ours.get(name) != theirs.get(name):
+            ours, theirs = settings.described(), store.settings
+            differences = [(name, theirs.get(name), ours.get(name)) for name in [*ours, *theirs]]
+            differences += [("teacher", store.teacher, teacher), ("classes", store.classes, classes)]
+            for name, then, now in differences:
+                if then != now:
                     raise InputError(
-                        f"--out {out}: made with {name} {theirs.get(name)!s:.80}, not {ours.get(name)!s:.80}; "
+                        f"--out {out}: made with {name} {then!s:.80}, not {now!s:.80}; "
                         "give the same call as then to go on with it, or another --out"
                     )
-        elif out.is_dir() and any(out.iterdir()):
+            trial = temporary_name(out / "labels.json")
+            trial.touch()
+            trial.unlink()
+        elif out.is_dir() and not all(map(is_temporary, out.iterdir())):
             raise InputError(f"--out {out}: no store of label maps, and not empty; give a new folder")
-        create(out, teacher, classes, settings.described())
+        else:
+            create(out, teacher, classes, settings.described())
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error.strerror}); give a folder that can") from error
 
 
 def _sweep(out: Path, files: Sequence[_File]) -> None:
     """Remove what a process that was killed was writing."""
-    for folder in {file_of(out, file.key).parent for file in files}:
-        for temporary in folder.glob(".*.npz"):
-            temporary.unlink()
+    for folder in {out, *(file_of(out, file.key).parent for file in files)}:
+        for path in folder.glob(".*"):
+            if is_temporary(path):
+                path.unlink()
+
+
+def _read_left_out(path: Path) -> set[str]:
+    """The paths that the last call left out."""
+    if not path.is_file():
+        return set()
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["path"] for row in csv.DictReader(file)}
 
 
 def _write_left_out(path: Path, left_out: list[tuple[str, str]]) -> None:

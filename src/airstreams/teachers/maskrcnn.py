@@ -1,0 +1,90 @@
+"""The paper's teacher: Mask R-CNN trained on MS-COCO, as torchvision's `maskrcnn_resnet50_fpn_v2`.
+
+torchvision is imported when the teacher is loaded, so that nobody else needs it. On CUDA the network runs in bfloat16:
+faster on every recent GPU, at the price of scores that differ from float32's in the third digit, so that now and then
+an instance falls on the other side of the threshold.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from airstreams.data.labels import COCO_CLASSES
+from airstreams.errors import InputError
+from airstreams.teachers.drawing import SCORE_THRESHOLD, label_map
+
+MASK_THRESHOLD = 0.5
+"""The probability from which a pixel belongs to an instance's mask."""
+
+
+class MaskRCNN:
+    """A torchvision Mask R-CNN with COCO's categories as a teacher.
+
+    model: takes a list of float (3, H, W) in 0..1, and gives for each a dict with scores, labels and masks.
+    categories: the names of the model's label ids; those that are no COCO class, such as "N/A", are never drawn.
+    """
+
+    classes = COCO_CLASSES
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        categories: list[str],
+        device: torch.device,
+        score_threshold: float = SCORE_THRESHOLD,
+        unsure_from: float | None = None,
+    ) -> None:
+        self._model = model.to(device).eval()
+        self._device = device
+        self._ids = np.array([COCO_CLASSES.index(name) if name in COCO_CLASSES else 0 for name in categories])
+        self._score_threshold = score_threshold
+        self._unsure_from = unsure_from
+
+    @torch.inference_mode()
+    def __call__(self, frames_THW3: np.ndarray) -> np.ndarray:
+        """Class ids, uint8 (T, H, W), of uint8 RGB frames (T, H, W, 3), all in one batch."""
+        frames_T3HW = torch.from_numpy(frames_THW3).to(self._device).permute(0, 3, 1, 2).float() / 255
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+            found = self._model(list(frames_T3HW))
+        return np.stack([self._draw(instances) for instances in found])
+
+    def _draw(self, instances: dict[str, torch.Tensor]) -> np.ndarray:
+        classes_N = self._ids[instances["labels"].cpu().numpy()]
+        masks_NHW = (instances["masks"][:, 0] >= MASK_THRESHOLD).cpu().numpy()
+        scores_N = instances["scores"].float().cpu().numpy()
+        named = classes_N > 0
+        return label_map(masks_NHW[named], scores_N[named], classes_N[named], self._score_threshold, self._unsure_from)
+
+
+def load(device: torch.device, score_threshold: float = SCORE_THRESHOLD, unsure_from: float | None = None) -> MaskRCNN:
+    """The teacher with its COCO weights, which torchvision downloads once (about 180 MB).
+
+    InputError: torchvision is missing or does not fit this torch, or the weights cannot be had.
+    """
+    detection = _torchvision_detection()
+    weights = detection.MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
+    lowest = score_threshold if unsure_from is None else unsure_from
+    try:
+        # What will not be drawn costs no mask: the model itself drops what is below.
+        model = detection.maskrcnn_resnet50_fpn_v2(weights=weights, box_score_thresh=lowest)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+        raise InputError(
+            f"the weights of maskrcnn cannot be loaded ({' '.join(str(error).split())}); expected them in {file}; "
+            f"download {weights.url} to that place"
+        ) from error
+    return MaskRCNN(model, weights.meta["categories"], device, score_threshold, unsure_from)
+
+
+def _torchvision_detection() -> Any:
+    try:
+        from torchvision.models import detection
+    except (ImportError, RuntimeError, OSError) as error:  # a build for another torch fails in any of these ways
+        raise InputError(
+            f"the teacher maskrcnn needs a torchvision that fits torch {torch.__version__} "
+            f"({' '.join(str(error).split())}); pip install 'airstreams[maskrcnn]', from the index that torch came from"
+        ) from error
+    return detection

@@ -1,0 +1,631 @@
+"""Jobs that are really run, killed and shared out, with teachers of a few lines; the truth is the teacher's rule."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import tracemalloc
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+import airstreams
+from airstreams.cli import main
+from airstreams.data.labels import LabelStore
+from airstreams.data.sources import open_source
+from airstreams.data.video import read_frames
+
+TEACHERS = '''
+    import os
+    import time
+    from pathlib import Path
+
+    import numpy as np
+
+    CALLS = Path(__file__).with_name("calls")
+
+
+    def rule(frames_THW3):
+        """The strongest colour where there is one, no label where it is bright, background elsewhere."""
+        strongest, weakest = frames_THW3.max(3), frames_THW3.min(3)
+        labels_THW = np.where(strongest - weakest > 15, frames_THW3.argmax(3) + 1, 0)
+        return np.where(weakest > 180, 255, labels_THW).astype(np.uint8)
+
+
+    class Teacher:
+        name = "rule"
+        classes = ("background", "red", "green", "blue")
+
+        def __call__(self, frames_THW3):
+            with CALLS.open("a") as calls:
+                calls.write(f"{os.getpid()} {len(frames_THW3)}\\n")
+            return rule(frames_THW3)
+
+
+    class Swayed(Teacher):
+        """What it sees in a frame depends on the whole batch."""
+
+        name = "swayed"
+        pause = 0.0
+
+        def __call__(self, frames_THW3):
+            time.sleep(self.pause)
+            labels_THW = super().__call__(frames_THW3)
+            sway = (int(frames_THW3.sum(dtype=np.int64)) + len(frames_THW3)) % 4
+            return np.where(labels_THW == 255, 255, (labels_THW + sway) % 4).astype(np.uint8)
+
+
+    class SlowlySwayed(Swayed):
+        pause = 0.04
+
+
+    class Renamed(Teacher):
+        classes = ("background", "rot", "green", "blue")
+
+
+    class Fails(Swayed):
+        error = RuntimeError
+
+        def __call__(self, frames_THW3):
+            labels_THW = super().__call__(frames_THW3)
+            if len(CALLS.read_text().splitlines()) == 30:
+                raise self.error("out of paint")
+            return labels_THW
+
+
+    class FailsOtherwise(Fails):
+        error = ValueError
+
+
+    class Forgets(Teacher):
+        """At its last batch, label maps that were done get lost."""
+
+        def __call__(self, frames_THW3):
+            if len(CALLS.read_text().splitlines() if CALLS.exists() else []) == 15:
+                next(Path(__file__).with_name("labels").rglob("*.npz")).unlink()
+            return super().__call__(frames_THW3)
+'''
+NAMES = ("background", "red", "green", "blue")
+
+
+def rule(frames_THW3):
+    strongest, weakest = frames_THW3.max(3), frames_THW3.min(3)
+    labels_THW = np.where(strongest - weakest > 15, frames_THW3.argmax(3) + 1, 0)
+    return np.where(weakest > 180, 255, labels_THW)
+
+
+@pytest.fixture
+def desk(tmp_path):
+    """Where the teachers stand, and write down their calls."""
+    (tmp_path / "teachers.py").write_text(textwrap.dedent(TEACHERS))
+    return tmp_path
+
+
+@pytest.fixture
+def annotate(desk, capfd):
+    """Runs the job in this process: its exit status, what it printed, what it said."""
+
+    def run(data, out, *options, teacher="Teacher"):
+        capfd.readouterr()
+        status = main(arguments(data, desk, teacher, out, *options))
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def arguments(data, desk, teacher, out, *options):
+    words = ["annotate", data, "--teacher", f"{desk / 'teachers.py'}:{teacher}", "--out", out, *options]
+    if "--workers" not in options:
+        words += ["--workers", 0]
+    return [str(word) for word in words]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+
+
+def start(*words, **options):
+    """The job in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, *words],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def calls(desk):
+    """The number of frames of each call of the teacher, by its process."""
+    path = desk / "calls"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [tuple(map(int, line.split())) for line in lines]
+
+
+def content(folder):
+    """All files, temporary ones included."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def film(path, frames=8, size=(64, 48), seed=0, key_every=4):
+    """Writes a video of coloured blocks, (width, height) px, 10 frames a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size
+    draw = np.random.default_rng(seed)
+    blocks = draw.integers(0, 256, (frames, 3, 4, 3), np.uint8)
+    blocks[:, 0, 0] = 255  # what the rule has no label for
+    blocks[:, 1, 1] = 90  # background
+    rows, columns = np.arange(height) * 3 // height, np.arange(width) * 4 // width
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=Fraction(10), options={"g": str(key_every), "bf": "0", "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p"
+        for picture in blocks[:, rows][:, :, columns]:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv444p")))
+        out.mux(stream.encode(None))
+    return path
+
+
+def break_midway(path, frame=8):
+    """Spoils one key frame: what stands before it decodes."""
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][frame]
+    data = bytearray(path.read_bytes())
+    for place in range(packet.pos + packet.size // 4, packet.pos + packet.size // 4 + 20):
+        data[place] ^= 0xA5
+    path.write_bytes(data)
+
+
+# What is in the store
+
+
+def test_every_frame_that_the_stride_meets_has_the_teachers_label_map(annotate, synthetic, tmp_path):
+    out = tmp_path / "labels"
+    status, _, said = annotate(synthetic / "videos", out, "--stride", 3, "--batch-size", 7, "--workers", 2)
+    assert status == 0, said
+    assert json.loads((out / "labels.json").read_text()) == {
+        "teacher": "rule",
+        "classes": list(NAMES),
+        "settings": {"stride": 3, "max_side": None, "classes": None},
+    }
+    source = open_source(str(synthetic / "videos"), out)
+    assert len(source.videos) == 32
+    for video in source.videos:
+        assert source.label_store.labelled_frames(video.label_map).tolist() == [0, 3, 6]  # type: ignore[arg-type, union-attr]
+        read = source.label_store.read(video.label_map, range(8))  # type: ignore[arg-type, union-attr]
+        np.testing.assert_array_equal(read[[0, 3, 6]], rule(read_frames(video.path, [0, 3, 6])))  # type: ignore[index]
+        assert (read[[1, 2, 4, 5, 7]] == 255).all()  # type: ignore[index]
+    assert len(content(out)) == 33
+    assert not (out / "left_out.csv").exists()
+
+
+def test_of_the_segments_in_a_csv_the_frames_between_start_and_end(annotate, tmp_path):
+    long, short = film(tmp_path / "films" / "long.mp4", frames=40), film(tmp_path / "films" / "short.mp4", seed=1)
+    (tmp_path / "list.csv").write_text(
+        "path,label,start,end\n"
+        "films/long.mp4,wave,0.45,1.05\n"  # places 5 to 10
+        "films/long.mp4,jump,0.95,1.25\n"  # places 10 to 12
+        "films/long.mp4,wave,3.65,\n"  # places 37 to 39
+        "films/short.mp4,jump,,\n"
+    )
+    out = tmp_path / "labels"
+    found = json.loads(annotate(tmp_path / "list.csv", out, "--stride", 2, "--json")[1])
+    assert (found["videos"], found["labelled"], found["frames"]) == (2, 2, 5 + 4)
+    store = LabelStore.open(out)
+    for path, key, places in ((long, "films/long", [6, 8, 10, 12, 38]), (short, "films/short", [0, 2, 4, 6])):
+        assert store.labelled_frames(key).tolist() == places
+        np.testing.assert_array_equal(store.read(key, places), rule(read_frames(path, places)))
+    assert len(open_source(str(tmp_path / "list.csv"), out).videos) == 4
+
+
+def test_a_segment_between_two_strides_is_done_with_no_label_map(annotate, tmp_path):
+    film(tmp_path / "a.mp4")
+    (tmp_path / "list.csv").write_text("path,label,start,end\na.mp4,wave,0.05,0.35\n")  # places 1 to 3
+    status, out, _ = annotate(tmp_path / "list.csv", tmp_path / "labels", "--stride", 4, "--json")
+    assert json.loads(out)["missing"] == []
+    assert status == 0
+
+
+SIZES = {"a": (64, 48), "b": (64, 48), "c": (30, 60), "d": (16, 16), "e": (64, 36), "f": (64, 48)}
+
+
+@pytest.fixture
+def several_sizes(tmp_path):
+    for seed, (name, size) in enumerate(SIZES.items()):
+        film(tmp_path / "films" / "wave" / f"{name}.mp4", size=size, seed=seed)
+    return tmp_path / "films"
+
+
+def test_larger_frames_are_reduced_and_videos_of_several_sizes_go_together(annotate, several_sizes, desk, tmp_path):
+    out = tmp_path / "labels"
+    status, _, said = annotate(several_sizes, out, "--max-side", 32, "--batch-size", 6)
+    assert status == 0, said
+    store = LabelStore.open(out)
+    shapes = {"a": (24, 32), "b": (24, 32), "c": (32, 16), "d": (16, 16), "e": (18, 32), "f": (24, 32)}
+    for name, shape in shapes.items():
+        read = store.read(f"wave/{name}", range(8))
+        frames = read_frames(several_sizes / "wave" / f"{name}.mp4", range(8), short_side=min(shape))
+        assert read.shape == (8, *shape)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(read, rule(frames))
+    # Frames of two videos meet in a batch, those of two sizes never.
+    assert [count for _, count in calls(desk)] == [6, 6, 4, 6, 2, 6, 2, 6, 2, 6, 2]
+
+
+def test_no_side_is_longer_than_the_longest_allowed(annotate, several_sizes, tmp_path):
+    annotate(several_sizes, tmp_path / "labels", "--max-side", 17, "--stride", 8)
+    store = LabelStore.open(tmp_path / "labels")
+    sides = {name: max(store.read(f"wave/{name}", [0]).shape[1:]) for name in SIZES}  # type: ignore[union-attr]
+    assert 15 < max(sides.values()) <= 17, sides
+
+
+def test_classes_that_are_not_kept_become_background_and_the_others_count_on(annotate, several_sizes, tmp_path):
+    out = tmp_path / "labels"
+    status, _, said = annotate(several_sizes, out, "--classes", "blue, red,blue")
+    assert status == 0, said
+    store = LabelStore.open(out)
+    assert store.classes == ("background", "blue", "red")
+    assert store.settings["classes"] == ["blue", "red", "blue"]
+    seen = rule(read_frames(several_sizes / "wave" / "a.mp4", range(8)))
+    assert set(np.unique(seen)) == {0, 1, 2, 3, 255}
+    for theirs, ours in {0: 0, 1: 2, 2: 0, 3: 1, 255: 255}.items():
+        assert (store.read("wave/a", range(8))[seen == theirs] == ours).all()  # type: ignore[index]
+
+
+def test_the_teacher_sees_full_batches_across_videos(annotate, synthetic, desk, tmp_path):
+    annotate(synthetic / "videos", tmp_path / "labels", "--batch-size", 20, "--stride", 2)
+    # Thirty-two videos of four frames, in two groups.
+    assert [count for _, count in calls(desk)] == [20, 20, 20, 4] * 2
+
+
+@pytest.fixture(scope="module")
+def undisturbed(synthetic, tmp_path_factory):
+    """The store of the teacher that depends on its batches, which nobody disturbed."""
+    desk = tmp_path_factory.mktemp("undisturbed")
+    (desk / "teachers.py").write_text(textwrap.dedent(TEACHERS))
+    assert main(arguments(synthetic / "videos", desk, "Swayed", desk / "labels", "--batch-size", 5)) == 0
+    assert [count for _, count in calls(desk)] == [*[5] * 25, 3] * 2
+    return desk / "labels"
+
+
+def test_the_number_of_decoding_processes_changes_nothing(annotate, synthetic, undisturbed, tmp_path):
+    for workers in (1, 3):
+        out = tmp_path / str(workers)
+        assert annotate(synthetic / "videos", out, "--batch-size", 5, "--workers", workers, teacher="Swayed")[0] == 0
+        assert content(out) == content(undisturbed)
+    other = tmp_path / "other"
+    annotate(synthetic / "videos", other, "--batch-size", 6, teacher="Swayed")
+    assert content(other) != content(undisturbed)  # so other batches would have been seen
+
+
+# Interruptions
+
+
+def wait_for(process, reached):
+    deadline = time.monotonic() + 60
+    while process.poll() is None and not reached() and time.monotonic() < deadline:
+        time.sleep(0.003)
+    assert reached()
+
+
+def test_killed_at_several_moments_it_goes_on_to_the_same_bytes(annotate, synthetic, undisturbed, desk, tmp_path):
+    out = tmp_path / "labels"
+    command = arguments(synthetic / "videos", desk, "SlowlySwayed", out, "--batch-size", 5, "--workers", 1)
+    some = random.randrange(2, 20)  # of the 26 calls or more that are left by then
+    moments = [
+        lambda: len(calls(desk)) >= 7,  # before any file is whole
+        lambda: any(out.rglob("[0-9]*.npz")),  # while a group's files get their names, or soon after
+        lambda: sum(pid == processes[-1].pid for pid, _ in calls(desk)) >= some,
+    ]
+    held: set[Any] = set()
+    processes: list[Any] = []
+    for number, moment in enumerate(moments):
+        process = start("-m", "airstreams", *command, start_new_session=True)
+        processes.append(process)
+        wait_for(process, moment)
+        if number:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        assert process.wait(timeout=20) == -signal.SIGKILL
+        whole = {name for name in content(out) if not Path(name).name.startswith(".")}
+        assert held <= whole  # nothing whole is ever lost
+        held = whole
+        for name in whole:
+            assert (out / name).read_bytes() == content(undisturbed)[name]
+    assert len(held) < 33
+    assert annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Swayed")[0] == 0
+    assert content(out) == content(undisturbed)
+    for process in processes:
+        process.communicate(timeout=20)  # the decoding processes, which hold the pipes too, have ended
+
+
+@pytest.mark.parametrize("lost", [["test/disc_up/001"], ["train/square_up/00" + n for n in "135"]])
+def test_a_group_that_was_half_done_is_done_anew_and_no_other(annotate, synthetic, undisturbed, desk, tmp_path, lost):
+    out = shutil.copytree(undisturbed, tmp_path / "labels")
+    for key in lost:
+        whole = out / f"{key}.npz"
+        whole.rename(whole.with_name(f".17.{whole.name}"))  # as a killed process leaves it
+    assert annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Swayed")[0] == 0
+    assert content(out) == content(undisturbed)
+    assert [count for _, count in calls(desk)] == [*[5] * 25, 3]
+
+
+@pytest.mark.parametrize("left", [".17.labels.json", ".17.left_out.csv", "test/disc_up/.17.000.npz"])
+def test_what_a_killed_process_was_writing_goes(annotate, synthetic, undisturbed, desk, tmp_path, left):
+    out = shutil.copytree(undisturbed, tmp_path / "labels")
+    (out / left).write_bytes(b"half")
+    status, printed, _ = annotate(synthetic / "videos", out, "--batch-size", 5, "--json", teacher="Swayed")
+    assert (status, json.loads(printed)["frames"], calls(desk)) == (0, 0, [])
+    assert content(out) == content(undisturbed)
+
+
+def test_killed_while_it_wrote_its_very_first_file_the_same_call_begins(annotate, synthetic, undisturbed, tmp_path):
+    out = tmp_path / "labels"
+    out.mkdir()
+    (out / ".17.labels.json").write_bytes(b'{"teacher": ')
+    status, _, said = annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Swayed")
+    assert status == 0, said
+    assert content(out) == content(undisturbed)
+
+
+def test_a_finished_file_whose_name_begins_with_a_dot_is_not_done_again(annotate, desk, tmp_path):
+    film(tmp_path / ".hidden.mp4")
+    (tmp_path / "list.csv").write_text("path,label\n.hidden.mp4,wave\n")
+    for _ in range(2):
+        assert annotate(tmp_path / "list.csv", tmp_path / "labels")[0] == 0
+    assert len(calls(desk)) == 1
+
+
+def test_an_interruption_from_the_keyboard_says_how_to_go_on(annotate, synthetic, undisturbed, desk, tmp_path):
+    out = tmp_path / "labels"
+    command = arguments(synthetic / "videos", desk, "SlowlySwayed", out, "--batch-size", 5, "--workers", 2)
+    process = start("-m", "airstreams", *command, start_new_session=True)
+    wait_for(process, lambda: len(calls(desk)) >= 3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the processes that decode as well
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "airstreams: interrupted; the same call goes on"
+    assert "Traceback" not in said
+    assert list(content(out)) == ["labels.json"]
+
+
+@pytest.mark.parametrize("teacher", ["Fails", "FailsOtherwise"])
+def test_a_teacher_that_fails_leaves_whole_files_only(annotate, synthetic, desk, tmp_path, teacher):
+    out = tmp_path / "labels"
+    options = ("--batch-size", 5, "--workers", 1)
+    status, printed, said = annotate(synthetic / "videos", out, *options, teacher=teacher)
+    assert (status, printed) == (1, "")
+    assert "out of paint" in said
+    assert "Traceback" not in said
+    assert len(content(out)) == 1 + 16  # the first group's
+    assert annotate(synthetic / "videos", out, *options, teacher="Swayed")[0] == 0
+    assert len(content(out)) == 1 + 32
+    assert [count for _, count in calls(desk)[30:]] == [*[5] * 25, 3]
+
+
+# Bad videos
+
+
+@pytest.fixture
+def bad_ones(tmp_path):
+    """Eight videos of three kinds of damage among them, and the good ones' copies."""
+    for number in range(8):
+        film(tmp_path / "good" / "wave" / f"{number}.mp4", frames=16, seed=number)
+    folder = shutil.copytree(tmp_path / "good", tmp_path / "films") / "wave"
+    (folder / "1.mp4").write_text("Not a film at all.\n" * 40)
+    (folder / "4.mp4").write_bytes((folder / "4.mp4").read_bytes()[:2000])
+    break_midway(folder / "6.mp4")
+    return folder.parent
+
+
+def test_bad_videos_are_named_with_their_reasons_and_the_others_done(annotate, bad_ones, desk, tmp_path):
+    out = tmp_path / "labels"
+    status, printed, _ = annotate(bad_ones, out, "--batch-size", 3, "--json")
+    assert status == 1
+    found = json.loads(printed)
+    assert {"videos", "labelled", "frames", "seconds", "left_out", "missing"} == set(found)
+    assert (found["videos"], found["labelled"], found["missing"]) == (8, 5, [])
+    reasons = {item["path"]: item["reason"] for item in found["left_out"]}
+    paths = [str(bad_ones / "wave" / f"{number}.mp4") for number in (1, 4, 6)]
+    assert list(reasons) == paths
+    assert [reasons[path].split(":")[0] for path in paths] == ["not a video", "truncated", "unreadable"]
+    assert 5 * 16 < found["frames"] == sum(count for _, count in calls(desk)) < 6 * 16  # some of the sixth, in vain
+    files = content(out)
+    assert set(files) == {"labels.json", "left_out.csv", *(f"wave/{number}.npz" for number in (0, 2, 3, 5, 7))}
+    rows = list(csv.reader(files["left_out.csv"].decode().splitlines()))
+    assert rows == [["path", "reason"], *([path, reasons[path]] for path in paths)]
+
+    # The same again, without work for the teacher.
+    before = len(calls(desk))
+    status, printed, _ = annotate(bad_ones, out, "--batch-size", 3)
+    assert status == 1
+    for path in paths:
+        assert f"left out: {path}: {reasons[path]}" in printed
+    assert "5 of 8 files labelled; 0 frames now" in printed
+    assert content(out) == files
+    assert len(calls(desk)) == before
+
+    # One mended, then all.
+    for numbers, status in (((1,), 1), ((4, 6), 0)):
+        for number in numbers:
+            shutil.copy(tmp_path / "good" / "wave" / f"{number}.mp4", bad_ones / "wave" / f"{number}.mp4")
+        assert annotate(bad_ones, out, "--batch-size", 3)[0] == status
+        assert (out / "wave" / "1.npz").exists()
+        assert (out / "left_out.csv").exists() == bool(status)
+    annotate(tmp_path / "good", tmp_path / "fresh", "--batch-size", 3)
+    assert content(out) == content(tmp_path / "fresh")
+
+
+def test_a_broken_video_in_a_group_of_its_own_is_not_shown_to_the_teacher_again(annotate, desk, tmp_path):
+    break_midway(film(tmp_path / "films" / "wave" / "a.mp4", frames=16))
+    answers = [annotate(tmp_path / "films", tmp_path / "labels", "--batch-size", 4) for _ in range(2)]
+    assert [status for status, _, _ in answers] == [1, 1]
+    assert set(content(tmp_path / "labels")) == {"labels.json", "left_out.csv"}
+    assert sum(count for _, count in calls(desk)) == 8  # the good ones, once
+
+
+def test_files_that_got_lost_on_the_way_are_called_missing(annotate, synthetic, desk, tmp_path):
+    out = tmp_path / "labels"
+    status, printed, _ = annotate(synthetic / "videos", out, "--json", teacher="Forgets")
+    found = json.loads(printed)
+    assert status == 1
+    assert (found["labelled"], len(found["missing"]), found["left_out"]) == (31, 1, [])
+    assert str(synthetic / "videos") in found["missing"][0]
+    assert annotate(synthetic / "videos", out)[0] == 0
+    assert len(content(out)) == 33
+
+
+# Several processes
+
+
+def torchrun(*words):
+    port = str(28500 + os.getpid() % 1000)
+    process = start("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, *map(str, words))
+    out, said = process.communicate(timeout=120)
+    return process.returncode, out, said
+
+
+def test_two_processes_write_what_one_writes(annotate, synthetic, desk, tmp_path):
+    videos = shutil.copytree(synthetic / "videos", tmp_path / "videos")
+    bad = videos / "train" / "square_up" / "003.mp4"
+    bad.write_bytes(b"")
+    options = ("--batch-size", 5, "--json")
+    status, printed, _ = annotate(videos, tmp_path / "one", *options, teacher="Swayed")
+    alone = json.loads(printed)
+    assert (status, alone["labelled"]) == (1, 31)
+    (desk / "calls").unlink()
+    command = arguments(videos, desk, "Swayed", tmp_path / "two", *options, "--workers", 1)
+    status, printed, said = torchrun("-m", "airstreams", *command)
+    assert status == 1, said
+    assert {**json.loads(printed), "seconds": 0} == {**alone, "seconds": 0}
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert len({pid for pid, _ in calls(desk)}) == 2
+
+
+NOT_SHARED = """
+    # The second machine's disk is another one, though its folder has the same name.
+    import os
+    import sys
+
+    from airstreams.cli import main
+
+    place = sys.argv.index("--out") + 1
+    sys.argv[place] += os.environ["RANK"]
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_what_another_process_did_not_leave_in_the_store_is_called_missing(synthetic, desk, tmp_path):
+    (tmp_path / "not_shared.py").write_text(textwrap.dedent(NOT_SHARED))
+    command = arguments(synthetic / "videos", desk, "Teacher", tmp_path / "labels", "--json")
+    status, printed, said = torchrun(tmp_path / "not_shared.py", *command)
+    assert status == 1, said
+    found = json.loads(printed)
+    assert (found["videos"], found["labelled"], found["left_out"]) == (32, 16, [])
+    done = {str(path.relative_to(tmp_path / "labels0").with_suffix("")) for path in tmp_path.glob("labels0/**/*.npz")}
+    names = {str(Path(path).relative_to(synthetic / "videos").with_suffix("")) for path in found["missing"]}
+    assert len(done) == len(names) == 16
+    assert not done & names
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "teacher", "told"),
+    [
+        ((), "Swayed", "made with teacher rule, not swayed"),
+        (("--stride", 2), "Teacher", "made with stride 1, not 2"),
+        (("--max-side", 32), "Teacher", "made with max_side None, not 32"),
+        (("--classes", "red"), "Teacher", "made with classes None, not ['red']"),
+        ((), "Renamed", "made with classes"),
+    ],
+)
+def test_a_store_made_otherwise_is_refused_and_stays(annotate, several_sizes, desk, tmp_path, options, teacher, told):
+    out = tmp_path / "labels"
+    annotate(several_sizes, out)
+    (out / "wave" / "a.npz").unlink()
+    (out / "wave" / ".17.b.npz").write_bytes(b"of a job that runs")
+    files, seen = content(out), len(calls(desk))
+    line = refusal(annotate(several_sizes, out, *options, teacher=teacher))
+    assert told in line
+    assert str(out) in line
+    assert content(out) == files
+    assert len(calls(desk)) == seen
+
+
+def refusal(answer):
+    status, printed, said = answer
+    assert (status, printed) == (2, ""), said
+    assert len(said.splitlines()) == 1, said
+    assert said.startswith("airstreams: ")
+    return said
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--classes", "red,pink"), "has no pink; expected some of red, green, blue"),
+        (("--classes", "red,"), "expected some of red, green, blue"),
+        (("--classes", ""), "expected some of red, green, blue"),
+        (("--stride", 0), "--stride 0"),
+        (("--stride", "1.5"), "stride"),
+        (("--max-side", 15), "--max-side 15"),
+        (("--batch-size", 0), "--batch-size 0"),
+        (("--workers", -1), "--workers -1"),
+        (("--score-threshold", 2), "score_threshold is 2"),
+        (("--score-threshold", 0.3), "score_threshold=0.3"),  # its factory takes no options
+    ],
+)
+def test_a_call_that_is_wrong_is_refused_before_anything_is_written(annotate, several_sizes, tmp_path, options, told):
+    assert told in refusal(annotate(several_sizes, tmp_path / "labels", *options))
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_folder_that_is_no_store_is_refused_and_stays(annotate, several_sizes, tmp_path):
+    out = tmp_path / "labels"
+    out.mkdir()
+    (out / "thesis.tex").write_text("three years of work")
+    assert "no store of label maps, and not empty" in refusal(annotate(several_sizes, out))
+    (out / "labels.json").write_text("[]")
+    files = content(out)
+    assert "labels.json lacks teacher, classes, settings" in refusal(annotate(several_sizes, out))
+    assert content(out) == files
+
+
+def test_a_target_that_cannot_be_written_is_refused(annotate, several_sizes, desk, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "labels", tmp_path / "file" / "a" / "b"):
+        assert f"--out {out}: cannot be written" in refusal(annotate(several_sizes, out))
+    assert (tmp_path / "file").read_text() == "mine"
+    if Path("/proc/self").exists():
+        assert "cannot be written" in refusal(annotate(several_sizes, Path("/proc/labels")))
+    assert calls(desk) == []
+
+
+# Memory
+
+
+def test_a_long_video_is_never_held_whole(annotate, desk, tmp_path):
+    frames, size = 600, (128, 96)
+    film(tmp_path / "films" / "wave" / "long.mp4", frames=frames, size=size, key_every=50)
+    tracemalloc.start()
+    status, _, said = annotate(tmp_path / "films", tmp_path / "labels", "--batch-size", 8)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert status == 0, said
+    assert [count for _, count in calls(desk)] == [8] * (frames // 8)
+    assert most < frames * size[0] * size[1] * 3 / 4
+    labels = LabelStore.open(tmp_path / "labels").read("wave/long", range(0, frames, 37))
+    truth = rule(read_frames(tmp_path / "films" / "wave" / "long.mp4", range(0, frames, 37)))
+    np.testing.assert_array_equal(labels, truth)
