@@ -94,7 +94,7 @@ def detr(transformers, saved):
     )  # fmt: skip
     processor = transformers.DetrImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 128})
     model = transformers.DetrForSegmentation(config)
-    return saved(model, processor, seed=7)
+    return saved(model, processor, seed=9)
 
 
 @pytest.fixture(scope="module")
@@ -181,14 +181,16 @@ def test_instances_that_may_overlap_are_drawn_with_the_surest_on_top(
 def test_panoptic_segments_are_drawn(transformers, request, kind, architecture):
     folder = request.getfixturevalue(kind)
     processor, outputs = outputs_of(transformers, folder, architecture)
-    found = processor.post_process_panoptic_segmentation(outputs, threshold=0.4, target_sizes=[(48, 80)] * 2)
+    lower, upper = 0.1, 0.9
+    found = processor.post_process_panoptic_segmentation(outputs, threshold=lower, target_sizes=[(48, 80)] * 2)
     expected = np.zeros(FRAMES_THW3.shape[:3], np.uint8)
     for t, panoptic in enumerate(found):
         for segment in panoptic["segments_info"]:
-            sure = segment["score"] >= 0.6
+            sure = segment["score"] >= upper
             expected[t][panoptic["segmentation"].numpy() == segment["id"]] = 1 + segment["label_id"] if sure else 255
-    labels_THW = load_teacher(f"hf:{folder}", {"score_threshold": 0.6, "unsure_from": 0.4}, CPU)(FRAMES_THW3)
-    assert len(np.unique(expected)) > 1
+    labels_THW = load_teacher(f"hf:{folder}", {"score_threshold": upper, "unsure_from": lower}, CPU)(FRAMES_THW3)
+    assert {1, 2, 3} & set(np.unique(expected))
+    assert 255 in expected
     np.testing.assert_array_equal(labels_THW, expected)
 
 
