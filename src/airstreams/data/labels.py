@@ -1,10 +1,10 @@
 """The teacher's label maps on disk: a folder with `labels.json` and, for each labelled video, `<key>.npz`.
 
 `labels.json` says which teacher with which settings saw which classes. An npz holds `frame_indices` int32 (N,), the
-frames labelled, increasing, and their maps in order, uint8 (up to 16, H, W) each, as `labels_000000`, `labels_000016`
-and so on: class ids where 0 is background and 255 is *no label here*. An npz with all maps in one array `labels` is
-read too. One file a video keeps a job that annotates easy to resume and to run in parallel; sixteen maps a piece, since
-a frame of an hour's video should not cost the hour. What was compared, on size and speed, stands in docs/results.md.
+frames labelled, increasing, and their maps in order, `labels` uint8 (N, H, W): class ids where 0 is background and 255
+is *no label here*. More than sixteen maps are cut into pieces, `labels_000000`, `labels_000016` and so on, since a frame
+of an hour's video should not cost the hour; one array of any length can be read. One file a video keeps a job that
+annotates easy to resume and to run in parallel. What was compared, on size and speed, stands in docs/results.md.
 """
 
 import functools
@@ -180,17 +180,17 @@ class LabelWriter:
 
     def add(self, frame: int, label_map_HW: np.ndarray) -> None:
         """The label map, uint8, of a frame after all before."""
-        self._frames.append(frame)
-        self._piece.append(label_map_HW)
         if len(self._piece) == MAPS_A_PIECE:
             self._write_piece()
+        self._frames.append(frame)
+        self._piece.append(label_map_HW)
 
     def finish(self, size: tuple[int, int] = (1, 1)) -> None:
         """Give the video its label maps; `size`, height and width, is theirs where there is none."""
-        if self._piece:
+        if len(self._frames) > MAPS_A_PIECE:
             self._write_piece()
-        elif not self._frames:
-            self._write(_piece(0), np.zeros((0, *size), np.uint8))
+        else:
+            self._write("labels", np.stack(self._piece) if self._piece else np.zeros((0, *size), np.uint8))
         self._write("frame_indices", np.array(self._frames, np.int32))
         self._archive.close()
         settle(self._temporary, self._path)

@@ -108,6 +108,7 @@ def _train(
     if not leads():
         console = Console(quiet=True)
     _require_labels(source, config)
+    state = _state_to_resume(run, console) if resume else None
     source = _with_splits(source, config, run, resume)
     if config.data.compact_classes:
         source = _compacted(source, console)
@@ -117,7 +118,8 @@ def _train(
         "segment_classes": list(segment_classes),
         "multi_label": source.multi_label,
     }
-    state = _state_to_resume(run, learns, source, console) if resume else None
+    if state is not None and state.learns != learns:
+        raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
     train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
 
     torch.manual_seed(config.seed)
@@ -519,14 +521,12 @@ def prepare_videos(
     return train_videos, val_videos, bad, cache
 
 
-def _state_to_resume(run: Path, learns: dict[str, Any], source: Source, console: Console) -> TrainingState:
+def _state_to_resume(run: Path, console: Console) -> TrainingState:
     state, damaged = load_state(run)
     if len(set(gather([state.step]))) > 1:
         raise InputError(f"--resume: processes found different states in {run}; expected it on a disk that all share")
     for path in damaged:
         console.print(f"{path} is damaged: going on from the state before", markup=False, soft_wrap=True)
-    if state.learns != learns:
-        raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
     return state
 
 
