@@ -2,9 +2,9 @@
 
 `labels.json` says which teacher with which settings saw which classes. An npz holds `frame_indices` int32 (N,), the
 frames labelled, increasing, and their maps in order, `labels` uint8 (N, H, W): class ids where 0 is background and 255
-is *no label here*. More than sixteen maps are cut into pieces, `labels_000000`, `labels_000016` and so on, since a frame
-of an hour's video should not cost the hour; one array of any length can be read. One file a video keeps a job that
-annotates easy to resume and to run in parallel. What was compared, on size and speed, stands in docs/results.md.
+is *no label here*. More than sixteen maps are cut into pieces, `labels_000000`, `labels_000016` and so on, since a
+frame of an hour's video should not cost the hour; one array of any length can be read. One file a video keeps a job
+that annotates easy to resume and to run in parallel. What was compared, on size and speed, stands in docs/results.md.
 """
 
 import functools
