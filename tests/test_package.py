@@ -98,7 +98,7 @@ def test_the_installed_command_says_its_version_and_its_help(command):
     assert version.stdout.split()[-1] == airstreams.__version__
     shown = command("--help")
     assert shown.returncode == 0, shown.stderr
-    for verb in ("check-data", "annotate", "train", "evaluate", "predict", "info"):
+    for verb in ("check-data", "annotate", "labels", "train", "evolve", "evaluate", "predict", "reproduce", "info"):
         assert verb in shown.stdout
     of_train = command("train", "--help")
     assert of_train.returncode == 0, of_train.stderr

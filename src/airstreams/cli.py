@@ -9,6 +9,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import airstreams
-from airstreams.config import Config, add_config_arguments, config_from, load_config, recipe_path
+from airstreams.config import Config, LossWeights, add_config_arguments, config_from, load_config, recipe_path
 from airstreams.errors import InputError, VideoError
 
 # By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
@@ -56,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
-        hints = {"train": "; --resume goes on from the last saved state", "annotate": "; the same call goes on"}
+        same = "; the same call goes on"
+        hints = {"train": "; --resume goes on from the last saved state", "annotate": same, "evolve": same}
         hint = hints.get(argv[0] if argv else "", "")
         print(f"airstreams: interrupted{hint}", file=sys.stderr)
         return FAILED
@@ -97,6 +99,12 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     verb.add_argument("--batch-size", type=int, default=16, help="frames that the teacher sees at once")
     verb.add_argument("--workers", type=int, default=2, help="processes that decode")
 
+    verb = add("labels", labels, "Look at what a teacher saw", "labels labels/ --data videos/")
+    verb.add_argument("labels", metavar="LABELS", type=Path, help="a teacher's label maps")
+    verb.add_argument("--data", metavar="DATA", type=str, help="show the frames too; " + DATA_HELP)
+    verb.add_argument("--picture", metavar="PNG", type=Path, help="the contact sheet (LABELS/contact_sheet.png)")
+    verb.add_argument("--truth", metavar="DATA", type=str, help="score people against the masks that DATA brings")
+
     verb = add("train", train, "Train a recogniser", "train videos/ --out runs/mine --config demo --training.epochs 20")
     verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
     verb.add_argument("--out", type=Path, required=True, help="the run's folder")
@@ -106,6 +114,18 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     verb.add_argument(
         "--compact-classes", action="store_true", help="leave the classes that never occur out of the segmenter"
     )
+    verb.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, of its best trial")
+    verb.add_argument("--top", metavar="K", type=int, help="with --weights-from: the mean of the K best trials'")
+    add_config_arguments(verb)
+
+    verb = add("evolve", evolve, "Evolve the loss weights", "evolve videos/ --out studies/mine --config mine.yaml")
+    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    verb.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; goes on with one")
+    verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
+    verb.add_argument("--trials", type=int, default=100, help="weightings to evaluate in all")
+    verb.add_argument("--workers", type=int, default=1, help="trials side by side on this machine")
+    verb.add_argument("--sampler", type=str, choices=("tournament", "tpe", "random"), default="tournament")
+    verb.add_argument("--storage", metavar="URL", type=str, help="of a database that machines share (a file in STUDY)")
     add_config_arguments(verb)
 
     verb = add("evaluate", evaluate, "Score a split of a data set", "evaluate runs/mine videos/ --split test")
@@ -117,6 +137,17 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     verb = add("predict", predict, "Name what happens in videos", "predict runs/mine a.mp4 b.mp4")
     verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
     verb.add_argument("videos", metavar="VIDEO", type=Path, nargs="+", help="video files")
+
+    verb = add("reproduce", reproduce, "Measure a table of the paper", "reproduce table1 --data videos/ --out repro/")
+    verb.add_argument("table", metavar="TABLE", type=str, choices=("table1", "table2", "table3"))
+    verb.add_argument("--data", nargs="+", required=True, type=str, help="DATA, one or more: the figure is their mean")
+    verb.add_argument("--out", type=Path, required=True, help="a folder for runs and tables; finished runs are read")
+    verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
+    verb.add_argument("--config", metavar="RECIPE", type=str, help="of all runs: a recipe's name or a YAML file")
+    verb.add_argument("--seeds", type=int, default=3, help="trainings of each run")
+    verb.add_argument("--workers", type=int, default=1, help="trainings side by side")
+    verb.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, for table3")
+    verb.add_argument("--dry-run", action="store_true", help="show the runs and their cost, and do nothing")
 
     verb = add("info", info, "Count parameters and cost, part by part", "info jhmdb")
     verb.add_argument("what", metavar="RECIPE_OR_RUN", type=str, help="a recipe's name, a YAML file or a run's folder")
@@ -197,6 +228,67 @@ def annotate(call: Namespace) -> int:
     return FAILED if report.left_out or report.missing else DONE
 
 
+def labels(call: Namespace) -> int:
+    """`airstreams labels LABELS`."""
+    from airstreams.data.labels import LabelStore
+    from airstreams.data.sources import open_source
+    from airstreams.evaluation import label_report
+    from airstreams.viewing.figures import contact_sheet
+
+    store = LabelStore.open(call.labels)
+    picture = call.picture or call.labels / "contact_sheet.png"
+    if call.picture is None and not os.access(call.labels, os.W_OK):
+        raise InputError(f"{call.labels} cannot be written, so the contact sheet has no place; give --picture PNG")
+    data, videos = call.data or call.truth, {}
+    if data is not None:
+        source = open_source(data, call.labels, to_learn_from=False)
+        videos = {video.label_map: video.path for video in source.videos if video.label_map is not None}
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        truth = None
+        if call.truth is not None:
+            source = open_source(call.truth, call.labels, to_learn_from=False)
+            truth = label_report.score(store, source.videos, progress)
+        report = label_report.count(store, progress, None if data is None else videos)
+    frames, unread = label_report.frames_to_show(store, report.samples, videos)
+    if frames:
+        contact_sheet(picture, frames, store.classes)
+    bad = sorted((report.bad | unread | (truth.bad if truth else {})).items())
+    shares = report.counts.shares(store.classes)
+    if call.json:
+        _print_json(
+            {
+                "teacher": store.teacher,
+                "settings": store.settings,
+                **shares,
+                "truth": truth.figures() if truth else None,
+                "picture": str(picture) if frames else None,
+                "bad": [{"path": str(path), "reason": reason} for path, reason in bad],
+            }
+        )
+        return FAILED if bad else DONE
+    settings = ", ".join(f"{name} {value}" for name, value in store.settings.items())
+    stdout.print(f"{store.teacher}; {settings or 'no settings'}", markup=False, highlight=False)
+    table = Table("class", "of the pixels", "in of the frames")
+    for name, row in shares["classes"].items():
+        table.add_row(name, f"{row['pixels']:.2%}", f"{row['frames']:.1%}")
+    stdout.print(table)
+    stdout.print(
+        f"{shares['videos']} videos, {shares['frames']} frames labelled, {shares['frames_with_instance']:.1%} of them "
+        f"with any instance; {shares['pixels_without_label']:.2%} of the pixels without label"
+    )
+    stdout.print(f"{shares['bytes'] / 1e6:.1f} MB, {shares['raw_share']:.2%} of a byte a pixel")
+    if truth:
+        stdout.print(
+            f"person IoU {_percent(truth.person_iou)} over all pixels, {_percent(truth.person_iou_mean)} the mean of "
+            f"videos: {truth.frames} frames of {truth.videos} of {truth.videos_with_masks} videos with masks"
+        )
+    for _, reason in bad:
+        print(f"bad: {reason}")  # which names the file
+    if frames:
+        print(f"contact sheet: {picture}")
+    return FAILED if bad else DONE
+
+
 def train(call: Namespace) -> int:
     """`airstreams train DATA --out RUN`."""
     from airstreams.data.sources import open_source
@@ -217,6 +309,7 @@ def train(call: Namespace) -> int:
             raise InputError(f"--out {call.out}: already there; give --resume to go on with it, or another --out")
         config = config_from(call)
         config.data.compact_classes |= call.compact_classes
+        config.loss_weights = _evolved_weights(call, config)
     init = None if call.init is None else load_model(call.init)
     record = loop.train(open_source(call.source, call.labels), config, call.out, call.resume, stderr, init)
     if not leads():
@@ -225,6 +318,46 @@ def train(call: Namespace) -> int:
         _print_json({"run": str(call.out), **record})
     else:
         stdout.print(f"trained: {call.out}", markup=False, highlight=False)
+    return DONE
+
+
+def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
+    from airstreams.experiments.evolve import weights_from
+
+    if call.weights_from is None:
+        if call.top is not None:
+            raise InputError("--top: expected --weights-from STUDY beside it")
+        return config.loss_weights
+    wanted = list(config.active_loss_weights())
+    return replace(config.loss_weights, **weights_from(call.weights_from, call.top or 1, wanted))
+
+
+def evolve(call: Namespace) -> int:
+    """`airstreams evolve DATA --out STUDY`."""
+    from airstreams.data.sources import open_source
+    from airstreams.experiments import evolve as evolution
+    from airstreams.viewing.evolution import search_figure, weights_figure
+
+    for name in ("trials", "workers"):
+        if call[name] < 1:
+            raise InputError(f"--{name} {call[name]}: expected at least 1")
+    url = call.storage or f"sqlite:///{call.out.resolve() / 'study.db'}"
+    source = open_source(call.source, call.labels)
+    search = evolution.Search(source, config_from(call), call.out, url, call.trials, call.sampler)
+    results = evolution.evolve(search, call.workers, stderr)
+    weights_figure(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
+    search_figure(call.out / "search.png", {call.sampler: results["values"]}, results["metric"])
+    if call.json:
+        _print_json(results)
+        return DONE
+    best = results["best"]
+    table = Table("weights", *best["weights"], "search", "fresh seeds")
+    rows = {"evolved": best | best["fresh"], **results["references"]}
+    for name, row in rows.items():
+        weights = [f"{weight:.2f}" for weight in row["weights"].values()]
+        table.add_row(name, *weights, _percent(row.get("value")), _percent(row["mean"]))
+    stdout.print(table)
+    stdout.print(f"{results['trials']} trials, {results['diverged']} of them diverged; figures in {call.out}")
     return DONE
 
 
@@ -281,6 +414,40 @@ def predict(call: Namespace) -> int:
     if call.json:
         _print_json({"videos": answers, "left_out": left_out})
     return FAILED if left_out else DONE
+
+
+def reproduce(call: Namespace) -> int:
+    """`airstreams reproduce TABLE --data DATA --out FOLDER`."""
+    from airstreams.experiments import reproduce as tables
+    from airstreams.experiments.evolve import weights_from
+
+    for name in ("seeds", "workers"):
+        if call[name] < 1:
+            raise InputError(f"--{name} {call[name]}: expected at least 1")
+    recipe = Config() if call.config is None else load_config(recipe_path(call.config))
+    evolved = None if call.weights_from is None else weights_from(call.weights_from, 1, list(vars(LossWeights())))
+    table = tables.TABLES[call.table]
+    jobs = tables.plan(table, recipe, call.data, call.labels, call.seeds, evolved, call.out)
+    if call.dry_run:
+        runs: list[dict[str, Any]] = [
+            {"run": job.folder.name, "done": job.done, "multiply_adds": tables.multiply_adds(job)} for job in jobs
+        ]
+        if call.json:
+            _print_json({"runs": runs})
+            return DONE
+        shown = Table("run", "done", "training, P multiply-adds")
+        for run in runs:
+            shown.add_row(run["run"], "yes" if run["done"] else "", f"{run['multiply_adds'] / 1e15:.3f}")
+        stdout.print(shown)
+        return DONE
+    tables.run_jobs(jobs, call.workers, stderr)
+    result, markdown = tables.report(call.table, table, jobs, " ".join(["airstreams", *sys.argv[1:]]))
+    tables.write(call.out, call.table, result, markdown)
+    if call.json:
+        _print_json(result)
+    else:
+        print(markdown, end="")
+    return DONE
 
 
 def info(call: Namespace) -> int:

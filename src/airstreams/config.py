@@ -211,6 +211,7 @@ class TrainingConfig:
     sync_batch_norm: bool = False  # normalise over the clips of all processes, not of each alone
     deterministic: bool = False  # on CUDA: slower, and the same numbers every time (a CPU's always are)
     compile: bool = False  # torch.compile: minutes at the start, and then faster steps
+    validate_every: int = 1  # epochs, where there is a validation part; the last epoch always is
     save_every: int = 500  # steps from one saved state to the next; also after an epoch, once a minute has passed
     keep: int = 2  # saved states
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -225,6 +226,7 @@ class TrainingConfig:
         _require(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "at least 0 (0: no clipping)")
         _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "0 to below 1")
         _require(0 <= self.ema < 1, "training.ema", self.ema, "0 to below 1")
+        _require(self.validate_every >= 1, "training.validate_every", self.validate_every, "at least 1")
         _require(self.save_every >= 1, "training.save_every", self.save_every, "at least 1")
         _require(self.keep >= 1, "training.keep", self.keep, "at least 1")
 
@@ -244,6 +246,27 @@ class EvaluationConfig:
 
 
 @dataclass
+class EvolutionConfig:
+    """How `airstreams evolve` searches for the loss weights (section 3.3). Training itself reads none of it."""
+
+    population_size: int = 10
+    tournament_size: int = 3
+    dies: Literal["worst", "oldest"] = "worst"  # oldest: regularised evolution (Real et al. 2019)
+    epochs: int | None = None  # of a trial's training; null: training.epochs
+    held_out: float = 0.2  # share of the training videos by which trials are scored
+    pruner: Literal["none", "median", "halving"] = "none"  # Optuna's; they stop a trial that falls behind
+    fresh_seeds: int = 3  # trainings by which the winner and the references are compared at the end
+
+    def __post_init__(self) -> None:
+        size = self.population_size
+        _require(size >= 1, "evolution.population_size", size, "at least 1")
+        _require(1 <= self.tournament_size <= size, "evolution.tournament_size", self.tournament_size, f"1 to {size}")
+        _require(self.epochs is None or self.epochs >= 1, "evolution.epochs", self.epochs, "at least 1, or null")
+        _require(0 < self.held_out < 1, "evolution.held_out", self.held_out, "between 0 and 1")
+        _require(self.fresh_seeds >= 1, "evolution.fresh_seeds", self.fresh_seeds, "at least 1")
+
+
+@dataclass
 class Config:
     """A run."""
 
@@ -254,6 +277,7 @@ class Config:
     loss_weights: LossWeights = field(default_factory=LossWeights)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, "seed", self.seed, "at least 0")

@@ -92,6 +92,22 @@ class LabelStore:
         before = range(len(self.classes)) if self.renamed is None else self.renamed
         return replace(self, classes=tuple(classes), renamed=tuple(ids[place] for place in before))
 
+    def keys(self) -> Iterator[str]:
+        """The videos that have label maps, in the order in which the disk names them, while it is being walked.
+
+        What begins with a dot is passed over, as it is among videos: such files are still being written.
+        """
+        folders = [self.root]
+        while folders:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        folders.append(Path(entry.path))
+                    elif entry.name.endswith(".npz"):
+                        yield _key_of(self.root, Path(entry.path))
+
     def has(self, key: str) -> bool:
         """Whether the video has label maps."""
         return file_of(self.root, key).is_file()
@@ -119,7 +135,28 @@ class LabelStore:
         frames = self.labelled_frames(key)
         wanted = np.asarray(indices, np.int64)
         labelled = np.isin(wanted, frames)
-        maps_MHW = _maps_at(path, np.searchsorted(frames, wanted[labelled]), len(frames))
+        maps_MHW = self._in_our_ids(path, _maps_at(path, np.searchsorted(frames, wanted[labelled]), len(frames)))
+        chosen_NHW = np.full((len(wanted), *maps_MHW.shape[1:]), NO_LABEL, np.uint8)
+        chosen_NHW[labelled] = maps_MHW
+        return chosen_NHW
+
+    def pieces(self, key: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """All label maps of a video, in order: some frames at a time, int64 (M,), and their maps, uint8 (M, H, W).
+
+        Nothing is remembered, for walks over more videos than memory has room for. Errors as `read`, and VideoError
+        for a video without label maps.
+        """
+        path = file_of(self.root, key)
+        frames = _read_frame_indices(path)
+        with _opened(path) as archive:
+            if "labels" in archive.files:
+                yield frames, self._in_our_ids(path, _whole(path, archive["labels"], len(frames)))
+                return
+            for start in range(0, len(frames), MAPS_A_PIECE):
+                some = frames[start : start + MAPS_A_PIECE]
+                yield some, self._in_our_ids(path, _whole(path, archive[_piece(start)], len(some)))
+
+    def _in_our_ids(self, path: Path, maps_MHW: np.ndarray) -> np.ndarray:
         known = len(self.classes if self.renamed is None else self.renamed)
         unknown = maps_MHW[(maps_MHW >= known) & (maps_MHW != NO_LABEL)]
         if unknown.size:
@@ -127,13 +164,11 @@ class LabelStore:
                 f"{path} holds the class id {unknown[0]}; expected ids below {known}, the number of "
                 f"classes of this store, or {NO_LABEL}; annotate the video again, or name the class in labels.json"
             )
-        if self.renamed is not None:
-            ids = np.full(NO_LABEL + 1, NO_LABEL, np.uint8)
-            ids[:known] = self.renamed
-            maps_MHW = ids[maps_MHW]
-        chosen_NHW = np.full((len(wanted), *maps_MHW.shape[1:]), NO_LABEL, np.uint8)
-        chosen_NHW[labelled] = maps_MHW
-        return chosen_NHW
+        if self.renamed is None:
+            return maps_MHW
+        ids = np.full(NO_LABEL + 1, NO_LABEL, np.uint8)
+        ids[:known] = self.renamed
+        return ids[maps_MHW]
 
     def occurring(self, keys: Sequence[str]) -> tuple[str, ...]:
         """The background, and the classes that some pixel of these videos has, in the store's order.
@@ -226,6 +261,14 @@ def save(root: Path, key: str, labels_NHW: np.ndarray, frame_indices: Sequence[i
     writer.finish(labels_NHW.shape[1:])
 
 
+def resized(labels_NHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Label maps (..., H, W) at another height and width, by the nearest pixel."""
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, labels_NHW.shape[-2:], strict=True)
+    )
+    return labels_NHW[..., rows[:, None], columns]
+
+
 def file_of(root: Path, key: str) -> Path:
     """Where the label maps of the video `key` lie in a store."""
     # A CSV file may name videos outside its folder; their label maps still belong inside the store.
@@ -234,9 +277,19 @@ def file_of(root: Path, key: str) -> Path:
     return root.joinpath(*folders, f"{name}.npz")
 
 
+def _key_of(root: Path, path: Path) -> str:
+    """The inverse of `file_of`."""
+    outside = {"%2F": "/", "%2E%2E": ".."}
+    return str(PurePosixPath(*(outside.get(part, part) for part in path.relative_to(root).with_suffix("").parts)))
+
+
 @functools.cache
 def _frame_indices(path: str, modified_ns: int) -> np.ndarray:
-    stored = read_array(Path(path), "frame_indices")
+    return _read_frame_indices(Path(path))
+
+
+def _read_frame_indices(path: Path) -> np.ndarray:
+    stored = read_array(path, "frame_indices")
     frames = stored.astype(np.int64)
     if not np.issubdtype(stored.dtype, np.integer) or frames.ndim != 1 or not _increase(frames):
         raise VideoError(f"label maps {path} are broken: frame_indices is not a list of increasing whole numbers")

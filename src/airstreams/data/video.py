@@ -188,14 +188,20 @@ def check(path: str | os.PathLike[str]) -> VideoInfo:
     """Decodes the whole file, as `read_frames` would, and compares it with what its header promises.
 
     Sampling the beginning and the end would be faster, but would pass damage in the middle, and could not promise that
-    every frame can be read later. The price is a full decode: as long as one epoch over every frame.
+    every frame can be read later. The price is a full decode: as long as one epoch over every frame. A file found good
+    is not decoded again by this process while it stays as it is.
 
     Raises:
         VideoError: a short reason without the file's name: `does not exist`, `not a file`, `empty file`,
             `not a video: ...`, `truncated: ...`, `no video stream`, `no frames` or `unreadable: ...`.
     """
+    return _check_version(*_version(path))
+
+
+@lru_cache(maxsize=65536)
+def _check_version(path: str, mtime_ns: int, size: int) -> VideoInfo:
     _refuse_truncated(path)
-    index = _index(path)
+    index = _index_of_version(path, mtime_ns, size)
     with _opened(path) as (container, stream):
         decoded = sum(1 for _ in _frames(container, stream, index))
     if decoded < index.info.frames:
@@ -204,11 +210,16 @@ def check(path: str | os.PathLike[str]) -> VideoInfo:
 
 
 def _index(path: str | os.PathLike[str]) -> _Index:
+    return _index_of_version(*_version(path))
+
+
+def _version(path: str | os.PathLike[str]) -> tuple[str, int, int]:
+    """The file's name, time of writing in ns, and bytes."""
     try:
         status = Path(path).stat()
     except OSError as error:
         raise VideoError(_reason_not_to_open(path)) from error
-    return _index_of_version(os.fspath(path), status.st_mtime_ns, status.st_size)
+    return os.fspath(path), status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=8192)

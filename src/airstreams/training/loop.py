@@ -10,7 +10,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -70,7 +70,13 @@ Item = TypeVar("Item")
 
 
 def train(
-    source: Source, config: Config, run: Path, resume: bool, console: Console, init: SavedModel | None = None
+    source: Source,
+    config: Config,
+    run: Path,
+    resume: bool,
+    console: Console,
+    init: SavedModel | None = None,
+    after_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
     """Train a model on a source's training part and leave it in `run`.
 
@@ -81,6 +87,7 @@ def train(
         resume: go on from the run's newest state.
         console: to talk to.
         init: a trained model to start from.
+        after_epoch: called with each epoch's record. What it raises ends the training.
 
     Returns:
         The last epoch's record.
@@ -92,7 +99,7 @@ def train(
         Stopped: a signal asked for it; the state is saved.
     """
     with Signals() as signals:
-        return _train(source, config, run, resume, console, init, signals)
+        return _train(source, config, run, resume, console, init, after_epoch, signals)
 
 
 def _train(
@@ -102,6 +109,7 @@ def _train(
     resume: bool,
     console: Console,
     init: SavedModel | None,
+    after_epoch: Callable[[dict[str, Any]], None],
     signals: Signals,
 ) -> dict[str, Any]:
     accelerator = make_accelerator(config.training)
@@ -196,14 +204,16 @@ def _train(
                         raise Stopped(f"stopped at step {step}, in epoch {epoch + 1}; --resume goes on from there")
 
             record = {"epoch": epoch + 1, "step": step, "train": meter.figures() | {"left_out": gather(left_out)}}
+            whole = epoch + 1 == config.training.epochs
             figure = None
-            if val_videos:
+            if val_videos and (whole or (epoch + 1) % config.training.validate_every == 0):
                 align_buffers(saved.model)
                 scores = score_videos(saved, val_videos, workers=config.data.workers)
                 record["val"] = figures_of(saved, scores)
                 figure = record["val"]["map" if source.multi_label else "top1"]
-            whole = epoch + 1 == config.training.epochs
-            better = (whole or due) if figure is None else best is None or figure >= best
+            better = whole or due
+            if val_videos:
+                better = figure is not None and (best is None or figure >= best)
             if better and (whole or not meter.skipped_in_a_row):
                 best = figure
                 if leads():
@@ -212,6 +222,7 @@ def _train(
             console.print(summary(record, config.training.epochs), markup=False, soft_wrap=True)
             state = TrainingState(epoch + 1, 0, step, best, learns, learner.state())
             state.meter = {"skipped_in_a_row": meter.skipped_in_a_row}
+            after_epoch(record)
         if leads():
             save_state(state, run, config.training.keep)
     return record
@@ -557,10 +568,7 @@ def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Sou
     A resumed run's stay what they were: with others, test clips would leak into training.
     """
     if not resume:
-        if source.has_splits:
-            return source
-        data = config.data
-        return with_splits(source, automatic_split(source.videos, config.seed, data.val_fraction, data.test_fraction))
+        return with_drawn_splits(source, config)
     splits = read_splits(run / SPLIT_FILE)
     if not source.has_splits:
         return with_splits(source, splits)
@@ -569,6 +577,14 @@ def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Sou
             f"--resume: {source.name} has other videos or splits than {run / SPLIT_FILE}; give its own DATA"
         )
     return source
+
+
+def with_drawn_splits(source: Source, config: Config) -> Source:
+    """The source with its own splits, or with some drawn by the config's seed and fractions."""
+    if source.has_splits:
+        return source
+    data = config.data
+    return with_splits(source, automatic_split(source.videos, config.seed, data.val_fraction, data.test_fraction))
 
 
 def _compacted(source: Source, console: Console) -> Source:

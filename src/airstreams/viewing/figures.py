@@ -17,8 +17,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.labels import NO_LABEL, resized
 from airstreams.errors import InputError
+from airstreams.evaluation.label_report import LabelledFrame
 from airstreams.files import replacing
 
 Bytes = NDArray[np.uint8]
@@ -149,12 +150,7 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
     columns += ["segmentation"] if any(row.segmentation is not None for row in rows) else []
     columns += ["teacher"] if any(row.teacher is not None for row in rows) else []
     maps = [m for row in rows for m in (row.segmentation, row.teacher) if m is not None]
-    seen = sorted({int(label) for label_map in maps for label in np.unique(label_map)})
-    unnamed = [label for label in seen if label != NO_LABEL and not 0 <= label < len(segment_classes)]
-    if unnamed:
-        raise InputError(
-            f"class id {unnamed[0]} in a label map, but {len(segment_classes)} segmentation classes are named"
-        )
+    seen = _seen(maps, segment_classes)
     colours = label_colours(len(segment_classes)) if maps else np.zeros((0, 3), np.uint8)
 
     panel_width = 2.4
@@ -193,19 +189,71 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
     for column, ax in zip(columns, axes[0], strict=True):
         ax.set_title(column, fontsize=11)
 
-    handles = [
-        Patch(facecolor=NO_LABEL_COLOUR, hatch="////", edgecolor="0.45", label="no label")
-        if label == NO_LABEL
-        else Patch(facecolor=colours[label] / 255, label=segment_classes[label])
-        for label in seen
-    ]
-    if handles:
+    if seen:
         footer.legend(
-            handles=handles, loc="center right", ncols=min(len(handles), names_a_line), fontsize=9, frameon=False
+            handles=_patches(seen, colours, segment_classes),
+            loc="center right",
+            ncols=min(len(seen), names_a_line),
+            fontsize=9,
+            frameon=False,
         )
     if wheel_width:
         _show_wheel(footer)
-    _save(figure, Path(path))
+    save_figure(figure, Path(path))
+
+
+def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_classes: Sequence[str]) -> None:
+    """Writes a PNG with each frame and, beside it, its label map over the grey frame; below, the classes that are seen.
+
+    Without any frame the label maps stand alone, in their plain colours.
+
+    Args:
+        segment_classes: the S names, the background first.
+
+    Raises:
+        InputError: without label maps, or for a class id that has no name.
+    """
+    if not frames:
+        raise InputError("no label maps to draw: expected at least one")
+    seen = _seen([shown.label_map for shown in frames], segment_classes)
+    colours = label_colours(len(segment_classes))
+    with_frames = any(shown.frame is not None for shown in frames)
+    a_line = min(len(frames), 3 if with_frames else 4)
+    panel_width = 1.7 if with_frames else 2.4
+    panels = 2 if with_frames else 1
+    lines = -(-len(frames) // a_line)
+    sizes = [(shown.label_map if shown.frame is None else shown.frame).shape[:2] for shown in frames]
+    panel_height = panel_width * max(height / width for height, width in sizes)
+
+    gap, title_height = 0.15, 0.22
+    cell_width, cell_height = panels * panel_width + gap, panel_height + title_height
+    names_a_line = max(1, int((a_line * cell_width) / 1.45))
+    legend_height = 0.19 * -(-len(seen) // names_a_line) + 0.25
+    width, height = a_line * cell_width + gap, lines * cell_height + legend_height
+    figure = Figure(figsize=(width, height), facecolor="white")
+    letters = int(16 * panels * panel_width)
+    for place, shown in enumerate(frames):
+        line, column = divmod(place, a_line)
+        left, bottom = gap + column * cell_width, height - (line + 1) * cell_height
+        title = shown.title if len(shown.title) <= letters else f"…{shown.title[1 - letters :]}"
+        figure.text(left / width, (bottom + panel_height + 0.06) / height, title, fontsize=7, parse_math=False)
+        for panel in range(panels):
+            ax = figure.add_axes(
+                ((left + panel * panel_width) / width, bottom / height, panel_width / width, panel_height / height)
+            )
+            _bare(ax)
+            if panel == panels - 1:
+                _show_labels(ax, shown.label_map, shown.frame, colours)
+            elif shown.frame is not None:
+                ax.imshow(shown.frame)
+    figure.legend(
+        handles=_patches(seen, colours, segment_classes),
+        loc="lower left",
+        ncols=min(len(seen), names_a_line),
+        fontsize=9,
+        frameon=False,
+    )
+    save_figure(figure, Path(path))
 
 
 def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str]) -> None:
@@ -267,7 +315,7 @@ def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[s
     bar.set_label("share of the true class", fontsize=title_font * 0.9)
     bar.ax.tick_params(labelsize=title_font * 0.8)
     bar.outline.set_visible(False)
-    _save(figure, Path(path), crop=True)
+    save_figure(figure, Path(path), crop=True)
 
 
 def _full_colour_px(length_HW: NDArray[np.floating]) -> float:
@@ -322,18 +370,37 @@ def _show_flow(ax: Axes, flow_HW2: NDArray[np.floating], max_px: float) -> None:
     )
 
 
-def _show_labels(ax: Axes, labels_HW: NDArray[np.integer], frame_HW3: Bytes, colours: Bytes) -> None:
-    """The classes in their colours over a grey frame; the background darkens it, and what has no label is hatched."""
-    height, width = frame_HW3.shape[:2]
-    from_row = np.arange(height) * labels_HW.shape[0] // height
-    from_column = np.arange(width) * labels_HW.shape[1] // width
-    labels_HW = labels_HW[from_row][:, from_column]
+def _seen(maps: Sequence[NDArray[np.integer]], segment_classes: Sequence[str]) -> list[int]:
+    """The ids in the label maps, 255 included. InputError: one has no name."""
+    seen = sorted({int(label) for label_map in maps for label in np.unique(label_map)})
+    unnamed = [label for label in seen if label != NO_LABEL and not 0 <= label < len(segment_classes)]
+    if unnamed:
+        raise InputError(
+            f"class id {unnamed[0]} in a label map, but {len(segment_classes)} segmentation classes are named"
+        )
+    return seen
 
-    grey_HW1 = frame_HW3.mean(axis=2, keepdims=True) / 255
+
+def _patches(seen: Sequence[int], colours: Bytes, segment_classes: Sequence[str]) -> list[Patch]:
+    """The legend's."""
+    return [
+        Patch(facecolor=NO_LABEL_COLOUR, hatch="////", edgecolor="0.45", label="no label")
+        if label == NO_LABEL
+        else Patch(facecolor=colours[label] / 255, label=segment_classes[label])
+        for label in seen
+    ]
+
+
+def _show_labels(ax: Axes, labels_HW: NDArray[np.integer], frame_HW3: Bytes | None, colours: Bytes) -> None:
+    """The classes in their colours over a grey frame; the background darkens it, and what has no label is hatched."""
+    if frame_HW3 is not None:
+        labels_HW = resized(labels_HW, (frame_HW3.shape[0], frame_HW3.shape[1]))
     unlabelled_HW = labels_HW == NO_LABEL
-    colour_HW3 = colours[np.where(unlabelled_HW, 0, labels_HW)] / 255
-    weight_HW1 = np.where(labels_HW == 0, 0.55, 0.7)[..., None]
-    picture_HW3 = weight_HW1 * colour_HW3 + (1 - weight_HW1) * grey_HW1
+    picture_HW3 = colours[np.where(unlabelled_HW, 0, labels_HW)] / 255
+    if frame_HW3 is not None:
+        grey_HW1 = frame_HW3.mean(axis=2, keepdims=True) / 255
+        weight_HW1 = np.where(labels_HW == 0, 0.55, 0.7)[..., None]
+        picture_HW3 = weight_HW1 * picture_HW3 + (1 - weight_HW1) * grey_HW1
     picture_HW3[unlabelled_HW] = NO_LABEL_COLOUR
     ax.imshow(picture_HW3)
     if unlabelled_HW.any():
@@ -353,6 +420,7 @@ def _show_wheel(footer: SubFigure) -> None:
     ax.text(1.1, 0.5, "motion\ntowards", transform=ax.transAxes, fontsize=8, va="center")
 
 
-def _save(figure: Figure, path: Path, crop: bool = False) -> None:
+def save_figure(figure: Figure, path: Path, crop: bool = False) -> None:
+    """Writes a PNG; with `crop` it is as large as what is drawn and no larger."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight" if crop else None)

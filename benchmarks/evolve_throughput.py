@@ -1,0 +1,81 @@
+"""How much of the machine a search uses: its trials an hour against as many independent trainings side by side.
+
+    python benchmarks/evolve_throughput.py videos/ --labels labels/ --config mine.yaml --workers 2 --trials 6
+
+The reference is N processes that each do one such training and know nothing of each other, started at once. Both sides
+include their processes' start. What a trial spends beside its steps is told too.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+
+from airstreams.config import Config, load_config, recipe_path
+from airstreams.data.listing import Source
+from airstreams.data.sources import open_source
+from airstreams.experiments.evolve import REFERENCES, Search, evolve, scored_source, trial_config
+from airstreams.experiments.workers import begin_work
+from airstreams.training.loop import train, with_drawn_splits
+
+
+def train_alone(source: Source, config: Config, run: Path, workers: int) -> None:
+    """One training, in a process of its own."""
+    begin_work(workers)
+    train(source, config, run, resume=False, console=Console(quiet=True))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", metavar="DATA")
+    parser.add_argument("--labels", type=Path)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--trials", type=int, default=6)
+    call = parser.parse_args()
+    config = load_config(recipe_path(call.config))
+    config = replace(config, evolution=replace(config.evolution, fresh_seeds=1))
+    source = with_drawn_splits(open_source(call.source, call.labels), config)
+    trial = trial_config(config, vars(REFERENCES["uniform"]), config.seed)  # every loss is on, as in a trial
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.time()
+        context = multiprocessing.get_context("spawn")
+        alone = [
+            context.Process(
+                target=train_alone, args=(scored_source(source, trial), trial, Path(folder) / str(n), call.workers)
+            )
+            for n in range(call.workers)
+        ]
+        for process in alone:
+            process.start()
+        for process in alone:
+            process.join()
+        reference = call.workers / (time.time() - began)
+
+        study = Path(folder) / "study"
+        search = Search(source, config, study, f"sqlite:///{study / 'study.db'}", call.trials)
+        began = time.time()
+        evolve(search, call.workers, Console(stderr=True))
+        trials = optuna.load_study(storage=search.url, study_name=search.name).get_trials()
+        ended = max(done.datetime_complete.timestamp() for done in trials if done.datetime_complete)
+        durations = [done.duration.total_seconds() for done in trials if done.duration]
+        steps = []
+        for metrics in study.glob("trials/*/metrics.jsonl"):
+            entries = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
+            steps.append(sum(entry["train"]["seconds"] for entry in entries if "train" in entry))
+    rate = call.trials / (ended - began)
+    beside = (sum(durations) - sum(steps)) / call.trials
+    print(f"independent trainings: {3600 * reference:.1f} an hour, {call.workers} side by side")
+    print(f"trials: {3600 * rate:.1f} an hour, {call.workers} workers; ratio {rate / reference:.2f} (aim 0.9)")
+    print(f"a trial: {sum(durations) / call.trials:.1f} s, {beside:.1f} s of them beside its steps, scoring included")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,478 @@
+"""Evolve the loss weights (section 3.3): many short trainings that share one Optuna storage.
+
+A *worker* is a process that takes trial after trial. `evolve` starts some and watches them; the same call on another
+machine, with the same `--storage`, adds more. Nobody waits for anybody: what a worker needs to know it reads from the
+storage, and it draws the next weights from the trials that are finished by then. A worker that dies is noticed by its
+missing heartbeat, and its trial is done again, from its last saved state where that lies on a disk that is shared.
+
+Each trial trains on a part of the training split and is scored on the rest of it, kept apart by group; the test split
+is never looked at. A search score flatters: it is the best of many on the same few videos. Hence the winner, the fixed
+and the uniform weights are compared in the end by trainings with fresh seeds, which also draw another held-out part.
+
+Optuna keeps time by the clock of the database, so the clocks of the machines may differ.
+"""
+
+import json
+import multiprocessing
+import shutil
+import signal
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from multiprocessing.context import SpawnProcess
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from airstreams.config import Config, LossWeights, load_config, to_dict
+from airstreams.data.listing import Source
+from airstreams.data.sources import automatic_split, with_splits
+from airstreams.errors import InputError, Stopped
+from airstreams.experiments.tournament import TournamentSampler
+from airstreams.experiments.workers import begin_work
+from airstreams.files import replacing
+from airstreams.training.log import METRICS
+from airstreams.training.loop import may_begin, train, with_drawn_splits
+from airstreams.training.state import FOLDER as STATE_FOLDER
+
+RESULTS = "results.json"
+REFERENCES = {"fixed": LossWeights(), "uniform": LossWeights(1.0, 1.0, 1.0, 1.0, 1.0)}  # section 4.2.3
+HEARTBEAT = 20  # s from one sign of life of a trial to the next; four of them missed, it is taken to be dead
+RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
+LOOK_EVERY = 1.0  # s
+
+SamplerName = Literal["tournament", "tpe", "random"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a worker has to know.
+
+    source: the data, with splits.
+    config: the recipe.
+    folder: STUDY, for trainings and results.
+    url: of the storage.
+    trials: that are evaluated in all.
+    """
+
+    source: Source
+    config: Config
+    folder: Path
+    url: str
+    trials: int
+    sampler: SamplerName = "tournament"
+    heartbeat: int = HEARTBEAT
+
+    @property
+    def metric(self) -> str:
+        """By which trials are scored."""
+        return "map" if self.source.multi_label else "top1"
+
+    @property
+    def name(self) -> str:
+        """Of the study in its storage."""
+        return self.folder.resolve().name
+
+
+class _SurplusError(Exception):
+    """Two workers took the last trial at once, and this one drew another."""
+
+
+def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
+    """Run or go on with a search until it has all its trials and the comparison at the end; returns its results.
+
+    Leaves `results.json` in the study's folder, which is written anew after each trial.
+
+    Raises:
+        InputError: a source or storage that cannot be used, or a study that was begun with something else.
+        FloatingPointError: the training of every trial diverged.
+        RuntimeError: all workers died.
+    """
+    if len(search.config.model.heads) == 1:
+        raise InputError(f"model.streams: got {search.config.model.streams}; expected two or more streams to weigh")
+    if "semantic" in search.config.model.streams and search.source.label_store is None:
+        raise InputError(
+            f"{search.source.name}: no label maps for the semantic stream; give --labels LABELS, or leave semantic out "
+            "of --model.streams"
+        )
+    search = replace(search, source=with_drawn_splits(search.source, search.config))
+    scored_source(search.source, search.config)  # complains before anything is begun
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    search.folder.mkdir(parents=True, exist_ok=True)
+    storage = open_storage(search)
+    study = optuna.create_study(storage=storage, study_name=search.name, direction="maximize", load_if_exists=True)
+    _refuse_another_search(study, search)
+
+    def tell(finals: Study | None = None) -> dict[str, Any]:
+        results = results_of(search, study, finals)
+        with replacing(search.folder / RESULTS) as temporary:
+            temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        return results
+
+    _run_workers(search, study, search.trials, workers, console, "evolving", tell)
+    finals = _finals(search, study, storage)
+    jobs = len(REFERENCES | {"evolved": None}) * search.config.evolution.fresh_seeds
+    _run_workers(search, finals, jobs, workers, console, "fresh seeds", lambda: tell(finals))
+    return tell(finals)
+
+
+def scored_source(source: Source, config: Config) -> Source:
+    """The training videos alone, some of them held out as `val`, by the config's seed. InputError: too few groups."""
+    videos = source.split("train")
+    drawn = automatic_split(videos, config.seed, config.evolution.held_out, test_fraction=0.0)
+    if "val" not in drawn.values():
+        raise InputError(
+            f"{source.name}: no training video can be held out, as each class or group is needed for training; "
+            "expected two groups at least of some class, or a larger evolution.held_out"
+        )
+    return with_splits(replace(source, videos=videos), drawn)
+
+
+def trial_config(config: Config, weights: dict[str, float], seed: int) -> Config:
+    """The config of one trial's training: only the last epoch is scored, unless a pruner has to be told of each."""
+    evolution = config.evolution
+    epochs = evolution.epochs or config.training.epochs
+    training = replace(config.training, epochs=epochs, validate_every=epochs if evolution.pruner == "none" else 1)
+    return replace(config, seed=seed, training=training, loss_weights=replace(config.loss_weights, **weights))
+
+
+def open_storage(search: Search) -> RDBStorage:
+    """The storage of a search, with heartbeats. InputError: it cannot be reached."""
+    url = search.url
+    if url.startswith("postgresql://"):  # the driver whose licence is permissive
+        url = url.replace("postgresql://", "postgresql+pg8000://", 1)
+    # SQLite lets one process write at a time; the others are to wait, not to fail.
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    retry = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
+    try:
+        return RDBStorage(
+            url,
+            options,
+            heartbeat_interval=search.heartbeat,
+            grace_period=4 * search.heartbeat,
+            heartbeat_stale_trial_callback=retry,
+        )
+    except ImportError as error:
+        raise InputError(
+            f"--storage {search.url.split('://')[0]}: no driver for it ({error}); pip install 'airstreams[postgresql]'"
+        ) from error
+    except (ArgumentError, SQLAlchemyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"--storage: the database cannot be used ({reason}); expected a URL such as "
+            "postgresql://user:password@host/database of a database that runs"
+        ) from error
+
+
+def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, Any]:
+    """What stands in `results.json`; see docs/evolution.md. Nothing of the end's comparison before there is one."""
+    trials = study.get_trials(deepcopy=False)
+    best = _best(trials)
+    fresh: dict[str, dict[str, Any]] = {}
+    for trial in [] if finals is None else _given(finals):
+        row = fresh.setdefault(trial.user_attrs["weighting"], {"weights": _fixed_weights(trial), "values": {}})
+        if trial.state == TrialState.COMPLETE:
+            row["values"][trial.user_attrs["seed"]] = trial.value
+    for row in fresh.values():
+        row["values"] = [value for _, value in sorted(row["values"].items())]
+        row["mean"] = sum(row["values"]) / len(row["values"]) if row["values"] else None
+    top = [{"trial": trial.number, "value": trial.value, "weights": trial.params} for trial in best[:10]]
+    return {
+        "trials": sum(trial.state.is_finished() for trial in _counted(trials)),
+        "pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
+        "diverged": sum("diverged" in trial.user_attrs for trial in trials),
+        "metric": search.metric,
+        "sampler": search.sampler,
+        "best": {**top[0], "fresh": fresh.pop("evolved", None)} if top else None,
+        "references": fresh,
+        "top": top,
+        "values": [[trial.number, trial.value] for trial in trials if trial.state == TrialState.COMPLETE],
+    }
+
+
+def weights_from(folder: Path, top: int, wanted: Sequence[str]) -> dict[str, float]:
+    """The loss weights `wanted` of a study's best trial, or the mean of its `top` best. InputError: not there."""
+    path = folder / RESULTS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["top"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--weights-from {folder}: no {RESULTS}; give the --out of `airstreams evolve`") from error
+    if not 1 <= top <= len(found):
+        raise InputError(f"--top {top}: expected 1 to {len(found)}, the best trials that {path} has")
+    missing = [name for name in wanted if name not in found[0]["weights"]]
+    if missing:
+        raise InputError(
+            f"--weights-from {folder}: it has no weight of {', '.join(missing)}; expected a study of the same streams; "
+            "give --model.streams as it was there"
+        )
+    return {name: sum(trial["weights"][name] for trial in found[:top]) / top for name in wanted}
+
+
+def _refuse_another_search(study: Study, search: Search) -> None:
+    """Trials of different recipes or data do not compare. What only says where things lie may differ by machine."""
+    config = to_dict(search.config)
+    for section, names in (("data", ("workers", "cache", "cache_gb")), ("training", ("device",))):
+        for name in names:
+            del config[section][name]
+    videos = "\n".join(video.name for video in search.source.split("train"))
+    settings = {"sampler": search.sampler, "videos": sha256(videos.encode()).hexdigest(), **config}
+    before = study.user_attrs.get("settings")
+    if before is None:
+        study.set_user_attr("settings", settings)
+        return
+    different = [name for name in settings if before.get(name) != settings[name]]
+    if different:
+        raise InputError(
+            f"--out {search.folder}: the study {search.name} was begun with another {', '.join(different)}; "
+            "give what it was begun with, or another --out"
+        )
+
+
+def _finals(search: Search, study: Study, storage: RDBStorage) -> Study:
+    """The trainings with fresh seeds that compare the winner with the references: a study of fixed weights."""
+    best = _best(study.get_trials(deepcopy=False))
+    if not best:
+        raise FloatingPointError(
+            f"the training of all {search.trials} trials diverged; start again with another --out and a lower "
+            "--training.lr"
+        )
+    names = list(search.config.active_loss_weights())
+    weightings = {"evolved": best[0].params} | {
+        name: {weight: getattr(weights, weight) for weight in names} for name, weights in REFERENCES.items()
+    }
+    jobs = [
+        (weights, {"weighting": name, "seed": search.config.seed + 1 + number})
+        for number in range(search.config.evolution.fresh_seeds)
+        for name, weights in weightings.items()
+    ]
+    name = f"{search.name}-winner-{best[0].number}"
+    try:
+        finals = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+    except optuna.exceptions.DuplicatedStudyError:
+        finals = optuna.load_study(storage=storage, study_name=name)
+        for _ in range(30):  # another machine may be at the lines below
+            if len(_given(finals)) >= len(jobs):
+                break
+            time.sleep(1)
+    there = {(trial.user_attrs["weighting"], trial.user_attrs["seed"]) for trial in _given(finals)}
+    for weights, attributes in jobs:
+        if (attributes["weighting"], attributes["seed"]) not in there:
+            finals.enqueue_trial(weights, user_attrs=attributes)
+    return finals
+
+
+def _given(finals: Study) -> list[FrozenTrial]:
+    """Its trials but for surplus ones, which two workers began at once."""
+    return [trial for trial in finals.get_trials(deepcopy=False) if "weighting" in trial.user_attrs]
+
+
+def _run_workers(
+    search: Search,
+    study: Study,
+    trials: int,
+    workers: int,
+    console: Console,
+    title: str,
+    tell: Callable[[], dict[str, Any]],
+) -> None:
+    """Workers until the study has so many trials."""
+    context = multiprocessing.get_context("spawn")
+    errors: SimpleQueue[Exception] = context.SimpleQueue()
+    processes: list[SpawnProcess] = []
+    columns = (TextColumn(title), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+        task = progress.add_task("", total=trials, note="")
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        finished, known_dead = -1, 0
+        try:
+            while True:
+                counted = _counted(study.get_trials(deepcopy=False))
+                if (now := sum(trial.state.is_finished() for trial in counted)) != finished:
+                    finished = now
+                    tell()
+                    best = _best(counted)
+                    note = f"best {best[0].value:.1%} (trial {best[0].number})" if best else ""
+                    progress.update(task, completed=min(finished, trials), note=note)
+                    if not console.is_terminal:
+                        console.print(f"{title}: {finished} of {trials} trials, {note}", highlight=False)
+                if finished >= trials and not any(process.is_alive() for process in processes):
+                    return
+                if finished < trials and not processes:
+                    for number in range(workers):
+                        process = context.Process(
+                            target=_work, args=(search, study.study_name, trials, number, workers, errors)
+                        )
+                        process.start()
+                        processes.append(process)
+                died = [process for process in processes if process.exitcode]
+                if finished < trials and died and len(died) == len(processes):
+                    raise errors.get() if not errors.empty() else RuntimeError(_how_they_died(died))
+                if len(died) > known_dead:
+                    known_dead = len(died)
+                    console.print(f"{known_dead} of {workers} workers died; the others go on", highlight=False)
+                time.sleep(LOOK_EVERY)
+        finally:
+            # After Ctrl-C their trainings save where they are.
+            for process in processes:
+                if process.is_alive():
+                    process.terminate()
+            for process in processes:
+                process.join()
+            signal.signal(signal.SIGTERM, before)
+
+
+def _how_they_died(processes: Sequence[SpawnProcess]) -> str:
+    codes = ", ".join(str(process.exitcode) for process in processes)
+    return f"all workers died (exit codes {codes}); the same call goes on, perhaps with fewer --workers"
+
+
+def _work(
+    search: Search, study_name: str, trials: int, number: int, workers: int, errors: "SimpleQueue[Exception]"
+) -> None:
+    """One worker's life."""
+    begin_work(workers)
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        storage = open_storage(search)
+        pruner = make_pruner(search.config) if study_name == search.name else NopPruner()
+        study = optuna.load_study(storage=storage, study_name=study_name, pruner=pruner)
+        study.sampler = make_sampler(search, len(study.get_trials(deepcopy=False)) * workers + number)
+        _work_off(search, study, trials)
+    except (KeyboardInterrupt, Stopped):
+        raise SystemExit(1) from None
+    except Exception as error:
+        errors.put(error)
+        raise SystemExit(1) from error
+
+
+def _work_off(search: Search, study: Study, trials: int) -> None:
+    """Take trials until the study has so many, others' included."""
+
+    def objective(trial: Trial) -> float:
+        number = _original(_frozen(study, trial))
+        before = sum(_original(other) < number for other in _counted(study.get_trials(deepcopy=False)))
+        drawn = study.study_name == search.name or "weighting" in trial.user_attrs  # the others are given
+        if before >= trials or not drawn:
+            raise _SurplusError
+        return run_trial(search, study, trial)
+
+    def tidy(study: Study, trial: FrozenTrial) -> None:
+        # Only now: until its value is told, a trial may have to go on from there.
+        run = _run_of(search, study, trial)
+        shutil.rmtree(run / STATE_FOLDER, ignore_errors=True)
+        (run / "model.safetensors").unlink(missing_ok=True)
+
+    first_seen: dict[int, float] = {}
+    while True:
+        optuna.storages.fail_stale_trials(study)
+        everything = study.get_trials(deepcopy=False)
+        counted = _counted(everything)
+        if sum(trial.state.is_finished() for trial in counted) >= trials:
+            return
+        # Who notices a death enters the new try a moment later; until then the dead trial keeps its place.
+        retried = {number for trial in everything for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+        dying = [
+            trial
+            for trial in everything
+            if trial.state == TrialState.FAIL and trial not in counted and trial.number not in retried
+            if time.monotonic() - first_seen.setdefault(trial.number, time.monotonic()) < 2 * LOOK_EVERY
+        ]
+        if len(counted) + len(dying) < trials or any(trial.state == TrialState.WAITING for trial in counted):
+            study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[tidy])
+        else:  # the others have the rest in hand, unless one dies
+            time.sleep(LOOK_EVERY)
+
+
+def run_trial(search: Search, study: Study, trial: Trial) -> float:
+    """Train with a trial's weights and score the held-out part: the accuracy, or mAP, of the merged head."""
+    weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in search.config.active_loss_weights()}
+    trial.set_user_attr("sum", sum(weights.values()))  # used as drawn: near 0 is a tiny step under SGD
+    config = trial_config(search.config, weights, trial.user_attrs.get("seed", search.config.seed))
+    run = _run_of(search, study, _frozen(study, trial))
+    begun = (run / "config.yaml").is_file()
+    if (begun and load_config(run / "config.yaml") != config) or not (begun or may_begin(run)):
+        raise InputError(f"{run}: there is another training in it; delete it, or give another --out")
+
+    def after_epoch(record: dict[str, Any]) -> None:
+        if "val" in record and record["epoch"] < config.training.epochs:
+            trial.report(record["val"][search.metric], record["epoch"])
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    try:
+        train(scored_source(search.source, config), config, run, begun, Console(quiet=True), after_epoch=after_epoch)
+    except FloatingPointError as error:
+        trial.set_user_attr("diverged", str(error))
+        raise
+    except (Stopped, KeyboardInterrupt):
+        _do_again(study, trial)
+        raise
+    # From the file, since a training that was killed after its last epoch has nothing more to say.
+    last = json.loads((run / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+    return float(last["val"][search.metric])
+
+
+def make_sampler(search: Search, draw: int) -> BaseSampler:
+    """The sampler of a worker; `draw` keeps those of Optuna, which draw in a fixed order, from repeating another's."""
+    evolution, seed = search.config.evolution, search.config.seed
+    if search.sampler == "tournament":
+        return TournamentSampler(evolution.population_size, evolution.tournament_size, dies=evolution.dies, seed=seed)
+    if search.sampler == "tpe":
+        return TPESampler(n_startup_trials=evolution.population_size, constant_liar=True, seed=seed + 1000 * draw)
+    return RandomSampler(seed=seed + 1000 * draw)
+
+
+def make_pruner(config: Config) -> BasePruner:
+    """The pruner that the config asks for."""
+    pruners = {"none": NopPruner, "median": MedianPruner, "halving": SuccessiveHalvingPruner}
+    return pruners[config.evolution.pruner]()
+
+
+def _do_again(study: Study, trial: Trial) -> None:
+    """Let a trial whose worker was asked to stop go on later, however often that happens."""
+    RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, _frozen(study, trial))
+
+
+def _frozen(study: Study, trial: Trial) -> FrozenTrial:
+    """The trial as it stands in the storage."""
+    return next(other for other in study.get_trials() if other.number == trial.number)
+
+
+def _counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """All trials but those that died and are done again as another one, and surplus ones."""
+    return [trial for trial in trials if trial.state != TrialState.FAIL or "diverged" in trial.user_attrs]
+
+
+def _best(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The completed trials, the best first; of equal ones the older."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+def _original(trial: FrozenTrial) -> int:
+    """The number of the trial that this one does again, or its own."""
+    first = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)
+    return trial.number if first is None else first
+
+
+def _run_of(search: Search, study: Study, trial: FrozenTrial) -> Path:
+    folder = "trials" if study.study_name == search.name else study.study_name.removeprefix(f"{search.name}-")
+    return search.folder / folder / f"{_original(trial):04d}"
+
+
+def _fixed_weights(trial: FrozenTrial) -> dict[str, float]:
+    """Of a trial that was enqueued, whether it has begun or not."""
+    return trial.params or trial.system_attrs["fixed_params"]

@@ -1,0 +1,20 @@
+"""Processes that train side by side on one machine: each has its share of the threads and of the card's memory."""
+
+import os
+import signal
+import warnings
+
+import torch
+
+from airstreams.data.dataset import bind_to_parent
+
+
+def begin_work(workers: int) -> None:
+    """What each of so many workers does first. It dies with its parent; asked to stop, it raises in Python."""
+    bind_to_parent(0)
+    for asked in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked, signal.default_int_handler)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1 / workers)

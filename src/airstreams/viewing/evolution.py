@@ -1,0 +1,65 @@
+"""Pictures of a search for loss weights: what it found (the paper's Figure 5) and how it went (Figure 8)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from airstreams.errors import InputError
+from airstreams.viewing.figures import save_figure
+
+
+def weights_figure(path: Path, best: Sequence[Mapping[str, float]]) -> None:
+    """Writes a PNG of grouped bars: for each loss its weight in the best trials, the best first.
+
+    Raises:
+        InputError: no trials.
+    """
+    if not best:
+        raise InputError("no trials to draw: expected at least one")
+    names = list(best[0])
+    figure = Figure(figsize=(1.3 * len(names) + 0.8, 2.8), facecolor="white", layout="constrained")
+    ax = figure.add_subplot()
+    width = 0.8 / len(best)
+    for rank, weights in enumerate(best):
+        places = np.arange(len(names)) + (rank - (len(best) - 1) / 2) * width
+        shade = 0.15 + 0.6 * rank / max(1, len(best) - 1)
+        ax.bar(places, [weights[name] for name in names], 0.9 * width, color=str(shade), label=f"{rank + 1}.")
+    ax.set_xticks(range(len(names)), names)
+    ax.tick_params(axis="x", length=0)
+    ax.set_ylabel("loss weight")
+    ax.set_ylim(0, 1)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(title="trial", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    save_figure(figure, path)
+
+
+def search_figure(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> None:
+    """Writes a PNG of the best score so far against the trials evaluated, with each trial's score as a dot.
+
+    Args:
+        path: of the PNG.
+        searches: name to (trial, score in 0..1) in the order of the trials.
+        metric: what the score is.
+
+    Raises:
+        InputError: no trials.
+    """
+    if not any(len(values) for values in searches.values()):
+        raise InputError("no trials to draw: expected at least one")
+    figure = Figure(figsize=(5.2, 3.2), facecolor="white", layout="constrained")
+    ax = figure.add_subplot()
+    for name, values in searches.items():
+        scores = np.array([score for _, score in values])
+        evaluated = np.arange(1, len(scores) + 1)
+        (line,) = ax.step(evaluated, np.maximum.accumulate(scores), where="post", label=name)
+        ax.plot(evaluated, scores, ".", markersize=3, alpha=0.5, color=line.get_color())
+    ax.set_xlabel("trials evaluated")
+    ax.set_ylabel(f"held-out {metric}: best so far (line), each trial (dot)", fontsize=8)
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(searches) > 1:
+        ax.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)

@@ -1,0 +1,419 @@
+"""Searches that really train: on SQLite in this process, and on a real PostgreSQL with workers that are killed."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+import airstreams
+from airstreams.cli import main
+from airstreams.config import EvolutionConfig, LossWeights, save_config
+from airstreams.data.sources import open_source
+from airstreams.errors import InputError
+from airstreams.experiments import evolve as evolution
+from airstreams.experiments.evolve import Search, evolve, scored_source, trial_config, weights_from
+
+QUIET = Console(quiet=True)
+NAMES = ["rgb", "flow", "semantic", "merged", "interm"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny):
+    return replace(
+        tiny,
+        training=replace(tiny.training, epochs=1),
+        evaluation=replace(tiny.evaluation, views=1),
+        evolution=EvolutionConfig(population_size=3, tournament_size=2, held_out=0.3, fresh_seeds=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def source(synthetic):
+    return open_source(str(synthetic / "videos"), synthetic / "labels")
+
+
+@pytest.fixture(scope="module")
+def study(source, recipe, tmp_path_factory):
+    """A finished search of six trials by two workers."""
+    folder = tmp_path_factory.mktemp("studies") / "six"
+    evolve(search_in(folder, source, recipe, trials=6), workers=2, console=QUIET)
+    return folder
+
+
+def search_in(folder, source, recipe, **keys):
+    return Search(source, recipe, folder, f"sqlite:///{folder / 'study.db'}", **keys)
+
+
+def trials_of(folder, name=None):
+    return optuna.load_study(storage=f"sqlite:///{folder / 'study.db'}", study_name=name or folder.name).get_trials()
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_every_trial_is_a_training_with_the_weights_that_were_drawn(study, recipe):
+    trials = trials_of(study)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    for trial in trials:
+        config = evolution.load_config(study / "trials" / f"{trial.number:04d}" / "config.yaml")
+        assert vars(config.loss_weights) == trial.params  # as drawn: no normalisation
+        assert sorted(trial.params) == sorted(NAMES)
+        assert all(0 <= weight <= 1 for weight in trial.params.values())
+        assert trial.user_attrs["sum"] == pytest.approx(sum(trial.params.values()))
+        assert config.seed == recipe.seed
+
+
+def test_children_differ_from_their_parent_in_one_weight(study):
+    trials = trials_of(study)
+    children = [trial for trial in trials if "parent" in trial.user_attrs]
+    assert {trial.number for trial in children} >= {4, 5}  # two workers: trial 3 may begin before any has finished
+    for child in children:
+        parent = trials[child.user_attrs["parent"]]
+        assert sum(child.params[name] != parent.params[name] for name in NAMES) == 1
+
+
+def test_results_say_what_the_storage_holds(study):
+    found, trials = results(study), trials_of(study)
+    best = max(trials, key=lambda trial: (trial.value, -trial.number))
+    assert found["trials"] == 6
+    assert (found["best"]["trial"], found["best"]["value"], found["best"]["weights"]) == (
+        best.number, best.value, best.params,
+    )  # fmt: skip
+    assert sorted(found["values"]) == [[trial.number, trial.value] for trial in trials]
+    assert [row["value"] for row in found["top"]] == sorted((trial.value for trial in trials), reverse=True)
+
+
+def test_the_winner_and_the_references_are_compared_with_fresh_seeds(study, recipe):
+    found = results(study)
+    finals = trials_of(study, f"six-winner-{found['best']['trial']}")
+    seen: dict[str, Any] = {}
+    for trial in finals:
+        run = study / f"winner-{found['best']['trial']}" / f"{trial.number:04d}"
+        config = evolution.load_config(run / "config.yaml")
+        assert config.seed == trial.user_attrs["seed"] != recipe.seed
+        seen.setdefault(trial.user_attrs["weighting"], []).append((config.seed, vars(config.loss_weights)))
+    assert sorted(seen) == ["evolved", "fixed", "uniform"]
+    for name, weights in {
+        "evolved": found["best"]["weights"],
+        "fixed": {"rgb": 1, "flow": 0, "semantic": 0, "merged": 1, "interm": 1},
+        "uniform": dict.fromkeys(NAMES, 1),
+    }.items():
+        assert sorted(seed for seed, _ in seen[name]) == [recipe.seed + 1, recipe.seed + 2]
+        assert all(used == weights for _, used in seen[name])
+    assert found["references"]["fixed"]["mean"] == pytest.approx(sum(found["references"]["fixed"]["values"]) / 2)
+    assert len(found["best"]["fresh"]["values"]) == 2
+
+
+def test_no_weights_are_kept_of_a_trial(study):
+    assert not list(study.rglob("*.safetensors"))
+    assert not list(study.rglob("state"))
+    assert len(list(study.rglob("metrics.jsonl"))) == 12
+
+
+def test_a_finished_search_is_only_read_and_a_longer_one_goes_on(study, source, recipe, tmp_path):
+    folder = tmp_path / "six"
+    shutil.copytree(study, folder)
+    before = trials_of(folder)
+    evolve(search_in(folder, source, recipe, trials=6), workers=1, console=QUIET)
+    assert trials_of(folder) == before
+    evolve(search_in(folder, source, recipe, trials=7), workers=1, console=QUIET)
+    after = trials_of(folder)
+    assert after[:6] == before
+    assert len(after) == 7
+
+
+def test_another_recipe_in_the_same_study_is_refused(study, source, recipe):
+    other = replace(recipe, training=replace(recipe.training, lr=0.5))
+    with pytest.raises(InputError, match="begun with another training"):
+        evolve(search_in(study, source, other, trials=6), workers=1, console=QUIET)
+    fewer = replace(source, videos=source.videos[:-1])  # the names of training videos come last
+    with pytest.raises(InputError, match="begun with another videos"):
+        evolve(search_in(study, fewer, recipe, trials=6), workers=1, console=QUIET)
+    elsewhere = replace(recipe, data=replace(recipe.data, workers=1))  # where and how it runs may differ
+    evolve(search_in(study, source, elsewhere, trials=6), workers=1, console=QUIET)
+
+
+def test_one_worker_with_a_seed_draws_the_same_again(study, source, recipe, tmp_path):
+    alone = []
+    for name in ("a", "b"):
+        evolve(search_in(tmp_path / name, source, recipe, trials=5), workers=1, console=QUIET)
+        alone.append([(trial.params, trial.value) for trial in trials_of(tmp_path / name)])
+    assert alone[0] == alone[1]
+
+
+def test_trials_are_scored_on_training_videos_alone_kept_apart_by_group(source, recipe):
+    pairs = {video.name: f"pair {number // 2}" for number, video in enumerate(source.split("train"))}
+    grouped = replace(source, videos=tuple(replace(v, group=pairs.get(v.name)) for v in source.videos))
+    scored = scored_source(grouped, recipe)
+    assert {video.name for video in scored.videos} == set(pairs)
+    splits: dict[str | None, Any] = {}
+    for video in scored.videos:
+        splits.setdefault(video.group, set()).add(video.split)
+    assert all(len(split) == 1 for split in splits.values())
+    held_out = [video for video in scored.videos if video.split == "val"]
+    assert 0.15 <= len(held_out) / len(scored.videos) <= 0.45
+    other_seed = scored_source(grouped, replace(recipe, seed=1))
+    assert {v.name for v in other_seed.split("val")} != {v.name for v in held_out}
+
+
+def test_a_pruner_hears_of_every_epoch(recipe):
+    pruned = replace(recipe, training=replace(recipe.training, epochs=7), evolution=EvolutionConfig(pruner="median"))
+    assert trial_config(pruned, {}, 0).training.validate_every == 1
+    unpruned = replace(pruned, evolution=EvolutionConfig(epochs=5))
+    assert trial_config(unpruned, {}, 0).training.validate_every == trial_config(unpruned, {}, 0).training.epochs == 5
+
+
+def test_pruned_trials_count_and_are_no_parents(source, recipe, tmp_path):
+    patient = replace(
+        recipe,
+        training=replace(recipe.training, epochs=3, lr=1e-2),
+        evolution=replace(recipe.evolution, pruner="median", fresh_seeds=1),
+    )
+    found = evolve(search_in(tmp_path / "p", source, patient, trials=10), workers=1, console=QUIET)
+    trials = trials_of(tmp_path / "p")
+    pruned = {trial.number for trial in trials if trial.state == TrialState.PRUNED}
+    assert found["trials"] == 10 == len(trials)
+    assert found["pruned"] == len(pruned) > 0
+    assert pruned.isdisjoint({trial.user_attrs.get("parent") for trial in trials})
+
+
+def test_a_diverged_trial_counts_and_is_no_parent(source, recipe, tmp_path):
+    # A learning rate at which every training diverges, so that nothing but the search itself is left to look at.
+    wild = replace(recipe, training=replace(recipe.training, lr=1e30, optimizer="sgd", clip_norm=0.0, epochs=4))
+    with pytest.raises(FloatingPointError, match="all 2 trials diverged"):
+        evolve(search_in(tmp_path / "w", source, wild, trials=2), workers=1, console=QUIET)
+    assert [trial.state for trial in trials_of(tmp_path / "w")] == [TrialState.FAIL] * 2
+    assert results(tmp_path / "w")["diverged"] == 2
+
+
+def test_what_cannot_be_evolved_is_refused_before_anything_is_written(source, recipe, tmp_path):
+    lone = replace(recipe, model=replace(recipe.model, streams=["rgb"]))
+    with pytest.raises(InputError, match="two or more streams"):
+        evolve(search_in(tmp_path / "x", source, lone, trials=2), workers=1, console=QUIET)
+    with pytest.raises(InputError, match="no label maps"):
+        evolve(search_in(tmp_path / "x", replace(source, label_store=None), recipe, trials=2), 1, QUIET)
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_error_of_a_worker_reaches_the_caller(source, recipe, tmp_path):
+    unreadable = [replace(video, path=tmp_path / video.name) for video in source.videos]
+    with pytest.raises(InputError, match="no readable training video"):
+        evolve(search_in(tmp_path / "e", replace(source, videos=tuple(unreadable)), recipe, trials=2), 2, QUIET)
+
+
+def test_weights_from_a_study(study):
+    found = results(study)["top"]
+    assert weights_from(study, 1, NAMES) == found[0]["weights"]
+    assert weights_from(study, 3, ["rgb", "merged"]) == {
+        name: pytest.approx(sum(row["weights"][name] for row in found[:3]) / 3) for name in ("rgb", "merged")
+    }
+    with pytest.raises(InputError, match="expected 1 to 6"):
+        weights_from(study, 7, NAMES)
+    with pytest.raises(InputError, match="no results"):
+        weights_from(study / "trials", 1, NAMES)
+    with pytest.raises(InputError, match="no weight of depth"):
+        weights_from(study, 1, ["rgb", "depth"])
+
+
+def test_command_line(synthetic, recipe, tmp_path, capsys):
+    save_config(recipe, tmp_path / "recipe.yaml")
+    data = [str(synthetic / "videos"), "--labels", str(synthetic / "labels"), "--config", str(tmp_path / "recipe.yaml")]
+    study = tmp_path / "study"
+    call = ["evolve", *data, "--out", str(study), "--trials", "3", "--sampler", "tpe", "--evolution.fresh_seeds", "1"]
+    assert main([*call, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["trials"] == 3
+    assert set(found["best"]["weights"]) == set(NAMES)
+    assert set(found["references"]) == {"fixed", "uniform"}
+    assert all((study / name).read_bytes().startswith(b"\x89PNG") for name in ("weights.png", "search.png"))
+    assert main(call) == 0
+    assert "evolved" in capsys.readouterr().out
+
+    run = tmp_path / "run"
+    assert main(["train", *data, "--out", str(run), "--weights-from", str(study), "--top", "2"]) == 0
+    used = vars(evolution.load_config(run / "config.yaml").loss_weights)
+    assert used == {name: pytest.approx(sum(row["weights"][name] for row in found["top"][:2]) / 2) for name in NAMES}
+    assert main([*call, "--trials", "0"]) == 2
+    assert main(["evolve", *data, "--out", str(tmp_path / "n"), "--storage", "nosuchsql://x"]) == 2
+    assert main(["evolve", *data, "--out", str(tmp_path / "n"), "--storage", "postgresql://u@127.0.0.1:1/x"]) == 2
+    assert "--storage" in capsys.readouterr().err
+
+
+def start(folder, synthetic, recipe, trials, workers, url=None):
+    """The command in a process group of its own."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    save_config(recipe, folder.parent / "recipe.yaml")
+    command = [sys.executable, "-c", RUN, str(synthetic), str(folder), str(trials), str(workers)]
+    command += [url or f"sqlite:///{folder / 'study.db'}", str(folder.parent / "recipe.yaml")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+# Heartbeats every second, so that a death is noticed in seconds. The command line has no key for that.
+RUN = """
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+    from rich.console import Console
+    from airstreams.config import load_config
+    from airstreams.data.sources import open_source
+    from airstreams.experiments.evolve import Search, evolve
+    data, folder, trials, workers, url, recipe = sys.argv[1:]
+    source = open_source(data + "/videos", Path(data) / "labels")
+    search = Search(source, load_config(Path(recipe)), Path(folder), url, int(trials), heartbeat=1)
+    evolve(search, int(workers), Console(stderr=True))
+"""
+
+
+def finish(process):
+    _, said = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    return said
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+    return found
+
+
+def workers_of(process):
+    """The processes that take trials, as the one that started them sees them."""
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def assert_none_lost_or_counted_twice(trials, budget):
+    """Each death has one new try with the same weights; what was never tried again had an end of its own."""
+    tries: dict[int, Any] = {}
+    for trial in trials:
+        if trial.state == TrialState.FAIL and not trial.params:
+            continue  # surplus: two workers took the last trial at once, and it stopped before it drew any weight
+        assert trial.state in (TrialState.COMPLETE, TrialState.FAIL)
+        tries.setdefault(trial.system_attrs.get("failed_trial", trial.number), []).append(trial)
+    assert len(tries) == budget
+    for chain in tries.values():
+        assert [trial.state for trial in chain] == [TrialState.FAIL] * (len(chain) - 1) + [TrialState.COMPLETE]
+        assert all(trial.params.items() <= chain[-1].params.items() for trial in chain)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
+def test_a_search_that_was_killed_whole_goes_on_and_its_training_is_resumed(synthetic, recipe, tmp_path):
+    longer = replace(recipe, training=replace(recipe.training, epochs=12, save_every=2))
+    folder = tmp_path / "killed"
+    first = start(folder, synthetic, longer, trials=2, workers=1)
+    wait_for(lambda: list(folder.glob("trials/0000/state/step-00000000[4-9].pt")))
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    step = max(int(path.stem[5:]) for path in folder.glob("trials/0000/state/step-*.pt"))
+    finish(start(folder, synthetic, longer, trials=2, workers=1))
+    trials = trials_of(folder)
+    assert_none_lost_or_counted_twice(trials, 2)
+    assert trials[0].state == TrialState.FAIL
+    # It went on from its state: the steps before that were logged once, by the process that was killed.
+    lines = [json.loads(line) for line in (folder / "trials/0000/metrics.jsonl").read_text().splitlines()]
+    assert step >= 4
+    assert [line["epoch"] for line in lines if "train" in line] == list(range(1, 13))
+    assert lines[-1]["train"]["clips"] > 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="this system has no SIGTERM")
+def test_a_search_that_was_asked_to_stop_goes_on(synthetic, recipe, tmp_path):
+    longer = replace(recipe, training=replace(recipe.training, epochs=12))
+    folder = tmp_path / "stopped"
+    first = start(folder, synthetic, longer, trials=2, workers=1)
+    wait_for(lambda: (folder / "trials/0000/metrics.jsonl").exists())
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(60) != 0
+    assert list(folder.glob("trials/0000/state/step-*.pt"))
+    finish(start(folder, synthetic, longer, trials=2, workers=1))
+    assert_none_lost_or_counted_twice(trials_of(folder), 2)
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    """A real server on loopback, with a data folder of its own; it runs as somebody without rights."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # Debian's
+    if not programs:
+        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
+    user: dict[str, Any] = {}
+    if os.geteuid() == 0:  # it refuses to run as root
+        nobody = pwd.getpwnam("nobody")
+        user = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Not pytest's own folder, whose parents only their owner may enter.
+    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True, **user).strip())
+    try:
+        environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
+        run: dict[str, Any] = {"check": True, "env": environment, "cwd": folder, "stdout": subprocess.DEVNULL, **user}
+        subprocess.run([f"{programs[-1]}/initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "evolver"], **run)
+        options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories={folder} -c fsync=off"
+        control = [f"{programs[-1]}/pg_ctl", "-D", f"{folder}/data", "-w"]
+        subprocess.run([*control, "-o", options, "-l", f"{folder}/log", "start"], **run)
+        try:
+            yield f"postgresql://evolver@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], **run)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_four_workers_on_postgresql_of_which_two_are_killed(postgresql, synthetic, recipe, tmp_path):
+    trials, folder = 8, tmp_path / "many"
+    longer = replace(
+        recipe,
+        training=replace(recipe.training, epochs=3, save_every=2),
+        evolution=replace(recipe.evolution, fresh_seeds=1),
+    )
+    machines = [start(folder, synthetic, longer, trials, workers=2, url=postgresql) for _ in range(2)]
+    pool = optuna.storages.RDBStorage(postgresql.replace("://", "+pg8000://"))
+
+    def all_have_begun():
+        for machine in machines:
+            assert machine.poll() is None, machine.stderr.read()
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(pool)]
+        if "many" not in names:
+            return False
+        begun = optuna.load_study(storage=pool, study_name="many").get_trials()
+        return sum(trial.state == TrialState.RUNNING for trial in begun) >= 4
+
+    wait_for(all_have_begun)
+    for machine in machines:
+        os.kill(workers_of(machine)[0].pid, signal.SIGKILL)
+    for machine in machines:
+        finish(machine)
+    done = optuna.load_study(storage=pool, study_name="many").get_trials()
+    assert_none_lost_or_counted_twice(done, trials)
+    died = [trial for trial in done if trial.state == TrialState.FAIL and trial.params]
+    assert 1 <= len(died) <= 2  # the second may have finished its trial in the moment before it was killed
+    found = results(folder)
+    assert found["trials"] == trials
+    finals = optuna.load_study(storage=pool, study_name=f"many-winner-{found['best']['trial']}").get_trials()
+    assert_none_lost_or_counted_twice(finals, 3)
+
+
+def test_fixed_weights_are_the_papers():
+    assert vars(evolution.REFERENCES["fixed"]) == vars(LossWeights()) == {
+        "rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 1.0,
+    }  # fmt: skip
