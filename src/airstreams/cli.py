@@ -432,13 +432,16 @@ def reproduce(call: Namespace) -> int:
         runs: list[dict[str, Any]] = [
             {"run": job.folder.name, "done": job.done, "multiply_adds": tables.multiply_adds(job)} for job in jobs
         ]
+        hours = tables.hours_left(jobs)
         if call.json:
-            _print_json({"runs": runs})
+            _print_json({"runs": runs, "hours_left": hours})
             return DONE
-        shown = Table("run", "done", "training, P multiply-adds")
+        shown = Table("run", "done", "training, T multiply-adds")
         for run in runs:
-            shown.add_row(run["run"], "yes" if run["done"] else "", f"{run['multiply_adds'] / 1e15:.3f}")
+            shown.add_row(run["run"], "yes" if run["done"] else "", f"{run['multiply_adds'] / 1e12:.1f}")
         stdout.print(shown)
+        pace = "the pace is known once one is finished" if hours is None else f"about {hours:.1f} h of training left"
+        stdout.print(f"{sum(not job.done for job in jobs)} of {len(jobs)} runs to do; {pace}")
         return DONE
     tables.run_jobs(jobs, call.workers, stderr)
     result, markdown = tables.report(call.table, table, jobs, " ".join(["airstreams", *sys.argv[1:]]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from airstreams.data.labels import COCO_CLASSES, NO_LABEL, LabelStore, LabelWriter, create, save
+from airstreams.data.labels import COCO_CLASSES, NO_LABEL, LabelStore, LabelWriter, create, resized, save
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
@@ -317,6 +317,56 @@ def test_an_id_without_a_class_is_refused_in_other_ids_as_well(store, maps):
     save(store.root, "a", maps, FRAMES)
     with pytest.raises(InputError, match="holds the class id 3; expected ids below 3"):
         store.with_classes(["background", "dog"]).read("a", FRAMES)
+
+
+def test_the_keys_are_those_saved_wherever_the_videos_lie(store, maps):
+    keys = {"a", "a.b", "clap/a.b", "clap/deep/a", "/outside/a", "../../up", "x/../y", "clap/..", "labels"}
+    for key in keys:
+        save(store.root, key, maps, FRAMES)
+    (store.root / ".17.a.npz").write_bytes(b"being written")
+    (store.root / "clap" / "._a.npz").write_bytes(b"a desktop's own")
+    (store.root / "contact_sheet.png").write_bytes(b"no label maps")
+    found = list(store.keys())
+    assert sorted(found) == sorted(keys)
+    assert all(store.has(key) for key in found)
+
+
+def test_the_keys_of_a_store_without_label_maps(store):
+    assert list(store.keys()) == []
+
+
+@pytest.mark.parametrize("count", [0, 3, 16, 17, 40])
+def test_the_pieces_together_are_all_label_maps(store, count):
+    maps, frames = many_maps(count), np.arange(count) * 2
+    save(store.root, "pieces", maps, frames)
+    np.savez(store.root / "one_array.npz", labels=maps, frame_indices=frames.astype(np.int32))
+    for key in ("pieces", "one_array"):
+        pieces = list(store.pieces(key))
+        np.testing.assert_array_equal(np.concatenate([some for some, _ in pieces]), frames)
+        np.testing.assert_array_equal(np.concatenate([maps_MHW for _, maps_MHW in pieces]), maps)
+    few = store.with_classes(["background", "dog"])
+    for some, maps_MHW in few.pieces("pieces"):
+        np.testing.assert_array_equal(maps_MHW, few.read("pieces", some))
+
+
+def test_pieces_of_what_is_broken_or_absent(store, maps):
+    with pytest.raises(VideoError, match=r"absent\.npz"):
+        list(store.pieces("absent"))
+    np.savez(store.root / "a.npz", frame_indices=np.arange(20, dtype=np.int32), labels_000000=many_maps(16))
+    with pytest.raises(VideoError, match=r"a\.npz"):
+        list(store.pieces("a"))
+    save(store.root, "b", np.full((1, 2, 2), 3, np.uint8), [0])
+    with pytest.raises(InputError, match="class id 3"):
+        list(store.pieces("b"))
+
+
+def test_resized_label_maps_keep_their_places():
+    small = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    large = resized(small, (4, 9))
+    np.testing.assert_array_equal(large, small.repeat(2, axis=1).repeat(3, axis=2))
+    np.testing.assert_array_equal(resized(large, (2, 3)), small)
+    # Of five columns to one, that in the middle.
+    assert resized(np.arange(5, dtype=np.uint8)[None], (1, 1)).item() == 2
 
 
 def test_the_classes_that_occur(store):

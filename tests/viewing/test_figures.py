@@ -6,8 +6,10 @@ from matplotlib.image import imread
 
 from airstreams.errors import InputError
 from airstreams.viewing.figures import (
+    LabelledFrame,
     RepresentationRow,
     confusion_figure,
+    contact_sheet,
     flow_to_colour,
     label_colours,
     representations_figure,
@@ -199,6 +201,66 @@ def test_representations_refuse_what_cannot_be_drawn(tmp_path, labels):
         representations_figure(tmp_path / "a.png", [], ["background"])
     with pytest.raises(InputError, match=r"class id 2.*2 segmentation classes"):
         representations_figure(tmp_path / "a.png", [row(segmentation=labels)], ["background", "person"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_contact_sheet_shows_frames_beside_their_label_maps(tmp_path, labels):
+    names = ["background", "person", "ball"]
+    path = tmp_path / "new" / "sheet.png"
+    frame = np.full((30, 40, 3), (250, 120, 10), np.uint8)
+    grey = (250 + 120 + 10) / 3
+    panel = (1.7 * 120) * (1.7 * 0.75 * 120)
+    ball = 0.7 * label_colours(3)[2] + 0.3 * grey
+    for count in (1, 3, 7, 12):
+        contact_sheet(path, [LabelledFrame(f"clap/{i}", labels, frame) for i in range(count)], names)
+        picture = imread(path)
+        assert has_colour(picture, frame[0, 0], 3) == pytest.approx(count * panel, rel=0.03)
+        assert has_colour(picture, ball, 3) == pytest.approx(0.3 * count * panel, rel=0.03)
+    # Each frame's label map stands to its right.
+    of_frame = np.abs(picture[..., :3] * 255 - frame[0, 0]).max(axis=2) < 3
+    of_ball = np.abs(picture[..., :3] * 255 - ball).max(axis=2) < 3
+    line = int(np.nonzero(of_ball.any(axis=1))[0][20])
+    turns = [("frame" if of_frame[line, x] else "map") for x in np.nonzero(of_frame[line] | of_ball[line])[0]]
+    assert [a for a, b in zip(turns, [*turns[1:], ""], strict=True) if a != b] == ["frame", "map"] * 3
+    # The legend has the ball, and no person.
+    assert has_colour(picture, label_colours(3)[2], 3) > 100
+    assert has_colour(picture, label_colours(3)[1], 3) < 10
+    assert [item.name for item in path.parent.iterdir()] == ["sheet.png"]
+
+
+def test_the_contact_sheet_without_frames_shows_plain_colours(tmp_path, labels):
+    names = ["background", "person", "ball"]
+    partly = labels.copy()
+    partly[:, :5] = 255
+    panel = (2.4 * 120) * (2.4 * 0.75 * 120)
+    contact_sheet(tmp_path / "a.png", [LabelledFrame("a", labels), LabelledFrame("b", partly)], names)
+    picture = imread(tmp_path / "a.png")
+    assert has_colour(picture, label_colours(3)[2], 3) == pytest.approx(2 * 0.3 * panel, rel=0.05)
+    assert has_colour(picture, label_colours(3)[0], 3) == pytest.approx((0.7 + 0.7 - 0.25) * panel, rel=0.05)
+    assert has_colour(picture, 0.78 * 255, 2) > 0.1 * panel  # hatched, hence not all of the quarter
+    # One frame that could not be read leaves its place empty and takes no other's.
+    frame = np.full((30, 40, 3), (250, 120, 10), np.uint8)
+    contact_sheet(tmp_path / "a.png", [LabelledFrame("a", labels, frame), LabelledFrame("b", labels)], names)
+    picture = imread(tmp_path / "a.png")
+    assert has_colour(picture, (250, 120, 10), 3) == pytest.approx((1.7 * 120) ** 2 * 0.75, rel=0.03)
+    assert has_colour(picture, label_colours(3)[2], 3) > 0.25 * (1.7 * 120) ** 2 * 0.75
+
+
+def test_a_long_title_stays_over_its_frame(tmp_path, labels):
+    def dark_columns(title):
+        contact_sheet(tmp_path / "a.png", [LabelledFrame(title, labels), LabelledFrame("", labels)], ["", "", ""])
+        above = imread(tmp_path / "a.png")[: int(0.2 * 120), :, :3]
+        return np.nonzero((above < 0.5).any(axis=(0, 2)))[0]
+
+    assert dark_columns("a").max() < 40
+    assert 100 < dark_columns("clap/" + "_$word$" * 40 + ", frame 7").max() < (0.15 + 2.4 + 0.15) * 120
+
+
+def test_the_contact_sheet_refuses_what_cannot_be_drawn(tmp_path, labels):
+    with pytest.raises(InputError, match="no label maps"):
+        contact_sheet(tmp_path / "a.png", [], ["background"])
+    with pytest.raises(InputError, match=r"class id 2.*2 segmentation classes"):
+        contact_sheet(tmp_path / "a.png", [LabelledFrame("a", labels)], ["background", "person"])
     assert not list(tmp_path.iterdir())
 
 

@@ -147,14 +147,8 @@ class LabelStore:
         for a video without label maps.
         """
         path = file_of(self.root, key)
-        frames = _read_frame_indices(path)
-        with _opened(path) as archive:
-            if "labels" in archive.files:
-                yield frames, self._in_our_ids(path, _whole(path, archive["labels"], len(frames)))
-                return
-            for start in range(0, len(frames), MAPS_A_PIECE):
-                some = frames[start : start + MAPS_A_PIECE]
-                yield some, self._in_our_ids(path, _whole(path, archive[_piece(start)], len(some)))
+        for frames, maps_MHW in _pieces_of(path):
+            yield frames, self._in_our_ids(path, maps_MHW)
 
     def _in_our_ids(self, path: Path, maps_MHW: np.ndarray) -> np.ndarray:
         known = len(self.classes if self.renamed is None else self.renamed)
@@ -316,6 +310,17 @@ def _maps_at(path: Path, places: np.ndarray, count: int) -> np.ndarray:
             here = places // MAPS_A_PIECE * MAPS_A_PIECE == start
             maps_MHW[here] = piece[places[here] - start]
         return maps_MHW
+
+
+def _pieces_of(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    frames = _read_frame_indices(path)
+    with _opened(path) as archive:
+        if "labels" in archive.files:
+            yield frames, _whole(path, archive["labels"], len(frames))
+            return
+        for start in range(0, len(frames), MAPS_A_PIECE):
+            some = frames[start : start + MAPS_A_PIECE]
+            yield some, _whole(path, archive[_piece(start)], len(some))
 
 
 def _piece(start: int) -> str:

@@ -185,6 +185,15 @@ def multiply_adds(job: Job) -> int:
     return clip * len(source.split("train")) * job.config.training.epochs
 
 
+def hours_left(jobs: Sequence[Job]) -> float | None:
+    """Of training, by the pace of what is finished; None where nothing is."""
+    done = [job for job in jobs if job.done]
+    if not done:
+        return None
+    pace = sum(_seconds(job) for job in done) / sum(multiply_adds(job) for job in done)
+    return pace * sum(multiply_adds(job) for job in jobs if not job.done) / 3600
+
+
 def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
     """Do what is not done yet, `workers` at a time. RuntimeError: a worker died; what the jobs raise."""
     todo = [job for job in jobs if not job.done]

@@ -1,0 +1,206 @@
+"""Counts against stores whose shares are known by hand; the score against J-HMDB's real label maps and masks."""
+
+import json
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from airstreams.data.labels import COCO_CLASSES, LabelStore, create, save
+from airstreams.data.listing import Video
+from airstreams.data.sources import open_source
+from airstreams.data.video import read_frames
+from airstreams.errors import InputError
+from airstreams.evaluation import label_report
+from airstreams.evaluation.label_report import count, frames_to_show, score
+
+CLASSES = ("background", "person", "dog", "kite")
+
+
+@pytest.fixture
+def progress():
+    return Progress(console=Console(quiet=True))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return create(tmp_path / "labels", "painter", CLASSES, {"stride": 2})
+
+
+def test_shares_known_by_hand(store, progress):
+    # 4 frames of 10 px and 20 of 5 px: 140 px in all.
+    few = np.zeros((4, 2, 5), np.uint8)
+    few[0, 0] = 1  # 5 px
+    few[1, 0, 0], few[1, 1] = 2, 255  # 1 px and 5 px
+    few[2] = 255  # 10 px, and no instance
+    save(store.root, "walk/few", few, [0, 2, 4, 6])
+    many = np.zeros((20, 1, 5), np.uint8)
+    many[15:18, 0, 0] = 1  # on both sides of where the file is cut into pieces
+    save(store.root, "many", many, range(20))
+    save(store.root, "empty", np.zeros((0, 1, 1), np.uint8), [])
+    report = count(store, progress)
+    found = report.counts.shares(store.classes)
+    size = sum(path.stat().st_size for path in store.root.rglob("*.npz"))
+    assert found == {
+        "classes": {
+            "background": {"pixels": (140 - 5 - 6 - 10 - 3) / 140, "frames": 23 / 24},
+            "person": {"pixels": 8 / 140, "frames": 4 / 24},
+            "dog": {"pixels": 1 / 140, "frames": 1 / 24},
+        },
+        "videos": 3,
+        "frames": 24,
+        "frames_with_instance": 5 / 24,
+        "pixels_without_label": 15 / 140,
+        "bytes": size,
+        "raw_share": size / 140,
+    }
+    assert list(found["classes"]) == ["background", "person", "dog"]
+    assert json.loads(json.dumps(found)) == found
+    assert report.bad == {}
+    # Of each video the middle one of the frames with an instance.
+    assert report.samples == [("many", 16), ("walk/few", 2)]
+
+
+def test_a_store_without_label_maps(store, progress):
+    report = count(store, progress)
+    found = report.counts.shares(store.classes)
+    assert (found["classes"], found["videos"], found["frames"], found["raw_share"]) == ({}, 0, 0, 0)
+    assert report.samples == []
+
+
+def test_broken_files_are_told_and_count_for_nothing(store, progress):
+    save(store.root, "good", np.ones((1, 2, 2), np.uint8), [0])
+    (store.root / "text.npz").write_text("no archive")
+    # Broken in its last piece only, when much of it has been counted.
+    piece = np.full((16, 2, 2), 2, np.uint8)
+    np.savez(store.root / "cut.npz", frame_indices=np.arange(48), labels_000000=piece, labels_000016=piece)
+    save(store.root, "unnamed", np.full((1, 2, 2), 9, np.uint8), [0])
+    report = count(store, progress)
+    assert {path.name for path in report.bad} == {"text.npz", "cut.npz", "unnamed.npz"}
+    for path, reason in report.bad.items():
+        assert str(path) in reason
+    assert "class id 9" in report.bad[store.root / "unnamed.npz"]
+    found = report.counts.shares(store.classes)
+    assert (found["videos"], found["frames"]) == (1, 1)
+    assert found["classes"] == {"person": {"pixels": 1.0, "frames": 1.0}}
+    assert report.samples == [("good", 0)]
+
+
+def test_the_samples_are_the_same_whatever_the_order_and_show_an_instance_where_there_is_one(tmp_path, progress):
+    found: list[list[tuple[str, int]]] = []
+    for order in (range(40), reversed(range(40))):
+        store = create(tmp_path / str(len(found)), "painter", CLASSES, {})
+        for name in order:
+            save(store.root, f"{name:02d}", np.full((3, 2, 2), int(name % 5 == 0), np.uint8), [0, 1, 2])
+        found.append(count(store, progress).samples)
+    assert found[0] == found[1]
+    keys = [key for key, _ in found[0]]
+    assert len(set(keys)) == 12
+    assert keys == sorted(keys)
+    assert {f"{name:02d}" for name in range(0, 40, 5)} < set(keys)  # the eight with a person, and four more
+    assert [key for key, _ in count(store, progress, to_show={"03", "10", "absent"}).samples] == ["03", "10"]
+
+
+def test_counting_does_not_remember_the_files(store, progress, monkeypatch):
+    """Many files take no more memory at once than some; the frames of each would take 480 kB, 2 kB the sums of each."""
+    monkeypatch.setattr(label_report, "FILES_AHEAD", 16)
+    most = []
+    for first, files in ((0, 40), (40, 240)):
+        for name in range(first, files):
+            np.savez(store.root / f"{name}.npz", frame_indices=np.arange(300), labels=np.zeros((300, 1, 1), np.uint8))
+        tracemalloc.start()
+        assert count(store, progress).counts.videos == files
+        most.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert most[1] < most[0] + 150_000
+
+
+def video(tmp_path, name, mask_THW=None):
+    if mask_THW is not None:
+        np.savez(tmp_path / f"{name}.npz", mask=mask_THW)
+    mask = None if mask_THW is None else tmp_path / f"{name}.npz"
+    return Video(tmp_path / f"{name}.mp4", name, ("walk",), label_map=name, mask=mask)
+
+
+def test_person_iou_known_by_hand(store, tmp_path, progress):
+    mask_THW = np.zeros((6, 2, 4), np.uint8)
+    mask_THW[:, 0] = 1
+    half = np.zeros((3, 2, 4), np.uint8)
+    half[:, :, :2] = 1  # 2 px in both and 6 in either, in each frame
+    half[0, 0, 0] = 255  # not taken for a person: 1 px in both
+    half[1, 1, 0] = 2  # 5 px in either
+    save(store.root, "half", half, [0, 4, 6])  # frame 6 lies beyond the mask
+    small = np.zeros((1, 1, 2), np.uint8)
+    small[0, 0, 1] = 1  # the right half of twice the height and width
+    save(store.root, "small", small, [3])
+    right_THW = np.zeros((4, 2, 4), np.uint8)
+    right_THW[3, :, 2:] = 1
+    nobody_THW = np.zeros((1, 2, 4), np.uint8)
+    save(store.root, "nobody", nobody_THW, [0])
+    videos = [
+        video(tmp_path, "half", mask_THW),
+        video(tmp_path, "small", right_THW),
+        video(tmp_path, "nobody", nobody_THW),
+        video(tmp_path, "not_labelled", nobody_THW),
+        video(tmp_path, "no_mask"),
+    ]
+    found = score(store, videos, progress)
+    assert found.figures() == {
+        "person_iou": (1 + 2 + 4) / (6 + 5 + 4),
+        "person_iou_mean": pytest.approx((3 / 11 + 1) / 2),
+        "videos": 3,
+        "frames": 4,
+        "videos_with_masks": 4,
+    }
+    assert found.bad == {}
+
+    (tmp_path / "half.npz").write_bytes(b"")
+    (store.root / "nobody.npz").write_bytes(b"")
+    np.savez(tmp_path / "flat.npz", mask=mask_THW[0])
+    save(store.root, "flat", half, [0, 4, 6])
+    flat = replace(videos[0], mask=tmp_path / "flat.npz", label_map="flat")
+    found = score(store, [*videos, flat], progress)
+    assert (found.person_iou, found.videos) == (1.0, 1)
+    assert set(found.bad) == {tmp_path / "half.npz", store.root / "nobody.npz", tmp_path / "flat.npz"}
+
+
+def test_nothing_to_score_by_hand_drawn_masks(store, tmp_path, progress):
+    with pytest.raises(InputError, match="without masks"):
+        score(store, [video(tmp_path, "a")], progress)
+    dogs = create(tmp_path / "dogs", "painter", ["background", "dog"], {})
+    with pytest.raises(InputError, match="no class person"):
+        score(dogs, [video(tmp_path, "a", np.zeros((1, 2, 2), np.uint8))], progress)
+    nobody = np.zeros((1, 2, 2), np.uint8)
+    save(store.root, "a", nobody, [0])
+    found = score(store, [video(tmp_path, "a", nobody)], progress)
+    assert (found.person_iou, found.person_iou_mean, found.videos) == (None, None, 1)
+
+
+def test_the_frames_shown_are_those_of_the_videos(synthetic):
+    store = LabelStore.open(synthetic / "labels")
+    path = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
+    key = "test/disc_up/000"
+    bad = synthetic / "absent.mp4"
+    other = "test/disc_up/001"
+    shown, reasons = frames_to_show(store, [(key, 4), (other, 2)], {key: path, other: bad})
+    np.testing.assert_array_equal(shown[0].frame, read_frames(path, [4])[0])
+    np.testing.assert_array_equal(shown[0].label_map, store.read(key, [4])[0])  # type: ignore[index]
+    assert key in shown[0].title
+    assert "4" in shown[0].title
+    assert shown[1].frame is None
+    np.testing.assert_array_equal(shown[1].label_map, store.read(other, [2])[0])  # type: ignore[index]
+    assert list(reasons) == [bad]
+    assert str(bad) in reasons[bad]
+
+
+def test_the_label_maps_delivered_with_jhmdb_reach_their_person_iou(test_data: Path, progress):
+    source = open_source(f"jhmdb:{test_data / 'jhmdb'}?split=1")
+    assert source.label_store is not None
+    assert source.label_store.classes == COCO_CLASSES
+    found = score(source.label_store, source.videos, progress)
+    assert (found.videos, found.frames, found.bad) == (928, 16003, {})
+    assert found.person_iou == pytest.approx(0.637, abs=0.0005)
