@@ -18,9 +18,9 @@ from airstreams.errors import InputError
 from airstreams.files import replacing
 
 STREAMS = ("rgb", "flow", "semantic")
-HEADS = (*STREAMS, "merged")
 
-StreamName = Literal["rgb", "flow", "semantic"]
+StreamName = Literal["rgb", "flow", "semantic", "rgb2", "rgb3"]
+"""rgb2 and rgb3 see what rgb sees, with towers of their own: the control for what a mere ensemble of towers brings."""
 LayerKind = Literal["conv2d", "conv1d", "pool2d", "pool1d", "context_gating", "squeeze_excite"]
 
 
@@ -288,14 +288,15 @@ class Config:
     def active_loss_weights(self) -> dict[str, float]:
         """The losses that this model has, with their weights (over 0 or not); a lone stream's own loss has weight 1."""
         heads = self.model.heads
-        weights = {head: 1.0 if len(heads) == 1 else getattr(self.loss_weights, head) for head in heads}
+        # Further rgb streams have no loss of their own, as flow and semantic have none by the fixed weights.
+        weights = {head: 1.0 if len(heads) == 1 else getattr(self.loss_weights, head, 0.0) for head in heads}
         if "semantic" in heads:
             weights["interm"] = self.loss_weights.interm
         return weights
 
     def trained_heads(self) -> list[str]:
         """The heads whose loss has weight, and which therefore have something to say."""
-        return [head for head, weight in self.active_loss_weights().items() if head in HEADS and weight > 0]
+        return [head for head, weight in self.active_loss_weights().items() if head != "interm" and weight > 0]
 
     @property
     def decoded_side(self) -> int:

@@ -56,6 +56,7 @@ def test_every_run_differs_from_the_recipe_in_what_the_table_says(recipe):
     assert changes("rgb+flow") == ("rgb+flow", [], fixed)
     assert changes("rgb+semantic (stopped)") == ("rgb+semantic", ["semantic"], fixed)
     assert changes("all (stopped)") == ("rgb+flow+semantic", ["flow", "semantic"], fixed)
+    assert changes("rgb x3") == ("rgb+rgb2+rgb3", [], fixed)
     assert changes("uniform") == ("rgb+flow+semantic", [], (1, 1, 1, 1, 1))
     evolved = {"rgb": 0.1, "flow": 0.2, "semantic": 0.3, "merged": 0.4, "interm": 0.5}
     assert changes("evolved", evolved) == ("rgb+flow+semantic", [], (0.1, 0.2, 0.3, 0.4, 0.5))
@@ -67,7 +68,7 @@ def test_tables_hold_the_papers_figures():
     published = {
         name: [[cell and cell.hmdb51 for cell in row] for row in table.rows.values()] for name, table in TABLES.items()
     }
-    assert published["table1"] == [[41.72], [46.32], [47.66], [50.02]]
+    assert published["table1"] == [[41.72], [46.32], [47.66], [50.02], [None]]
     assert published["table2"] == [[41.72, None], [43.57, 46.32], [46.84, 47.66], [47.76, 50.02]]
     assert published["table3"] == [[41.72], [42.82], [50.02], [50.53]]
     charades = [cell.charades for row in TABLES["table3"].rows.values() for cell in row if cell]
@@ -75,7 +76,7 @@ def test_tables_hold_the_papers_figures():
 
 
 def test_each_run_is_trained_for_each_seed_and_evaluated(finished, recipe):
-    assert len(finished) == 8
+    assert len(finished) == 10
     for job in finished:
         assert load_config(job.folder / "config.yaml") == job.config
         figures = json.loads(job.figures.read_text())
@@ -163,11 +164,11 @@ def test_command_line(finished, synthetic, recipe, tmp_path, capsys):
     call += ["--out", str(out), "--config", str(tmp_path / "recipe.yaml"), "--seeds", "2"]
     assert main([*call, "--dry-run", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
-    assert [run["done"] for run in runs] == [True] * 8
+    assert [run["done"] for run in runs] == [True] * 10
     by_name = {run["run"]: run["multiply_adds"] for run in runs}
     assert by_name["all-data0-seed5"] > by_name["rgb-data0-seed5"] > 0
     assert main([*call, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["runs"].keys() == {"rgb", "rgb+semantic", "rgb+flow", "all"}
+    assert json.loads(capsys.readouterr().out)["runs"].keys() == {"rgb", "rgb+semantic", "rgb+flow", "all", "rgb x3"}
     assert (out / "table1.md").read_text().startswith("## Table 1")
     assert json.loads((out / "table1.json").read_text())["table"] == "table1"
     assert main(["reproduce", "table3", *call[2:]]) == 2
@@ -192,5 +193,5 @@ def test_killed_it_goes_on(synthetic, recipe, tmp_path):
     before = (tmp_path / "out/runs/rgb-data0-seed5/model.safetensors").stat().st_mtime_ns
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["runs"]) == 4
+    assert len(json.loads(done.stdout)["runs"]) == 5
     assert (tmp_path / "out/runs/rgb-data0-seed5/model.safetensors").stat().st_mtime_ns == before

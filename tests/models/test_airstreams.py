@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from airstreams.config import STREAMS, FlowConfig, ModelConfig
+from airstreams.config import STREAMS, Config, FlowConfig, ModelConfig
 from airstreams.models.airstreams import build
 
 SUBSETS = [list(subset) for size in (1, 2, 3) for subset in combinations(STREAMS, size)]
@@ -97,6 +97,20 @@ def test_every_stream_has_its_say_in_the_merged_answer():
             silenced = deepcopy(model)
             silenced.early[name].output_norm.weight.zero_()
             assert not torch.allclose(silenced(clip()).logits["merged"], answer, atol=1e-4)
+
+
+def test_further_rgb_streams_are_towers_of_their_own_without_losses():
+    config = ModelConfig(streams=["rgb", "rgb2", "rgb3"], width=0.25)
+    model = build(config, 5, 3).eval()
+    with torch.no_grad():
+        output = model(clip(), ["merged"])
+        features = [model.early[name](clip()) for name in config.streams]
+        assert not torch.allclose(features[0], features[1], atol=1e-3)
+        mean = sum(features) / 3
+        torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean), rtol=0, atol=1e-5)
+    whole = Config(model=config)
+    assert whole.trained_heads() == ["rgb", "merged"]
+    assert not whole.needs_labels
 
 
 def test_single_heads_do_not_change_the_merged_answer():

@@ -80,8 +80,10 @@ TABLES = {
             "RGB + semantics": (Cell("rgb+semantic", 46.32),),
             "RGB + flow": (Cell("rgb+flow", 47.66),),
             "RGB + semantics + flow": (Cell("all", 50.02),),
+            "control: RGB three times": (Cell("rgb x3"),),
         },
         "rgb",
+        "The control is not in the paper: three towers, merged as the others are, that all see RGB.",
     ),
     "table2": Table(
         "Table 2: they should be optimised for the task",
@@ -112,6 +114,7 @@ STREAMS: dict[str, list[StreamName]] = {
     "rgb+semantic": ["rgb", "semantic"],
     "rgb+flow": ["rgb", "flow"],
     "all": ["rgb", "flow", "semantic"],
+    "rgb x3": ["rgb", "rgb2", "rgb3"],
 }
 
 
@@ -144,8 +147,9 @@ def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -
         weights = LossWeights(1.0, 1.0, 1.0, 1.0, 1.0) if name == "uniform" else LossWeights(**evolved)  # type: ignore[arg-type]
         return replace(recipe, model=replace(recipe.model, streams=STREAMS["all"]), loss_weights=weights)
     streams = STREAMS[name.removesuffix(f" {STOPPED}")]
-    stopped = name.endswith(STOPPED)
-    model = replace(recipe.model, streams=streams, stop_gradient=[s for s in streams if s != "rgb"] if stopped else [])
+    model = replace(recipe.model, streams=streams, stop_gradient=[])
+    if name.endswith(STOPPED):
+        model.stop_gradient = [stream for stream in streams if stream == "flow" or stream == "semantic"]
     return replace(recipe, model=model, loss_weights=LossWeights())  # fixed: section 4.2.3
 
 
@@ -380,7 +384,7 @@ def _cell_text(cell: Cell | None, cells: Mapping[str, dict[str, Any]], reference
 
 
 def _file_name(run: str) -> str:
-    return run.replace(f" {STOPPED}", "-stopped").replace("+", "-")
+    return run.replace(STOPPED, "stopped").replace("+", "-").replace(" ", "-")
 
 
 def _hardware() -> str:

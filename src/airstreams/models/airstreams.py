@@ -75,7 +75,8 @@ class AIRStreams(nn.Module):
 
         rgb has no representation to speak of.
         """
-        parts = {f"{name}.representation": part for name, part in self.representations.items() if name != "rgb"}
+        made = {name: part for name, part in self.representations.items() if not isinstance(part, RGB)}
+        parts = {f"{name}.representation": part for name, part in made.items()}
         parts |= {f"{name}.early": part for name, part in self.early.items()}
         parts |= {f"{name}.late": part for name, part in self.late.items()}
         return parts
@@ -92,6 +93,8 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
     stopped = config.stop_gradient
     makers: dict[str, Callable[[], nn.Module]] = {
         "rgb": RGB,
+        "rgb2": RGB,
+        "rgb3": RGB,
         "flow": lambda: Flow(config.flow, "flow" in stopped),
         "semantic": lambda: Semantic(
             segment_classes, config.segmenter_width, config.semantic_channels, "semantic" in stopped
