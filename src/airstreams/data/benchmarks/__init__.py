@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from airstreams.data.benchmarks.charades import read_charades
+from airstreams.data.benchmarks.hmdb51 import read_hmdb51
 from airstreams.data.benchmarks.jhmdb import read_jhmdb
+from airstreams.data.benchmarks.moments import read_moments
+from airstreams.data.benchmarks.smarthome import read_smarthome
 from airstreams.data.listing import Source
 from airstreams.errors import InputError
 
@@ -24,7 +27,10 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "jhmdb": Benchmark(read_jhmdb, {"split": ("1", "2", "3")}),
+    "hmdb51": Benchmark(read_hmdb51, {"split": ("1", "2", "3")}),
+    "moments": Benchmark(read_moments, {"release": ("auto", "339", "305")}),
     "charades": Benchmark(read_charades, {}),
+    "smarthome": Benchmark(read_smarthome, {"protocol": ("cs", "cv1", "cv2")}),
 }
 
 

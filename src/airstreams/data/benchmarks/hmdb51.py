@@ -1,0 +1,85 @@
+"""HMDB-51: 6766 clips from films and the web, 51 actions, of which each split uses 5100.
+
+H. Kuehne, H. Jhuang, E. Garrote, T. Poggio, T. Serre: HMDB: a large video database for human motion recognition. ICCV
+2011. Videos and split files are had from https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database
+(`hmdb51_org.rar`, which holds an archive a class, and `test_train_splits.rar`). The annotations are under CC BY 4.0;
+the clips are cut from films with rights of their own. Each of the three official splits has 3570 training and 1530
+test videos, 70 and 30 a class; report the mean of the three.
+
+The folder given as ROOT holds
+- `videos/<class>/<clip>.avi` (or `.mp4`), and
+- `<class>_test_split<1|2|3>.txt` in `splits/` or, by its official name, `testTrainMulti_7030_splits/`: a line
+  `<clip>.avi 1` (train), `2` (test) or `0` (not used in this split, and left out here) a clip.
+A data set with files missing is refused: figures on a part of it could not be compared with published ones. Clips that
+the split leaves out may be missing.
+"""
+
+from pathlib import Path
+
+from airstreams.data.listing import Source, Video
+from airstreams.errors import InputError
+
+CLASSES = (
+    "brush_hair", "cartwheel", "catch", "chew", "clap", "climb", "climb_stairs", "dive", "draw_sword", "dribble",
+    "drink", "eat", "fall_floor", "fencing", "flic_flac", "golf", "handstand", "hit", "hug", "jump", "kick",
+    "kick_ball", "kiss", "laugh", "pick", "pour", "pullup", "punch", "push", "pushup", "ride_bike", "ride_horse", "run",
+    "shake_hands", "shoot_ball", "shoot_bow", "shoot_gun", "sit", "situp", "smile", "smoke", "somersault", "stand",
+    "swing_baseball", "sword", "sword_exercise", "talk", "throw", "turn", "walk", "wave",
+)  # fmt: skip
+SPLIT_OF_DIGIT = {"0": None, "1": "train", "2": "test"}
+SPLIT_FOLDERS = ("splits", "testTrainMulti_7030_splits")
+SUFFIXES = (".avi", ".mp4")
+
+
+def read_hmdb51(root: Path, split: str) -> Source:
+    """The data set in the folder `root` with its official split "1", "2" or "3".
+
+    A video's group is its class and the film it was cut from, the part of its name before `_<class>_`. Where a film's
+    own name holds the class too, the first place counts: films of like names may pass for one, but never one for two.
+    InputError when files are missing or a split file has another format.
+    """
+    lists = next((root / name for name in SPLIT_FOLDERS if (root / name).is_dir()), root / SPLIT_FOLDERS[0])
+    videos, missing = [], []
+    for label in CLASSES:
+        listed_in = lists / f"{label}_test_split{split}.txt"
+        if not listed_in.is_file():
+            missing.append(listed_in)
+            continue
+        for line in listed_in.read_text(encoding="utf-8").splitlines():
+            clip, _, digit = line.strip().rpartition(" ")
+            if digit not in SPLIT_OF_DIGIT or not clip.endswith(".avi"):
+                raise InputError(
+                    f"{listed_in} has the line {line!r}; expected `<clip>.avi 0`, `1` or `2`; fetch it anew"
+                )
+            used_for = SPLIT_OF_DIGIT[digit]
+            if used_for is None:
+                continue
+            stem = clip.removesuffix(".avi")
+            places = [root / "videos" / label / f"{stem}{suffix}" for suffix in SUFFIXES]
+            path = next((place for place in places if place.is_file()), None)
+            if path is None:
+                missing.append(places[0])
+                continue
+            videos.append(
+                Video(
+                    path=path,
+                    name=f"{label}/{path.name}",
+                    labels=(label,),
+                    split=used_for,
+                    group=f"{label}/{stem.partition(f'_{label}_')[0]}",
+                    label_map=f"{label}/{stem}",
+                )
+            )
+    if missing:
+        raise InputError(
+            f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files looked for, such "
+            f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}; expected HMDB-51's "
+            f"videos/<class>/<clip>.avi (or .mp4) and <class>_test_split<n>.txt in {' or '.join(SPLIT_FOLDERS)}; get "
+            "them from https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database (annotations: "
+            "CC BY 4.0)"
+        )
+    return Source(
+        name=f"hmdb51:{root}?split={split}",
+        classes=CLASSES,
+        videos=tuple(sorted(videos, key=lambda video: video.name)),
+    )
