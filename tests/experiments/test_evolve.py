@@ -1,6 +1,7 @@
 """Searches that really train: on SQLite in this process, and on a real PostgreSQL with workers that are killed."""
 
 import json
+import multiprocessing
 import os
 import pwd
 import shutil
@@ -25,7 +26,7 @@ from airstreams.config import EvolutionConfig, LossWeights, save_config
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.experiments import evolve as evolution
-from airstreams.experiments.evolve import Search, evolve, scored_source, trial_config, weights_from
+from airstreams.experiments.evolve import Search, evolve, open_storage, scored_source, trial_config, weights_from
 
 QUIET = Console(quiet=True)
 NAMES = ["rgb", "flow", "semantic", "merged", "interm"]
@@ -208,6 +209,34 @@ def test_what_cannot_be_evolved_is_refused_before_anything_is_written(source, re
     with pytest.raises(InputError, match="no label maps"):
         evolve(search_in(tmp_path / "x", replace(source, label_store=None), recipe, trials=2), 1, QUIET)
     assert not (tmp_path / "x").exists()
+
+
+def take_all(search, took):
+    study = optuna.load_study(storage=open_storage(search), study_name="queue")
+    while any(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+        took.put(study.ask().number)
+    took.put(None)
+
+
+def test_workers_that_begin_at_once_never_take_the_same_trial(source, recipe, tmp_path):
+    search = search_in(tmp_path, source, recipe, trials=60)
+    study = optuna.create_study(storage=open_storage(search), study_name="queue")
+    for _ in range(60):
+        study.enqueue_trial({})
+    context = multiprocessing.get_context("spawn")
+    took = context.Queue()
+    processes = [context.Process(target=take_all, args=(search, took)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    numbers: list[int] = []
+    ended = 0
+    while ended < len(processes):
+        number = took.get(timeout=120)
+        ended, numbers = (ended + 1, numbers) if number is None else (ended, [*numbers, number])
+    for process in processes:
+        process.join()
+    assert len(numbers) == len(set(numbers))
+    assert set(range(60)) <= set(numbers)
 
 
 def test_an_error_of_a_worker_reaches_the_caller(source, recipe, tmp_path):

@@ -105,7 +105,7 @@ def test_a_finished_run_is_only_read_and_shared_by_tables(finished, synthetic, r
     out = finished[0].folder.parents[1]
     stamps = {job.folder: (job.folder / "model.safetensors").stat().st_mtime_ns for job in finished}
     again = plan(TABLES["table2"], recipe, [str(synthetic / "videos")], synthetic / "labels", 2, None, out)
-    assert {job.folder for job in again if job.done} == set(stamps)
+    assert {job.folder for job in again if job.done} == {folder for folder in stamps if "x3" not in folder.name}
     run_jobs([job for job in again if job.done], 1, QUIET)
     assert {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in stamps} == stamps
     other = replace(recipe, training=replace(recipe.training, lr=0.1))

@@ -389,10 +389,15 @@ def test_a_finished_file_whose_name_begins_with_a_dot_is_not_done_again(annotate
 def test_an_interruption_from_the_keyboard_says_how_to_go_on(annotate, synthetic, undisturbed, desk, tmp_path):
     out = tmp_path / "labels"
     command = arguments(synthetic / "videos", desk, "SlowlySwayed", out, "--batch-size", 5, "--workers", 2)
-    process = start("-m", "airstreams", *command, start_new_session=True)
-    wait_for(process, lambda: len(calls(desk)) >= 3)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the processes that decode as well
-    _, said = process.communicate(timeout=20)
+    for _ in range(3):  # Python loses an interrupt that falls into a finaliser, once in some hundred times
+        process = start("-m", "airstreams", *command, start_new_session=True)
+        seen = len(calls(desk))
+        wait_for(process, lambda seen=seen: len(calls(desk)) >= seen + 3)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the processes that decode as well
+        _, said = process.communicate(timeout=20)
+        if process.returncode:
+            break
+        shutil.rmtree(out)
     assert process.returncode == 1
     assert said.splitlines()[-1] == "airstreams: interrupted; the same call goes on"
     assert "Traceback" not in said

@@ -34,6 +34,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from airstreams.config import Config, LossWeights, load_config, to_dict
@@ -158,13 +159,16 @@ def open_storage(search: Search) -> RDBStorage:
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     retry = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
     try:
-        return RDBStorage(
+        storage = RDBStorage(
             url,
             options,
             heartbeat_interval=search.heartbeat,
             grace_period=4 * search.heartbeat,
             heartbeat_stale_trial_callback=retry,
         )
+        if storage.engine.dialect.name == "sqlite":
+            _lock_while_reading(storage.engine)
+        return storage
     except ImportError as error:
         raise InputError(
             f"--storage {search.url.split('://')[0]}: no driver for it ({error}); pip install 'airstreams[postgresql]'"
@@ -175,6 +179,17 @@ def open_storage(search: Search) -> RDBStorage:
             f"--storage: the database cannot be used ({reason}); expected a URL such as "
             "postgresql://user:password@host/database of a database that runs"
         ) from error
+
+
+def _lock_while_reading(engine: Engine) -> None:
+    """Let SQLite lock the database when a transaction begins, not when it first writes.
+
+    Optuna asks databases to lock the row of a waiting trial that it is about to take. SQLite has no such lock, so two
+    workers could read that the trial waits and both take it.
+    """
+    event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # of the connections that were made before
 
 
 def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, Any]:
