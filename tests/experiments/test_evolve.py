@@ -283,19 +283,19 @@ def test_command_line(synthetic, recipe, tmp_path, capsys):
     assert "--storage" in capsys.readouterr().err
 
 
-def start(folder, synthetic, recipe, trials, workers, url=None):
+def start(folder, synthetic, recipe, trials, workers, url=None, heartbeat=3):
     """The command in a process group of its own."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     save_config(recipe, folder.parent / "recipe.yaml")
     command = [sys.executable, "-c", RUN, str(synthetic), str(folder), str(trials), str(workers)]
-    command += [url or f"sqlite:///{folder / 'study.db'}", str(folder.parent / "recipe.yaml")]
+    command += [url or f"sqlite:///{folder / 'study.db'}", str(folder.parent / "recipe.yaml"), str(heartbeat)]
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-# Heartbeats every second, so that a death is noticed in seconds. The command line has no key for that.
+# Heartbeats every few seconds, so that a death is noticed soon. The command line has no key for that.
 RUN = """
 if __name__ == "__main__":
     import sys
@@ -304,9 +304,9 @@ if __name__ == "__main__":
     from airstreams.config import load_config
     from airstreams.data.sources import open_source
     from airstreams.experiments.evolve import Search, evolve
-    data, folder, trials, workers, url, recipe = sys.argv[1:]
+    data, folder, trials, workers, url, recipe, heartbeat = sys.argv[1:]
     source = open_source(data + "/videos", Path(data) / "labels")
-    search = Search(source, load_config(Path(recipe)), Path(folder), url, int(trials), heartbeat=1)
+    search = Search(source, load_config(Path(recipe)), Path(folder), url, int(trials), heartbeat=int(heartbeat))
     evolve(search, int(workers), Console(stderr=True))
 """
 
@@ -359,7 +359,9 @@ def test_a_search_that_was_killed_whole_goes_on_and_its_training_is_resumed(synt
     assert_none_lost_or_counted_twice(trials, 2)
     assert trials[0].state == TrialState.FAIL
     # It went on from its state: the steps before that were logged once, by the process that was killed.
-    lines = [json.loads(line) for line in (folder / "trials/0000/metrics.jsonl").read_text().splitlines()]
+    assert not (folder / "trials/0000").exists()
+    (metrics,) = folder.glob(f"trials/{trials[-1].number:04d}/metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert step >= 4
     assert [line["epoch"] for line in lines if "train" in line] == list(range(1, 13))
     assert lines[-1]["train"]["clips"] > 0
@@ -376,6 +378,28 @@ def test_a_search_that_was_asked_to_stop_goes_on(synthetic, recipe, tmp_path):
     assert list(folder.glob("trials/0000/state/step-*.pt"))
     finish(start(folder, synthetic, longer, trials=2, workers=1))
     assert_none_lost_or_counted_twice(trials_of(folder), 2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot hold a process up")
+def test_a_worker_that_was_held_up_gives_its_trial_away(synthetic, recipe, tmp_path):
+    longer = replace(recipe, training=replace(recipe.training, epochs=8, save_every=2))
+    folder = tmp_path / "held"
+    search = start(folder, synthetic, longer, trials=3, workers=2, heartbeat=1)
+    wait_for(lambda: len(list(folder.glob("trials/000?/state/step-000000002.pt"))) == 2)
+    (held,) = [worker for worker in workers_of(search) if writes_in(worker, folder / "trials/0000")]
+    held.suspend()
+    try:
+        wait_for(lambda: trials_of(folder)[0].state == TrialState.FAIL)
+        wait_for(lambda: not (folder / "trials/0000").exists())
+    finally:
+        held.resume()
+    assert "workers died" not in finish(search)
+    assert_none_lost_or_counted_twice(trials_of(folder), 3)
+
+
+def writes_in(process, folder):
+    """Whether a process has a file of this folder open."""
+    return any(Path(file.path).is_relative_to(folder) for file in process.open_files())
 
 
 @pytest.fixture(scope="module")
