@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line_that_names_its_key(values, key):
     ("block", "said"),
     [
         ({"channels": 8, "layers": [{"kind": "conv4d"}]}, "conv4d"),
-        ({"channels": 8, "layers": [{"kind": "conv2d", "kernel": 4}]}, "kernel"),
+        ({"channels": 8, "layers": [{"kind": "conv2d", "kernel": 0}]}, "kernel"),
         ({"channels": 8, "layers": [{"kind": "pool1d", "stride": 0}]}, "stride"),
         ({"channels": 8, "layers": [{"kind": "pool2d"}]}, "at least one convolution"),
         ({"channels": 0, "layers": [{"kind": "conv2d"}]}, "channels"),

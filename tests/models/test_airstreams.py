@@ -82,7 +82,7 @@ def test_the_merged_tower_answers_on_the_mean_of_the_streams_features():
     model = small_model()
     with torch.no_grad():
         output = model(clip(), [*STREAMS, "merged"])
-        features = {name: model.early[name](output.representations[name].tower_input) for name in STREAMS}
+        features = {name: model.early[name](output.representations[name].tower_input, 3)[3] for name in STREAMS}
         mean = (features["rgb"] + features["flow"] + features["semantic"]) / 3
         torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean), rtol=0, atol=1e-5)
         for name in STREAMS:
@@ -104,7 +104,7 @@ def test_further_rgb_streams_are_towers_of_their_own_without_losses():
     model = build(config, 5, 3).eval()
     with torch.no_grad():
         output = model(clip(), ["merged"])
-        features = [model.early[name](clip()) for name in config.streams]
+        features = [model.early[name](clip(), 3)[3] for name in config.streams]
         assert not torch.allclose(features[0], features[1], atol=1e-3)
         mean = sum(features) / 3
         torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean), rtol=0, atol=1e-5)

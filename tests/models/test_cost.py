@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from airstreams.config import Block, ClipConfig, Config, FlowConfig, Layer, LossWeights, ModelConfig
+from airstreams.config import ClipConfig, Config, FlowConfig, LossWeights, ModelConfig
 from airstreams.models import flow, tvl1
 from airstreams.models.airstreams import build
+from airstreams.models.backbones import Block, Layer
 from airstreams.models.cost import count
 
 # How many operations an operator is on each element of its result.

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from airstreams.config import Block, Layer, default_tower
+from airstreams.models.backbones import Block, Layer, default_tower
 from airstreams.models.tower import (
     ContextGating,
     EarlyTower,
@@ -82,19 +82,19 @@ def test_gates_weigh_whole_channels_by_what_the_whole_clip_shows(gate):
 
 @pytest.mark.parametrize("gate", ["context_gating", "squeeze_excite"])
 def test_a_block_without_change_of_size_starts_as_the_identity(gate):
-    block = TowerBlock(8, 8, Block(8, [Layer("conv2d"), Layer("conv1d"), Layer(gate)]), first=True)
+    block = TowerBlock(8, Block(8, [Layer("conv2d"), Layer("conv1d"), Layer(gate)]), width=1, repetition=0)
     x = features(channels=8)
     assert torch.equal(block(x), F.relu(x))
 
 
 def test_a_block_that_strides_starts_as_its_shortcut_of_means():
-    block = TowerBlock(8, 8, Block(8, [Layer("pool1d", stride=2), Layer("conv2d", stride=2)]), first=True)
+    block = TowerBlock(8, Block(8, [Layer("pool1d", stride=2), Layer("conv2d", stride=2)]), width=1, repetition=0)
     x = features(channels=8)[:, :, :4, :8]
     torch.testing.assert_close(block(x), F.relu(F.avg_pool3d(x, 2)))
 
 
 def test_a_block_without_skip_starts_with_a_working_body():
-    block = TowerBlock(8, 8, Block(8, [Layer("conv2d"), Layer("conv1d")], skip=False), first=True)
+    block = TowerBlock(8, Block(8, [Layer("conv2d"), Layer("conv1d")], skip=False), width=1, repetition=0)
     x = features(channels=8)
     assert block.shortcut is None
     assert block(x).std() > 0.1
@@ -108,20 +108,23 @@ def test_only_the_first_repetition_of_a_block_pools_and_strides():
 
 @pytest.mark.parametrize("size", [(1, 64, 64), (2, 65, 64), (3, 71, 100), (5, 67, 65), (7, 83, 69)])
 def test_the_default_tower_takes_any_number_of_frames_and_any_size(size):
-    early, late = EarlyTower(3, default_tower(), 0.125).eval(), LateTower(16, default_tower(), 0.125, 4, 0.5).eval()
-    assert late(early(torch.rand(2, 3, *size))).shape == (2, 4)
+    early = EarlyTower(3, default_tower(), 0.125, [3]).eval()
+    late = LateTower(default_tower(), 3, 0.125, 4, 0.5).eval()
+    assert late(early(torch.rand(2, 3, *size), 3)[3]).shape == (2, 4)
 
 
 @pytest.mark.parametrize("layers", [[Layer("conv2d", stride=3)], [Layer("conv2d", 5, 2), Layer("pool2d", stride=2)]])
 @pytest.mark.parametrize("size", range(9, 22))
 def test_skip_connections_fit_what_they_skip_at_every_size(layers, size):
-    block = TowerBlock(8, 16, Block(16, [*layers, Layer("pool1d", stride=2), Layer("conv1d", stride=2)]), first=True)
+    block = TowerBlock(
+        8, Block(16, [*layers, Layer("pool1d", stride=2), Layer("conv1d", stride=2)]), width=1, repetition=0
+    )
     assert block(torch.rand(1, 8, size, size, size)).shape[1] == 16
 
 
 def test_one_whole_default_tower_has_a_resnet_18s_capacity():
     tower = default_tower()
-    parts = [EarlyTower(3, tower, 1), LateTower(128, tower, 1, 51, 0.5)]
+    parts = [EarlyTower(3, tower, 1, [3]), LateTower(tower, 3, 1, 51, 0.5)]
     parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
     assert parameters == pytest.approx(11e6, rel=0.2)
 
@@ -129,9 +132,9 @@ def test_one_whole_default_tower_has_a_resnet_18s_capacity():
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1000.0])
 def test_features_for_the_merge_are_of_one_scale_whatever_the_streams_units(scale):
     torch.manual_seed(0)
-    tower = EarlyTower(2, default_tower(), 0.25)
+    tower = EarlyTower(2, default_tower(), 0.25, [3])
     representation = torch.randn(4, 2, 8, 64, 64) * scale
-    features_BCTHW = tower(representation)
+    features_BCTHW = tower(representation, 3)[3]
     means, variances = features_BCTHW.mean(dim=(0, 2, 3, 4)), features_BCTHW.var(dim=(0, 2, 3, 4))
     torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-3)
     torch.testing.assert_close(variances, torch.ones_like(variances), rtol=0, atol=2e-2)
@@ -139,6 +142,6 @@ def test_features_for_the_merge_are_of_one_scale_whatever_the_streams_units(scal
 
 def test_a_stream_in_other_units_gives_the_same_features():
     torch.manual_seed(0)
-    tower = EarlyTower(2, default_tower(), 0.25)
+    tower = EarlyTower(2, default_tower(), 0.25, [3])
     representation = torch.randn(2, 2, 4, 64, 64)
-    torch.testing.assert_close(tower(representation * 1000), tower(representation), rtol=0, atol=1e-2)
+    torch.testing.assert_close(tower(representation * 1000, 3), tower(representation, 3), rtol=0, atol=1e-2)
