@@ -96,9 +96,10 @@ def default_tower() -> list[Block]:
 
 
 def r2plus1d18() -> list[Block]:
-    """The (2+1)D ResNet-18 (Tran et al. 2018, Table 1): stem and four stages."""
-    # 83 is the paper's formula for 3 frames x 7 px, 3 channels to 64; `conv2d+1d` goes by it wherever the two agree.
-    stem = Block(64, [Layer("conv2d", kernel=7, stride=2, channels=83), Layer("conv1d")], skip=False)
+    """The (2+1)D ResNet-18 (Tran et al. 2018): stem and four stages."""
+    # Between the stem's two lie 45 channels in the models that the authors released (by their formula, by which
+    # conv2d+1d goes, there would be 83); here 48, as all channels given are multiples of 8.
+    stem = Block(64, [Layer("conv2d", kernel=7, stride=2, channels=48), Layer("conv1d")], skip=False)
     stages = [
         Block(channels, [Layer("conv2d+1d", stride=stride), Layer("conv2d+1d")], repeats=2)
         for channels, stride in [(64, 1), (128, 2), (256, 2), (512, 2)]
