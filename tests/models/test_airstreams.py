@@ -1,6 +1,7 @@
 """The model as Figure 2: which parts run, what they are fed, and what a clip may be."""
 
 from copy import deepcopy
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -16,8 +17,8 @@ EACH_SUBSET = pytest.mark.parametrize("streams", SUBSETS, ids="+".join)
 def small_model(streams=STREAMS, **changed):
     """In evaluation mode, as if trained: every weight away from its start, statistics that fit the clips."""
     torch.manual_seed(0)
-    small = {"width": 0.125, "segmenter_width": 0.125, "flow": FlowConfig(iterations=3)}
-    config = ModelConfig(streams=list(streams), **(small | changed))
+    small = ModelConfig(streams=list(streams), width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=3))
+    config = replace(small, **changed)
     model = build(config, classes=4, segment_classes=5).train()
     with torch.no_grad():
         for module in model.modules():

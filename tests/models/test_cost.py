@@ -81,6 +81,16 @@ def test_training_adds_the_late_towers_of_the_heads_that_have_weight_and_nothing
     assert cost.training["flow.late"] == 0
 
 
+def test_a_further_later_merge_costs_training_but_not_inference():
+    one, two = (
+        count(Config(model=ModelConfig(streams=["rgb", "flow"], merge_levels=levels)), 51, 81)
+        for levels in ([3], [3, 6])
+    )
+    assert sum(two.inference.values()) == sum(one.inference.values())
+    # flow's blocks 4 to 6 now run too, and the late fusion's classifier: together as much as one late tower.
+    assert sum(two.training.values()) == sum(one.training.values()) + one.inference["merged.late"]
+
+
 def test_one_stream_costs_what_it_costs_among_others():
     alone = count(default(["flow"]), classes=51, segment_classes=81)
     among = count(default(flow=1), classes=51, segment_classes=81)
