@@ -71,8 +71,7 @@ def test_poolings_are_the_flat_and_the_thin_3d_ones(kernel, stride, memory_forma
 
 @WINDOWS
 def test_average_pooling_counts_what_lies_inside_the_frame(kernel, stride):
-    x = features()
-    pool = SpatialAveragePool(6, 6, Layer("average_pool2d", kernel, stride))
+    x, pool = features(), SpatialAveragePool(6, 6, Layer("average_pool2d", kernel, stride))
     outputs = pool(x).shape[-2:]
     assert outputs == (-(-9 // stride), -(-12 // stride))
     torch.testing.assert_close(pool(torch.ones_like(x)), torch.ones(2, 6, 5, *outputs))
@@ -95,7 +94,9 @@ def test_depthwise_convolution_sees_each_channel_alone(kernel, stride):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_factorised_convolution_is_a_flat_and_a_thin_3d_one_with_the_parameters_of_a_whole_one(stride):
     x, layer = features(), FactorisedConv(6, 8, Layer("conv2d+1d", 3, stride)).eval()
-    flat, _, _, thin = layer
+    flat, thin = layer[0], layer[3]
+    assert isinstance(flat, SpatialConv)
+    assert isinstance(thin, TemporalConv)
     assert flat.out_channels == 3 * 9 * 6 * 8 // (9 * 6 + 3 * 8)
     whole = 27 * 6 * 8
     assert whole * 0.95 < flat.weight.numel() + thin.weight.numel() <= whole
