@@ -328,7 +328,7 @@ def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
         if call.top is not None:
             raise InputError("--top: expected --weights-from STUDY beside it")
         return config.loss_weights
-    wanted = list(config.active_loss_weights())
+    wanted = config.lambdas()
     return replace(config.loss_weights, **weights_from(call.weights_from, call.top or 1, wanted))
 
 

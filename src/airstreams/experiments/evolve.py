@@ -271,7 +271,7 @@ def _finals(search: Search, study: Study, storage: RDBStorage) -> Study:
             f"the training of all {search.trials} trials diverged; start again with another --out and a lower "
             "--training.lr"
         )
-    names = list(search.config.active_loss_weights())
+    names = search.config.lambdas()
     weightings = {"evolved": best[0].params} | {
         name: {weight: getattr(weights, weight) for weight in names} for name, weights in REFERENCES.items()
     }
@@ -433,7 +433,7 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
 
 def run_trial(search: Search, study: Study, trial: Trial) -> float:
     """Train with a trial's weights and score the held-out part: the accuracy, or mAP, of the merged head."""
-    weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in search.config.active_loss_weights()}
+    weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in search.config.lambdas()}
     trial.set_user_attr("sum", sum(weights.values()))  # used as drawn: near 0 is a tiny step under SGD
     config = trial_config(search.config, weights, trial.user_attrs.get("seed", search.config.seed))
     run = _run_of(search, study, trial)
