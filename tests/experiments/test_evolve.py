@@ -22,7 +22,7 @@ from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import EvolutionConfig, LossWeights, save_config
+from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig, save_config
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.experiments import evolve as evolution
@@ -443,6 +443,14 @@ def test_four_workers_on_postgresql_of_which_two_are_killed(postgresql, syntheti
 
 
 def test_fixed_weights_are_the_papers():
-    assert vars(evolution.REFERENCES["fixed"]) == vars(LossWeights()) == {
-        "rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 1.0,
-    }  # fmt: skip
+    fixed = {"rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 1.0}
+    assert Config().active_loss_weights() == fixed
+    assert evolution.references([*fixed, "rgb2"])["fixed"] == {**fixed, "rgb2": 0.0}
+
+
+def test_a_trials_weights_reach_the_losses_of_further_streams_too():
+    config = Config(model=ModelConfig(streams=["rgb", "rgb2"]), loss_weights=LossWeights(flow=0.5))
+    drawn = {"rgb": 0.25, "rgb2": 0.75, "merged": 0.125}
+    assert trial_config(config, drawn, seed=0).active_loss_weights() == drawn
+    assert trial_config(config, drawn, seed=0).loss_weights.flow == 0.5
+    assert evolution.references(list(drawn))["uniform"] == {"rgb": 1.0, "rgb2": 1.0, "merged": 1.0}
