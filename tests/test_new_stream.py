@@ -50,6 +50,10 @@ def tutorial(tmp_path_factory):
     return folder, done.stdout
 
 
+def kernels(model):
+    return model.representations["edges"].slopes.weight
+
+
 @pytest.fixture
 def edges(tutorial, monkeypatch):
     """The page's class, importable as the page names it."""
@@ -63,10 +67,8 @@ def clip(*shape):
 
 
 def complaint(streams, representations, **further):
-    with pytest.raises(InputError) as raised:
-        config = from_dict({"model": {"streams": streams, "representations": representations}, **further})
-        with torch.device("meta"):
-            build(config.model, 4, 5)
+    with pytest.raises(InputError) as raised, torch.device("meta"):
+        build(from_dict({"model": {"streams": streams, "representations": representations}, **further}).model, 4, 5)
     message = str(raised.value)
     assert "\n" not in message
     return message
@@ -89,18 +91,16 @@ def test_the_kernels_measure_slopes_and_have_learnt(tutorial, edges):
     seen = edges()(ramp_1311HW).tower_input[0, :, 0, 8:-8, 8:-8]
     expected = torch.tensor([0.03, -0.02, (0.03**2 + 0.02**2 + 1e-6) ** 0.5])
     torch.testing.assert_close(seen, expected[:, None, None].expand_as(seen), rtol=1e-4, atol=1e-5)
-    trained = saved_models.load(tutorial[0] / "runs/edges").model.representations["edges"]
-    assert isinstance(trained, edges)
-    assert not torch.allclose(trained.slopes.weight, edges().slopes.weight, atol=1e-4)
+    trained = saved_models.load(tutorial[0] / "runs/edges").model
+    assert isinstance(trained.representations["edges"], edges)
+    assert not torch.allclose(kernels(trained), edges().slopes.weight, atol=1e-4)
 
 
 @pytest.mark.parametrize("head", ["edges", "merged"])
 def test_each_loss_above_the_stream_reaches_its_kernels(edges, tutorial, head):
     model = build(load_config(tutorial[0] / "edges.yaml").model, 4, 5)
     model(clip(2, 3, 3, 64, 64), [head]).logits[head].square().sum().backward()
-    gradient = model.representations["edges"].slopes.weight.grad
-    assert gradient is not None
-    assert (gradient.abs().sum(dim=(1, 2, 3)) > 0).all()
+    assert (kernels(model).grad.abs().sum(dim=(1, 2, 3)) > 0).all()
 
 
 def test_the_stream_can_be_the_only_one(edges):
@@ -122,8 +122,7 @@ def test_another_run_starts_from_it(edges, tutorial):
     model = build(replace(saved.config.model, streams=["edges", "flow"]), 2, 5)
     transfer = take_over(model, ("a", "b"), saved.segment_classes, saved)
     assert transfer.parts["edges.representation"] == "taken"
-    theirs = saved.model.representations["edges"].slopes.weight
-    assert torch.equal(model.representations["edges"].slopes.weight, theirs)
+    assert torch.equal(kernels(model), kernels(saved.model))
 
 
 def test_a_loaded_model_says_which_module_it_misses(tutorial):
