@@ -9,7 +9,6 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -329,7 +328,7 @@ def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
             raise InputError("--top: expected --weights-from STUDY beside it")
         return config.loss_weights
     wanted = config.lambdas()
-    return replace(config.loss_weights, **weights_from(call.weights_from, call.top or 1, wanted))
+    return config.loss_weights.updated(weights_from(call.weights_from, call.top or 1, wanted))
 
 
 def evolve(call: Namespace) -> int:
@@ -425,7 +424,8 @@ def reproduce(call: Namespace) -> int:
         if call[name] < 1:
             raise InputError(f"--{name} {call[name]}: expected at least 1")
     recipe = Config() if call.config is None else load_config(recipe_path(call.config))
-    evolved = None if call.weights_from is None else weights_from(call.weights_from, 1, list(vars(LossWeights())))
+    losses = list(Config().active_loss_weights())
+    evolved = None if call.weights_from is None else weights_from(call.weights_from, 1, losses)
     table = tables.TABLES[call.table]
     jobs = tables.plan(table, recipe, call.data, call.labels, call.seeds, evolved, call.out)
     if call.dry_run:

@@ -6,8 +6,10 @@ for Video Understanding*. Where the paper is silent the value is ours, and says 
 """
 
 import math
+import re
 from argparse import ArgumentError
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ from airstreams.models.backbones import BACKBONES, BackboneName, Block, default_
 
 STREAMS = ("rgb", "flow", "semantic")
 
-StreamName = Literal["rgb", "flow", "semantic", "rgb2", "rgb3"]
+BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
 """rgb2 and rgb3 see what rgb sees, with towers of their own: the control for what a mere ensemble of towers brings."""
 
 
@@ -94,7 +96,8 @@ class FlowConfig:
 class ModelConfig:
     """The network of Figures 2 and 7."""
 
-    streams: list[StreamName] = field(default_factory=lambda: list(STREAMS))  # type: ignore[arg-type]
+    streams: list[str] = field(default_factory=lambda: list(STREAMS))
+    representations: dict[str, str] = field(default_factory=dict)  # further streams: name to MODULE:CLASS
     backbone: BackboneName | None = None  # puts a packaged tower's blocks into `tower`; null: what stands there
     tower: list[Block] = field(default_factory=default_tower)  # Figure 7
     # Numbers of blocks after which the streams' features are averaged (section 3.1). The first gives the answer; the
@@ -104,13 +107,25 @@ class ModelConfig:
     segmenter_width: float = 1.0  # scales the Dilated ResNet-18's channels
     semantic_channels: int = 8  # the logits are reduced to so many channels before they are enlarged for their tower
     flow: FlowConfig = field(default_factory=FlowConfig)
-    stop_gradient: list[Literal["flow", "semantic"]] = field(default_factory=list)  # Table 2, left column
+    stop_gradient: list[str] = field(default_factory=list)  # flow, semantic: Table 2, left column
     dropout: float = 0.5  # before each classifier
 
     def __post_init__(self) -> None:
         require(len(self.streams) > 0, "model.streams", self.streams, f"at least one of {', '.join(STREAMS)}")
         unique = len(set(self.streams)) == len(self.streams)
         require(unique, "model.streams", self.streams, "each stream once")
+        for stream, place in self.representations.items():
+            free = stream.isidentifier() and not stream.startswith("merged")
+            free = free and stream not in (*BUILT_IN_STREAMS, "interm", "total")
+            require(free, "model.representations", stream, "a stream's name in letters and digits that is not taken")
+            named = re.fullmatch(r"[\w.]+:\w+", place) is not None
+            require(named, f"model.representations.{stream}", place, "MODULE:CLASS, such as my_streams:Edges")
+        unknown = [stream for stream in self.streams if stream not in (*BUILT_IN_STREAMS, *self.representations)]
+        expected = f"{', '.join(BUILT_IN_STREAMS)} or a name to which model.representations gives a class"
+        require(not unknown, "model.streams", ", ".join(unknown), expected)
+        uncut = ", ".join(stream for stream in self.stop_gradient if stream not in ("flow", "semantic"))
+        expected = "flow, semantic; training.freeze keeps any stream's representation from learning"
+        require(not uncut, "model.stop_gradient", uncut, expected)
         if self.backbone is not None:
             packaged = {name: blocks() for name, blocks in BACKBONES.items()}
             own = self.tower not in packaged.values()
@@ -153,11 +168,23 @@ class LossWeights:
     semantic: float = 0.0
     merged: float = 1.0
     interm: float = 1.0
+    further: dict[str, float] = field(default_factory=dict)  # of streams beyond the paper's three; left out: 0
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            require(0 <= value < math.inf, f"loss_weights.{item.name}", value, "at least 0 and finite")
+        values = {name: value for name, value in vars(self).items() if name != "further"}
+        values |= {f"further.{name}": value for name, value in self.further.items()}
+        for name, value in values.items():
+            require(0 <= value < math.inf, f"loss_weights.{name}", value, "at least 0 and finite")
+
+    def of(self, loss: str) -> float:
+        """The weight of a loss by its name; a further stream's is 0 where none is given."""
+        return self.further.get(loss, 0.0) if _is_further(loss) else getattr(self, loss)
+
+    def updated(self, weights: Mapping[str, float]) -> "LossWeights":
+        """These weights with others for the losses named."""
+        further = {name: weight for name, weight in weights.items() if _is_further(name)}
+        own = {name: weight for name, weight in weights.items() if not _is_further(name)}
+        return replace(self, **own, further=self.further | further)
 
 
 @dataclass
@@ -251,12 +278,14 @@ class Config:
         merged = self.loss_weights.merged
         answered = len(self.model.streams) == 1 or merged > 0
         require(answered, "loss_weights.merged", merged, "over 0, since the merged head gives the model's answer")
+        weighed = [*filter(_is_further, BUILT_IN_STREAMS), *self.model.representations]
+        unknown = ", ".join(name for name in self.loss_weights.further if name not in weighed)
+        require(not unknown, "loss_weights.further", unknown, f"further streams' names: {', '.join(weighed)}")
 
     def active_loss_weights(self) -> dict[str, float]:
         """The losses that this model has, with their weights (over 0 or not); a lone stream's own loss has weight 1."""
         heads = self.model.heads
-        # Further rgb streams have no loss of their own, as flow and semantic have none by the fixed weights.
-        weights = {head: 1.0 if len(heads) == 1 else getattr(self.loss_weights, head, 0.0) for head in heads}
+        weights = {head: 1.0 if len(heads) == 1 else self.loss_weights.of(head) for head in heads}
         weights |= dict.fromkeys(self.model.merges, self.loss_weights.merged)
         if "semantic" in heads:
             weights["interm"] = self.loss_weights.interm
@@ -338,3 +367,8 @@ def recipe_path(name: str) -> Path:
             return path
     known = ", ".join(sorted(path.stem for path in packaged.glob("*.yaml")))
     raise InputError(f"{name}: neither a YAML file nor a packaged recipe ({known})")
+
+
+def _is_further(loss: str) -> bool:
+    """Whether a loss is none of equation 2's five."""
+    return loss not in (*STREAMS, "merged", "interm")

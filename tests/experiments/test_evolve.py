@@ -22,7 +22,7 @@ from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import EvolutionConfig, LossWeights, save_config
+from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig, save_config
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.experiments import evolve as evolution
@@ -72,7 +72,7 @@ def test_every_trial_is_a_training_with_the_weights_that_were_drawn(study, recip
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
     for trial in trials:
         config = evolution.load_config(study / "trials" / f"{trial.number:04d}" / "config.yaml")
-        assert vars(config.loss_weights) == trial.params  # as drawn: no normalisation
+        assert config.active_loss_weights() == trial.params  # as drawn: no normalisation
         assert sorted(trial.params) == sorted(NAMES)
         assert all(0 <= weight <= 1 for weight in trial.params.values())
         assert trial.user_attrs["sum"] == pytest.approx(sum(trial.params.values()))
@@ -107,7 +107,7 @@ def test_the_winner_and_the_references_are_compared_with_fresh_seeds(study, reci
         run = study / f"winner-{found['best']['trial']}" / f"{trial.number:04d}"
         config = evolution.load_config(run / "config.yaml")
         assert config.seed == trial.user_attrs["seed"] != recipe.seed
-        seen.setdefault(trial.user_attrs["weighting"], []).append((config.seed, vars(config.loss_weights)))
+        seen.setdefault(trial.user_attrs["weighting"], []).append((config.seed, config.active_loss_weights()))
     assert sorted(seen) == ["evolved", "fixed", "uniform"]
     for name, weights in {
         "evolved": found["best"]["weights"],
@@ -275,7 +275,7 @@ def test_command_line(synthetic, recipe, tmp_path, capsys):
 
     run = tmp_path / "run"
     assert main(["train", *data, "--out", str(run), "--weights-from", str(study), "--top", "2"]) == 0
-    used = vars(evolution.load_config(run / "config.yaml").loss_weights)
+    used = evolution.load_config(run / "config.yaml").active_loss_weights()
     assert used == {name: pytest.approx(sum(row["weights"][name] for row in found["top"][:2]) / 2) for name in NAMES}
     assert main([*call, "--trials", "0"]) == 2
     assert main(["evolve", *data, "--out", str(tmp_path / "n"), "--storage", "nosuchsql://x"]) == 2
@@ -467,6 +467,14 @@ def test_four_workers_on_postgresql_of_which_two_are_killed(postgresql, syntheti
 
 
 def test_fixed_weights_are_the_papers():
-    assert vars(evolution.REFERENCES["fixed"]) == vars(LossWeights()) == {
-        "rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 1.0,
-    }  # fmt: skip
+    fixed = {"rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 1.0}
+    assert Config().active_loss_weights() == fixed
+    assert evolution.references([*fixed, "rgb2"])["fixed"] == {**fixed, "rgb2": 0.0}
+
+
+def test_a_trials_weights_reach_the_losses_of_further_streams_too():
+    config = Config(model=ModelConfig(streams=["rgb", "rgb2"]), loss_weights=LossWeights(flow=0.5))
+    drawn = {"rgb": 0.25, "rgb2": 0.75, "merged": 0.125}
+    assert trial_config(config, drawn, seed=0).active_loss_weights() == drawn
+    assert trial_config(config, drawn, seed=0).loss_weights.flow == 0.5
+    assert evolution.references(list(drawn))["uniform"] == {"rgb": 1.0, "rgb2": 1.0, "merged": 1.0}

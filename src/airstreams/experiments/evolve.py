@@ -52,7 +52,6 @@ from airstreams.training.loop import may_begin, train, with_drawn_splits
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
 RESULTS = "results.json"
-REFERENCES = {"fixed": LossWeights(), "uniform": LossWeights(1.0, 1.0, 1.0, 1.0, 1.0)}  # section 4.2.3
 HEARTBEAT = 20  # s from one sign of life of a trial to the next; four of them missed, it is taken to be dead
 RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
 LOOK_EVERY = 1.0  # s
@@ -132,7 +131,7 @@ def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
 
     _run_workers(search, study, search.trials, workers, console, "evolving", tell)
     finals = _finals(search, study, storage)
-    jobs = len(REFERENCES | {"evolved": None}) * search.config.evolution.fresh_seeds
+    jobs = (len(references([])) + 1) * search.config.evolution.fresh_seeds
     _run_workers(search, finals, jobs, workers, console, "fresh seeds", lambda: tell(finals))
     return tell(finals)
 
@@ -154,7 +153,12 @@ def trial_config(config: Config, weights: dict[str, float], seed: int) -> Config
     evolution = config.evolution
     epochs = evolution.epochs or config.training.epochs
     training = replace(config.training, epochs=epochs, validate_every=epochs if evolution.pruner == "none" else 1)
-    return replace(config, seed=seed, training=training, loss_weights=replace(config.loss_weights, **weights))
+    return replace(config, seed=seed, training=training, loss_weights=config.loss_weights.updated(weights))
+
+
+def references(losses: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The weightings of these losses with which the winner is compared (section 4.2.3)."""
+    return {"fixed": {name: LossWeights().of(name) for name in losses}, "uniform": dict.fromkeys(losses, 1.0)}
 
 
 def open_storage(search: Search) -> RDBStorage:
@@ -271,10 +275,7 @@ def _finals(search: Search, study: Study, storage: RDBStorage) -> Study:
             f"the training of all {search.trials} trials diverged; start again with another --out and a lower "
             "--training.lr"
         )
-    names = search.config.lambdas()
-    weightings = {"evolved": best[0].params} | {
-        name: {weight: getattr(weights, weight) for weight in names} for name, weights in REFERENCES.items()
-    }
+    weightings = {"evolved": best[0].params} | references(search.config.lambdas())
     jobs = [
         (weights, {"weighting": name, "seed": search.config.seed + 1 + number})
         for number in range(search.config.evolution.fresh_seeds)

@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from airstreams.config import Config, LossWeights, StreamName, load_config
+from airstreams.config import Config, LossWeights, load_config
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
@@ -109,7 +109,7 @@ TABLES = {
         "The paper's Charades column uses weights evolved on Moments in Time.",
     ),
 }
-STREAMS: dict[str, list[StreamName]] = {
+STREAMS: dict[str, list[str]] = {
     "rgb": ["rgb"],
     "rgb+semantic": ["rgb", "semantic"],
     "rgb+flow": ["rgb", "flow"],

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from airstreams.config import ModelConfig
-from airstreams.models.representations import RGB, Flow, Representation, Semantic
+from airstreams.models.representations import RGB, Flow, Representation, Semantic, further
 from airstreams.models.tower import EarlyTower, LateTower
 
 
@@ -53,7 +53,8 @@ class AIRStreams(nn.Module):
         self.late = nn.ModuleDict(late)
         self.answer = list(late)[-1]
         self.levels = {head: tower.level for head, tower in late.items()}
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for towers in (self.early, self.late):
+            towers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, clip_B3THW: Tensor, heads: Sequence[str] | None = None) -> Output:
         """Score clips.
@@ -97,6 +98,8 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
         config: streams, tower and widths.
         classes: K, action classes.
         segment_classes: S, the label source's classes, background included.
+
+    InputError: a further stream's class that cannot be used.
     """
     stopped = config.stop_gradient
     makers: dict[str, Callable[[], nn.Module]] = {
@@ -108,8 +111,10 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
             segment_classes, config.segmenter_width, config.semantic_channels, "semantic" in stopped
         ),
     }
-    streams: list[str] = list(config.streams)
-    representations = {name: makers[name]() for name in streams}
+    streams = config.streams
+    representations = {
+        name: makers[name]() if name in makers else further(name, config.representations[name]) for name in streams
+    }
     early = {
         name: EarlyTower(representations[name].channels, config.tower, config.width, config.merge_levels)  # type: ignore[arg-type]
         for name in streams
