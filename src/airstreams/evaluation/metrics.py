@@ -13,7 +13,6 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from airstreams.data.labels import NO_LABEL
 from airstreams.models.representations import enlarge
 
-
 FIGURES = ("top1", "top5", "mean_per_class", "map")
 
 
