@@ -62,7 +62,7 @@ def test_intervals_hold_their_figures_lie_in_0_to_1_and_are_the_same_every_time(
     assert found["map"] is None
     for name, value in outcomes_of(scores, targets).figures(np.ones(30)).items():
         if value is not None:
-            low, high = found[name] or ()
+            low, high = found[name] or (1, 0)
             assert 0 <= low < value < high <= 1
     assert intervals(outcomes_of(scores, targets)) == found
 
