@@ -175,7 +175,7 @@ def test_every_packaged_recipe_is_a_config_whose_model_can_be_built(name):
 
 
 def test_the_recipes_that_the_documentation_names_are_there():
-    assert {"demo", "jhmdb", "jhmdb-small"} <= set(RECIPES)
+    assert {"demo", "jhmdb", "jhmdb-small", "hmdb51", "moments", "charades", "smarthome"} <= set(RECIPES)
 
 
 def test_a_path_is_a_recipe_too_and_an_unknown_name_lists_the_known_ones(tmp_path):

@@ -365,6 +365,7 @@ def evaluate(call: Namespace) -> int:
     from airstreams.data.sources import open_source
     from airstreams.distributed import leads
     from airstreams.evaluation.evaluate import evaluate as evaluate_run
+    from airstreams.evaluation.published import NAMES
     from airstreams.viewing.figures import confusion_figure
 
     result = evaluate_run(call.run, open_source(call.source, call.labels, to_learn_from=False), call.split, stderr)
@@ -376,10 +377,9 @@ def evaluate(call: Namespace) -> int:
     if call.json:
         _print_json(figures)
         return DONE
-    table = Table("head", "top-1", "top-5", "mean per class", "mAP")
+    table = Table("head", *NAMES.values())
     for name, row in figures["streams"].items():
-        cells = [_percent(row[key]) for key in ("top1", "top5", "mean_per_class", "map")]
-        table.add_row(name, *cells)
+        table.add_row(name, *(_with_interval(row[key], row["intervals"][key]) for key in NAMES))
     stdout.print(table)
     if figures["segmentation"]:
         segmentation = figures["segmentation"]
@@ -389,7 +389,23 @@ def evaluate(call: Namespace) -> int:
                 values = (segmentation[key], segmentation["ceiling"][key], segmentation.get(f"teacher_{key}"))
                 table.add_row(key, *(_percent(value) for value in values))
         stdout.print(table)
-    stdout.print(f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder}")
+    stdout.print(
+        f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder}. They are of "
+        f"{figures['classes']} classes; in brackets, 95 % intervals over videos."
+    )
+    if figures["unlabelled"]:
+        stdout.print(
+            f"{figures['unlabelled']} videos without any action are ranked last, as Charades has it. If they competed, "
+            f"the mAP were {_percent(figures['map_unlabelled_as_negatives'])}."
+        )
+    protocol = figures["protocol"]
+    stdout.print(f"A video's score is the mean over {protocol['views']} clips, {protocol['crops']} crops each.")
+    if published := protocol["published"]:
+        reported = " and ".join(NAMES[key] for key in published["figures"])
+        note = f"; {published['note']}" if published["note"] else ""
+        stdout.print(f"Protocol of {published['name']}: {reported} on {published['split']}{note}.")
+        if published["deviations"]:
+            stdout.print(f"Here otherwise: {'; '.join(published['deviations'])}.")
     return DONE
 
 
@@ -545,6 +561,10 @@ def _print_answer(answer: dict[str, Any]) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+def _with_interval(value: float | None, interval: list[float] | None) -> str:
+    return _percent(value) if interval is None else f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
 def _print_json(result: dict[str, Any]) -> None:
