@@ -6,7 +6,7 @@ import torch
 
 from airstreams.config import FlowConfig, ModelConfig
 from airstreams.models.airstreams import build
-from airstreams.models.representations import Flow, Semantic, enlarge
+from airstreams.models.representations import Flow, Semantic, enlarge, enlarge_by_product
 from airstreams.models.tower import on_frames
 
 
@@ -64,6 +64,16 @@ def test_enlargement_keeps_things_where_they_are():
     cells = torch.arange(5.0) * 16 + 7.5
     ramp = enlarge(cells.expand(1, 1, 4, 5), (64, 80))[0, 0]
     torch.testing.assert_close(ramp[:, 8:72], torch.arange(8.0, 72.0).expand(64, 64))
+
+
+@pytest.mark.parametrize("size", [(16, 28), (7, 9), (4, 5)])
+def test_a_gpus_enlargement_is_the_same(size):
+    given = torch.randn(3, 2, 4, 5, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(3, 2, *size, dtype=torch.float64)
+    plain, product = enlarge(given, size), enlarge_by_product(given, size)
+    torch.testing.assert_close(product, plain, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad((enlarged * weights).sum(), given)[0] for enlarged in (plain, product)]
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)
 
 
 def test_flow_is_that_of_brightness_and_not_of_colour():

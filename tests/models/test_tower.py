@@ -11,6 +11,7 @@ from airstreams.models.tower import (
     EarlyTower,
     FactorisedConv,
     FrameNorm,
+    InputNorm,
     LateTower,
     SpatialAveragePool,
     SpatialConv,
@@ -112,6 +113,24 @@ def test_normalisation_is_over_clips_frames_and_pixels(memory_format):
     torch.testing.assert_close(norm(x), reference(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(norm.running_var, reference.running_var)
     torch.testing.assert_close(norm.eval()(x), reference.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_gpus_normalisation_of_the_input_is_the_same():
+    ours, plain = InputNorm(6).double(), torch.nn.BatchNorm3d(6).double()
+    with torch.no_grad():
+        for layer in (ours, plain):
+            layer.weight.copy_(torch.linspace(0.5, 2, 6))
+            layer.bias.copy_(torch.linspace(-1, 1, 6))
+    weights = torch.randn(2, 6, 5, 9, 12, dtype=torch.float64)
+    found = []
+    for layer, normalise in ((ours, ours.written_out), (plain, plain)):
+        for scale in (3, 0.5):  # two steps, so that the running statistics move twice
+            x = (scale * features().double() + scale).requires_grad_()
+            y = normalise(x)
+        gradients = torch.autograd.grad((y * weights).sum(), [x, layer.weight, layer.bias])
+        found.append([y, *gradients, *(buffer.double() for buffer in layer.buffers())])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("gate", [ContextGating, SqueezeExcite])

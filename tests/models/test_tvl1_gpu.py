@@ -17,7 +17,6 @@ from airstreams.models.tvl1 import _backward, recomputed, unrolled
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 CAN_RUN = INTERPRETED or DEVICE == "cuda"
-tvl1_gpu = None
 if CAN_RUN:
     from airstreams.models import tvl1_gpu
 
@@ -37,9 +36,11 @@ def arguments(pairs, height, width, dtype=torch.float64):
 
 def by_autograd(offset, slope, gradient, tau, start, flow_grad, iterations):
     """Flow and gradients through the unrolled iterations."""
-    inputs = [offset, slope, gradient, tau] + ([] if start is None else [start])
-    inputs = [tensor.detach().requires_grad_() for tensor in inputs]
-    flow = unrolled(*inputs[:4], iterations, None if start is None else inputs[4])
+    inputs = [tensor.detach().requires_grad_() for tensor in (offset, slope, gradient, tau)]
+    if start is not None:
+        start = start.detach().requires_grad_()
+    flow = unrolled(inputs[0], inputs[1], inputs[2], inputs[3], iterations, start)
+    inputs += [] if start is None else [start]
     grads = torch.autograd.grad(flow, inputs, flow_grad, materialize_grads=True)
     return [flow.detach(), *grads]
 
@@ -47,7 +48,7 @@ def by_autograd(offset, slope, gradient, tau, start, flow_grad, iterations):
 def compare(given, iterations, from_rest, tolerance=1e-12):
     *inputs, start, flow_grad = given
     start = None if from_rest else start
-    expected = by_autograd(*inputs, start, flow_grad, iterations)
+    expected = by_autograd(*inputs, start=start, flow_grad=flow_grad, iterations=iterations)
     flow = tvl1_gpu.solve(*inputs, iterations, start)
     grads = tvl1_gpu.solve_backward(flow_grad, *inputs, iterations, start)
     for ours, theirs in zip([flow, *grads], expected, strict=not from_rest):
