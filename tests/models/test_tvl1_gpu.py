@@ -46,11 +46,11 @@ def by_autograd(offset, slope, gradient, tau, start, flow_grad, iterations):
 
 
 def compare(given, iterations, from_rest, tolerance=1e-12):
-    *inputs, start, flow_grad = given
+    offset, slope, gradient, tau, start, flow_grad = given
     start = None if from_rest else start
-    expected = by_autograd(*inputs, start=start, flow_grad=flow_grad, iterations=iterations)
-    flow = tvl1_gpu.solve(*inputs, iterations, start)
-    grads = tvl1_gpu.solve_backward(flow_grad, *inputs, iterations, start)
+    expected = by_autograd(offset, slope, gradient, tau, start, flow_grad, iterations)
+    flow = tvl1_gpu.solve(offset, slope, gradient, tau, iterations, start)
+    grads = tvl1_gpu.solve_backward(flow_grad, offset, slope, gradient, tau, iterations, start)
     for ours, theirs in zip([flow, *grads], expected, strict=not from_rest):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
