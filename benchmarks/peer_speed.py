@@ -1,0 +1,84 @@
+"""How many views a second this model scores beside SlowFast-R50, on the CPU.
+
+    pip install --no-deps pytorchvideo fvcore iopath    # the reference; some of what it imports must be there too
+    python benchmarks/peer_speed.py
+
+A view is one clip at each model's own size: 16 frames of 112 px for the recipe `jhmdb` with all three streams, 32
+frames of 256 px (8 of them for the slow pathway) for pytorchvideo's SlowFast-R50 8x8, which is the reference. Both have
+random weights and float32, compute what inference computes, and take turns in one process; the figures are medians.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+from types import ModuleType
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from airstreams.config import load_config, recipe_path
+from airstreams.data.labels import COCO_CLASSES
+from airstreams.models.airstreams import build
+
+CLASSES = 400  # Kinetics'
+MARK = 4.0  # times as many views a second
+
+
+def main() -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="jhmdb", help="a packaged recipe's name or a YAML file")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=10)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    config = load_config(recipe_path(arguments.recipe))
+    ours = build(config.model, CLASSES, len(COCO_CLASSES)).eval()
+    clip_B3THW = torch.rand(1, 3, config.clip.frames, config.clip.size, config.clip.size)
+    theirs = slowfast()
+    pathways = [torch.rand(1, 3, 8, 256, 256), torch.rand(1, 3, 32, 256, 256)]
+    models: dict[str, Callable[[], object]] = {
+        "SlowFast-R50 8x8, 256 px": lambda: theirs(list(pathways)),  # it writes into the list
+        f"this, {arguments.recipe}": lambda: ours(clip_B3THW),
+    }
+    times: dict[str, list[float]] = {name: [] for name in models}
+    with torch.inference_mode():
+        for number in range(arguments.rounds + 2):
+            for name, score in models.items():
+                started = time.perf_counter()
+                score()
+                if number >= 2:
+                    times[name].append(time.perf_counter() - started)
+    table = Table("model", "G multiply-adds", "ms a view", "views a second")
+    for name, score in models.items():
+        counter = FlopCounterMode(display=False)
+        with counter, torch.inference_mode():
+            score()
+        taken = median(times[name])
+        table.add_row(name, f"{counter.get_total_flops() / 2e9:.1f}", f"{1e3 * taken:.0f}", f"{1 / taken:.2f}")
+    reference, measured = (median(taken) for taken in times.values())
+    Console(width=100).print(table)
+    print(f"{reference / measured:.1f} times as many views a second (mark {MARK:.0f}), {arguments.threads} threads")
+
+
+def slowfast() -> torch.nn.Module:
+    """pytorchvideo's SlowFast-R50 8x8 with random weights."""
+    try:
+        import torchvision.ops  # noqa: F401
+    except ImportError:  # pytorchvideo imports RoIAlign for its detection heads, which this model has none of
+        operators = ModuleType("torchvision.ops")
+        operators.RoIAlign = torch.nn.Identity  # type: ignore[attr-defined]
+        sys.modules |= {"torchvision": ModuleType("torchvision"), "torchvision.ops": operators}
+    from pytorchvideo.models.slowfast import create_slowfast
+
+    model: torch.nn.Module = create_slowfast(model_num_class=CLASSES, slowfast_fusion_conv_kernel_size=(7, 1, 1))
+    return model.eval()
+
+
+if __name__ == "__main__":
+    main()
