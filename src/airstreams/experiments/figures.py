@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from airstreams.experiments.reproduce import Job
 from airstreams.experiments.report import METRICS
+from airstreams.experiments.reproduce import Job
 from airstreams.experiments.study import read_results
 from airstreams.experiments.tables import STOPPED, Table
 from airstreams.models import saved as saved_models
@@ -40,7 +40,7 @@ def draw(name: str, jobs: Sequence[Job], picture: Path, console: Console) -> dic
     assert source.label_store is not None  # or nothing could have been trained
     titles = {"all": "learned segmentation"}
     if name == "figure6":
-        titles = {"all": "with gradient", f"all {STOPPED}": "gradient stopped"}
+        titles = {"all": "gradient of the\naction losses", f"all {STOPPED}": "gradient stopped"}
     models = {title: trained[run] for run, title in titles.items()}
     shown = segmentations_of(picture, models, name == "figure4", source.label_store, videos, VIDEOS[name], console)
     return {"videos": shown}

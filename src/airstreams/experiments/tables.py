@@ -77,7 +77,7 @@ class Table:
     """
 
     title: str
-    rows: dict[str, tuple[Cell | None, ...]]
+    rows: Mapping[str, tuple[Cell | None, ...]]
     columns: tuple[str, ...] = ("",)
     reference: str | None = None
     evolved: bool = False

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import PercentFormatter
 
 from airstreams.errors import InputError
 from airstreams.viewing.figures import save_figure
@@ -38,11 +38,9 @@ def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
         for ax, x in zip(axes, across, strict=True):
             ax.errorbar(x, peer.score, [[below], [above]], fmt="o", color=f"C{place}", capsize=3, label=peer.name)
     for ax, title in zip(axes, ("multiply-adds a clip, G", "parameters, M"), strict=True):
-        ax.set_xscale("log")
-        ax.margins(x=0.15)
-        ax.xaxis.set_major_formatter(ScalarFormatter())
-        ax.xaxis.set_minor_formatter(ScalarFormatter() if _narrow(ax.get_xlim()) else NullFormatter())
-        ax.set_xlabel(f"{title} (logarithmic)")
+        ax.margins(x=0.1)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(title)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
     axes[0].set_ylabel(metric)
@@ -50,8 +48,3 @@ def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(peers)), fontsize=9, frameon=False)
     save_figure(figure, path)
-
-
-def _narrow(limits: tuple[float, float]) -> bool:
-    """Whether so few decades are seen that their powers of ten alone would leave the axis without numbers."""
-    return limits[1] / limits[0] < 10

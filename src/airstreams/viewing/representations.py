@@ -78,7 +78,7 @@ def learned_flow_figure(
         lengths.append([before_BTHW2.norm(dim=-1).mean(), after_BTHW2.norm(dim=-1).mean()])
     representations_figure(path, rows, saved.segment_classes)
     parameters = {
-        name: (float(getattr(begun.layer, attribute)), float(getattr(learned.layer, attribute)))
+        name: (getattr(begun.layer, attribute).item(), getattr(learned.layer, attribute).item())
         for name, attribute in FLOW_PARAMETERS.items()
     }
     before, after = torch.tensor(lengths).mean(dim=0).tolist()
