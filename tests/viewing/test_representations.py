@@ -15,6 +15,7 @@ from airstreams.errors import InputError, VideoError
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.models.flow import RepresentationFlow
+from airstreams.models.representations import Semantic
 from airstreams.models.saved import SavedModel
 from airstreams.viewing.representations import learned_flow_figure, segmentations_of
 
@@ -97,7 +98,10 @@ def test_learned_flow_refuses_a_model_without_it(source, tiny, tmp_path):
 def sees_everywhere(saved, label):
     """The same model with a segmenter that finds one class in every pixel."""
     model = build(saved.config.model, len(saved.classes), len(saved.segment_classes)).eval()
-    classifier = model.representations["semantic"].segmenter.classifier
+    semantic = model.representations["semantic"]
+    assert isinstance(semantic, Semantic)
+    classifier = semantic.segmenter.classifier
+    assert classifier.bias is not None
     with torch.no_grad():
         classifier.weight.zero_()
         classifier.bias.zero_()

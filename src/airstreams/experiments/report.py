@@ -246,8 +246,8 @@ def _texts(cell: Cell | None, result: Mapping[str, Any], reference: str | None, 
 def _about_weights(table: Table, jobs: Sequence[Job]) -> str:
     if not table.evolved:
         return ""
-    weights = jobs[0].config.loss_weights
-    text = ", ".join(f"{name} {value:.2g}" for name, value in vars(weights).items())
+    weights = jobs[-1].config.active_loss_weights()  # of the run with all streams
+    text = ", ".join(f"{name} {value:.2g}" for name, value in weights.items())
     if any(EVOLVED in run for run in table.runs):
         return f"Our loss weights are evolved ones ({text}), as the paper's are."
     return f"Our loss weights are the fixed ones ({text}); the paper's are evolved: give --weights-from STUDY."
