@@ -20,7 +20,7 @@ from rich.console import Console
 from airstreams.config import Config, load_config, recipe_path
 from airstreams.data.listing import Source
 from airstreams.data.sources import open_source
-from airstreams.experiments.evolve import REFERENCES, Search, evolve, scored_source, trial_config
+from airstreams.experiments.evolve import Search, evolve, scored_source, trial_config
 from airstreams.experiments.workers import begin_work
 from airstreams.training.loop import train, with_drawn_splits
 
@@ -43,7 +43,8 @@ def main() -> None:
     config = load_config(recipe_path(call.config))
     config = replace(config, evolution=replace(config.evolution, fresh_seeds=1))
     source = with_drawn_splits(open_source(call.source, call.labels), config)
-    trial = trial_config(config, vars(REFERENCES["uniform"]), config.seed)  # every loss is on, as in a trial
+    weights = dict.fromkeys(config.active_loss_weights(), 1.0)  # every loss is on, as in a trial
+    trial = trial_config(config, weights, config.seed)
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
         context = multiprocessing.get_context("spawn")

@@ -22,6 +22,7 @@ from airstreams.config import (
 )
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
+from airstreams.models.backbones import BACKBONES, Block, Layer
 
 RECIPES = sorted(path.stem for path in (Path(airstreams.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -85,6 +86,13 @@ def test_keys_left_out_keep_their_defaults():
         ({"model": {"streams": ["rgb", "rgb"]}}, "model.streams"),
         ({"model": {"streams": ["rgb", "depth"]}}, "model.streams"),
         ({"model": {"tower": []}}, "model.tower"),
+        ({"model": {"backbone": "tvn5"}}, "model.backbone"),
+        ({"model": {"backbone": "tvn1", "tower": [{"channels": 8, "layers": [{"kind": "conv2d"}]}] * 4}}, "backbone"),
+        ({"model": {"merge_levels": []}}, "model.merge_levels"),
+        ({"model": {"merge_levels": [3, 3]}}, "model.merge_levels"),
+        ({"model": {"merge_levels": [0]}}, "model.merge_levels"),
+        ({"model": {"merge_levels": [7]}}, "model.merge_levels"),
+        ({"model": {"backbone": "tvn4", "merge_levels": [2, 4]}}, "1 to 3"),
         ({"model": {"width": 0}}, "model.width"),
         ({"model": {"flow": {"iterations": 0}}}, "model.flow.iterations"),
         ({"model": {"stop_gradient": ["rgb"]}}, "model.stop_gradient"),
@@ -110,14 +118,39 @@ def test_a_mistake_is_one_line_that_names_its_key(values, key):
     ("block", "said"),
     [
         ({"channels": 8, "layers": [{"kind": "conv4d"}]}, "conv4d"),
-        ({"channels": 8, "layers": [{"kind": "conv2d", "kernel": 4}]}, "kernel"),
+        ({"channels": 8, "layers": [{"kind": "conv2d", "kernel": 0}]}, "kernel"),
         ({"channels": 8, "layers": [{"kind": "pool1d", "stride": 0}]}, "stride"),
         ({"channels": 8, "layers": [{"kind": "pool2d"}]}, "at least one convolution"),
         ({"channels": 0, "layers": [{"kind": "conv2d"}]}, "channels"),
+        ({"channels": 8, "layers": [{"kind": "depthwise_conv2d"}]}, "not depthwise"),
+        ({"channels": 8, "layers": [{"kind": "conv2d", "channels": 16}]}, "last convolution"),
+        ({"channels": 8, "layers": [{"kind": "conv2d"}, {"kind": "conv1d", "every": 2}]}, "last convolution"),
+        ({"channels": 8, "layers": [{"kind": "conv2d"}, {"kind": "squeeze_excite", "ratio": 0}]}, "ratio"),
+        ({"channels": 8, "layers": [{"kind": "conv2d"}], "skip": "projektion"}, "skip"),
     ],
 )
 def test_a_mistake_in_a_towers_block_is_named(block, said):
     assert said in complaint({"model": {"tower": [block] * 6}})
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_a_backbone_stands_in_the_config_block_by_block_and_another_may_take_its_place(tmp_path, name):
+    config = from_dict({"model": {"backbone": name}})
+    assert config.model.tower == BACKBONES[name]()
+    save_config(config, tmp_path / "config.yaml")
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["tower"] == to_dict(config)["model"]["tower"]
+    assert load_config(tmp_path / "config.yaml") == config
+    other = parse(
+        "--config", str(tmp_path / "config.yaml"), "--model.backbone", "tvn2", "--model.merge_levels", "[7,2]"
+    )
+    assert other.model == ModelConfig(backbone="tvn2", merge_levels=[7, 2])
+    assert len(other.model.tower) == 7
+
+
+def test_a_config_of_before_there_were_backbones_keeps_its_tower():
+    block = {"channels": 24, "layers": [{"kind": "conv2d", "kernel": 5, "stride": 2}], "repeats": 1, "skip": True}
+    model = from_dict({"model": {"tower": [block] * 6}}).model
+    assert (model.tower, model.merge_levels) == ([Block(24, [Layer("conv2d", 5, 2)])] * 6, [3])
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "just words", "a: [", "model: {width: 1"])
@@ -142,7 +175,7 @@ def test_every_packaged_recipe_is_a_config_whose_model_can_be_built(name):
 
 
 def test_the_recipes_that_the_documentation_names_are_there():
-    assert {"demo", "jhmdb", "jhmdb-small"} <= set(RECIPES)
+    assert {"demo", "jhmdb", "jhmdb-small", "hmdb51", "moments", "charades", "smarthome"} <= set(RECIPES)
 
 
 def test_a_path_is_a_recipe_too_and_an_unknown_name_lists_the_known_ones(tmp_path):
@@ -167,6 +200,16 @@ def test_the_papers_fixed_weights_train_two_heads_and_the_segmenter():
     assert config.active_loss_weights() == {"rgb": 1, "flow": 0, "semantic": 0, "merged": 1, "interm": 1}
     assert config.trained_heads() == ["rgb", "merged"]
     assert config.needs_labels
+
+
+def test_further_merges_are_losses_with_the_merged_heads_weight_which_is_searched_for_once():
+    config = Config(model=ModelConfig(merge_levels=[3, 6]), loss_weights=LossWeights(merged=0.7, rgb=0.0))
+    assert config.active_loss_weights() == {
+        "rgb": 0, "flow": 0, "semantic": 0, "merged_after_6": 0.7, "merged": 0.7, "interm": 1,
+    }  # fmt: skip
+    assert config.trained_heads() == ["merged_after_6", "merged"]
+    assert config.lambdas() == ["rgb", "flow", "semantic", "merged", "interm"]
+    assert Config(model=ModelConfig(streams=["rgb"], merge_levels=[3, 6])).lambdas() == ["rgb"]
 
 
 @pytest.mark.parametrize("stream", ["rgb", "flow", "semantic"])

@@ -20,7 +20,7 @@ import airstreams
 
 ROOT = Path(__file__).parents[1]
 NEEDED_FOR_HELP = ("jsonargparse[signatures]", "rich")
-RECIPES = {"demo", "jhmdb", "jhmdb-small"}
+RECIPES = {"demo", "jhmdb", "jhmdb-small", "hmdb51", "moments", "charades", "smarthome"}
 
 
 def run(*command, **options):

@@ -10,7 +10,6 @@ import warnings
 from argparse import ArgumentError
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,8 +337,8 @@ def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
         if call.top is not None:
             raise InputError("--top: expected --weights-from STUDY beside it")
         return config.loss_weights
-    wanted = list(config.active_loss_weights())
-    return replace(config.loss_weights, **weights_from(call.weights_from, call.top or 1, wanted))
+    wanted = config.lambdas()
+    return config.loss_weights.updated(weights_from(call.weights_from, call.top or 1, wanted))
 
 
 def evolve(call: Namespace) -> int:
@@ -376,6 +375,7 @@ def evaluate(call: Namespace) -> int:
     from airstreams.data.sources import open_source
     from airstreams.distributed import leads
     from airstreams.evaluation.evaluate import evaluate as evaluate_run
+    from airstreams.evaluation.published import NAMES
     from airstreams.viewing.figures import confusion_figure
 
     result = evaluate_run(call.run, open_source(call.source, call.labels, to_learn_from=False), call.split, stderr)
@@ -387,10 +387,9 @@ def evaluate(call: Namespace) -> int:
     if call.json:
         _print_json(figures)
         return DONE
-    table = Table("head", "top-1", "top-5", "mean per class", "mAP")
+    table = Table("head", *NAMES.values())
     for name, row in figures["streams"].items():
-        cells = [_percent(row[key]) for key in ("top1", "top5", "mean_per_class", "map")]
-        table.add_row(name, *cells)
+        table.add_row(name, *(_with_interval(row[key], row["intervals"][key]) for key in NAMES))
     stdout.print(table)
     if figures["segmentation"]:
         segmentation = figures["segmentation"]
@@ -400,7 +399,23 @@ def evaluate(call: Namespace) -> int:
                 values = (segmentation[key], segmentation["ceiling"][key], segmentation.get(f"teacher_{key}"))
                 table.add_row(key, *(_percent(value) for value in values))
         stdout.print(table)
-    stdout.print(f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder}")
+    stdout.print(
+        f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder}. They are of "
+        f"{figures['classes']} classes; in brackets, 95 % intervals over videos."
+    )
+    if figures["unlabelled"]:
+        stdout.print(
+            f"{figures['unlabelled']} videos without any action are ranked last, as Charades has it. If they competed, "
+            f"the mAP were {_percent(figures['map_unlabelled_as_negatives'])}."
+        )
+    protocol = figures["protocol"]
+    stdout.print(f"A video's score is the mean over {protocol['views']} clips, {protocol['crops']} crops each.")
+    if published := protocol["published"]:
+        reported = " and ".join(NAMES[key] for key in published["figures"])
+        note = f"; {published['note']}" if published["note"] else ""
+        stdout.print(f"Protocol of {published['name']}: {reported} on {published['split']}{note}.")
+        if published["deviations"]:
+            stdout.print(f"Here otherwise: {'; '.join(published['deviations'])}.")
     return DONE
 
 
@@ -604,6 +619,10 @@ def _print_answer(answer: dict[str, Any]) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+def _with_interval(value: float | None, interval: list[float] | None) -> str:
+    return _percent(value) if interval is None else f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
 def _print_json(result: dict[str, Any]) -> None:

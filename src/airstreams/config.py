@@ -6,75 +6,24 @@ for Video Understanding*. Where the paper is silent the value is ours, and says 
 """
 
 import math
+import re
 from argparse import ArgumentError
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.errors import InputError
+from airstreams.errors import InputError, require
 from airstreams.files import replacing
+from airstreams.models.backbones import BACKBONES, BackboneName, Block, default_tower
 
 STREAMS = ("rgb", "flow", "semantic")
 
-StreamName = Literal["rgb", "flow", "semantic", "rgb2", "rgb3"]
+BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
 """rgb2 and rgb3 see what rgb sees, with towers of their own: the control for what a mere ensemble of towers brings."""
-LayerKind = Literal["conv2d", "conv1d", "pool2d", "pool1d", "context_gating", "squeeze_excite"]
-
-
-@dataclass
-class Layer:
-    """One layer of a block (Figure 7). Convolutions are followed by batch normalisation and, but for the last, ReLU.
-
-    conv2d, pool2d act on the frames; conv1d, pool1d along time; the two gates weigh channels by their mean over the
-    clip.
-    """
-
-    kind: LayerKind
-    kernel: int = 3  # px or frames, odd
-    stride: int = 1  # px or frames; only a block's first repetition strides
-
-    def __post_init__(self) -> None:
-        _require(self.kernel >= 1 and self.kernel % 2 == 1, "kernel", self.kernel, "an odd number of pixels or frames")
-        _require(self.stride >= 1, "stride", self.stride, "at least 1")
-
-
-@dataclass
-class Block:
-    """One of a tower's six blocks: its layers in order, repeated, with a skip connection over each repetition."""
-
-    channels: int  # before `ModelConfig.width`
-    layers: list[Layer]
-    repeats: int = 1
-    skip: bool = True
-
-    def __post_init__(self) -> None:
-        _require(self.channels >= 1, "channels", self.channels, "at least 1")
-        _require(self.repeats >= 1, "repeats", self.repeats, "at least 1")
-        convolves = any(layer.kind.startswith("conv") for layer in self.layers)
-        _require(convolves, "layers", [layer.kind for layer in self.layers], "at least one convolution in a block")
-
-
-def default_tower() -> list[Block]:
-    """A tower of about a ResNet-18's capacity (section 3.5) in the layer types of Figure 7; the sizes are ours.
-
-    Most of the cost lies in the first three blocks, which run once a stream, so they leave high resolution early;
-    most of the parameters lie in the last three, which inference runs once.
-    """
-    return [
-        Block(32, [Layer("conv2d", stride=2), Layer("pool2d", stride=2), Layer("conv1d")]),
-        Block(64, [Layer("pool1d", stride=2), Layer("conv2d"), Layer("conv1d"), Layer("squeeze_excite")], repeats=2),
-        Block(128, [Layer("conv2d", stride=2), Layer("conv1d"), Layer("squeeze_excite")], repeats=2),
-        Block(256, [Layer("conv2d", stride=2), Layer("conv1d"), Layer("context_gating")], repeats=2),
-        Block(
-            512,
-            [Layer("pool1d", stride=2), Layer("conv2d", stride=2), Layer("conv1d"), Layer("context_gating")],
-            repeats=2,
-        ),
-        Block(512, [Layer("conv2d"), Layer("conv1d"), Layer("context_gating")]),
-    ]
 
 
 @dataclass
@@ -87,10 +36,10 @@ class ClipConfig:
     size: int = 112  # px, height and width
 
     def __post_init__(self) -> None:
-        _require(self.frames >= 1, "clip.frames", self.frames, "at least 1")
-        _require(self.stride >= 1, "clip.stride", self.stride, "at least 1")
-        _require(self.rate is None or self.rate > 0, "clip.rate", self.rate, "a rate over 0 frames a second, or null")
-        _require(self.size >= 64, "clip.size", self.size, "at least 64 px")
+        require(self.frames >= 1, "clip.frames", self.frames, "at least 1")
+        require(self.stride >= 1, "clip.stride", self.stride, "at least 1")
+        require(self.rate is None or self.rate > 0, "clip.rate", self.rate, "a rate over 0 frames a second, or null")
+        require(self.size >= 64, "clip.size", self.size, "at least 64 px")
 
 
 @dataclass
@@ -111,14 +60,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale if len(self.crop_scale) == 2 else (0.0, 0.0)
-        _require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "two shares with 0 < low <= high <= 1")
-        _require(self.crop_aspect >= 1, "data.crop_aspect", self.crop_aspect, "at least 1")
-        _require(0 <= self.colour < 1, "data.colour", self.colour, "0 to below 1")
-        _require(self.workers >= 0, "data.workers", self.workers, "at least 0")
-        _require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "over 0")
+        require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "two shares with 0 < low <= high <= 1")
+        require(self.crop_aspect >= 1, "data.crop_aspect", self.crop_aspect, "at least 1")
+        require(0 <= self.colour < 1, "data.colour", self.colour, "0 to below 1")
+        require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+        require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "over 0")
         for name in ("val_fraction", "test_fraction"):
-            _require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "0 to below 1")
-        _require(
+            require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "0 to below 1")
+        require(
             self.val_fraction + self.test_fraction < 1,
             "data.val_fraction + data.test_fraction",
             self.val_fraction + self.test_fraction,
@@ -137,39 +86,72 @@ class FlowConfig:
     learn_kernels: bool = False  # those of the differences too, as they do; takes far more memory
 
     def __post_init__(self) -> None:
-        _require(self.iterations >= 1, "model.flow.iterations", self.iterations, "at least 1")
-        _require(self.levels >= 1, "model.flow.levels", self.levels, "at least 1")
+        require(self.iterations >= 1, "model.flow.iterations", self.iterations, "at least 1")
+        require(self.levels >= 1, "model.flow.levels", self.levels, "at least 1")
         least = 1 if self.levels > 1 else 0
-        _require(self.warps >= least, "model.flow.warps", self.warps, f"at least {least} with {self.levels} level(s)")
+        require(self.warps >= least, "model.flow.warps", self.warps, f"at least {least} with {self.levels} level(s)")
 
 
 @dataclass
 class ModelConfig:
     """The network of Figures 2 and 7."""
 
-    streams: list[StreamName] = field(default_factory=lambda: list(STREAMS))  # type: ignore[arg-type]
-    tower: list[Block] = field(default_factory=default_tower)  # six blocks; the merge comes after the third
+    streams: list[str] = field(default_factory=lambda: list(STREAMS))
+    representations: dict[str, str] = field(default_factory=dict)  # further streams: name to MODULE:CLASS
+    backbone: BackboneName | None = None  # puts a packaged tower's blocks into `tower`; null: what stands there
+    tower: list[Block] = field(default_factory=default_tower)  # Figure 7
+    # Numbers of blocks after which the streams' features are averaged (section 3.1). The first gives the answer; the
+    # number of all blocks is late fusion.
+    merge_levels: list[int] = field(default_factory=lambda: [3])
     width: float = 1.0  # scales every tower's channels
     segmenter_width: float = 1.0  # scales the Dilated ResNet-18's channels
     semantic_channels: int = 8  # the logits are reduced to so many channels before they are enlarged for their tower
     flow: FlowConfig = field(default_factory=FlowConfig)
-    stop_gradient: list[Literal["flow", "semantic"]] = field(default_factory=list)  # Table 2, left column
+    stop_gradient: list[str] = field(default_factory=list)  # flow, semantic: Table 2, left column
     dropout: float = 0.5  # before each classifier
 
     def __post_init__(self) -> None:
-        _require(len(self.streams) > 0, "model.streams", self.streams, f"at least one of {', '.join(STREAMS)}")
+        require(len(self.streams) > 0, "model.streams", self.streams, f"at least one of {', '.join(STREAMS)}")
         unique = len(set(self.streams)) == len(self.streams)
-        _require(unique, "model.streams", self.streams, "each stream once")
-        _require(len(self.tower) == 6, "model.tower", f"{len(self.tower)} blocks", "six blocks")
-        _require(self.width > 0, "model.width", self.width, "over 0")
-        _require(self.segmenter_width > 0, "model.segmenter_width", self.segmenter_width, "over 0")
-        _require(self.semantic_channels >= 1, "model.semantic_channels", self.semantic_channels, "at least 1")
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
+        require(unique, "model.streams", self.streams, "each stream once")
+        for stream, place in self.representations.items():
+            free = stream.isidentifier() and not stream.startswith("merged")
+            free = free and stream not in (*BUILT_IN_STREAMS, "interm", "total")
+            require(free, "model.representations", stream, "a stream's name in letters and digits that is not taken")
+            named = re.fullmatch(r"[\w.]+:\w+", place) is not None
+            require(named, f"model.representations.{stream}", place, "MODULE:CLASS, such as my_streams:Edges")
+        unknown = [stream for stream in self.streams if stream not in (*BUILT_IN_STREAMS, *self.representations)]
+        expected = f"{', '.join(BUILT_IN_STREAMS)} or a name to which model.representations gives a class"
+        require(not unknown, "model.streams", ", ".join(unknown), expected)
+        uncut = ", ".join(stream for stream in self.stop_gradient if stream not in ("flow", "semantic"))
+        expected = "flow, semantic; training.freeze keeps any stream's representation from learning"
+        require(not uncut, "model.stop_gradient", uncut, expected)
+        if self.backbone is not None:
+            packaged = {name: blocks() for name, blocks in BACKBONES.items()}
+            own = self.tower not in packaged.values()
+            require(not own, "model.backbone", self.backbone, "null beside a model.tower of your own; leave out one")
+            self.tower = packaged[self.backbone]
+        blocks = len(self.tower)
+        require(blocks >= 2, "model.tower", f"{blocks} blocks", "at least two")
+        levels = self.merge_levels
+        good = bool(levels) and len(set(levels)) == len(levels) and all(1 <= level <= blocks for level in levels)
+        require(good, "model.merge_levels", levels, f"numbers of blocks from 1 to {blocks}, each once")
+        require(self.width > 0, "model.width", self.width, "over 0")
+        require(self.segmenter_width > 0, "model.segmenter_width", self.segmenter_width, "over 0")
+        require(self.semantic_channels >= 1, "model.semantic_channels", self.semantic_channels, "at least 1")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
+
+    @property
+    def merges(self) -> dict[str, int]:
+        """The merged heads with the number of blocks after which each merges; the last answers. One stream: none."""
+        answering, *further = self.merge_levels
+        merges = {f"merged_after_{level}": level for level in further} | {"merged": answering}
+        return merges if len(self.streams) > 1 else {}
 
     @property
     def heads(self) -> list[str]:
         """The heads that the model has. With one stream there is no merge: its own tower answers."""
-        return [*self.streams, "merged"] if len(self.streams) > 1 else list(self.streams)
+        return [*self.streams, *self.merges]
 
     @property
     def answer(self) -> str:
@@ -186,11 +168,23 @@ class LossWeights:
     semantic: float = 0.0
     merged: float = 1.0
     interm: float = 1.0
+    further: dict[str, float] = field(default_factory=dict)  # of streams beyond the paper's three; left out: 0
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            _require(0 <= value < math.inf, f"loss_weights.{item.name}", value, "at least 0 and finite")
+        values = {name: value for name, value in vars(self).items() if name != "further"}
+        values |= {f"further.{name}": value for name, value in self.further.items()}
+        for name, value in values.items():
+            require(0 <= value < math.inf, f"loss_weights.{name}", value, "at least 0 and finite")
+
+    def of(self, loss: str) -> float:
+        """The weight of a loss by its name; a further stream's is 0 where none is given."""
+        return self.further.get(loss, 0.0) if _is_further(loss) else getattr(self, loss)
+
+    def updated(self, weights: Mapping[str, float]) -> "LossWeights":
+        """These weights with others for the losses named."""
+        further = {name: weight for name, weight in weights.items() if _is_further(name)}
+        own = {name: weight for name, weight in weights.items() if not _is_further(name)}
+        return replace(self, **own, further=self.further | further)
 
 
 @dataclass
@@ -217,18 +211,18 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
-        _require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
-        _require(self.accumulate >= 1, "training.accumulate", self.accumulate, "at least 1")
-        _require(0 < self.lr < math.inf, "training.lr", self.lr, "over 0 and finite")
-        _require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
-        _require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
-        _require(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "at least 0 (0: no clipping)")
-        _require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "0 to below 1")
-        _require(0 <= self.ema < 1, "training.ema", self.ema, "0 to below 1")
-        _require(self.validate_every >= 1, "training.validate_every", self.validate_every, "at least 1")
-        _require(self.save_every >= 1, "training.save_every", self.save_every, "at least 1")
-        _require(self.keep >= 1, "training.keep", self.keep, "at least 1")
+        require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
+        require(self.accumulate >= 1, "training.accumulate", self.accumulate, "at least 1")
+        require(0 < self.lr < math.inf, "training.lr", self.lr, "over 0 and finite")
+        require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
+        require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
+        require(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "at least 0 (0: no clipping)")
+        require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "0 to below 1")
+        require(0 <= self.ema < 1, "training.ema", self.ema, "0 to below 1")
+        require(self.validate_every >= 1, "training.validate_every", self.validate_every, "at least 1")
+        require(self.save_every >= 1, "training.save_every", self.save_every, "at least 1")
+        require(self.keep >= 1, "training.keep", self.keep, "at least 1")
 
 
 @dataclass
@@ -240,9 +234,9 @@ class EvaluationConfig:
     window: float = 10.0  # s; predict scores a video of over two windows window by window as well
 
     def __post_init__(self) -> None:
-        _require(self.views >= 1, "evaluation.views", self.views, "at least 1")
-        _require(self.crops >= 1, "evaluation.crops", self.crops, "at least 1")
-        _require(self.window > 0, "evaluation.window", self.window, "over 0 s")
+        require(self.views >= 1, "evaluation.views", self.views, "at least 1")
+        require(self.crops >= 1, "evaluation.crops", self.crops, "at least 1")
+        require(self.window > 0, "evaluation.window", self.window, "over 0 s")
 
 
 @dataclass
@@ -259,11 +253,11 @@ class EvolutionConfig:
 
     def __post_init__(self) -> None:
         size = self.population_size
-        _require(size >= 1, "evolution.population_size", size, "at least 1")
-        _require(1 <= self.tournament_size <= size, "evolution.tournament_size", self.tournament_size, f"1 to {size}")
-        _require(self.epochs is None or self.epochs >= 1, "evolution.epochs", self.epochs, "at least 1, or null")
-        _require(0 < self.held_out < 1, "evolution.held_out", self.held_out, "between 0 and 1")
-        _require(self.fresh_seeds >= 1, "evolution.fresh_seeds", self.fresh_seeds, "at least 1")
+        require(size >= 1, "evolution.population_size", size, "at least 1")
+        require(1 <= self.tournament_size <= size, "evolution.tournament_size", self.tournament_size, f"1 to {size}")
+        require(self.epochs is None or self.epochs >= 1, "evolution.epochs", self.epochs, "at least 1, or null")
+        require(0 < self.held_out < 1, "evolution.held_out", self.held_out, "between 0 and 1")
+        require(self.fresh_seeds >= 1, "evolution.fresh_seeds", self.fresh_seeds, "at least 1")
 
 
 @dataclass
@@ -280,19 +274,26 @@ class Config:
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        require(self.seed >= 0, "seed", self.seed, "at least 0")
         merged = self.loss_weights.merged
         answered = len(self.model.streams) == 1 or merged > 0
-        _require(answered, "loss_weights.merged", merged, "over 0, since the merged head gives the model's answer")
+        require(answered, "loss_weights.merged", merged, "over 0, since the merged head gives the model's answer")
+        weighed = [*filter(_is_further, BUILT_IN_STREAMS), *self.model.representations]
+        unknown = ", ".join(name for name in self.loss_weights.further if name not in weighed)
+        require(not unknown, "loss_weights.further", unknown, f"further streams' names: {', '.join(weighed)}")
 
     def active_loss_weights(self) -> dict[str, float]:
         """The losses that this model has, with their weights (over 0 or not); a lone stream's own loss has weight 1."""
         heads = self.model.heads
-        # Further rgb streams have no loss of their own, as flow and semantic have none by the fixed weights.
-        weights = {head: 1.0 if len(heads) == 1 else getattr(self.loss_weights, head, 0.0) for head in heads}
+        weights = {head: 1.0 if len(heads) == 1 else self.loss_weights.of(head) for head in heads}
+        weights |= dict.fromkeys(self.model.merges, self.loss_weights.merged)
         if "semantic" in heads:
             weights["interm"] = self.loss_weights.interm
         return weights
+
+    def lambdas(self) -> list[str]:
+        """Those of equation 2's loss weights that this model has; all merged heads have one in common."""
+        return [name for name in self.active_loss_weights() if name == "merged" or name not in self.model.merges]
 
     def trained_heads(self) -> list[str]:
         """The heads whose loss has weight, and which therefore have something to say."""
@@ -368,6 +369,6 @@ def recipe_path(name: str) -> Path:
     raise InputError(f"{name}: neither a YAML file nor a packaged recipe ({known})")
 
 
-def _require(holds: bool, key: str, given: object, expected: str) -> None:
-    if not holds:
-        raise InputError(f"{key}: got {given}, expected {expected}")
+def _is_further(loss: str) -> bool:
+    """Whether a loss is none of equation 2's five."""
+    return loss not in (*STREAMS, "merged", "interm")

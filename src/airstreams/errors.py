@@ -11,3 +11,9 @@ class VideoError(RuntimeError):
 
 class Stopped(RuntimeError):  # noqa: N818 (it is no error)
     """A signal asked a training to stop; its state is saved."""
+
+
+def require(holds: bool, key: str, given: object, expected: str) -> None:
+    """Raise InputError for a key's value unless it holds."""
+    if not holds:
+        raise InputError(f"{key}: got {given}, expected {expected}")

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from airstreams.cli import main
 from airstreams.data import labels as label_maps
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
+from airstreams.models import saved as saved_models
 
 QUIET = Console(quiet=True)
 
@@ -54,6 +56,77 @@ def test_the_figures_are_those_of_the_scores_written_down(run, synthetic):
     ]
     assert confusion == {"classes": list(result.classes), "counts": expected}
     assert json.loads((result.folder / "figures.json").read_text()) == result.figures
+
+
+def test_the_figures_say_how_sure_they_are_and_by_which_views(run, synthetic):
+    figures = evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET).figures
+    assert (figures["classes"], figures["unlabelled"], figures["map_unlabelled_as_negatives"]) == (4, 0, None)
+    assert figures["protocol"] == {"views": 2, "crops": 1, "published": None}
+    for name in ("top1", "mean_per_class"):
+        low, high = figures["intervals"][name]
+        assert low <= figures[name] <= high
+    assert figures["intervals"]["top5"] is figures["intervals"]["map"] is None
+    assert figures["streams"]["merged"]["intervals"] == figures["intervals"]
+    assert figures["streams"]["semantic"]["intervals"]["top1"] is None  # untrained
+
+
+@pytest.fixture
+def charades(synthetic, tmp_path):
+    """Charades' layout with four classes, one training and eight test videos, the first two of which have no action."""
+    root = tmp_path / "charades"
+    (root / "videos").mkdir(parents=True)
+    (root / "Charades_v1_classes.txt").write_text("".join(f"c00{k} Doing {k}\n" for k in range(4)))
+    actions = ["", "", "c000 0 9", "c001 0 9", "c000 0 9;c002 0 9", "c003 0 9", "c001 0 9;c003 0 9", "c002 0 9"]
+    videos = sorted((synthetic / "videos" / "test").rglob("*.mp4"))
+    every = ";".join(f"c00{k} 0 9" for k in range(4))
+    for split, rows in (
+        ("train", [("TRAIN", every)]),
+        ("test", [(f"TEST{n}", cell) for n, cell in enumerate(actions)]),
+    ):
+        lines = ["id,subject,actions", *(f"{name},S{name},{cell}" for name, cell in rows)]
+        (root / f"Charades_v1_{split}.csv").write_text("\n".join(lines))
+        for (name, _), video in zip(rows, videos, strict=False):
+            shutil.copy(video, root / "videos" / f"{name}.mp4")
+    return root
+
+
+@pytest.fixture
+def multi_label_run(run, charades):
+    """The trained run, taken for one of Charades' classes."""
+    saved = saved_models.load(run)
+    saved.classes, saved.multi_label = open_source(f"charades:{charades}").classes, True
+    saved_models.save(saved, run)
+    (run / "split.csv").unlink(missing_ok=True)
+    return run
+
+
+def test_charades_is_scored_as_its_official_script_does_and_says_so(multi_label_run, charades, capsys):
+    assert main(["evaluate", str(multi_label_run), f"charades:{charades}", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    published = figures["protocol"]["published"]
+    assert (published["name"], published["figures"], published["split"]) == ("charades", ["map"], "test")
+    assert published["deviations"] == ["2 views, not 10", "1 crops, not 3"]
+    assert (figures["videos"], figures["unlabelled"], figures["classes"]) == (8, 2, 4)
+    with (multi_label_run / "evaluation" / "test" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for key, competing in (("map", rows[2:]), ("map_unlabelled_as_negatives", rows)):
+        precisions = []
+        for name in list(rows[0])[3:]:
+            own = [row for row in competing if name in row["label"].split(";")]
+            ahead = [[row for row in competing if float(row[name]) >= float(mine[name])] for mine in own]
+            precisions.append(np.mean([sum(row in own for row in above) / len(above) for above in ahead]))
+        assert figures[key] == pytest.approx(np.mean(precisions), abs=1e-6)
+    low, high = figures["intervals"]["map"]
+    assert 0 <= low < figures["map"] < high <= 1
+    assert main(["evaluate", str(multi_label_run), f"charades:{charades}"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "Protocol of charades: mAP on test.",
+        "Here otherwise: 2 views, not 10; 1 crops, not 3.",
+        "2 videos without any action are ranked last",
+        "the mean over 2 clips, 1 crops each",
+    ):
+        assert words in printed
 
 
 def test_bad_videos_are_left_out_counted_listed_and_spoken_of(run, videos):

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import tensor
 
-from airstreams.evaluation.metrics import SegmentationFigures, action_figures, confusion, reduce_to_grid
+from airstreams.evaluation.metrics import (
+    MultiLabelOutcomes,
+    SegmentationFigures,
+    action_figures,
+    confusion,
+    outcomes_of,
+    reduce_to_grid,
+)
 
 NAMES = ("background", "person", "dog")
 
@@ -37,23 +44,88 @@ def test_accuracies_agree_with_their_definitions(seed):
     assert figures["map"] is None
 
 
-@pytest.mark.filterwarnings("ignore:No positive samples")
-@pytest.mark.parametrize("seed", range(5))
-def test_mean_average_precision_agrees_with_its_definition_over_the_classes_that_occur(seed):
+def multi_label(seed, ties):
+    """Scores and targets of 60 videos; two of nine classes never occur, ten videos have no label."""
     rng = np.random.default_rng(seed)
-    scores = rng.random((60, 9)).astype(np.float32).round(1)  # many ties
+    scores = rng.random((60, 9)).astype(np.float32)
+    if ties:
+        scores = scores.round(1)
     targets = (rng.random((60, 9)) < 0.15).astype(np.float32)
     targets[:, [2, 5]] = 0
-    targets[:10] = 0  # videos without actions count as negatives
-    expected = np.mean([average_precision(scores[:, k], targets[:, k]) for k in range(9) if k not in (2, 5)])
+    targets[rng.permutation(60)[:10]] = 0
+    assert (~targets.any(axis=1)).sum() >= 10
+    return scores, targets
+
+
+OCCURRING = (0, 1, 3, 4, 6, 7, 8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_average_precision_agrees_with_its_definition_with_ties_and_unlabelled_videos_last(seed):
+    scores, targets = multi_label(seed, ties=True)
+    last = np.where(targets.any(axis=1)[:, None], scores, -np.inf)
     figures = action_figures(scores, targets)
-    assert figures["map"] == pytest.approx(expected, abs=1e-5)
+    expected = np.mean([average_precision(last[:, k], targets[:, k]) for k in OCCURRING])
+    assert figures["map"] == pytest.approx(expected, abs=1e-6)
     assert [figures[name] for name in ("top1", "top5", "mean_per_class")] == [None] * 3
+    competing = MultiLabelOutcomes(scores, targets, unlabelled_last=False).figures(np.ones(60, dtype=np.int64))
+    expected = np.mean([average_precision(scores[:, k], targets[:, k]) for k in OCCURRING])
+    assert competing["map"] == pytest.approx(expected, abs=1e-6)
+    assert expected < float(figures["map"] or 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mean_average_precision_agrees_with_a_walk_down_each_classs_ranking(seed):
+    """As the official Charades script goes about it: videos without actions score -inf, and precision is summed up."""
+    scores, targets = multi_label(seed, ties=False)
+    precisions = []
+    for k in OCCURRING:
+        ranking = sorted(range(60), key=lambda n: scores[n, k] if any(targets[n]) else -np.inf, reverse=True)
+        found, total = 0, 0.0
+        for place, n in enumerate(ranking, start=1):
+            if targets[n, k]:
+                found += 1
+                total += found / place
+        precisions.append(total / found)
+    assert action_figures(scores, targets)["map"] == pytest.approx(np.mean(precisions), abs=1e-6)
+
+
+def test_mean_average_precision_of_a_case_counted_by_hand():
+    scores = np.array([[0.9, 0.1], [0.8, 0.5], [0.7, 0.5], [0.95, 0.9]])
+    targets = np.array([[1, 0], [0, 1], [1, 0], [0, 0]])
+    # Class 0: first and third of three. Class 1: one of two with the highest score. The last video stands behind.
+    assert action_figures(scores, targets)["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
+    # Now it leads both rankings.
+    competing = MultiLabelOutcomes(scores, targets, unlabelled_last=False).figures(np.ones(4, dtype=np.int64))
+    assert competing["map"] == pytest.approx(((1 / 2 + 2 / 4) / 2 + 1 / 3) / 2)
+
+
+def test_mean_average_precision_says_nothing_where_no_class_occurs():
+    assert action_figures(np.eye(3, dtype=np.float32), np.zeros((3, 3)))["map"] is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_of_videos_counted_several_times_are_those_of_their_copies(seed):
+    counts = np.random.default_rng(seed).integers(0, 3, 60)
+    scores, targets = scores_and_targets(seed, videos=60)
+    scores = scores.round(2)  # some ties
+    copies = action_figures(np.repeat(scores, counts, axis=0), np.repeat(targets, counts))
+    assert outcomes_of(scores, targets).figures(counts) == pytest.approx(copies)
+    scores, targets = multi_label(seed, ties=True)
+    copies = action_figures(np.repeat(scores, counts, axis=0), np.repeat(targets, counts, axis=0))
+    assert outcomes_of(scores, targets).figures(counts) == pytest.approx(copies)
 
 
 def test_top5_says_nothing_of_five_classes_or_fewer():
     assert action_figures(np.eye(5, dtype=np.float32), np.arange(5))["top5"] is None
     assert action_figures(np.eye(6, dtype=np.float32), np.arange(6))["top5"] == 1.0
+
+
+def test_of_equal_scores_the_class_of_the_lower_index_comes_first():
+    scores = np.ones((7, 7), dtype=np.float32)
+    figures = action_figures(scores, np.arange(7))
+    assert (figures["top1"], figures["top5"]) == (pytest.approx(1 / 7), pytest.approx(5 / 7))
+    assert confusion(scores, np.arange(7))[:, 0].tolist() == [1] * 7
 
 
 def test_confusion_counts_true_classes_down_and_predicted_ones_across():

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import EvolutionConfig, LossWeights, save_config
+from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig, save_config
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.experiments import evolve as evolution
@@ -73,7 +73,7 @@ def test_every_trial_is_a_training_with_the_weights_that_were_drawn(study, recip
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
     for trial in trials:
         config = evolution.load_config(study / "trials" / f"{trial.number:04d}" / "config.yaml")
-        assert vars(config.loss_weights) == trial.params  # as drawn: no normalisation
+        assert config.active_loss_weights() == trial.params  # as drawn: no normalisation
         assert sorted(trial.params) == sorted(NAMES)
         assert all(0 <= weight <= 1 for weight in trial.params.values())
         assert trial.user_attrs["sum"] == pytest.approx(sum(trial.params.values()))
@@ -108,7 +108,7 @@ def test_the_winner_and_the_references_are_compared_with_fresh_seeds(study, reci
         run = study / f"winner-{found['best']['trial']}" / f"{trial.number:04d}"
         config = evolution.load_config(run / "config.yaml")
         assert config.seed == trial.user_attrs["seed"] != recipe.seed
-        seen.setdefault(trial.user_attrs["weighting"], []).append((config.seed, vars(config.loss_weights)))
+        seen.setdefault(trial.user_attrs["weighting"], []).append((config.seed, config.active_loss_weights()))
     assert sorted(seen) == ["evolved", "fixed", "uniform"]
     for name, weights in {
         "evolved": found["best"]["weights"],
@@ -276,7 +276,7 @@ def test_command_line(synthetic, recipe, tmp_path, capsys):
 
     run = tmp_path / "run"
     assert main(["train", *data, "--out", str(run), "--weights-from", str(study), "--top", "2"]) == 0
-    used = vars(evolution.load_config(run / "config.yaml").loss_weights)
+    used = evolution.load_config(run / "config.yaml").active_loss_weights()
     assert used == {name: pytest.approx(sum(row["weights"][name] for row in found["top"][:2]) / 2) for name in NAMES}
     assert main([*call, "--trials", "0"]) == 2
     assert main(["evolve", *data, "--out", str(tmp_path / "n"), "--storage", "nosuchsql://x"]) == 2
@@ -284,19 +284,19 @@ def test_command_line(synthetic, recipe, tmp_path, capsys):
     assert "--storage" in capsys.readouterr().err
 
 
-def start(folder, synthetic, recipe, trials, workers, url=None):
+def start(folder, synthetic, recipe, trials, workers, url=None, heartbeat=3):
     """The command in a process group of its own."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     save_config(recipe, folder.parent / "recipe.yaml")
     command = [sys.executable, "-c", RUN, str(synthetic), str(folder), str(trials), str(workers)]
-    command += [url or f"sqlite:///{folder / 'study.db'}", str(folder.parent / "recipe.yaml")]
+    command += [url or f"sqlite:///{folder / 'study.db'}", str(folder.parent / "recipe.yaml"), str(heartbeat)]
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-# Heartbeats every second, so that a death is noticed in seconds. The command line has no key for that.
+# Heartbeats every few seconds, so that a death is noticed soon. The command line has no key for that.
 RUN = """
 if __name__ == "__main__":
     import sys
@@ -305,9 +305,9 @@ if __name__ == "__main__":
     from airstreams.config import load_config
     from airstreams.data.sources import open_source
     from airstreams.experiments.evolve import Search, evolve
-    data, folder, trials, workers, url, recipe = sys.argv[1:]
+    data, folder, trials, workers, url, recipe, heartbeat = sys.argv[1:]
     source = open_source(data + "/videos", Path(data) / "labels")
-    search = Search(source, load_config(Path(recipe)), Path(folder), url, int(trials), heartbeat=1)
+    search = Search(source, load_config(Path(recipe)), Path(folder), url, int(trials), heartbeat=int(heartbeat))
     evolve(search, int(workers), Console(stderr=True))
 """
 
@@ -360,7 +360,9 @@ def test_a_search_that_was_killed_whole_goes_on_and_its_training_is_resumed(synt
     assert_none_lost_or_counted_twice(trials, 2)
     assert trials[0].state == TrialState.FAIL
     # It went on from its state: the steps before that were logged once, by the process that was killed.
-    lines = [json.loads(line) for line in (folder / "trials/0000/metrics.jsonl").read_text().splitlines()]
+    assert not (folder / "trials/0000").exists()
+    (metrics,) = folder.glob(f"trials/{trials[-1].number:04d}/metrics.jsonl")
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert step >= 4
     assert [line["epoch"] for line in lines if "train" in line] == list(range(1, 13))
     assert lines[-1]["train"]["clips"] > 0
@@ -377,6 +379,28 @@ def test_a_search_that_was_asked_to_stop_goes_on(synthetic, recipe, tmp_path):
     assert list(folder.glob("trials/0000/state/step-*.pt"))
     finish(start(folder, synthetic, longer, trials=2, workers=1))
     assert_none_lost_or_counted_twice(trials_of(folder), 2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot hold a process up")
+def test_a_worker_that_was_held_up_gives_its_trial_away(synthetic, recipe, tmp_path):
+    longer = replace(recipe, training=replace(recipe.training, epochs=8, save_every=2))
+    folder = tmp_path / "held"
+    search = start(folder, synthetic, longer, trials=3, workers=2, heartbeat=1)
+    wait_for(lambda: len(list(folder.glob("trials/000?/state/step-000000002.pt"))) == 2)
+    (held,) = [worker for worker in workers_of(search) if writes_in(worker, folder / "trials/0000")]
+    held.suspend()
+    try:
+        wait_for(lambda: trials_of(folder)[0].state == TrialState.FAIL)
+        wait_for(lambda: not (folder / "trials/0000").exists())
+    finally:
+        held.resume()
+    assert "workers died" not in finish(search)
+    assert_none_lost_or_counted_twice(trials_of(folder), 3)
+
+
+def writes_in(process, folder):
+    """Whether a process has a file of this folder open."""
+    return any(Path(file.path).is_relative_to(folder) for file in process.open_files())
 
 
 @pytest.fixture(scope="module")
@@ -444,6 +468,14 @@ def test_four_workers_on_postgresql_of_which_two_are_killed(postgresql, syntheti
 
 
 def test_fixed_weights_are_the_papers():
-    assert vars(evolution.REFERENCES["fixed"]) == vars(LossWeights()) == {
-        "rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 1.0,
-    }  # fmt: skip
+    fixed = {"rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 1.0}
+    assert Config().active_loss_weights() == fixed
+    assert evolution.references([*fixed, "rgb2"])["fixed"] == {**fixed, "rgb2": 0.0}
+
+
+def test_a_trials_weights_reach_the_losses_of_further_streams_too():
+    config = Config(model=ModelConfig(streams=["rgb", "rgb2"]), loss_weights=LossWeights(flow=0.5))
+    drawn = {"rgb": 0.25, "rgb2": 0.75, "merged": 0.125}
+    assert trial_config(config, drawn, seed=0).active_loss_weights() == drawn
+    assert trial_config(config, drawn, seed=0).loss_weights.flow == 0.5
+    assert evolution.references(list(drawn))["uniform"] == {"rgb": 1.0, "rgb2": 1.0, "merged": 1.0}

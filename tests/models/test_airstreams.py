@@ -1,6 +1,7 @@
 """The model as Figure 2: which parts run, what they are fed, and what a clip may be."""
 
 from copy import deepcopy
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -13,10 +14,11 @@ SUBSETS = [list(subset) for size in (1, 2, 3) for subset in combinations(STREAMS
 EACH_SUBSET = pytest.mark.parametrize("streams", SUBSETS, ids="+".join)
 
 
-def small_model(streams=STREAMS):
+def small_model(streams=STREAMS, **changed):
     """In evaluation mode, as if trained: every weight away from its start, statistics that fit the clips."""
     torch.manual_seed(0)
-    config = ModelConfig(streams=list(streams), width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=3))
+    small = ModelConfig(streams=list(streams), width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=3))
+    config = replace(small, **changed)
     model = build(config, classes=4, segment_classes=5).train()
     with torch.no_grad():
         for module in model.modules():
@@ -82,11 +84,48 @@ def test_the_merged_tower_answers_on_the_mean_of_the_streams_features():
     model = small_model()
     with torch.no_grad():
         output = model(clip(), [*STREAMS, "merged"])
-        features = {name: model.early[name](output.representations[name].tower_input) for name in STREAMS}
+        features = {name: model.early[name](output.representations[name].tower_input, 3)[3] for name in STREAMS}
         mean = (features["rgb"] + features["flow"] + features["semantic"]) / 3
         torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean), rtol=0, atol=1e-5)
         for name in STREAMS:
             torch.testing.assert_close(output.logits[name], model.late[name](features[name]), rtol=0, atol=1e-5)
+
+
+def test_at_each_merge_level_the_mean_goes_through_the_blocks_after_it():
+    model = small_model(["rgb", "flow"], merge_levels=[3, 6, 1])
+    heads = ["rgb", "flow", "merged_after_6", "merged_after_1", "merged"]
+    assert (list(model.late), model.answer) == (heads, "merged")
+    levels = {"merged": 3, "merged_after_6": 6, "merged_after_1": 1}
+    repetitions = {"merged": 5, "merged_after_6": 0, "merged_after_1": 9, "rgb": 0, "flow": 0}  # of 1, 2, 2, 2, 2, 1
+    assert {head: len(model.late[head].blocks) for head in heads} == repetitions
+    with torch.no_grad():
+        output = model(clip(), heads)
+        rgb, flow = (model.early[name](output.representations[name].tower_input, 6) for name in ("rgb", "flow"))
+        for head, level in levels.items():
+            expected = model.late[head]((rgb[level] + flow[level]) / 2)
+            torch.testing.assert_close(output.logits[head], expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(output.logits["rgb"], model.late["rgb"](rgb[6]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(clip()).logits["merged"], output.logits["merged"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("levels", "repetitions"), [([3, 6], 5), ([1, 4, 6], 1), ([6, 3], 10), ([6], 10), ([3], 5)])
+def test_inference_runs_no_block_beyond_the_merge_that_answers(levels, repetitions):
+    model = small_model(["rgb", "flow"], merge_levels=levels)
+    ran = []
+    for block in model.early["rgb"].blocks:
+        block.register_forward_hook(lambda *_: ran.append(1))
+    assert sorted(parts_run(model)) == sorted(
+        ["early.flow", "early.rgb", "representations.flow", "representations.rgb", "late.merged"]
+    )
+    assert len(ran) == repetitions
+
+
+def test_with_one_merge_the_weights_are_named_as_saved_models_have_them():
+    names = small_model(["rgb", "flow"]).state_dict()
+    assert {name.split(".")[2] for name in names if name.startswith("early.rgb.")} == {
+        "input_norm", "blocks", "output_norm",
+    }  # fmt: skip
+    assert {name.split(".")[1] for name in names if name.startswith("late.")} == {"rgb", "flow", "merged"}
 
 
 def test_every_stream_has_its_say_in_the_merged_answer():
@@ -104,13 +143,19 @@ def test_further_rgb_streams_are_towers_of_their_own_without_losses():
     model = build(config, 5, 3).eval()
     with torch.no_grad():
         output = model(clip(), ["merged"])
-        features = [model.early[name](clip()) for name in config.streams]
+        features = [model.early[name](clip(), 3)[3] for name in config.streams]
         assert not torch.allclose(features[0], features[1], atol=1e-3)
         mean = sum(features) / 3
         torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean), rtol=0, atol=1e-5)
     whole = Config(model=config)
     assert whole.trained_heads() == ["rgb", "merged"]
     assert not whole.needs_labels
+
+
+def test_one_stream_has_no_merge_at_any_level():
+    model = small_model(["rgb"], merge_levels=[6, 3])
+    assert list(model.late) == ["rgb"]
+    assert model(clip()).logits["rgb"].shape == (2, 4)
 
 
 def test_single_heads_do_not_change_the_merged_answer():

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from airstreams.config import Block, ClipConfig, Config, FlowConfig, Layer, LossWeights, ModelConfig
+from airstreams.config import ClipConfig, Config, FlowConfig, LossWeights, ModelConfig
 from airstreams.models import flow, tvl1
 from airstreams.models.airstreams import build
+from airstreams.models.backbones import Block, Layer
 from airstreams.models.cost import count
 
 # How many operations an operator is on each element of its result.
@@ -78,6 +79,16 @@ def test_training_adds_the_late_towers_of_the_heads_that_have_weight_and_nothing
     more = {name: cost.training[name] - cost.inference[name] for name in cost.training}
     assert {name: value for name, value in more.items() if value} == {"rgb.late": late, "semantic.late": late}
     assert cost.training["flow.late"] == 0
+
+
+def test_a_further_later_merge_costs_training_but_not_inference():
+    one, two = (
+        count(Config(model=ModelConfig(streams=["rgb", "flow"], merge_levels=levels)), 51, 81)
+        for levels in ([3], [3, 6])
+    )
+    assert sum(two.inference.values()) == sum(one.inference.values())
+    # flow's blocks 4 to 6 now run too, and the late fusion's classifier: together as much as one late tower.
+    assert sum(two.training.values()) == sum(one.training.values()) + one.inference["merged.late"]
 
 
 def test_one_stream_costs_what_it_costs_among_others():

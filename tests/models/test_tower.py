@@ -4,12 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from airstreams.config import Block, Layer, default_tower
+from airstreams.models.backbones import Block, Layer, default_tower
 from airstreams.models.tower import (
     ContextGating,
+    DepthwiseConv,
     EarlyTower,
+    FactorisedConv,
     FrameNorm,
     LateTower,
+    SpatialAveragePool,
     SpatialConv,
     SpatialPool,
     SqueezeExcite,
@@ -22,7 +25,9 @@ from airstreams.models.tower import (
 FORMATS = pytest.mark.parametrize(
     "memory_format", [torch.contiguous_format, torch.channels_last_3d], ids=["channels first", "channels last"]
 )
-WINDOWS = pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2), (3, 3)])
+WINDOWS = pytest.mark.parametrize(
+    ("kernel", "stride"), [(1, 1), (3, 1), (3, 2), (5, 2), (3, 3), (2, 1), (2, 2), (4, 2), (4, 3)]
+)
 
 
 def features(memory_format=torch.contiguous_format, channels=6):
@@ -30,12 +35,18 @@ def features(memory_format=torch.contiguous_format, channels=6):
     return torch.randn(2, channels, 5, 9, 12).to(memory_format=memory_format)
 
 
+def padded(x, frames=1, pixels=1, value=0.0):
+    """So that windows so large give as many outputs as inputs; of an odd number, one more at the end."""
+    time, space = ((frames - 1) // 2, frames // 2), ((pixels - 1) // 2, pixels // 2)
+    return F.pad(x, (*space, *space, *time), value=value)
+
+
 @FORMATS
 @WINDOWS
 def test_spatial_convolution_is_the_flat_3d_one(kernel, stride, memory_format):
     layer, x = SpatialConv(6, 8, Layer("conv2d", kernel, stride)), features(memory_format)
     weight = layer.weight.unsqueeze(2)
-    expected = F.conv3d(x, weight, stride=(1, stride, stride), padding=(0, kernel // 2, kernel // 2))
+    expected = F.conv3d(padded(x, pixels=kernel), weight, stride=(1, stride, stride))
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -44,18 +55,55 @@ def test_spatial_convolution_is_the_flat_3d_one(kernel, stride, memory_format):
 def test_temporal_convolution_is_the_thin_3d_one(kernel, stride, memory_format):
     layer, x = TemporalConv(6, 8, Layer("conv1d", kernel, stride)), features(memory_format)
     weight = layer.weight.unsqueeze(-1)
-    expected = F.conv3d(x, weight, stride=(stride, 1, 1), padding=(kernel // 2, 0, 0))
+    expected = F.conv3d(padded(x, frames=kernel), weight, stride=(stride, 1, 1))
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @FORMATS
 @WINDOWS
 def test_poolings_are_the_flat_and_the_thin_3d_ones(kernel, stride, memory_format):
-    x, half = features(memory_format), kernel // 2
-    spatial = F.max_pool3d(x, (1, kernel, kernel), (1, stride, stride), (0, half, half))
+    x, low = features(memory_format), float("-inf")
+    spatial = F.max_pool3d(padded(x, pixels=kernel, value=low), (1, kernel, kernel), (1, stride, stride))
     assert torch.equal(SpatialPool(6, 6, Layer("pool2d", kernel, stride))(x), spatial)
-    temporal = F.max_pool3d(x, (kernel, 1, 1), (stride, 1, 1), (half, 0, 0))
+    temporal = F.max_pool3d(padded(x, frames=kernel, value=low), (kernel, 1, 1), (stride, 1, 1))
     assert torch.equal(TemporalPool(6, 6, Layer("pool1d", kernel, stride))(x), temporal)
+
+
+@WINDOWS
+def test_average_pooling_counts_what_lies_inside_the_frame(kernel, stride):
+    x, pool = features(), SpatialAveragePool(6, 6, Layer("average_pool2d", kernel, stride))
+    outputs = pool(x).shape[-2:]
+    assert outputs == (-(-9 // stride), -(-12 // stride))
+    torch.testing.assert_close(pool(torch.ones_like(x)), torch.ones(2, 6, 5, *outputs))
+    middle = -(-(kernel // 2) // stride)  # the first window that ends in no margin
+    begin = middle * stride - (kernel - 1) // 2
+    window = x[..., begin : begin + kernel, begin : begin + kernel]
+    torch.testing.assert_close(pool(x)[..., middle, middle], window.mean(dim=(-2, -1)))
+
+
+@WINDOWS
+def test_depthwise_convolution_sees_each_channel_alone(kernel, stride):
+    x, layer = features(), DepthwiseConv(6, 6, Layer("depthwise_conv2d", kernel, stride))
+    alone = SpatialConv(1, 1, Layer("conv2d", kernel, stride))
+    for channel in range(6):
+        alone.load_state_dict({"weight": layer.weight[channel : channel + 1]})
+        expected = alone(x[:, channel : channel + 1])
+        torch.testing.assert_close(layer(x)[:, channel : channel + 1], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_factorised_convolution_is_a_flat_and_a_thin_3d_one_with_the_parameters_of_a_whole_one(stride):
+    x, layer = features(), FactorisedConv(6, 8, Layer("conv2d+1d", 3, stride)).eval()
+    flat, thin = layer[0], layer[3]
+    assert isinstance(flat, SpatialConv)
+    assert isinstance(thin, TemporalConv)
+    assert flat.out_channels == 3 * 9 * 6 * 8 // (9 * 6 + 3 * 8)
+    whole = 27 * 6 * 8
+    assert whole * 0.95 < flat.weight.numel() + thin.weight.numel() <= whole
+    between = F.conv3d(x, flat.weight.unsqueeze(2), stride=(1, stride, stride), padding=(0, 1, 1))
+    between = F.relu(between / (1 + 1e-5) ** 0.5)  # the norm at its start
+    expected = F.conv3d(between, thin.weight.unsqueeze(-1), stride=(stride, 1, 1), padding=(1, 0, 0))
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @FORMATS
@@ -82,19 +130,19 @@ def test_gates_weigh_whole_channels_by_what_the_whole_clip_shows(gate):
 
 @pytest.mark.parametrize("gate", ["context_gating", "squeeze_excite"])
 def test_a_block_without_change_of_size_starts_as_the_identity(gate):
-    block = TowerBlock(8, 8, Block(8, [Layer("conv2d"), Layer("conv1d"), Layer(gate)]), first=True)
+    block = TowerBlock(8, Block(8, [Layer("conv2d"), Layer("conv1d"), Layer(gate)]), width=1, repetition=0)
     x = features(channels=8)
     assert torch.equal(block(x), F.relu(x))
 
 
 def test_a_block_that_strides_starts_as_its_shortcut_of_means():
-    block = TowerBlock(8, 8, Block(8, [Layer("pool1d", stride=2), Layer("conv2d", stride=2)]), first=True)
+    block = TowerBlock(8, Block(8, [Layer("pool1d", stride=2), Layer("conv2d", stride=2)]), width=1, repetition=0)
     x = features(channels=8)[:, :, :4, :8]
     torch.testing.assert_close(block(x), F.relu(F.avg_pool3d(x, 2)))
 
 
 def test_a_block_without_skip_starts_with_a_working_body():
-    block = TowerBlock(8, 8, Block(8, [Layer("conv2d"), Layer("conv1d")], skip=False), first=True)
+    block = TowerBlock(8, Block(8, [Layer("conv2d"), Layer("conv1d")], skip=False), width=1, repetition=0)
     x = features(channels=8)
     assert block.shortcut is None
     assert block(x).std() > 0.1
@@ -108,20 +156,26 @@ def test_only_the_first_repetition_of_a_block_pools_and_strides():
 
 @pytest.mark.parametrize("size", [(1, 64, 64), (2, 65, 64), (3, 71, 100), (5, 67, 65), (7, 83, 69)])
 def test_the_default_tower_takes_any_number_of_frames_and_any_size(size):
-    early, late = EarlyTower(3, default_tower(), 0.125).eval(), LateTower(16, default_tower(), 0.125, 4, 0.5).eval()
-    assert late(early(torch.rand(2, 3, *size))).shape == (2, 4)
+    early = EarlyTower(3, default_tower(), 0.125, [3]).eval()
+    late = LateTower(default_tower(), 3, 0.125, 4, 0.5).eval()
+    assert late(early(torch.rand(2, 3, *size), 3)[3]).shape == (2, 4)
 
 
-@pytest.mark.parametrize("layers", [[Layer("conv2d", stride=3)], [Layer("conv2d", 5, 2), Layer("pool2d", stride=2)]])
+@pytest.mark.parametrize(
+    "layers",
+    [[Layer("conv2d+1d", stride=2)], [Layer("conv2d", stride=3)], [Layer("conv2d", 5, 2), Layer("pool2d", stride=2)]],
+)
 @pytest.mark.parametrize("size", range(9, 22))
 def test_skip_connections_fit_what_they_skip_at_every_size(layers, size):
-    block = TowerBlock(8, 16, Block(16, [*layers, Layer("pool1d", stride=2), Layer("conv1d", stride=2)]), first=True)
+    block = TowerBlock(
+        8, Block(16, [*layers, Layer("pool1d", stride=2), Layer("conv1d", stride=2)]), width=1, repetition=0
+    )
     assert block(torch.rand(1, 8, size, size, size)).shape[1] == 16
 
 
 def test_one_whole_default_tower_has_a_resnet_18s_capacity():
     tower = default_tower()
-    parts = [EarlyTower(3, tower, 1), LateTower(128, tower, 1, 51, 0.5)]
+    parts = [EarlyTower(3, tower, 1, [3]), LateTower(tower, 3, 1, 51, 0.5)]
     parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
     assert parameters == pytest.approx(11e6, rel=0.2)
 
@@ -129,9 +183,9 @@ def test_one_whole_default_tower_has_a_resnet_18s_capacity():
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1000.0])
 def test_features_for_the_merge_are_of_one_scale_whatever_the_streams_units(scale):
     torch.manual_seed(0)
-    tower = EarlyTower(2, default_tower(), 0.25)
+    tower = EarlyTower(2, default_tower(), 0.25, [3])
     representation = torch.randn(4, 2, 8, 64, 64) * scale
-    features_BCTHW = tower(representation)
+    features_BCTHW = tower(representation, 3)[3]
     means, variances = features_BCTHW.mean(dim=(0, 2, 3, 4)), features_BCTHW.var(dim=(0, 2, 3, 4))
     torch.testing.assert_close(means, torch.zeros_like(means), rtol=0, atol=1e-3)
     torch.testing.assert_close(variances, torch.ones_like(variances), rtol=0, atol=2e-2)
@@ -139,6 +193,6 @@ def test_features_for_the_merge_are_of_one_scale_whatever_the_streams_units(scal
 
 def test_a_stream_in_other_units_gives_the_same_features():
     torch.manual_seed(0)
-    tower = EarlyTower(2, default_tower(), 0.25)
+    tower = EarlyTower(2, default_tower(), 0.25, [3])
     representation = torch.randn(2, 2, 4, 64, 64)
-    torch.testing.assert_close(tower(representation * 1000), tower(representation), rtol=0, atol=1e-2)
+    torch.testing.assert_close(tower(representation * 1000, 3), tower(representation, 3), rtol=0, atol=1e-2)

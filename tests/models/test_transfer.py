@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from airstreams.config import Block, Config, FlowConfig, Layer, ModelConfig, default_tower
+from airstreams.config import Config, FlowConfig, ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
+from airstreams.models.backbones import Block, Layer, default_tower
 from airstreams.models.saved import SavedModel, load, save
 from airstreams.models.transfer import take_over
 

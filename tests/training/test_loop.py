@@ -87,6 +87,19 @@ def test_metrics_tell_each_loss_the_speed_and_the_wait_for_data(trained):
         assert 0 <= entry["train"]["waiting"] <= 1
 
 
+def test_further_merges_have_losses_and_figures_of_their_own(synthetic, tiny, tmp_path):
+    model = replace(tiny.model, streams=["rgb", "rgb2"], merge_levels=[3, 6])
+    config = replace(tiny, model=model, training=replace(tiny.training, epochs=1))
+    source = open_source(str(synthetic / "videos"))
+    train(source, config, tmp_path / "run", False, QUIET)
+    losses = epochs(tmp_path / "run")[0]["train"]["losses"]
+    assert losses["total"] == pytest.approx(losses["rgb"] + losses["merged"] + losses["merged_after_6"], rel=1e-4)
+    figures = evaluate(tmp_path / "run", source, "test", QUIET).figures
+    assert figures["top1"] == figures["streams"]["merged"]["top1"]
+    assert figures["streams"]["merged_after_6"]["top1"] is not None
+    assert figures["streams"]["rgb2"]["top1"] is None
+
+
 @pytest.fixture(scope="module")
 def learnt(synthetic, tiny, tmp_path_factory):
     """A training on eight videos, validated on the same videos under wrong names: what it learns makes it worse there.

@@ -12,12 +12,15 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
 
+from airstreams.config import EvaluationConfig
 from airstreams.data.listing import Source
 from airstreams.data.sources import SPLIT_FILE, read_splits, with_splits
 from airstreams.distributed import check_together, leads
 from airstreams.errors import InputError, VideoError
-from airstreams.evaluation.metrics import confusion
+from airstreams.evaluation.intervals import intervals
+from airstreams.evaluation.metrics import FIGURES, confusion, outcomes_of
 from airstreams.evaluation.protocols import Scores, figures_of, score_videos, targets_of
+from airstreams.evaluation.published import deviations, published_for
 from airstreams.files import replacing
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
@@ -89,6 +92,8 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
             markup=False,
         )
     figures = {"data": source.name, "split": split, "trained_on": trained_on, **figures_of(saved, scores)}
+    figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
+    _add_intervals(figures, saved, scores)
     return _write(run / "evaluation" / split, saved, scores, figures)
 
 
@@ -100,6 +105,24 @@ def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Consol
     if new:
         console.print(f"{new} of {len(source.videos)} videos are new to the run: they count as test videos")
     return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
+
+
+def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out: int) -> dict[str, Any]:
+    """By which views the figures are, and, for a published data set, what is reported on it."""
+    protocol: dict[str, Any] = {"views": evaluation.views, "crops": evaluation.crops, "published": None}
+    if found := published_for(source):
+        name, published = found
+        deviates = deviations(published, split, evaluation, left_out)
+        protocol["published"] = {"name": name, **published._asdict(), "deviations": deviates}
+    return protocol
+
+
+def _add_intervals(figures: dict[str, Any], saved: SavedModel, scores: Scores) -> None:
+    targets = targets_of(saved, scores.videos)
+    by_head = {head: intervals(outcomes_of(values, targets)) for head, values in scores.probabilities.items()}
+    figures["intervals"] = by_head[saved.config.model.answer]
+    for head, row in figures["streams"].items():
+        figures["streams"][head] = row | {"intervals": by_head.get(head, dict.fromkeys(FIGURES))}
 
 
 def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any]) -> Evaluation:

@@ -2,44 +2,117 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_confusion_matrix,
-    multilabel_average_precision,
-)
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from airstreams.data.labels import NO_LABEL
 from airstreams.models.representations import enlarge
 
+FIGURES = ("top1", "top5", "mean_per_class", "map")
+
+
+class Outcomes(Protocol):
+    """What scored videos have come to: their figures, with each video counted as often as one likes.
+
+    A bootstrap counts its draws; sorting scores is done once for all of them.
+    """
+
+    @property
+    def videos(self) -> int:
+        """N."""
+
+    def figures(self, counts_N: np.ndarray) -> dict[str, float | None]:
+        """`FIGURES` in 0..1, None where one does not apply; `counts_N`: how often each video counts."""
+
+
+def outcomes_of(scores_NK: np.ndarray, targets: np.ndarray) -> Outcomes:
+    """Of videos with one label each, targets (N,) of class indices, or of multi-label ones, (N, K) of 0 and 1."""
+    return MultiLabelOutcomes(scores_NK, targets) if targets.ndim == 2 else SingleLabelOutcomes(scores_NK, targets)
+
 
 def action_figures(scores_NK: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-    """`top1`, `top5`, `mean_per_class`, `map` in 0..1; None where a figure does not apply.
+    """`FIGURES` in 0..1; None where a figure does not apply. docs/evaluation.md defines each.
 
     Args:
         scores_NK: a video's score for each class.
-        targets: (N,) class indices; or (N, K) of 0 and 1 for multi-label data, for which only `map` applies: the mean
-            over the classes that occur of the average precision of video-level scores.
+        targets: (N,) class indices; or (N, K) of 0 and 1 for multi-label data, for which only `map` applies.
     """
-    if targets.ndim == 2:
-        precisions = multilabel_average_precision(
-            torch.from_numpy(scores_NK), torch.from_numpy(targets).long(), scores_NK.shape[1], average=None
-        )
-        occurs = torch.from_numpy(targets.any(axis=0))
-        return {"top1": None, "top5": None, "mean_per_class": None, "map": float(precisions[occurs].mean())}
-    counts_KK = confusion(scores_NK, targets)
-    occurs_K = counts_KK.sum(axis=1) > 0
-    per_class = counts_KK.diagonal()[occurs_K] / counts_KK.sum(axis=1)[occurs_K]
-    return {
-        "top1": float(counts_KK.trace() / counts_KK.sum()),
-        "top5": _top(scores_NK, targets, 5) if scores_NK.shape[1] > 5 else None,
-        "mean_per_class": float(per_class.mean()),
-        "map": None,
-    }
+    return outcomes_of(scores_NK, targets).figures(np.ones(len(scores_NK), dtype=np.int64))
+
+
+class SingleLabelOutcomes:
+    """One label a video, targets (N,): accuracies. Of equal scores the class of the lower index comes first."""
+
+    def __init__(self, scores_NK: np.ndarray, targets_N: np.ndarray) -> None:
+        self.videos, self._K = scores_NK.shape
+        self._targets_N = targets_N
+        own_N1 = np.take_along_axis(scores_NK, targets_N[:, None], axis=1)
+        ahead_NK = (scores_NK > own_N1) | ((scores_NK == own_N1) & (np.arange(self._K) < targets_N[:, None]))
+        self._rank_N = ahead_NK.sum(axis=1)  # of the video's own class; 0 is the first
+
+    def figures(self, counts_N: np.ndarray) -> dict[str, float | None]:
+        """See `Outcomes`; `mean_per_class` is over the classes that occur."""
+        total = counts_N.sum()
+        videos_K = np.bincount(self._targets_N, counts_N, self._K)
+        right_K = np.bincount(self._targets_N, counts_N * (self._rank_N == 0), self._K)
+        occurs_K = videos_K > 0
+        return {
+            "top1": float(right_K.sum() / total),
+            "top5": float(counts_N @ (self._rank_N < 5) / total) if self._K > 5 else None,
+            "mean_per_class": float((right_K[occurs_K] / videos_K[occurs_K]).mean()),
+            "map": None,
+        }
+
+
+class MultiLabelOutcomes:
+    """Any number of labels a video, targets (N, K) of 0 and 1: the mean average precision.
+
+    A class's average precision is the mean over its videos of the share of such videos among all that score at least
+    as high for the class; so equal scores count together, in whatever order the videos come. The mean is over the
+    classes that occur.
+
+    unlabelled_last: rank videos without any label behind all others, which comes to leaving them out. So does the
+        official script of Charades (Charades_v1_classify.m): it scores what it finds no actions of as -inf. False:
+        they compete by their scores.
+    """
+
+    def __init__(self, scores_NK: np.ndarray, targets_NK: np.ndarray, unlabelled_last: bool = True) -> None:
+        self.videos, self._K = scores_NK.shape
+        ranked = np.flatnonzero(targets_NK.any(axis=1)) if unlabelled_last else np.arange(self.videos)
+        scores_KM = scores_NK[ranked].T  # M videos take part
+        order_KM = np.argsort(-scores_KM, axis=1, kind="stable")
+        scores_KM = np.take_along_axis(scores_KM, order_KM, axis=1)
+        positive_KM = np.take_along_axis(targets_NK[ranked].T, order_KM, axis=1) > 0
+        M = len(ranked)
+        is_last_KM = np.ones((self._K, M), dtype=bool)
+        is_last_KM[:, :-1] = scores_KM[:, 1:] != scores_KM[:, :-1]
+        last_KM = np.where(is_last_KM, np.arange(M), M)
+        last_KM = np.minimum.accumulate(last_KM[:, ::-1], axis=1)[:, ::-1]  # of those with the same score, its place
+        # P pairs of a class and a video of it, in the order of the classes and then of the scores.
+        self._class_P, place_P = np.nonzero(positive_KM)
+        self._video_P = ranked[order_KM[self._class_P, place_P]]
+        self._last_P = self._class_P * M + last_KM[self._class_P, place_P]
+        self._pairs_before_P = np.searchsorted(self._class_P, self._class_P)  # those of earlier classes
+        self._pairs_up_to_P = np.searchsorted(self._class_P * M + place_P, self._last_P, side="right")
+        self._order_KM = ranked[order_KM]
+
+    def figures(self, counts_N: np.ndarray) -> dict[str, float | None]:
+        """See `Outcomes`; `map` is None where no class occurs."""
+        at_least_KM = counts_N[self._order_KM].cumsum(axis=1)
+        counts_P = counts_N[self._video_P]
+        summed = np.concatenate([[0], counts_P.cumsum()])
+        positives_P = summed[self._pairs_up_to_P] - summed[self._pairs_before_P]
+        precision_P = positives_P / np.maximum(at_least_KM.ravel()[self._last_P], 1)
+        total_K = np.bincount(self._class_P, counts_P, self._K)
+        occurs_K = total_K > 0
+        precision_K = np.bincount(self._class_P, counts_P * precision_P, self._K)[occurs_K] / total_K[occurs_K]
+        mean = float(precision_K.mean()) if occurs_K.any() else None
+        return {"top1": None, "top5": None, "mean_per_class": None, "map": mean}
 
 
 def confusion(scores_NK: np.ndarray, targets_N: np.ndarray) -> np.ndarray:
@@ -47,11 +120,6 @@ def confusion(scores_NK: np.ndarray, targets_N: np.ndarray) -> np.ndarray:
     K = scores_NK.shape[1]
     counts = multiclass_confusion_matrix(torch.from_numpy(scores_NK.argmax(axis=1)), torch.from_numpy(targets_N), K)
     return counts.numpy()
-
-
-def _top(scores_NK: np.ndarray, targets_N: np.ndarray, k: int) -> float:
-    best_Nk = np.argsort(-scores_NK, axis=1, kind="stable")[:, :k]
-    return float((best_Nk == targets_N[:, None]).any(axis=1).mean())
 
 
 @dataclass

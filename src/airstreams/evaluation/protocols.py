@@ -16,7 +16,7 @@ from airstreams.data.labels import LabelStore
 from airstreams.data.listing import Video
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
-from airstreams.evaluation.metrics import SegmentationFigures, action_figures
+from airstreams.evaluation.metrics import FIGURES, MultiLabelOutcomes, SegmentationFigures, action_figures
 from airstreams.models.saved import SavedModel
 
 CLIPS_AT_ONCE = 16  # bounds the memory of a video with many views
@@ -121,11 +121,19 @@ def figures_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
     """The figures of `airstreams evaluate`: answer, heads and segmentation; None for what does not apply."""
     targets = targets_of(saved, scores.videos)
     by_head = {head: action_figures(probabilities, targets) for head, probabilities in scores.probabilities.items()}
-    untrained = dict.fromkeys(("top1", "top5", "mean_per_class", "map"))
+    answer, untrained = saved.config.model.answer, dict.fromkeys(FIGURES)
+    unlabelled, as_negatives = 0, None
+    if saved.multi_label:
+        competing = MultiLabelOutcomes(scores.probabilities[answer], targets, unlabelled_last=False)
+        as_negatives = competing.figures(np.ones(len(targets), dtype=np.int64))["map"]
+        unlabelled = int((~targets.any(axis=1)).sum())
     return {
         "videos": len(scores.videos),
         "left_out": len(scores.left_out),
-        **by_head[saved.config.model.answer],
+        "classes": len({label for video in scores.videos for label in video.labels}),  # that occur
+        **by_head[answer],
+        "unlabelled": unlabelled,  # ranked last by `map`
+        "map_unlabelled_as_negatives": as_negatives,
         "streams": {head: by_head.get(head, untrained) for head in saved.config.model.heads},
         "segmentation": scores.segmentation,
     }

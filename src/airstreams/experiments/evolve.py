@@ -3,7 +3,9 @@
 A *worker* is a process that takes trial after trial. `evolve` starts some and watches them; the same call on another
 machine, with the same `--storage`, adds more. Nobody waits for anybody: what a worker needs to know it reads from the
 storage, and it draws the next weights from the trials that are finished by then. A worker that dies is noticed by its
-missing heartbeat, and its trial is done again, from its last saved state where that lies on a disk that is shared.
+missing heartbeat, and its trial is done again, from its last saved state where that lies on a disk that is shared. The
+new try takes the folder away under another name: a worker that was not dead but held up (a suspended machine) can do no
+harm there, and gives its trial up when it finds that it is another's.
 
 Each trial trains on a part of the training split and is scored on the rest of it, kept apart by group; the test split
 is never looked at. A search score flatters: it is the best of many on the same few videos. Hence the winner, the fixed
@@ -19,6 +21,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from multiprocessing.context import SpawnProcess
@@ -49,7 +52,6 @@ from airstreams.training.log import METRICS
 from airstreams.training.loop import may_begin, train, with_drawn_splits
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
-REFERENCES = {"fixed": LossWeights(), "uniform": LossWeights(1.0, 1.0, 1.0, 1.0, 1.0)}  # section 4.2.3
 HEARTBEAT = 20  # s from one sign of life of a trial to the next; four of them missed, it is taken to be dead
 RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
 LOOK_EVERY = 1.0  # s
@@ -91,6 +93,10 @@ class _SurplusError(Exception):
     """Two workers took the last trial at once, and this one drew another."""
 
 
+class _LostError(Exception):
+    """This worker was taken for dead, and its trial is done again by another."""
+
+
 def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
     """Run or go on with a search until it has all its trials and the comparison at the end; returns its results.
 
@@ -125,7 +131,7 @@ def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
 
     _run_workers(search, study, search.trials, workers, console, "evolving", tell)
     finals = _finals(search, study, storage)
-    jobs = len(REFERENCES | {"evolved": None}) * search.config.evolution.fresh_seeds
+    jobs = (len(references([])) + 1) * search.config.evolution.fresh_seeds
     _run_workers(search, finals, jobs, workers, console, "fresh seeds", lambda: tell(finals))
     return tell(finals)
 
@@ -147,7 +153,12 @@ def trial_config(config: Config, weights: dict[str, float], seed: int) -> Config
     evolution = config.evolution
     epochs = evolution.epochs or config.training.epochs
     training = replace(config.training, epochs=epochs, validate_every=epochs if evolution.pruner == "none" else 1)
-    return replace(config, seed=seed, training=training, loss_weights=replace(config.loss_weights, **weights))
+    return replace(config, seed=seed, training=training, loss_weights=config.loss_weights.updated(weights))
+
+
+def references(losses: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The weightings of these losses with which the winner is compared (section 4.2.3)."""
+    return {"fixed": {name: LossWeights().of(name) for name in losses}, "uniform": dict.fromkeys(losses, 1.0)}
 
 
 def open_storage(search: Search) -> RDBStorage:
@@ -246,10 +257,7 @@ def _finals(search: Search, study: Study, storage: RDBStorage) -> Study:
             f"the training of all {search.trials} trials diverged; start again with another --out and a lower "
             "--training.lr"
         )
-    names = list(search.config.active_loss_weights())
-    weightings = {"evolved": best[0].params} | {
-        name: {weight: getattr(weights, weight) for weight in names} for name, weights in REFERENCES.items()
-    }
+    weightings = {"evolved": best[0].params} | references(search.config.lambdas())
     jobs = [
         (weights, {"weighting": name, "seed": search.config.seed + 1 + number})
         for number in range(search.config.evolution.fresh_seeds)
@@ -357,6 +365,7 @@ def _work(
 
 def _work_off(search: Search, study: Study, trials: int) -> None:
     """Take trials until the study has so many, others' included."""
+    lost: list[int] = []
 
     def objective(trial: Trial) -> float:
         number = _original(_frozen(study, trial))
@@ -364,7 +373,14 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
         drawn = study.study_name == search.name or "weighting" in trial.user_attrs  # the others are given
         if before >= trials or not drawn:
             raise _SurplusError
-        return run_trial(search, study, trial)
+        try:
+            value = run_trial(search, study, trial)
+            _stop_where_lost(study, trial)
+            return value
+        except Exception:
+            if _is_lost(study, trial):
+                lost.append(trial.number)
+            raise
 
     def tidy(study: Study, trial: FrozenTrial) -> None:
         # Only now: until its value is told, a trial may have to go on from there.
@@ -388,22 +404,29 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
             if time.monotonic() - first_seen.setdefault(trial.number, time.monotonic()) < 2 * LOOK_EVERY
         ]
         if len(counted) + len(dying) < trials or any(trial.state == TrialState.WAITING for trial in counted):
-            study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[tidy])
+            try:
+                study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[tidy])
+            except Exception:  # Optuna's, of a trial that has its end already; which kind, it does not say
+                if not lost:
+                    raise
+                lost.clear()
         else:  # the others have the rest in hand, unless one dies
             time.sleep(LOOK_EVERY)
 
 
 def run_trial(search: Search, study: Study, trial: Trial) -> float:
     """Train with a trial's weights and score the held-out part: the accuracy, or mAP, of the merged head."""
-    weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in search.config.active_loss_weights()}
+    weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in search.config.lambdas()}
     trial.set_user_attr("sum", sum(weights.values()))  # used as drawn: near 0 is a tiny step under SGD
     config = trial_config(search.config, weights, trial.user_attrs.get("seed", search.config.seed))
-    run = _run_of(search, study, _frozen(study, trial))
+    run = _run_of(search, study, trial)
+    _take_over(search, study, trial, run)
     begun = (run / "config.yaml").is_file()
     if (begun and load_config(run / "config.yaml") != config) or not (begun or may_begin(run)):
         raise InputError(f"{run}: there is another training in it; delete it, or give another --out")
 
     def after_epoch(record: dict[str, Any]) -> None:
+        _stop_where_lost(study, trial)
         if "val" in record and record["epoch"] < config.training.epochs:
             trial.report(record["val"][search.metric], record["epoch"])
             if trial.should_prune():
@@ -415,7 +438,8 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         trial.set_user_attr("diverged", str(error))
         raise
     except (Stopped, KeyboardInterrupt):
-        _do_again(study, trial)
+        if not _is_lost(study, trial):
+            _do_again(study, trial)
         raise
     # From the file, since a training that was killed after its last epoch has nothing more to say.
     last = json.loads((run / METRICS).read_text(encoding="utf-8").splitlines()[-1])
@@ -443,6 +467,23 @@ def _do_again(study: Study, trial: Trial) -> None:
     RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, _frozen(study, trial))
 
 
+def _take_over(search: Search, study: Study, trial: Trial, run: Path) -> None:
+    """Give the folder of the try before, if there was one, the name of this one's."""
+    for number in reversed(RetryHeartbeatStaleTrialCallback.retry_history(_frozen(study, trial))):
+        with suppress(FileNotFoundError):
+            run.with_name(f"{number:04d}").rename(run)
+            return
+
+
+def _is_lost(study: Study, trial: Trial) -> bool:
+    return _frozen(study, trial).state != TrialState.RUNNING
+
+
+def _stop_where_lost(study: Study, trial: Trial) -> None:
+    if _is_lost(study, trial):
+        raise _LostError
+
+
 def _frozen(study: Study, trial: Trial) -> FrozenTrial:
     """The trial as it stands in the storage."""
     return next(other for other in study.get_trials() if other.number == trial.number)
@@ -465,9 +506,9 @@ def _original(trial: FrozenTrial) -> int:
     return trial.number if first is None else first
 
 
-def _run_of(search: Search, study: Study, trial: FrozenTrial) -> Path:
+def _run_of(search: Search, study: Study, trial: Trial | FrozenTrial) -> Path:
     folder = "trials" if study.study_name == search.name else study.study_name.removeprefix(f"{search.name}-")
-    return search.folder / folder / f"{_original(trial):04d}"
+    return search.folder / folder / f"{trial.number:04d}"
 
 
 def _fixed_weights(trial: FrozenTrial) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from airstreams.experiments.report import METRICS
+from airstreams.evaluation.published import NAMES
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.study import read_results
 from airstreams.experiments.tables import STOPPED, Table
@@ -66,4 +66,4 @@ def draw_peers(result: dict[str, Any], table: Table, picture: Path) -> None:
             if cell is not None and cell.run is not None:
                 found = result["runs"][cell.run][metric]
                 peers.append(Peer(name, found["mean"], tuple(found["interval"]), **result["costs"][cell.run]))
-    peers_figure(picture, peers, METRICS[metric])
+    peers_figure(picture, peers, NAMES[metric])

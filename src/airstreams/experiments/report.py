@@ -11,7 +11,6 @@ import csv
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,14 @@ import numpy as np
 import torch
 
 from airstreams.errors import InputError
-from airstreams.evaluation.metrics import action_figures
+from airstreams.evaluation.intervals import BOUNDS, around
+from airstreams.evaluation.metrics import Outcomes, outcomes_of
+from airstreams.evaluation.published import NAMES
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
 from airstreams.files import replacing
 
 REPLICATES = 2000  # of the bootstrap
-MAP_REPLICATES = 200  # the mean average precision takes long
-METRICS = {"top1": "accuracy", "mean_per_class": "mean per class", "map": "mAP"}
 
 
 def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[dict[str, Any], str]:
@@ -38,7 +37,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         jobs: finished, of all its runs with the same data and seeds.
         command: that made them.
     """
-    outcomes = Outcomes(jobs)
+    outcomes = RunOutcomes(jobs)
     metric = jobs[0].metric
     metrics = [of_cell or metric for of_cell in table.metrics]
     runs: dict[str, dict[str, dict[str, Any]]] = {run: {} for run in table.runs}
@@ -71,7 +70,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         "",
         f"`{command}`",
         "",
-        f"{METRICS[metric]} over {result['classes']} classes on {outcomes.videos} test videos of "
+        f"{NAMES[metric]} over {result['classes']} classes on {outcomes.videos} test videos of "
         f"{', '.join(result['data'])}; seeds {', '.join(map(str, outcomes.seeds))}; {result['hardware']}, torch "
         f"{torch.__version__}; {hours:.1f} h of training in all. Intervals are 95 % of a bootstrap over videos and "
         f"seeds{'; differences are paired' if table.reference else ''}.",
@@ -92,15 +91,7 @@ def write(out: Path, name: str, result: Mapping[str, Any], markdown: str) -> Non
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """What one DATA's test videos were given by one training."""
-
-    scores_NK: np.ndarray
-    targets: np.ndarray  # (N,) class indices, or (N, K) of 0 and 1
-
-
-class Outcomes:
+class RunOutcomes:
     """What each run said of each test video: with what a table's figures are made, and drawn anew.
 
     jobs: finished, of all runs with the same data and seeds.
@@ -109,14 +100,14 @@ class Outcomes:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.data = list(dict.fromkeys(job.source.name for job in jobs))
         self.seeds = sorted({job.config.seed for job in jobs})
-        self._scores: dict[tuple[str, str, int], _Scores] = {}
+        self._outcomes: dict[tuple[str, str, int], Outcomes] = {}
         self._names: dict[str, list[str]] = {}
         for job in jobs:
             data = job.source.name
-            names, scores = _read_scores(job)
+            names, outcomes = _read_scores(job)
             if self._names.setdefault(data, names) != names:
                 raise InputError(f"{job.folder}: scored other videos than the other runs; delete it to do it again")
-            self._scores[job.name, data, job.config.seed] = scores
+            self._outcomes[job.name, data, job.config.seed] = outcomes
 
     @property
     def videos(self) -> int:
@@ -125,50 +116,40 @@ class Outcomes:
 
     def values(self, run: str, metric: str) -> list[float]:
         """A run's figure for each seed: the mean over the data (splits)."""
+        once = {data: np.ones(len(names), dtype=np.int64) for data, names in self._names.items()}
         return [
-            float(np.mean([_figure(metric, self._scores[run, data, seed]) for data in self.data]))
+            float(np.mean([self._figure(run, data, seed, metric, once[data]) for data in self.data]))
             for seed in self.seeds
         ]
 
     def bootstrap(self, runs: Sequence[str], metric: str) -> dict[str, np.ndarray]:
         """Each run's mean figure (R,) over videos and seeds that were drawn anew R times, the same for all runs."""
         rng = np.random.default_rng(0)
-        replicates = MAP_REPLICATES if metric == "map" else REPLICATES
-        drawn = {run: np.zeros(replicates) for run in runs}
-        for replicate in range(replicates):
+        drawn = {run: np.zeros(REPLICATES) for run in runs}
+        for replicate in range(REPLICATES):
             seeds = rng.choice(self.seeds, len(self.seeds))
-            for data in self.data:
-                count = len(self._names[data])
-                places = rng.integers(count, size=count)
+            for data, names in self._names.items():
+                counts_N = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
                 for run in runs:
-                    figures = [_figure(metric, self._scores[run, data, seed], places) for seed in seeds]
+                    figures = [self._figure(run, data, seed, metric, counts_N) for seed in seeds]
                     drawn[run][replicate] += np.mean(figures) / len(self.data)
         return drawn
 
-
-def _figure(metric: str, scores: _Scores, places: np.ndarray | slice = slice(None)) -> float:
-    """Of the videos at these places."""
-    scores_NK, targets = scores.scores_NK[places], scores.targets[places]
-    if metric == "map":
-        return float(action_figures(scores_NK, targets)["map"] or 0.0)
-    right_N = scores_NK.argmax(axis=1) == targets
-    if metric == "top1":
-        return float(right_N.mean())
-    videos_K = np.bincount(targets)  # a torchmetrics call for each of thousands of draws would take minutes
-    return float((np.bincount(targets, right_N)[videos_K > 0] / videos_K[videos_K > 0]).mean())
+    def _figure(self, run: str, data: str, seed: int, metric: str, counts_N: np.ndarray) -> float:
+        return self._outcomes[run, data, seed].figures(counts_N)[metric] or 0.0  # none: no video of any class was drawn
 
 
 def _figures(
-    outcomes: Outcomes, drawn: Mapping[str, np.ndarray], run: str, metric: str, reference: str | None
+    outcomes: RunOutcomes, drawn: Mapping[str, np.ndarray], run: str, metric: str, reference: str | None
 ) -> dict[str, Any]:
     values = outcomes.values(run, metric)
     found: dict[str, Any] = {
         "mean": float(np.mean(values)),
         "values": values,
-        "interval": np.percentile(drawn[run], [2.5, 97.5]).tolist(),
+        "interval": around(float(np.mean(values)), drawn[run]),
     }
     if reference is not None:
-        low, high = np.percentile(drawn[run] - drawn[reference], [2.5, 97.5]).tolist()
+        low, high = np.percentile(drawn[run] - drawn[reference], BOUNDS).tolist()
         found["difference"] = found["mean"] - float(np.mean(outcomes.values(reference, metric)))
         found["difference_interval"] = [low, high]
         found["undecided"] = low <= 0 <= high
@@ -185,7 +166,7 @@ def _cost(job: Job) -> dict[str, int]:
     }
 
 
-def _read_scores(job: Job) -> tuple[list[str], _Scores]:
+def _read_scores(job: Job) -> tuple[list[str], Outcomes]:
     with (job.figures.parent / "scores.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     classes = header[3:]
@@ -193,10 +174,10 @@ def _read_scores(job: Job) -> tuple[list[str], _Scores]:
     names = [row[0] for row in scored]
     scores_NK = np.array([row[3:] for row in scored], dtype=np.float64)
     if not job.source.multi_label:
-        return names, _Scores(scores_NK, np.array([classes.index(row[1]) for row in scored]))
+        return names, outcomes_of(scores_NK, np.array([classes.index(row[1]) for row in scored]))
     labels = [row[1].split(";") if row[1] else [] for row in scored]
     targets_NK = np.array([[name in row for name in classes] for row in labels], dtype=np.int64)
-    return names, _Scores(scores_NK, targets_NK)
+    return names, outcomes_of(scores_NK, targets_NK)
 
 
 def _published(table: Table, data: str) -> str:
@@ -211,7 +192,7 @@ def _rows(table: Table, result: Mapping[str, Any], published: str) -> list[str]:
     for place, column in enumerate(table.columns):
         cells = [row[place] for row in table.rows.values()]
         metric = next((cell.metric for cell in cells if cell and cell.metric), result["metric"])
-        head.append(column or METRICS[metric])
+        head.append(column or NAMES[metric])
         head += [f"minus {table.reference}"] if table.reference else []
         head.append(f"paper, {DATA_SETS[published]}")
     head += ["parameters, M", "G multiply-adds a clip"] if table.costs else []

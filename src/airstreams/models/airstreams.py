@@ -4,6 +4,10 @@
                                            │
             (the same for each stream) ── mean ── blocks 4-6, head ── merged logits: the answer
 
+The numbers are the default's. With several merge levels (`model.merge_levels`) a stream's blocks go on through all of
+them: at each there is a mean, which has the blocks after it and a head of its own, and a stream's own head comes after
+the last.
+
 Legend of shape suffixes: B batch, C channels, T frames, H, W pixels, K action classes, S segmentation classes, h, w
 the segmenter's grid.
 """
@@ -15,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from airstreams.config import ModelConfig
-from airstreams.models.representations import RGB, Flow, Representation, Semantic
+from airstreams.models.representations import RGB, Flow, Representation, Semantic, further
 from airstreams.models.tower import EarlyTower, LateTower
 
 
@@ -36,8 +40,8 @@ class AIRStreams(nn.Module):
 
     Args:
         representations: stream name to the module that makes what its tower sees.
-        early: stream name to blocks 1 to 3.
-        late: head name to blocks 4 to 6 with that head; the last is the model's answer.
+        early: stream name to blocks 1 to 3 (with several merges, up to the last).
+        late: head name to blocks 4 to 6 (those after its merge) with that head; the last is the model's answer.
     """
 
     def __init__(
@@ -48,7 +52,9 @@ class AIRStreams(nn.Module):
         self.early = nn.ModuleDict(early)
         self.late = nn.ModuleDict(late)
         self.answer = list(late)[-1]
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.levels = {head: tower.level for head, tower in late.items()}
+        for towers in (self.early, self.late):
+            towers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, clip_B3THW: Tensor, heads: Sequence[str] | None = None) -> Output:
         """Score clips.
@@ -61,13 +67,16 @@ class AIRStreams(nn.Module):
         """
         heads = (self.answer,) if heads is None else heads
         clip_B3THW = to_unit_range(clip_B3THW)
-        streams = [name for name in self.early if "merged" in heads or name in heads]
+        merged = [head for head in heads if head not in self.early]
+        streams = [name for name in self.early if merged or name in heads]
+        deepest = max(self.levels[head] for head in heads)
         representations = {name: self.representations[name](clip_B3THW) for name in streams}
-        features = {name: self.early[name](representations[name].tower_input) for name in streams}
-        logits = {name: self.late[name](features[name]) for name in streams if name in heads}
-        if "merged" in heads:
-            merged_BCTHW = torch.stack(tuple(features.values())).mean(dim=0)
-            logits["merged"] = self.late["merged"](merged_BCTHW)
+        features = {name: self.early[name](representations[name].tower_input, deepest) for name in streams}
+        logits = {name: self.late[name](features[name][deepest]) for name in streams if name in heads}
+        for head in merged:
+            at_level = tuple(features[name][self.levels[head]] for name in streams)
+            merged_BCTHW = torch.stack(at_level).mean(dim=0)
+            logits[head] = self.late[head](merged_BCTHW)
         return Output(logits, representations)
 
     def parts(self) -> dict[str, nn.Module]:
@@ -89,6 +98,8 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
         config: streams, tower and widths.
         classes: K, action classes.
         segment_classes: S, the label source's classes, background included.
+
+    InputError: a further stream's class that cannot be used.
     """
     stopped = config.stop_gradient
     makers: dict[str, Callable[[], nn.Module]] = {
@@ -100,14 +111,18 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
             segment_classes, config.segmenter_width, config.semantic_channels, "semantic" in stopped
         ),
     }
-    streams: list[str] = list(config.streams)
-    representations = {name: makers[name]() for name in streams}
+    streams = config.streams
+    representations = {
+        name: makers[name]() if name in makers else further(name, config.representations[name]) for name in streams
+    }
     early = {
-        name: EarlyTower(representations[name].channels, config.tower, config.width)  # type: ignore[arg-type]
+        name: EarlyTower(representations[name].channels, config.tower, config.width, config.merge_levels)  # type: ignore[arg-type]
         for name in streams
     }
-    channels = early[streams[0]].out_channels
-    late = {name: LateTower(channels, config.tower, config.width, classes, config.dropout) for name in config.heads}
+    levels = dict.fromkeys(streams, max(config.merge_levels)) | config.merges
+    late = {
+        head: LateTower(config.tower, level, config.width, classes, config.dropout) for head, level in levels.items()
+    }
     return AIRStreams(representations, early, late)
 
 

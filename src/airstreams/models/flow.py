@@ -23,6 +23,7 @@ batch's own range would break brightness constancy and make a clip's flow depend
 """
 
 import math
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,10 @@ from torch import Tensor, nn
 from airstreams.config import FlowConfig
 from airstreams.errors import InputError
 from airstreams.models.tvl1 import iterate
+
+if torch.cuda.is_available():
+    with suppress(ImportError):  # without Triton a GPU runs the operations of tvl1.py
+        from airstreams.models import tvl1_gpu  # noqa: F401
 
 TAU, LAMBDA, THETA = 0.2, 0.15, 0.3  # before learning; lambda and theta as in Zach et al.
 MAX_TAU = 0.25  # the dual step is stable up to here

@@ -1,9 +1,12 @@
 """The representations: what each stream's tower sees, made from one RGB clip inside the network (section 3.1).
 
-Each is a module with `channels` and a `forward` from a clip (B, 3, T, H, W) in 0..1 to a `Representation`.
+Each is a module with `channels` and a `forward` from a clip (B, 3, T, H, W) in 0..1 to a `Representation`. Further ones
+are classes of their user's, imported by name (docs/new-stream.md).
 """
 
-from typing import NamedTuple
+import importlib
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from airstreams.config import FlowConfig
 from airstreams.data.transforms import LUMA
+from airstreams.errors import InputError
 from airstreams.models.flow import make_flow
 from airstreams.models.segmenter import DilatedResNet18
 from airstreams.models.tower import on_frames
@@ -21,7 +25,7 @@ class Representation(NamedTuple):
 
     tower_input: (B, channels, T, H, W).
     shown: flow in px a frame (B, 2, T, H, W), what another kind of flow has in its place, or segmentation logits
-        (B, S, T, h, w) on the segmenter's grid; None for rgb.
+        (B, S, T, h, w) on the segmenter's grid; None for rgb. A further stream's is None or (B, any, T, any, any).
     """
 
     tower_input: Tensor
@@ -79,6 +83,7 @@ class Semantic(nn.Module):
         self.channels = channels
         self.segmenter = DilatedResNet18(classes, segmenter_width)
         self.reduction = nn.Conv2d(classes, channels, 1, bias=False)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stop_gradient = stop_gradient
 
     def forward(self, clip_B3THW: Tensor) -> Representation:
@@ -93,3 +98,50 @@ class Semantic(nn.Module):
 def enlarge(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Bilinear enlargement: how logits on the segmenter's grid become a map of the clip's size."""
     return F.interpolate(frames_NCHW, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def further(stream: str, place: str) -> nn.Module:
+    """A representation of a class that is not this package's.
+
+    Args:
+        stream: which `model.representations` gives the class.
+        place: of the class, `MODULE:CLASS`. Importing it runs the module's code.
+
+    InputError: it cannot be imported or made, or is no module with `channels`.
+    """
+    key = f"model.representations.{stream}: {place}"
+    module_name, class_name = place.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InputError(
+            f"{key} cannot be imported ({_in_a_line(error)}); expected a module that Python finds; put its folder on "
+            "PYTHONPATH or pip install it"
+        ) from error
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type) or not issubclass(found, nn.Module):
+        there = "which is no torch.nn.Module" if hasattr(module, class_name) else f"which is not in {module.__file__}"
+        raise InputError(f"{key}, {there}; expected a subclass of torch.nn.Module; mend the class or its name")
+    if hasattr(nn.ModuleDict(), stream):
+        raise InputError(f"{key}: torch uses {stream} itself; expected another name, such as {stream}_stream")
+    try:
+        representation = found()
+    except Exception as error:
+        raise InputError(f"{key} cannot be made ({_in_a_line(error)}); expected {class_name}() to do") from error
+    channels = getattr(representation, "channels", None)
+    if not isinstance(channels, int) or channels < 1:
+        raise InputError(f"{key}: `channels` is {channels}; expected their number in what its tower sees, such as 3")
+    representation.register_forward_hook(partial(_check, key))
+    return representation
+
+
+def _check(key: str, representation: nn.Module, inputs: tuple[Tensor], output: Any) -> None:
+    B, _, T, H, W = inputs[0].shape
+    expected = (B, representation.channels, T, H, W)
+    given = tuple(output.tower_input.shape) if isinstance(output, Representation) else type(output).__name__
+    if given != expected:
+        raise InputError(f"{key}: forward gave {given}, expected Representation(tower_input of {expected}, shown)")
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

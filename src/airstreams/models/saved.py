@@ -1,7 +1,8 @@
 """A trained model on disk: weights, config, classes and preprocessing in one place.
 
 `model.safetensors` holds the weights and `model.json` all that is needed to use them; neither is a pickle, so a model
-from a stranger runs no code.
+from a stranger runs no code, but for streams beyond the built-in ones: their classes' modules are imported, if Python
+finds them on this machine.
 
 safetensors has no checksum of its own, and class names of another run fit any weights of the same shapes. So the
 weights' header holds two sha256 sums, of the tensors and of `model.json`, and nothing is read that they do not vouch

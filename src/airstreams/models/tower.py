@@ -1,6 +1,6 @@
-"""A tower: six blocks that turn what a stream sees into a class (sections 3.1 and 3.5, Figure 7).
+"""A tower: blocks that turn what a stream sees into a class (sections 3.1 and 3.5, Figure 7).
 
-Blocks are described by data (`airstreams.config.Block`), so another tower is a matter of configuration. Here stand
+Blocks are described by data (`airstreams.models.backbones`), so another tower is a matter of configuration. Here stand
 the layers.
 
 Features are (B, C, T, H, W) throughout, but lie in memory channels last. That makes "frames" (B T, C, H, W) and "time
@@ -8,47 +8,74 @@ lines" (B, C, T, H W) free views of the same numbers, so every convolution and p
 faster than the 3D operators with flat kernels that they equal.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from airstreams.config import Block, Layer
-
-MERGE_LEVEL = 3  # blocks before the merge (section 3.1, "Merging streams")
-SQUEEZE = 4  # squeeze-and-excite reduces channels by this (Hu et al. 2018 use 16 on far wider layers)
+from airstreams.models.backbones import Block, Layer
 
 
 class EarlyTower(nn.Module):
-    """Blocks 1 to 3 of a stream's tower: normalised input to features that can be averaged with other streams'.
+    """A stream's tower up to its last merge: normalised input to features that can be averaged with other streams'.
 
-    Each tower normalises its own input, whatever its scale. The last normalisation keeps the average of the streams
-    from being one stream's alone.
+    Each tower normalises its own input, whatever its scale. The normalisation at each merge keeps the average of the
+    streams from being one stream's alone.
+
+    Args:
+        in_channels: of what the stream sees.
+        blocks: of the whole tower.
+        width: scales the blocks' channels.
+        levels: numbers of blocks after which there is a merge, in any order.
     """
 
-    def __init__(self, in_channels: int, blocks: Sequence[Block], width: float) -> None:
+    def __init__(self, in_channels: int, blocks: Sequence[Block], width: float, levels: Sequence[int]) -> None:
         super().__init__()
+        *inner, last = sorted(levels)
         self.input_norm = nn.BatchNorm3d(in_channels)
-        self.blocks = build_blocks(in_channels, blocks[:MERGE_LEVEL], width)
-        self.out_channels = scaled(blocks[MERGE_LEVEL - 1].channels, width)
-        self.output_norm = FrameNorm(self.out_channels)
+        self.blocks = build_blocks(in_channels, blocks[:last], width)
+        self.inner_norms = nn.ModuleDict(
+            {str(level): FrameNorm(channels_after(level, blocks, width)) for level in inner}
+        )
+        self.output_norm = FrameNorm(channels_after(last, blocks, width))
+        self.ends = {level: sum(block.repeats for block in blocks[:level]) for level in (*inner, last)}
 
-    def forward(self, representation_BCTHW: Tensor) -> Tensor:
-        """Features after block 3, channels last."""
+    def forward(self, representation_BCTHW: Tensor, deepest: int) -> dict[int, Tensor]:
+        """Features at each level up to the deepest one wanted, channels last."""
         # Channels first: of fewer channels than a vector register holds, CPUs normalise several times faster that way.
         normalised_BCTHW = self.input_norm(representation_BCTHW.contiguous())
         x = normalised_BCTHW.contiguous(memory_format=torch.channels_last_3d)
-        features: Tensor = self.output_norm(self.blocks(x))
+        features: dict[int, Tensor] = {}
+        done = 0
+        for level, end in self.ends.items():
+            for block in list(self.blocks)[done:end]:
+                x = block(x)
+            x = self.inner_norms[str(level)](x) if str(level) in self.inner_norms else self.output_norm(x)
+            features[level] = x
+            done = end
+            if level == deepest:
+                break
         return features
 
 
 class LateTower(nn.Module):
-    """Blocks 4 to 6 and the head (pooling and classifier); every stream has one, and so has the merge."""
+    """The blocks after a merge and the head (pooling and classifier); every stream has one, and so has each merge.
 
-    def __init__(self, in_channels: int, blocks: Sequence[Block], width: float, classes: int, dropout: float) -> None:
+    Args:
+        blocks: of the whole tower.
+        level: how many of them lie before.
+        width: scales the blocks' channels.
+        classes: K.
+        dropout: before the classifier.
+    """
+
+    def __init__(self, blocks: Sequence[Block], level: int, width: float, classes: int, dropout: float) -> None:
         super().__init__()
-        self.blocks = build_blocks(in_channels, blocks[MERGE_LEVEL:], width)
+        self.level = level
+        self.blocks = build_blocks(channels_after(level, blocks, width), blocks[level:], width)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(scaled(blocks[-1].channels, width), classes)
 
@@ -65,9 +92,14 @@ def build_blocks(in_channels: int, blocks: Sequence[Block], width: float) -> nn.
     for block in blocks:
         out_channels = scaled(block.channels, width)
         for repetition in range(block.repeats):
-            built.append(TowerBlock(in_channels, out_channels, block, first=repetition == 0))
+            built.append(TowerBlock(in_channels, block, width, repetition))
             in_channels = out_channels
     return nn.Sequential(*built)
+
+
+def channels_after(level: int, blocks: Sequence[Block], width: float) -> int:
+    """Channels of the features after so many blocks, of which there is one at least."""
+    return scaled(blocks[level - 1].channels, width)
 
 
 def scaled(channels: int, width: float) -> int:
@@ -78,29 +110,34 @@ def scaled(channels: int, width: float) -> int:
 class TowerBlock(nn.Module):
     """One repetition of a block: its layers in order, with a skip connection over them.
 
-    Only the first repetition pools and strides. The last normalisation starts at zero where there is a skip, so that
-    training starts from a shallow network (Goyal et al. 2017).
+    Only the first repetition strides. The last normalisation starts at zero where there is a skip, so that training
+    starts from a shallow network (Goyal et al. 2017).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, block: Block, first: bool) -> None:
+    def __init__(self, in_channels: int, block: Block, width: float, repetition: int) -> None:
         super().__init__()
-        layers = [_at_repetition(layer, first) for layer in block.layers if first or not layer.kind.startswith("pool")]
-        last_conv = max(index for index, layer in enumerate(layers) if layer.kind.startswith("conv"))
+        layers = [layer for layer in block.layers if layer.is_in(repetition)]
+        if repetition > 0:
+            layers = [replace(layer, stride=1) for layer in layers]
+        last_conv = max(index for index, layer in enumerate(layers) if "conv" in layer.kind)
         body: list[nn.Module] = []
         channels = in_channels
         for index, layer in enumerate(layers):
-            if layer.kind.startswith("conv"):
-                body += [_LAYERS[layer.kind](channels, out_channels, layer), FrameNorm(out_channels)]
+            if "conv" in layer.kind:
+                depthwise = layer.kind == "depthwise_conv2d"
+                out_channels = channels if depthwise else scaled(layer.channels or block.channels, width)
+                last_norm = FrameNorm(out_channels)
+                body += [_LAYERS[layer.kind](channels, out_channels, layer), last_norm]
                 if index < last_conv:
                     # Not in place: the frames' norm returns a view, whose gradient autograd would copy back and forth.
                     body.append(nn.ReLU())
-                elif block.skip:
-                    nn.init.zeros_(body[-1].weight)  # type: ignore[arg-type]
                 channels = out_channels
             else:
                 body.append(_LAYERS[layer.kind](channels, channels, layer))
         self.body = nn.Sequential(*body)
-        self.shortcut = _shortcut(in_channels, out_channels, layers) if block.skip else None
+        self.shortcut = _shortcut(in_channels, channels, block, layers)
+        if self.shortcut is not None:
+            nn.init.zeros_(last_norm.weight)
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
@@ -143,13 +180,24 @@ class FrameNorm(nn.BatchNorm2d):
 class SpatialConv(nn.Conv2d):
     """A 2D convolution of every frame."""
 
-    def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
-        super().__init__(in_channels, out_channels, layer.kernel, layer.stride, layer.kernel // 2, bias=False)
+    def __init__(self, in_channels: int, out_channels: int, layer: Layer, groups: int = 1) -> None:
+        super().__init__(
+            in_channels, out_channels, layer.kernel, layer.stride, _margin(layer), groups=groups, bias=False
+        )
+        self.uneven = _uneven(layer)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, features_BCTHW)
+        return on_frames(super().forward, widened(features_BCTHW, pixels=self.uneven))
+
+
+class DepthwiseConv(SpatialConv):
+    """A 2D convolution of every frame that keeps channels apart."""
+
+    def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
+        super().__init__(in_channels, out_channels, layer, groups=in_channels)
+        nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="relu")  # the fan out counts all channels
 
 
 class TemporalConv(nn.Conv2d):
@@ -157,35 +205,77 @@ class TemporalConv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__(
-            in_channels, out_channels, (layer.kernel, 1), (layer.stride, 1), (layer.kernel // 2, 0), bias=False
+            in_channels, out_channels, (layer.kernel, 1), (layer.stride, 1), (_margin(layer), 0), bias=False
         )
+        self.uneven = _uneven(layer)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', ceil(T / stride), H, W)."""
-        return on_time_lines(super().forward, features_BCTHW)
+        return on_time_lines(super().forward, widened(features_BCTHW, frames=self.uneven))
+
+
+class FactorisedConv(nn.Sequential):
+    """A (2+1)D convolution (Tran et al. 2018): a 2D one, normalisation, ReLU, and a 1D one along time.
+
+    Between the two lie so many channels that both have the parameters of the 3D convolution that they stand for.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
+        t = d = layer.kernel
+        between = t * d**2 * in_channels * out_channels // (d**2 * in_channels + t * out_channels)
+        super().__init__(
+            SpatialConv(in_channels, between, layer),
+            FrameNorm(between),
+            nn.ReLU(),
+            TemporalConv(between, out_channels, layer),
+        )
 
 
 class SpatialPool(nn.MaxPool2d):
     """Maximum over a window of each frame."""
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
-        super().__init__(layer.kernel, layer.stride, layer.kernel // 2)
+        super().__init__(layer.kernel, layer.stride, _margin(layer))
+        self.uneven = _uneven(layer)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, features_BCTHW)
+        return on_frames(super().forward, widened(features_BCTHW, pixels=self.uneven, mode="replicate"))
+
+
+class SpatialAveragePool(nn.AvgPool2d):
+    """Mean over what lies inside the frame of a window."""
+
+    def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
+        super().__init__(layer.kernel, layer.stride, _margin(layer), count_include_pad=False)
+        self.uneven = _uneven(layer)
+
+    def forward(self, features_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) to (B, C, T, ceil(H / stride), ceil(W / stride))."""
+        return on_frames(super().forward, widened(features_BCTHW, pixels=self.uneven, mode="replicate"))
 
 
 class TemporalPool(nn.MaxPool2d):
     """Maximum over neighbouring frames of each pixel."""
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
-        super().__init__((layer.kernel, 1), (layer.stride, 1), (layer.kernel // 2, 0))
+        super().__init__((layer.kernel, 1), (layer.stride, 1), (_margin(layer), 0))
+        self.uneven = _uneven(layer)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, ceil(T / stride), H, W)."""
-        return on_time_lines(super().forward, features_BCTHW)
+        return on_time_lines(super().forward, widened(features_BCTHW, frames=self.uneven, mode="replicate"))
+
+
+def widened(features_BCTHW: Tensor, frames: int = 0, pixels: int = 0, mode: str = "constant") -> Tensor:
+    """Features with so much more at the end of time, or of height and width: 1, where a kernel is even.
+
+    An even window then gives as many outputs as an odd one. A pooling sees the last frame, or row and column, twice.
+    """
+    if not (frames or pixels):
+        return features_BCTHW
+    return F.pad(features_BCTHW, (0, pixels, 0, pixels, 0, frames), mode)
 
 
 class ContextGating(nn.Module):
@@ -206,7 +296,7 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__()
-        squeezed = max(8, in_channels // SQUEEZE)
+        squeezed = max(8, int(in_channels * layer.ratio))
         self.squeeze = nn.Linear(in_channels, squeezed)
         self.excite = nn.Linear(squeezed, in_channels)
 
@@ -236,24 +326,32 @@ class Shrink(nn.Module):
 _LAYERS: dict[str, Callable[[int, int, Layer], nn.Module]] = {
     "conv2d": SpatialConv,
     "conv1d": TemporalConv,
+    "conv2d+1d": FactorisedConv,
+    "depthwise_conv2d": DepthwiseConv,
     "pool2d": SpatialPool,
     "pool1d": TemporalPool,
+    "average_pool2d": SpatialAveragePool,
     "context_gating": ContextGating,
     "squeeze_excite": SqueezeExcite,
 }
 
 
-def _at_repetition(layer: Layer, first: bool) -> Layer:
-    return layer if first else Layer(layer.kind, layer.kernel)
+def _margin(layer: Layer) -> int:
+    return (layer.kernel - 1) // 2
 
 
-def _shortcut(in_channels: int, out_channels: int, layers: Sequence[Layer]) -> nn.Module:
-    temporal, spatial = 1, 1
-    for layer in layers:
-        if layer.kind.endswith("1d"):
-            temporal *= layer.stride
-        elif layer.kind.endswith("2d"):
-            spatial *= layer.stride
+def _uneven(layer: Layer) -> int:
+    return 1 - layer.kernel % 2
+
+
+def _shortcut(in_channels: int, out_channels: int, block: Block, layers: Sequence[Layer]) -> nn.Module | None:
+    temporal = math.prod(layer.stride for layer in layers if "1d" in layer.kind)
+    spatial = math.prod(layer.stride for layer in layers if "2d" in layer.kind)
+    if not block.skip or (block.skip == "projection" and temporal > 1):
+        return None
+    if block.skip == "projection":
+        strided = SpatialConv(in_channels, out_channels, Layer("conv2d", kernel=1, stride=spatial))
+        return nn.Sequential(strided, FrameNorm(out_channels))
     parts: list[nn.Module] = []
     if temporal > 1 or spatial > 1:
         parts.append(Shrink(temporal, spatial))

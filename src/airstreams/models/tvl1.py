@@ -13,8 +13,8 @@ its negative adjoint.
 iteration of it, so everything else runs `recomputed`: it works in place on a block of frame pairs at a time and keeps
 nothing; its backward pass runs each block's iterations again. That costs one more forward pass, and is several times as
 fast in a tenth of the memory all the same. `torch.compile` takes it as one operator: fusing the unrolled operations
-took it half a minute, to a step on a CPU half as fast. A kernel for another kind of device is to be registered for the
-two operators, as by `recomputed.register_kernel("cuda")`, and nothing else changes.
+took it half a minute, to a step on a CPU half as fast. `tvl1_gpu.py` registers kernels for CUDA with the two operators,
+by `recomputed.register_kernel("cuda")`; what has none runs what stands here.
 
 Legend: N frame pairs, H, W pixels. What has a leading 2 holds the x part, then the y part; a dual, (2, 2, N, H, W),
 has its direction first and the flow's component second.

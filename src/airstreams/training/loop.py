@@ -116,6 +116,8 @@ def _train(
     if not leads():
         console = Console(quiet=True)
     _require_labels(source, config)
+    with torch.device("meta"):  # what cannot be built is refused before the videos are gone through
+        build(config.model, len(source.classes), len(COCO_CLASSES))
     state = _state_to_resume(run, console) if resume else None
     source = _with_splits(source, config, run, resume)
     if config.data.compact_classes:

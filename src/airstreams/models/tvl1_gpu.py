@@ -1,0 +1,237 @@
+"""TV-L1's iterations on a GPU: `tvl1.recomputed` and its backward pass for CUDA, one Triton kernel an iteration.
+
+The operations of `tvl1.py` read and write a block's planes some forty times an iteration. Here an iteration reads
+each plane once and writes the new flow and dual once. A pixel computes the dual of its left and upper neighbours again
+rather than wait for them, so flow and dual go from one buffer to another. The backward pass does the same with the
+adjoints, on flows and duals that it computes anew, a block of pairs at a time.
+
+The sums over pixels (the gradient of tau) are added up in a fixed order, so the same input gives the same bits.
+
+Legend: planes are (N, H, W) of one block of pairs, taken as one row of `pixels` numbers; `at` is a place in that row.
+A flow is two planes (x, y), a dual four: direction x of both components, then direction y.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from airstreams.models.tvl1 import _backward, _blocks, recomputed
+
+PIXELS = 512  # of one program
+
+
+@recomputed.register_kernel("cuda")
+def solve(
+    offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, iterations: int, start: Tensor | None = None
+) -> Tensor:
+    """`tvl1.iterate` without a graph."""
+    flow = torch.empty_like(gradient, memory_format=torch.contiguous_format)
+    for pairs in _blocks(offset):
+        block = _Block(offset, slope, gradient, tau, pairs)
+        old_flow, new_flow = flow.new_empty(2, 2, *block.shape)
+        old_dual, new_dual = flow.new_empty(2, 4, *block.shape)
+        if start is not None:
+            old_flow.copy_(start[:, pairs])
+        for iteration in range(iterations):
+            block.advance(iteration, start is not None, old_flow, old_dual, new_flow, new_dual)
+            old_flow, new_flow, old_dual, new_dual = new_flow, old_flow, new_dual, old_dual
+        flow[:, pairs] = old_flow
+    return flow
+
+
+@_backward.register_kernel("cuda")
+def solve_backward(
+    flow_grad: Tensor,
+    offset: Tensor,
+    slope: Tensor,
+    gradient: Tensor,
+    tau: Tensor,
+    iterations: int,
+    start: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of offset, slope, gradient, tau and start (empty without one)."""
+    offset_grad, slope_grad, gradient_grad = map(_zeros_like, (offset, slope, gradient))
+    tau_grad = torch.zeros_like(tau)
+    start_grad = flow_grad.new_empty(0) if start is None else _zeros_like(gradient)
+    for pairs in _blocks(offset):
+        block = _Block(offset, slope, gradient, tau, pairs)
+        flows = offset.new_empty(iterations + 1, 2, *block.shape)  # the first is the start
+        duals = offset.new_empty(iterations, 4, *block.shape)
+        if start is not None:
+            flows[0] = start[:, pairs]
+        for i in range(iterations):
+            block.advance(i, start is not None, flows[i], duals[i - 1], flows[i + 1], duals[i])
+        grad, next_grad = offset.new_empty(2, 2, *block.shape)
+        dual_grad, next_dual_grad = offset.new_zeros(2, 4, *block.shape)
+        grad.copy_(flow_grad[:, pairs])
+        tau_parts = offset.new_zeros(block.programs)
+        for i in reversed(range(iterations)):
+            _retrace[block.programs,](
+                *block.planes, tau, flows[i], duals[i], grad, dual_grad, next_grad, next_dual_grad,
+                *(plane[pairs] for plane in (offset_grad, *slope_grad, *gradient_grad)), tau_parts, *block.size,
+                HAS_FLOW=i > 0 or start is not None, HAS_DUAL=i > 0, PIXELS=PIXELS,
+            )  # fmt: skip
+            grad, next_grad, dual_grad, next_dual_grad = next_grad, grad, next_dual_grad, dual_grad
+        tau_grad += tau_parts.sum()
+        if start is not None:
+            start_grad[:, pairs] = grad
+    return offset_grad, slope_grad, gradient_grad, tau_grad, start_grad
+
+
+def _zeros_like(planes: Tensor) -> Tensor:
+    return torch.zeros_like(planes, memory_format=torch.contiguous_format)
+
+
+class _Block:
+    """Some of the frame pairs, as kernels take them."""
+
+    def __init__(self, offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, pairs: slice) -> None:
+        self.planes = [plane[pairs].contiguous() for plane in (offset, *slope, *gradient)]
+        self.tau = tau
+        self.shape = self.planes[0].shape
+        self.size = self.planes[0].numel(), *self.shape[1:]
+        self.programs = triton.cdiv(max(self.size[0], 1), PIXELS)
+
+    def advance(
+        self, iteration: int, from_start: bool, flow: Tensor, dual: Tensor, next_flow: Tensor, next_dual: Tensor
+    ) -> None:
+        """One iteration, from flow and dual into the next ones, which are others."""
+        _advance[self.programs,](
+            *self.planes, self.tau, flow, dual, next_flow, next_dual, *self.size,
+            HAS_FLOW=iteration > 0 or from_start, HAS_DUAL=iteration > 0, IS_FIRST=iteration == 1, PIXELS=PIXELS,
+        )  # fmt: skip
+
+
+@triton.jit
+def _advance(
+    offset, slope_x, slope_y, gradient_x, gradient_y, tau, flow, dual, next_flow, next_dual, pixels, height, width,
+    HAS_FLOW: tl.constexpr, HAS_DUAL: tl.constexpr, IS_FIRST: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """flow = flow - clamp(offset + <slope, flow>, -1, 1) gradient + div dual, after the dual's own step."""
+    at = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    inside = at < pixels
+    x, y = at % width, at // width % height
+    tau = tl.load(tau)
+    residual = tl.load(offset + at, inside)
+    if HAS_FLOW:
+        residual += tl.load(slope_x + at, inside) * tl.load(flow + at, inside)
+        residual += tl.load(slope_y + at, inside) * tl.load(flow + pixels + at, inside)
+    step = _clamped(residual)
+    for component in tl.static_range(2):
+        moved = -step * tl.load((gradient_x if component == 0 else gradient_y) + at, inside)
+        here = flow + component * pixels
+        if HAS_FLOW:
+            moved += tl.load(here + at, inside)
+        if HAS_DUAL:
+            dual_x, dual_y = dual + component * pixels, dual + (2 + component) * pixels
+            left, upper = inside & (x > 0), inside & (y > 0)
+            p_x, p_y = _next_dual(here, dual_x, dual_y, at, x, y, height, width, inside, tau, IS_FIRST)
+            left_x, _ = _next_dual(here, dual_x, dual_y, at - 1, x - 1, y, height, width, left, tau, IS_FIRST)
+            _, upper_y = _next_dual(here, dual_x, dual_y, at - width, x, y - 1, height, width, upper, tau, IS_FIRST)
+            moved += p_x - left_x + p_y - upper_y
+            tl.store(next_dual + component * pixels + at, p_x, inside)
+            tl.store(next_dual + (2 + component) * pixels + at, p_y, inside)
+        tl.store(next_flow + component * pixels + at, moved, inside)
+
+
+@triton.jit
+def _clamped(residual):
+    """To -1..1; what is not a number stays so."""
+    return tl.where(residual > 1, 1.0, tl.where(residual < -1, -1.0, residual))
+
+
+@triton.jit
+def _next_dual(flow, dual_x, dual_y, at, x, y, height, width, inside, tau, IS_FIRST: tl.constexpr):
+    """(dual + tau grad flow) / (1 + |grad flow|) at some places, one component; zero outside."""
+    along_x, along_y = _differences(flow, at, x, y, height, width, inside)
+    damping = 1 + tl.sqrt(along_x * along_x + along_y * along_y)
+    p_x, p_y = tau * along_x, tau * along_y
+    if not IS_FIRST:
+        p_x += tl.load(dual_x + at, inside, 0.0)
+        p_y += tl.load(dual_y + at, inside, 0.0)
+    return p_x / damping, p_y / damping
+
+
+@triton.jit
+def _differences(plane, at, x, y, height, width, inside):
+    """Forward differences; zero at the far border and outside."""
+    here = tl.load(plane + at, inside, 0.0)
+    right, lower = inside & (x < width - 1), inside & (y < height - 1)
+    along_x = tl.where(right, tl.load(plane + at + 1, right, 0.0) - here, 0.0)
+    along_y = tl.where(lower, tl.load(plane + at + width, lower, 0.0) - here, 0.0)
+    return along_x, along_y
+
+
+@triton.jit
+def _retrace(
+    offset, slope_x, slope_y, gradient_x, gradient_y, tau, before, dual, grad, dual_grad, next_grad, next_dual_grad,
+    offset_grad, slope_x_grad, slope_y_grad, gradient_x_grad, gradient_y_grad, tau_parts, pixels, height, width,
+    HAS_FLOW: tl.constexpr, HAS_DUAL: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """The adjoint of `_advance`: from the gradients after an iteration to those before it.
+
+    before is the flow that the iteration began from, dual the one that it made.
+    """
+    at = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
+    inside = at < pixels
+    x, y = at % width, at // width % height
+    tau = tl.load(tau)
+    s_x, s_y = tl.load(slope_x + at, inside, 0.0), tl.load(slope_y + at, inside, 0.0)
+    grad_x, grad_y = tl.load(grad + at, inside, 0.0), tl.load(grad + pixels + at, inside, 0.0)
+    residual = tl.load(offset + at, inside, 0.0)
+    if HAS_FLOW:
+        before_x, before_y = tl.load(before + at, inside, 0.0), tl.load(before + pixels + at, inside, 0.0)
+        residual += s_x * before_x + s_y * before_y
+    step = _clamped(residual)
+    along = tl.load(gradient_x + at, inside, 0.0) * grad_x + tl.load(gradient_y + at, inside, 0.0) * grad_y
+    step_grad = tl.where((residual > -1) & (residual < 1), -along, 0.0)
+    _add(gradient_x_grad, at, -step * grad_x, inside)
+    _add(gradient_y_grad, at, -step * grad_y, inside)
+    _add(offset_grad, at, step_grad, inside)
+    if HAS_FLOW:
+        _add(slope_x_grad, at, step_grad * before_x, inside)
+        _add(slope_y_grad, at, step_grad * before_y, inside)
+    for component in tl.static_range(2):
+        moved = grad_x + step_grad * s_x if component == 0 else grad_y + step_grad * s_y
+        if HAS_DUAL:
+            left, upper = inside & (x > 0), inside & (y > 0)
+            planes = pixels * component
+            q_x, q_y, back_x, back_y, for_tau = _dual_gradient(
+                before, dual, grad, dual_grad, planes, pixels, at, x, y, height, width, inside, tau
+            )
+            _, _, left_x, _, _ = _dual_gradient(
+                before, dual, grad, dual_grad, planes, pixels, at - 1, x - 1, y, height, width, left, tau
+            )
+            _, _, _, upper_y, _ = _dual_gradient(
+                before, dual, grad, dual_grad, planes, pixels, at - width, x, y - 1, height, width, upper, tau
+            )
+            moved += back_x - left_x + back_y - upper_y
+            tl.store(next_dual_grad + planes + at, q_x, inside)
+            tl.store(next_dual_grad + planes + 2 * pixels + at, q_y, inside)
+            part = tau_parts + tl.program_id(0)
+            tl.store(part, tl.load(part) + tl.sum(for_tau, 0))
+        tl.store(next_grad + component * pixels + at, moved, inside)
+
+
+@triton.jit
+def _dual_gradient(flow, dual, grad, dual_grad, plane, pixels, at, x, y, height, width, inside, tau):
+    """The adjoint of `_next_dual` at some places, one component.
+
+    Returns the gradient of the dual before (x, y), minus that of the flow's differences (x, y), and the term of tau's.
+    """
+    along_x, along_y = _differences(flow + plane, at, x, y, height, width, inside)
+    grad_x, grad_y = _differences(grad + plane, at, x, y, height, width, inside)
+    norm = tl.sqrt(along_x * along_x + along_y * along_y)
+    # The divergence's adjoint is the differences with the other sign.
+    q_x = (tl.load(dual_grad + plane + at, inside, 0.0) - grad_x) / (1 + norm)
+    q_y = (tl.load(dual_grad + plane + 2 * pixels + at, inside, 0.0) - grad_y) / (1 + norm)
+    p_x, p_y = tl.load(dual + plane + at, inside, 0.0), tl.load(dual + plane + 2 * pixels + at, inside, 0.0)
+    # Where the flow is flat, the differences are 0 and so is the quotient's part; the floor keeps it from 0 x inf.
+    factor = (q_x * p_x + q_y * p_y) / tl.maximum(norm, 1e-18)
+    return q_x, q_y, along_x * factor - tau * q_x, along_y * factor - tau * q_y, q_x * along_x + q_y * along_y
+
+
+@triton.jit
+def _add(plane, at, value, inside):
+    tl.store(plane + at, tl.load(plane + at, inside) + value, inside)
