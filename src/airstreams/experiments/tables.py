@@ -45,7 +45,7 @@ def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -
     elif EVOLVED in name:
         if evolved is None:
             raise InputError(f"the run {name} needs evolved loss weights; give --weights-from STUDY")
-        weights = LossWeights(**evolved)
+        weights = weights.updated(evolved)
     for mark in (UNIFORM, EVOLVED, PRETRAINED):
         name = name.replace(f" {mark}", "")
     return replace(recipe, model=replace(recipe.model, **{"stop_gradient": [], **RUNS[name]}), loss_weights=weights)
