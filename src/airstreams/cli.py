@@ -9,6 +9,7 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from rich.table import Table
 import airstreams
 from airstreams.config import Config, LossWeights, add_config_arguments, config_from, load_config, recipe_path
 from airstreams.errors import InputError, VideoError
+from airstreams.experiments.study import weights_from
+from airstreams.experiments.tables import FIGURES, TABLES, Figure, reproducible
 
 # By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
 # another training, or the processes that decode. Read when torch is imported, hence here.
@@ -57,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         same = "; the same call goes on"
-        hints = {"train": "; --resume goes on from the last saved state", "annotate": same, "evolve": same}
+        hints = {"train": "; --resume goes on from the last saved state"}
+        hints |= dict.fromkeys(("annotate", "evolve", "reproduce"), same)
         hint = hints.get(argv[0] if argv else "", "")
         print(f"airstreams: interrupted{hint}", file=sys.stderr)
         return FAILED
@@ -137,15 +141,23 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
     verb.add_argument("videos", metavar="VIDEO", type=Path, nargs="+", help="video files")
 
-    verb = add("reproduce", reproduce, "Measure a table of the paper", "reproduce table1 --data videos/ --out repro/")
-    verb.add_argument("table", metavar="TABLE", type=str, choices=("table1", "table2", "table3"))
-    verb.add_argument("--data", nargs="+", required=True, type=str, help="DATA, one or more: the figure is their mean")
-    verb.add_argument("--out", type=Path, required=True, help="a folder for runs and tables; finished runs are read")
+    verb = add(
+        "reproduce",
+        reproduce,
+        "Measure a table of the paper, or draw a figure",
+        "reproduce table1 --data videos/ --out repro/",
+    )
+    listed = "; ".join(f"{name}: {what.title.partition(': ')[2]}" for name, what in (TABLES | FIGURES).items())
+    verb.add_argument("table", metavar="TABLE", type=str, choices=(*TABLES, *FIGURES), help=listed)
+    verb.add_argument("--data", nargs="+", type=str, help="DATA, one or more: a table's figures are their mean")
+    verb.add_argument("--out", type=Path, required=True, help="a folder for runs and results; finished runs are read")
     verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
     verb.add_argument("--config", metavar="RECIPE", type=str, help="of all runs: a recipe's name or a YAML file")
-    verb.add_argument("--seeds", type=int, default=3, help="trainings of each run")
+    verb.add_argument("--seeds", type=int, default=3, help="trainings of each run of a table; a figure takes the first")
     verb.add_argument("--workers", type=int, default=1, help="trainings side by side")
-    verb.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, for table3")
+    verb.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, for table3 to table6")
+    verb.add_argument("--init", metavar="RUN", type=Path, help="the run that table5 starts from")
+    verb.add_argument("--study", metavar="STUDY", type=Path, help="what figure5 and figure8 show")
     verb.add_argument("--dry-run", action="store_true", help="show the runs and their cost, and do nothing")
 
     verb = add("info", info, "Count parameters and cost, part by part", "info jhmdb")
@@ -321,8 +333,6 @@ def train(call: Namespace) -> int:
 
 
 def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
-    from airstreams.experiments.evolve import weights_from
-
     if call.weights_from is None:
         if call.top is not None:
             raise InputError("--top: expected --weights-from STUDY beside it")
@@ -433,39 +443,87 @@ def predict(call: Namespace) -> int:
 
 def reproduce(call: Namespace) -> int:
     """`airstreams reproduce TABLE --data DATA --out FOLDER`."""
-    from airstreams.experiments import reproduce as tables
-    from airstreams.experiments.evolve import weights_from
-
     for name in ("seeds", "workers"):
         if call[name] < 1:
             raise InputError(f"--{name} {call[name]}: expected at least 1")
+    wanted = reproducible(call.table, evolved=call.weights_from is not None)
+    of_a_study = isinstance(wanted, Figure) and wanted.study
+    for name, needed in (("data", not of_a_study), ("study", of_a_study)):
+        if needed and call[name] is None:
+            raise InputError(f"{call.table}: expected --{name} {'STUDY' if of_a_study else 'DATA'}; give it")
+        if not needed and call[name] is not None:
+            raise InputError(f"{call.table}: --{name} is of no use to it; leave it out")
+    picture = call.out / f"{call.table}.png"
+    if of_a_study:
+        from airstreams.experiments.figures import draw_study
+
+        said = {} if call.dry_run else draw_study(call.table, call.study, picture)
+        return _say_figure(call, picture, [], said)
+
+    from airstreams.data.sources import open_source
+    from airstreams.experiments import reproduce as experiments
+
     recipe = Config() if call.config is None else load_config(recipe_path(call.config))
-    losses = list(Config().active_loss_weights())
-    evolved = None if call.weights_from is None else weights_from(call.weights_from, 1, losses)
-    table = tables.TABLES[call.table]
-    jobs = tables.plan(table, recipe, call.data, call.labels, call.seeds, evolved, call.out)
+    evolved = None
+    if call.weights_from is not None:
+        evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
+    sources = [open_source(data, call.labels) for data in call.data]
+    jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init)
+    if isinstance(wanted, Figure):
+        from airstreams.experiments import figures
+
+        figures.require_fitting(call.table, jobs)
     if call.dry_run:
-        runs: list[dict[str, Any]] = [
-            {"run": job.folder.name, "done": job.done, "multiply_adds": tables.multiply_adds(job)} for job in jobs
-        ]
-        hours = tables.hours_left(jobs)
-        if call.json:
-            _print_json({"runs": runs, "hours_left": hours})
-            return DONE
-        shown = Table("run", "done", "training, T multiply-adds")
-        for run in runs:
-            shown.add_row(run["run"], "yes" if run["done"] else "", f"{run['multiply_adds'] / 1e12:.1f}")
-        stdout.print(shown)
-        pace = "the pace is known once one is finished" if hours is None else f"about {hours:.1f} h of training left"
-        stdout.print(f"{sum(not job.done for job in jobs)} of {len(jobs)} runs to do; {pace}")
-        return DONE
-    tables.run_jobs(jobs, call.workers, stderr)
-    result, markdown = tables.report(call.table, table, jobs, " ".join(["airstreams", *sys.argv[1:]]))
-    tables.write(call.out, call.table, result, markdown)
+        work = experiments.multiply_adds(jobs)
+        return _say_plan(call, jobs, work, experiments.hours_left(jobs, work))
+    experiments.run_jobs(jobs, call.workers, stderr)
+    if isinstance(wanted, Figure):
+        said = figures.draw(call.table, jobs, picture, stderr)
+        return _say_figure(call, picture, [job.folder.name for job in jobs], said)
+
+    from airstreams.experiments.report import report, write
+
+    result, markdown = report(call.table, wanted, jobs, " ".join(["airstreams", *sys.argv[1:]]))
+    write(call.out, call.table, result, markdown)
+    if wanted.costs:
+        from airstreams.experiments.figures import draw_peers
+
+        draw_peers(result, wanted, picture)
+        result["picture"] = str(picture)
     if call.json:
         _print_json(result)
     else:
         print(markdown, end="")
+    return DONE
+
+
+def _say_plan(call: Namespace, jobs: Sequence[Any], work: Sequence[int], hours: float | None) -> int:
+    if call.json:
+        runs = [
+            {"run": job.folder.name, "done": job.done, "multiply_adds": count}
+            for job, count in zip(jobs, work, strict=True)
+        ]
+        _print_json({"runs": runs, "hours_left": hours})
+        return DONE
+    shown = Table("run", "done", "training, T multiply-adds")
+    for job, count in zip(jobs, work, strict=True):
+        shown.add_row(job.folder.name, "yes" if job.done else "", f"{count / 1e12:.1f}")
+    stdout.print(shown)
+    pace = "the pace is known once one is finished" if hours is None else f"about {hours:.1f} h of training left"
+    stdout.print(f"{sum(not job.done for job in jobs)} of {len(jobs)} runs to do; {pace}")
+    return DONE
+
+
+def _say_figure(call: Namespace, picture: Path, runs: list[str], said: dict[str, Any]) -> int:
+    if call.json:
+        _print_json({"figure": call.table, "picture": str(picture), "runs": runs, **said})
+        return DONE
+    if "flow" in said:
+        table = Table("", "before training", "after training")
+        for name, values in said["flow"].items():
+            table.add_row(name, *(f"{value:.4f}" for value in values))
+        stdout.print(table)
+    print(f"picture: {picture}")
     return DONE
 
 

@@ -26,7 +26,8 @@ from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig,
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.experiments import evolve as evolution
-from airstreams.experiments.evolve import Search, evolve, open_storage, scored_source, trial_config, weights_from
+from airstreams.experiments.evolve import Search, evolve, open_storage, scored_source, trial_config
+from airstreams.experiments.study import weights_from
 
 QUIET = Console(quiet=True)
 NAMES = ["rgb", "flow", "semantic", "merged", "interm"]

@@ -1,4 +1,5 @@
-"""The paper's tables on the synthetic data: real trainings of seconds, and the statistics against closed forms."""
+"""The paper's tables and figures on the synthetic data: real trainings of seconds, and the statistics against closed
+forms."""
 
 import csv
 import json
@@ -12,13 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import LossWeights, load_config, save_config, to_dict
+from airstreams.config import Config, LossWeights, load_config, save_config, to_dict
+from airstreams.data.listing import Source
+from airstreams.data.sources import open_source
 from airstreams.errors import InputError
-from airstreams.experiments.reproduce import TABLES, Job, Outcomes, plan, report, run_config, run_jobs
+from airstreams.evaluation.metrics import action_figures
+from airstreams.experiments.report import RunOutcomes, report
+from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, plan, run_jobs
+from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
+from airstreams.models import saved as saved_models
 
 QUIET = Console(quiet=True)
 
@@ -31,10 +39,14 @@ def recipe(tiny):
 
 
 @pytest.fixture(scope="module")
-def finished(synthetic, recipe, tmp_path_factory):
+def source(synthetic):
+    return open_source(str(synthetic / "videos"), synthetic / "labels")
+
+
+@pytest.fixture(scope="module")
+def finished(source, recipe, tmp_path_factory):
     """Table 1 with two seeds."""
-    out = tmp_path_factory.mktemp("reproduced")
-    jobs = plan(TABLES["table1"], recipe, [str(synthetic / "videos")], synthetic / "labels", 2, None, out)
+    jobs = plan(TABLES["table1"], recipe, [source], 2, tmp_path_factory.mktemp("reproduced"))
     run_jobs(jobs, 2, QUIET)
     return jobs
 
@@ -57,22 +69,61 @@ def test_every_run_differs_from_the_recipe_in_what_the_table_says(recipe):
     assert changes("rgb+semantic (stopped)") == ("rgb+semantic", ["semantic"], fixed)
     assert changes("all (stopped)") == ("rgb+flow+semantic", ["flow", "semantic"], fixed)
     assert changes("rgb x3") == ("rgb+rgb2+rgb3", [], fixed)
-    assert changes("uniform") == ("rgb+flow+semantic", [], (1, 1, 1, 1, 1))
+    assert changes("all (uniform)") == ("rgb+flow+semantic", [], (1, 1, 1, 1, 1))
     evolved = {"rgb": 0.1, "flow": 0.2, "semantic": 0.3, "merged": 0.4, "interm": 0.5}
-    assert changes("evolved", evolved) == ("rgb+flow+semantic", [], (0.1, 0.2, 0.3, 0.4, 0.5))
+    assert changes("all (evolved)", evolved) == ("rgb+flow+semantic", [], (0.1, 0.2, 0.3, 0.4, 0.5))
+    assert changes("all (pretrained) (evolved)", evolved) == changes("all (evolved)", evolved)
+    assert changes("all (pretrained)") == changes("all")
     with pytest.raises(InputError, match="--weights-from"):
-        run_config("evolved", tuned, None)
+        run_config("all (evolved)", tuned, None)
+
+
+def paper(name, data_set):
+    """Row name to the paper's figures."""
+    rows = TABLES[name].rows.items()
+    return {row: [cell and getattr(cell, data_set) for cell in cells] for row, cells in rows}
 
 
 def test_tables_hold_the_papers_figures():
-    published = {
-        name: [[cell and cell.hmdb51 for cell in row] for row in table.rows.values()] for name, table in TABLES.items()
+    assert list(paper("table1", "hmdb51").values()) == [[41.72], [46.32], [47.66], [50.02], [None]]
+    assert list(paper("table2", "hmdb51").values()) == [[41.72, None], [43.57, 46.32], [46.84, 47.66], [47.76, 50.02]]
+    assert list(paper("table3", "hmdb51").values()) == [[41.72], [42.82], [50.02], [50.53]]
+    assert list(paper("table3", "charades").values()) == [[28.56], [None], [35.05], [35.45]]
+    moments = paper("table4", "moments")
+    assert len(moments) == 14
+    assert moments["AIRStreams, RGB + flow"] == [33.53]
+    assert moments["AIRStreams, RGB + semantics + flow"] == [34.51]
+    assert moments["AssembleNet RN101, RGB + flow (+ Kinetics)"] == [34.27]
+    charades = paper("table5", "charades")
+    assert len(charades) == 13
+    assert charades["AIRStreams (Moments pretraining)"] == [50.1]
+    assert charades["SlowFast"] == [45.2]
+    smarthome = paper("table6", "smarthome")
+    assert len(smarthome) == 6
+    assert smarthome["AIRStreams"] == [78.28, 62.11]
+    assert smarthome["LSTM (pose)"] == [None, 42.5]
+    assert [name for name, table in TABLES.items() if len(table.data_sets) > 1] == ["table3"]
+
+
+def test_every_run_of_a_table_or_figure_can_be_made(recipe):
+    weights = dict.fromkeys(("rgb", "flow", "semantic", "merged", "interm"), 0.5)
+    made = {name: run_config(name, recipe, weights) for wanted in (TABLES | FIGURES).values() for name in wanted.runs}
+    assert {name.replace(" (evolved)", "").replace(" (uniform)", "").replace(" (pretrained)", "") for name in made} == {
+        *RUNS
     }
-    assert published["table1"] == [[41.72], [46.32], [47.66], [50.02], [None]]
-    assert published["table2"] == [[41.72, None], [43.57, 46.32], [46.84, 47.66], [47.76, 50.02]]
-    assert published["table3"] == [[41.72], [42.82], [50.02], [50.53]]
-    charades = [cell.charades for row in TABLES["table3"].rows.values() for cell in row if cell]
-    assert charades == [28.56, None, 35.05, 35.45]
+    assert len({str(config) for name, config in made.items() if "(pretrained)" not in name}) == len(made) - 1
+
+
+def test_a_search_s_weights_go_to_the_tables_that_have_a_use_for_them():
+    assert reproducible("table4", evolved=False).runs == ["rgb+flow", "all"]
+    table = reproducible("table4", evolved=True)
+    assert table.runs == ["rgb+flow (evolved)", "all (evolved)"]
+    assert table.reference == "rgb+flow (evolved)"
+    assert reproducible("table5", evolved=True).runs == ["all (pretrained) (evolved)"]
+    assert reproducible("table3", evolved=True) == TABLES["table3"]
+    for name in ("table1", "table2", "peers", "figure4"):
+        with pytest.raises(InputError, match=f"{name} have fixed loss weights"):
+            reproducible(name, evolved=True)
 
 
 def test_each_run_is_trained_for_each_seed_and_evaluated(finished, recipe):
@@ -87,44 +138,160 @@ def test_each_run_is_trained_for_each_seed_and_evaluated(finished, recipe):
 
 def test_the_table_holds_the_means_of_what_evaluate_said(finished):
     result, markdown = report("table1", TABLES["table1"], finished, "airstreams reproduce table1")
-    for name, found in result["runs"].items():
+    for name, found in ((name, metrics["top1"]) for name, metrics in result["runs"].items()):
         said = [json.loads(job.figures.read_text())["top1"] for job in finished if job.name == name]
         assert found["values"] == pytest.approx(said)
         assert found["mean"] == pytest.approx(np.mean(said))
         assert found["interval"][0] <= found["mean"] <= found["interval"][1]
         rows = [line for line in markdown.splitlines() if f" {found['mean']:.1%} (" in line]
         assert rows
-    assert result["runs"]["rgb"]["difference"] == 0
+    assert result["runs"]["rgb"]["top1"]["difference"] == 0
     assert result["seeds"] == [5, 6]
     assert result["videos"] == 8
     assert "| RGB + flow |" in markdown
     assert "47.66 %" in markdown
+    assert "| top-1 | minus rgb | paper, HMDB-51 |" in markdown
+    assert "The paper's figures are of HMDB-51, not of these data." in markdown
+    assert "loss weights" not in markdown
 
 
-def test_a_finished_run_is_only_read_and_shared_by_tables(finished, synthetic, recipe):
+def test_the_paper_s_figures_are_those_of_the_data(finished):
+    named = [replace(job, source=replace(job.source, name="charades:there")) for job in finished if job.name == "all"]
+    table = Table("Weights", {"fixed weights": (Cell("all", hmdb51=50.02, charades=35.05),)})
+    markdown = report("table3", table, named, "")[1]
+    assert "paper, Charades" in markdown
+    assert "35.05 %" in markdown
+    assert "50.02" not in markdown
+    assert "not of these data" not in markdown
+
+
+def test_a_table_of_two_metrics_and_of_quoted_rows(finished):
+    jobs = [job for job in finished if job.name == "all"]
+    result, markdown = report("table6", TABLES["table6"], jobs, "")
+    for metric in ("top1", "mean_per_class"):
+        said = [json.loads(job.figures.read_text())[metric] for job in jobs]
+        assert result["runs"]["all"][metric]["values"] == pytest.approx(said)
+        low, high = result["runs"]["all"][metric]["interval"]
+        assert low <= np.mean(said) <= high
+        assert "difference" not in result["runs"]["all"][metric]
+    head = "| | top-1 | paper, Toyota Smarthome, cross-subject | mean per class |"
+    assert head in markdown.replace("|  |", "| |")
+    assert "| I3D (pretrained) | - | 72.00 % | - | 53.40 % |" in markdown
+    assert "minus" not in markdown
+    assert "loss weights are the fixed ones (rgb 1, flow 0, semantic 0, merged 1, interm 1)" in markdown
+
+
+def test_peers_stand_beside_what_they_cost(finished):
+    table = replace(TABLES["peers"], rows=dict(list(TABLES["peers"].rows.items())[:2]))
+    jobs = [job for job in finished if job.name in table.runs]
+    result, markdown = report("peers", table, jobs, "")
+    of_rgb = next(job for job in jobs if job.name == "rgb").cost()
+    assert result["costs"]["rgb"] == {
+        "parameters": sum(of_rgb.parameters.values()),  # of a lone tower inference uses everything
+        "multiply_adds": sum(of_rgb.inference.values()),
+    }
+    of_all = next(job for job in jobs if job.name == "all").cost()
+    heads_of_streams = sum(of_all.parameters[f"{stream}.late"] for stream in ("rgb", "flow", "semantic"))
+    assert result["costs"]["all"]["parameters"] == sum(of_all.parameters.values()) - heads_of_streams
+    assert f" | {result['costs']['all']['multiply_adds'] / 1e9:.2f} |" in markdown
+
+
+def test_a_finished_run_is_only_read_and_shared_by_tables(finished, source, recipe):
     out = finished[0].folder.parents[1]
     stamps = {job.folder: (job.folder / "model.safetensors").stat().st_mtime_ns for job in finished}
-    again = plan(TABLES["table2"], recipe, [str(synthetic / "videos")], synthetic / "labels", 2, None, out)
+    again = plan(TABLES["table2"], recipe, [source], 2, out)
     assert {job.folder for job in again if job.done} == {folder for folder in stamps if "x3" not in folder.name}
     run_jobs([job for job in again if job.done], 1, QUIET)
     assert {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in stamps} == stamps
     other = replace(recipe, training=replace(recipe.training, lr=0.1))
     with pytest.raises(InputError, match="another recipe"):
-        plan(TABLES["table1"], other, [str(synthetic / "videos")], synthetic / "labels", 2, None, out)
+        plan(TABLES["table1"], other, [source], 2, out)
 
 
-def made_up(folder, scores):
-    """Jobs whose evaluations say what is given: run name to, for each seed, who was right."""
+def test_a_figure_takes_the_first_seed_and_data_and_shares_the_tables_runs(finished, source, recipe):
+    out = finished[0].folder.parents[1]
+    jobs = plan(FIGURES["figure6"], recipe, [source, source], 3, out)
+    assert [(job.folder.name, job.done) for job in jobs] == [
+        ("all-data0-seed5", True),
+        ("all-stopped-data0-seed5", False),
+    ]
+    work = multiply_adds(jobs)
+    assert work[0] == work[1] == sum(jobs[0].cost().training.values()) * 24  # videos, one epoch
+    assert hours_left(jobs, work) == pytest.approx(jobs[0].seconds / 3600)
+    assert hours_left(jobs[1:], work[1:]) is None
+
+
+def test_what_is_lacking_or_of_no_use_is_refused_before_anything_is_trained(source, recipe, trained, tmp_path):
+    table1, table5 = TABLES["table1"], TABLES["table5"]
+    with pytest.raises(InputError, match=r"no label maps, but the run rgb\+semantic learns by them; give --labels"):
+        plan(table1, recipe, [replace(source, label_store=None)], 1, tmp_path)
+    with pytest.raises(InputError, match="no label maps, but the run all"):
+        plan(FIGURES["figure4"], recipe, [replace(source, label_store=None)], 1, tmp_path)
+    with pytest.raises(InputError, match="--weights-from"):
+        plan(TABLES["table3"], recipe, [source], 1, tmp_path)
+    with pytest.raises(InputError, match="give --init RUN"):
+        plan(table5, recipe, [source], 1, tmp_path)
+    with pytest.raises(InputError, match=r"model\.json"):
+        plan(table5, recipe, [source], 1, tmp_path, init=tmp_path)
+    with pytest.raises(InputError, match="--init: these runs are trained from scratch"):
+        plan(table1, recipe, [source], 1, tmp_path, init=trained)
+    with pytest.raises(InputError, match="several labels a video"):
+        plan(TABLES["table6"], recipe, [replace(source, multi_label=True)], 1, tmp_path)
+    unsplit = replace(source, videos=tuple(replace(video, split=None) for video in source.videos))
+    with pytest.raises(InputError, match="no split 'train'"):
+        plan(table1, recipe, [unsplit], 1, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pretrained_run_starts_from_the_given_one_and_each_start_has_its_own_folder(
+    source, recipe, trained, finished, tmp_path
+):
+    short = replace(recipe, training=replace(recipe.training, lr=1e-12, warmup_epochs=0.0))
+    jobs = plan(TABLES["table5"], short, [source], 1, tmp_path, init=trained)
+    run_jobs(jobs, 1, QUIET)
+    (job,) = jobs
+    name = "rgb.late"
+    there, here = (saved_models.load(run).model.parts()[name].state_dict() for run in (trained, job.folder))
+    weights = [key for key, weight in there.items() if weight.is_floating_point() and "running" not in key]
+    assert weights
+    assert all(there[key].allclose(here[key], atol=1e-6) for key in weights)
+    (other,) = plan(TABLES["table5"], short, [source], 1, tmp_path, init=finished[0].folder)
+    assert other.folder != job.folder
+    assert not other.done
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_being_done(source, recipe, tmp_path):
+    nowhere = tuple(
+        replace(video, path=Path("nowhere.mp4")) if video.split == "test" else video for video in source.videos
+    )
+    broken, good = (
+        plan(FIGURES["figure3"], recipe, [given], 1, tmp_path / name)[0]
+        for name, given in (("broken", replace(source, videos=nowhere)), ("good", source))
+    )
+    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed; .*rgb-flow-data0-seed5: none of 8 videos can be read"):
+        run_jobs([broken, good], 1, QUIET)
+    assert good.done
+    assert not broken.done
+
+
+def made_up(folder, scores, labels=None, multi_label=False):
+    """Jobs whose evaluations say what is given: run name to, for each seed, who was right.
+
+    labels: of the videos, "a" for all by default; class b then gets the scores of what was wrong.
+    """
     jobs = []
     for name, seeds in scores.items():
         for seed, right in enumerate(seeds):
-            job = Job(name, "data", None, replace(airstreams.config.Config(), seed=seed), folder / f"{name}-{seed}")
+            source = Source("data", ("a", "b"), (), multi_label)
+            job = Job(name, source, replace(Config(), seed=seed), folder / f"{name}-{seed}")
             job.figures.parent.mkdir(parents=True)
-            job.figures.write_text(json.dumps({"top1": float(np.mean(right))}))
             with (job.figures.parent / "scores.csv").open("w", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["name", "label", "predicted", "a", "b"])
-                rows.writerows([f"v{n}", "a", "", *((0.9, 0.1) if r else (0.2, 0.8))] for n, r in enumerate(right))
+                for number, is_right in enumerate(right):
+                    label = labels[number] if labels else "a"
+                    row = (0.9, 0.1) if is_right == (label == "a") else (0.2, 0.8)
+                    rows.writerow([f"v{number}", label, "", *row])
                 rows.writerow(["broken", "a", "left out: empty file"])
             jobs.append(job)
     return jobs
@@ -132,7 +299,7 @@ def made_up(folder, scores):
 
 def test_the_interval_is_that_of_the_binomial_where_there_is_one_seed(tmp_path):
     right = np.arange(400) < 120
-    drawn = Outcomes(made_up(tmp_path, {"x": [right]}), "top1").bootstrap(["x"])["x"]
+    drawn = RunOutcomes(made_up(tmp_path, {"x": [right]})).bootstrap(["x"], "top1")["x"]
     error = np.sqrt(0.3 * 0.7 / 400)
     assert drawn.mean() == pytest.approx(0.3, abs=4 * error / np.sqrt(2000))
     assert drawn.std() == pytest.approx(error, rel=0.08)
@@ -143,55 +310,162 @@ def test_differences_are_paired_over_videos_and_wider_with_seeds(tmp_path):
     right = rng.random(200) < 0.5
     better = right.copy()
     better[np.flatnonzero(~right)[:10]] = True  # ten videos more, the others the same
-    drawn = Outcomes(made_up(tmp_path / "a", {"x": [right], "y": [better]}), "top1").bootstrap(["x", "y"])
+    drawn = RunOutcomes(made_up(tmp_path / "a", {"x": [right], "y": [better]})).bootstrap(["x", "y"], "top1")
     difference = drawn["y"] - drawn["x"]
     assert difference.std() == pytest.approx(np.sqrt(0.05 * 0.95 / 200), rel=0.08)  # unpaired it would be 0.05
     worse = np.zeros(200, bool)
-    seeds = Outcomes(made_up(tmp_path / "b", {"x": [better, worse]}), "top1").bootstrap(["x"])["x"]
+    seeds = RunOutcomes(made_up(tmp_path / "b", {"x": [better, worse]})).bootstrap(["x"], "top1")["x"]
     assert seeds.std() > 0.15  # of seeds this far apart, two draws are often the same one
+
+
+def test_the_mean_per_class_and_its_interval_are_those_of_classes_not_of_videos(tmp_path):
+    labels = ["a"] * 300 + ["b"] * 100
+    right = np.arange(400) % 100 < np.array([80] * 300 + [20] * 100)  # 80 % of a, 20 % of b
+    outcomes = RunOutcomes(made_up(tmp_path, {"x": [right]}, labels))
+    assert outcomes.values("x", "top1") == [pytest.approx(0.65)]
+    assert outcomes.values("x", "mean_per_class") == [pytest.approx(0.5)]
+    drawn = outcomes.bootstrap(["x"], "mean_per_class")["x"]
+    error = np.sqrt(0.8 * 0.2 / 300 + 0.2 * 0.8 / 100) / 2
+    assert drawn.std() == pytest.approx(error, rel=0.08)
+
+
+def test_the_mean_average_precision_is_that_of_the_metric(tmp_path):
+    labels = ["a", "a;b", "", "b"] * 5
+    jobs = made_up(tmp_path, {"x": [np.arange(20) % 3 > 0]}, labels, multi_label=True)
+    scores_NK = np.array([row[3:] for row in csv.reader((jobs[0].figures.parent / "scores.csv").open())][1:-1], float)
+    targets_NK = np.array([["a" in label, "b" in label] for label in labels]).astype(int)
+    found = RunOutcomes(jobs).values("x", "map")
+    assert found == [pytest.approx(action_figures(scores_NK, targets_NK)["map"])]
 
 
 def test_runs_that_scored_other_videos_are_refused(tmp_path):
     jobs = made_up(tmp_path, {"x": [[True] * 4], "y": [[True] * 5]})
     with pytest.raises(InputError, match="scored other videos"):
-        Outcomes(jobs, "top1")
+        RunOutcomes(jobs)
 
 
-def test_command_line(finished, synthetic, recipe, tmp_path, capsys):
+@pytest.fixture
+def call(finished, synthetic, recipe, tmp_path):
+    """All but the verb and the table's name."""
     save_config(recipe, tmp_path / "recipe.yaml")
+    words = ["--data", str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
+    out = str(finished[0].folder.parents[1])
+    return [*words, "--out", out, "--config", str(tmp_path / "recipe.yaml"), "--seeds", "2"]
+
+
+def test_command_line(finished, call, capsys):
     out = finished[0].folder.parents[1]
-    call = ["reproduce", "table1", "--data", str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
-    call += ["--out", str(out), "--config", str(tmp_path / "recipe.yaml"), "--seeds", "2"]
-    assert main([*call, "--dry-run", "--json"]) == 0
+    assert main(["reproduce", "table1", *call, "--dry-run", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [run["done"] for run in runs] == [True] * 10
     by_name = {run["run"]: run["multiply_adds"] for run in runs}
     assert by_name["all-data0-seed5"] > by_name["rgb-data0-seed5"] > 0
-    assert main([*call, "--json"]) == 0
+    assert main(["reproduce", "table1", *call, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"].keys() == {"rgb", "rgb+semantic", "rgb+flow", "all", "rgb x3"}
     assert (out / "table1.md").read_text().startswith("## Table 1")
     assert json.loads((out / "table1.json").read_text())["table"] == "table1"
-    assert main(["reproduce", "table3", *call[2:]]) == 2
+    assert main(["reproduce", "table3", *call]) == 2
     assert "--weights-from" in capsys.readouterr().err
+
+
+def test_command_line_of_peers(finished, call, capsys):
+    assert main(["reproduce", "peers", *call, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["runs"].keys() == said["costs"].keys() == set(TABLES["peers"].runs)
+    assert imread(said["picture"]).shape[1] > 800
+
+
+def test_command_line_of_figures(finished, call, capsys):
+    out = finished[0].folder.parents[1]
+    assert main(["reproduce", "figure4", *call, "--dry-run", "--json"]) == 0
+    assert [run["run"] for run in json.loads(capsys.readouterr().out)["runs"]] == ["all-data0-seed5"]
+    assert not (out / "figure4.png").exists()
+    for name, videos in (("figure3", 4), ("figure4", 4)):
+        assert main(["reproduce", name, *call, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["figure"], said["picture"]) == (name, str(out / f"{name}.png"))
+        assert len(said["videos"]) == videos
+        assert imread(out / f"{name}.png").ndim == 3
+    assert main(["reproduce", "figure6", *call]) == 0
+    assert "figure6.png" in capsys.readouterr().out
+    assert (out / "runs/all-stopped-data0-seed5/evaluation/test/figures.json").is_file()
+    assert not (out / "runs/all-stopped-data0-seed6").exists()
+
+
+def test_command_line_of_a_study(tmp_path, capsys):
+    weights = {"rgb": 0.8, "flow": 0.2, "semantic": 0.1, "merged": 0.9, "interm": 0.5}
+    top = [{"trial": n, "value": 0.5 - 0.1 * n, "weights": weights} for n in range(3)]
+    results = {"top": top, "values": [[n, 0.1 * n] for n in range(6)], "metric": "top1", "sampler": "tournament"}
+    (tmp_path / "results.json").write_text(json.dumps(results | {"best": top[0]}))
+    for name in ("figure5", "figure8"):
+        call = ["reproduce", name, "--study", str(tmp_path), "--out", str(tmp_path / "out")]
+        assert main([*call, "--dry-run", "--json"]) == 0
+        assert not (tmp_path / "out").exists()
+        capsys.readouterr()
+    for name in ("figure5", "figure8"):
+        call = ["reproduce", name, "--study", str(tmp_path), "--out", str(tmp_path / "out")]
+        assert main([*call, "--json"]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert said["runs"] == []
+        assert imread(said["picture"]).ndim == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["table1"], "table1: expected --data DATA"),
+        (["figure5"], "figure5: expected --study STUDY"),
+        (["figure5", "--study", "."], "no results.json"),
+        (["figure8", "--study", ".", "--data", "x"], "figure8: --data is of no use"),
+        (["figure4", "--study", ".", "--data", "x"], "figure4: --study is of no use"),
+        (["table1", "--data", "x", "--weights-from", "."], "table1 have fixed loss weights"),
+        (["table9"], "airstreams reproduce --help"),
+    ],
+)
+def test_wrong_calls_get_one_line(words, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *words, "--out", "out"]) == 2
+    answer = capsys.readouterr().err
+    assert complaint in answer
+    assert answer.count("\n") == 1
+
+
+def test_help_lists_what_there_is(capsys):
+    with pytest.raises(SystemExit):
+        main(["reproduce", "--help"])
+    shown = capsys.readouterr().out
+    for name in (*TABLES, *FIGURES):
+        assert f"{name}:" in shown
+
+
+def test_it_needs_no_optuna(tmp_path):
+    (tmp_path / "optuna.py").write_text("raise ImportError('not here')")
+    paths = os.pathsep.join([str(tmp_path), str(Path(airstreams.__file__).parents[1])])
+    imports = "import airstreams.cli, airstreams.experiments.figures, airstreams.experiments.report"
+    for code, status in ((imports, 0), ("import airstreams.experiments.evolve", 1)):
+        done = subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True
+        )
+        assert done.returncode == status
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
 def test_killed_it_goes_on(synthetic, recipe, tmp_path):
     save_config(replace(recipe, training=replace(recipe.training, epochs=8, save_every=3)), tmp_path / "recipe.yaml")
-    call = [sys.executable, "-m", "airstreams", "reproduce", "table1", "--seeds", "1", "--json"]
+    call = [sys.executable, "-m", "airstreams", "reproduce", "table4", "--seeds", "1", "--json"]
     call += ["--data", str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
     call += ["--out", str(tmp_path / "out"), "--config", str(tmp_path / "recipe.yaml")]
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(call, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    begun = tmp_path / "out" / "runs" / "rgb-semantic-data0-seed5" / "state"
+    begun = tmp_path / "out" / "runs" / "all-data0-seed5" / "state"
     end = time.monotonic() + 120
     while not list(begun.glob("step-00000000[3-9].pt")):
         assert time.monotonic() < end
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    before = (tmp_path / "out/runs/rgb-data0-seed5/model.safetensors").stat().st_mtime_ns
+    before = (tmp_path / "out/runs/rgb-flow-data0-seed5/model.safetensors").stat().st_mtime_ns
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert len(json.loads(done.stdout)["runs"]) == 5
-    assert (tmp_path / "out/runs/rgb-data0-seed5/model.safetensors").stat().st_mtime_ns == before
+    assert len(json.loads(done.stdout)["runs"]) == 2
+    assert (tmp_path / "out/runs/rgb-flow-data0-seed5/model.safetensors").stat().st_mtime_ns == before

@@ -5,13 +5,12 @@ import pytest
 from matplotlib.image import imread
 
 from airstreams.errors import InputError
+from airstreams.viewing.colours import flow_to_colour, label_colours
 from airstreams.viewing.figures import (
     LabelledFrame,
     RepresentationRow,
     confusion_figure,
     contact_sheet,
-    flow_to_colour,
-    label_colours,
     representations_figure,
 )
 

@@ -1,5 +1,7 @@
 """How far a figure would move with other videos of the same kind: 95 % intervals by a bootstrap over the videos."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from airstreams.evaluation.metrics import Outcomes
@@ -20,12 +22,13 @@ def intervals(outcomes: Outcomes) -> dict[str, list[float] | None]:
     N = outcomes.videos
     drawn = [outcomes.figures(np.bincount(rng.integers(N, size=N), minlength=N)) for _ in range(REPLICATES)]
     return {
-        name: None if figure is None else _around(figure, [values[name] for values in drawn])
+        name: None if figure is None else around(figure, [values[name] for values in drawn])
         for name, figure in outcomes.figures(np.ones(N, dtype=np.int64)).items()
     }
 
 
-def _around(figure: float, drawn: list[float | None]) -> list[float]:
+def around(figure: float, drawn: Iterable[float | None]) -> list[float]:
+    """The 95 % interval of a figure in 0..1 by what the draws came to; None: one that came to nothing."""
     values = np.array([value for value in drawn if value is not None])  # None: no class of it was drawn
     bounds = figure + np.percentile(values, BOUNDS) - values.mean()
     return np.clip(bounds, 0, 1).tolist()

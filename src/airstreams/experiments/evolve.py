@@ -44,6 +44,7 @@ from airstreams.config import Config, LossWeights, load_config, to_dict
 from airstreams.data.listing import Source
 from airstreams.data.sources import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
+from airstreams.experiments.study import RESULTS
 from airstreams.experiments.tournament import TournamentSampler
 from airstreams.experiments.workers import begin_work
 from airstreams.files import replacing
@@ -51,7 +52,6 @@ from airstreams.training.log import METRICS
 from airstreams.training.loop import may_begin, train, with_drawn_splits
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
-RESULTS = "results.json"
 HEARTBEAT = 20  # s from one sign of life of a trial to the next; four of them missed, it is taken to be dead
 RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
 LOOK_EVERY = 1.0  # s
@@ -227,24 +227,6 @@ def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, 
         "top": top,
         "values": [[trial.number, trial.value] for trial in trials if trial.state == TrialState.COMPLETE],
     }
-
-
-def weights_from(folder: Path, top: int, wanted: Sequence[str]) -> dict[str, float]:
-    """The loss weights `wanted` of a study's best trial, or the mean of its `top` best. InputError: not there."""
-    path = folder / RESULTS
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))["top"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--weights-from {folder}: no {RESULTS}; give the --out of `airstreams evolve`") from error
-    if not 1 <= top <= len(found):
-        raise InputError(f"--top {top}: expected 1 to {len(found)}, the best trials that {path} has")
-    missing = [name for name in wanted if name not in found[0]["weights"]]
-    if missing:
-        raise InputError(
-            f"--weights-from {folder}: it has no weight of {', '.join(missing)}; expected a study of the same streams; "
-            "give --model.streams as it was there"
-        )
-    return {name: sum(trial["weights"][name] for trial in found[:top]) / top for name in wanted}
 
 
 def _refuse_another_search(study: Study, search: Search) -> None:

@@ -21,22 +21,9 @@ from airstreams.data.labels import NO_LABEL, resized
 from airstreams.errors import InputError
 from airstreams.evaluation.label_report import LabelledFrame
 from airstreams.files import replacing
-
-Bytes = NDArray[np.uint8]
+from airstreams.viewing.colours import Bytes, flow_to_colour, full_colour_px, label_colours
 
 NO_LABEL_COLOUR = (0.78, 0.78, 0.78)
-
-# Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011: how many steps the wheel takes from
-# each colour to the next. More of them lie where the eye tells hues apart well.
-WHEEL_STEPS = {"red": 15, "yellow": 6, "green": 4, "cyan": 11, "blue": 13, "magenta": 6}
-WHEEL_CORNERS = {
-    "red": (255, 0, 0),
-    "yellow": (255, 255, 0),
-    "green": (0, 255, 0),
-    "cyan": (0, 255, 255),
-    "blue": (0, 0, 255),
-    "magenta": (255, 0, 255),
-}
 
 
 @dataclass(frozen=True)
@@ -60,71 +47,13 @@ class RepresentationRow:
     flow_before: NDArray[np.floating] | None = None
 
 
-def flow_to_colour(flow_HW2: ArrayLike, max_px: float | None = None) -> Bytes:
-    """Flow in the colours of Baker et al.: the hue is the direction, white is rest, and full colour is `max_px`.
+@dataclass(frozen=True)
+class SegmentedFrame:
+    """One frame and label maps of it; title to class ids (H, W), 255 where there is none, in the order of the rows."""
 
-    Motion to the right is red, down is yellow, left is blue-green and up is violet. Above `max_px` colours are darker.
-
-    Args:
-        flow_HW2: (x, y) in px, x to the right and y down.
-        max_px: the length with full colour; by default the 99th percentile of the lengths.
-
-    Returns:
-        uint8 (H, W, 3), RGB.
-
-    Raises:
-        InputError: where the last axis does not hold x and y.
-    """
-    flow_HW2 = np.asarray(flow_HW2, dtype=np.float64)
-    if flow_HW2.ndim != 3 or flow_HW2.shape[2] != 2:
-        raise InputError(f"flow has shape {flow_HW2.shape}: expected (height, width, 2) with x and y last")
-    x_HW, y_HW = flow_HW2[..., 0], flow_HW2[..., 1]
-    length_HW = np.hypot(x_HW, y_HW)
-    if max_px is None:
-        max_px = _full_colour_px(length_HW)
-
-    wheel = _colour_wheel()
-    place_HW = np.mod(np.arctan2(y_HW, x_HW) / (2 * np.pi), 1) * len(wheel)
-    before_HW = place_HW.astype(int) % len(wheel)
-    share_HW1 = (place_HW - np.floor(place_HW))[..., None]
-    hue_HW3 = (1 - share_HW1) * wheel[before_HW] + share_HW1 * wheel[(before_HW + 1) % len(wheel)]
-
-    strength_HW1 = length_HW[..., None] / max_px
-    colour_HW3 = np.where(strength_HW1 <= 1, 255 - strength_HW1 * (255 - hue_HW3), 0.75 * hue_HW3)
-    return np.rint(colour_HW3).astype(np.uint8)
-
-
-def label_colours(classes: int) -> Bytes:
-    """A fixed palette: class 0, the background, is almost black, and class 1 is a strong blue.
-
-    A class has the same colour in a palette of any size. Each further colour is the one, of a coarse grid of strong
-    colours, that is farthest for the eye from all before it.
-
-    Args:
-        classes: S, from 1 to 255.
-
-    Returns:
-        uint8 (S, 3), RGB.
-
-    Raises:
-        InputError: for more classes than label maps can hold (255 means no label), or none.
-    """
-    if not 1 <= classes <= NO_LABEL:
-        raise InputError(f"{classes} segmentation classes: expected 1 to {NO_LABEL}")
-    levels = np.linspace(0, 255, 10).round()
-    candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
-    lightness = _oklab(candidates)[:, 0]
-    # Near-black would be taken for background and near-white or grey for a pixel without a label.
-    strong = (lightness > 0.4) & (lightness < 0.93) & (np.ptp(candidates, axis=1) > 60)
-    candidates = candidates[strong]
-    chosen = [np.array([38, 38, 42]), np.array([30, 100, 255])]
-    seen = _oklab(candidates)
-    distance = np.min([np.linalg.norm(seen - _oklab(colour), axis=1) for colour in chosen], axis=0)
-    while len(chosen) < classes:
-        farthest = int(np.argmax(distance))
-        chosen.append(candidates[farthest])
-        distance = np.minimum(distance, np.linalg.norm(seen - seen[farthest], axis=1))
-    return np.array(chosen[:classes]).astype(np.uint8)
+    title: str
+    frame: Bytes
+    maps: dict[str, NDArray[np.integer]]
 
 
 def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], segment_classes: Sequence[str]) -> None:
@@ -170,7 +99,7 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
 
     for row, row_axes in zip(rows, axes, strict=True):
         flows = [flow_HW2 for flow_HW2 in (row.flow_before, row.flow) if flow_HW2 is not None]
-        max_px = max((_full_colour_px(np.linalg.norm(flow_HW2, axis=2)) for flow_HW2 in flows), default=0.0)
+        max_px = max((full_colour_px(np.linalg.norm(flow_HW2, axis=2)) for flow_HW2 in flows), default=0.0)
         for column, ax in zip(columns, row_axes, strict=True):
             _bare(ax)
             if column == "frame":
@@ -199,6 +128,56 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
         )
     if wheel_width:
         _show_wheel(footer)
+    save_figure(figure, Path(path))
+
+
+def segmentations_figure(path: str | Path, frames: Sequence[SegmentedFrame], segment_classes: Sequence[str]) -> None:
+    """Writes a PNG with a column for each frame: the frame, and below it its label maps over the grey frame.
+
+    All frames are of one size and have the same label maps. The legend names the classes that are seen.
+
+    Args:
+        segment_classes: the S names, the background first.
+
+    Raises:
+        InputError: without frames, or for a class id that has no name.
+    """
+    if not frames:
+        raise InputError("no frames to draw: expected at least one")
+    titles = ["frame", *frames[0].maps]
+    seen = _seen([label_map for shown in frames for label_map in shown.maps.values()], segment_classes)
+    colours = label_colours(len(segment_classes))
+    panel_width = 1.6
+    panel_height = panel_width * frames[0].frame.shape[0] / frames[0].frame.shape[1]
+    width = len(frames) * panel_width + 0.4
+    names_a_line = max(1, int(width / 1.45))
+    legend_height = 0.19 * -(-len(seen) // names_a_line) + 0.15
+    rows_height = len(titles) * panel_height + 0.3
+    figure = Figure(
+        figsize=(width, rows_height + legend_height),
+        facecolor="white",
+        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0),
+    )
+    parts_21 = figure.subfigures(2, 1, squeeze=False, height_ratios=[rows_height, legend_height])
+    pictures, footer = parts_21[:, 0]
+    axes = pictures.subplots(len(titles), len(frames), squeeze=False)
+    for place, shown in enumerate(frames):
+        top, *others = axes[:, place]
+        top.imshow(shown.frame)
+        top.set_title(shown.title, fontsize=9, parse_math=False)
+        for ax, label_map in zip(others, shown.maps.values(), strict=True):
+            _show_labels(ax, label_map, shown.frame, colours)
+    for title, row_axes in zip(titles, axes, strict=True):
+        row_axes[0].set_ylabel(title, fontsize=9)
+        for ax in row_axes:
+            _bare(ax)
+    footer.legend(
+        handles=_patches(seen, colours, segment_classes),
+        loc="center",
+        ncols=min(len(seen), names_a_line),
+        fontsize=9,
+        frameon=False,
+    )
     save_figure(figure, Path(path))
 
 
@@ -316,40 +295,6 @@ def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[s
     bar.ax.tick_params(labelsize=title_font * 0.8)
     bar.outline.set_visible(False)
     save_figure(figure, Path(path), crop=True)
-
-
-def _full_colour_px(length_HW: NDArray[np.floating]) -> float:
-    return max(float(np.percentile(length_HW, 99)), 1e-6)
-
-
-def _colour_wheel() -> NDArray[np.float64]:
-    """The 55 colours (55, 3) in 0..255, from red through yellow, green, cyan, blue and magenta back towards red."""
-    corners = [np.array(corner, dtype=float) for corner in WHEEL_CORNERS.values()]
-    colours = []
-    for place, steps in enumerate(WHEEL_STEPS.values()):
-        share = np.arange(steps)[:, None] / steps
-        colours.append((1 - share) * corners[place] + share * corners[(place + 1) % len(corners)])
-    return np.concatenate(colours)
-
-
-def _oklab(rgb: NDArray[np.number]) -> NDArray[np.float64]:
-    """sRGB in 0..255, on the last axis, to Oklab (Ottosson 2020), where equal distances look about equally far."""
-    encoded = rgb / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    cones = linear @ np.array(
-        [
-            [0.4122214708, 0.2119034982, 0.0883024619],
-            [0.5363325363, 0.6806995451, 0.2817188376],
-            [0.0514459929, 0.1073969566, 0.6299787005],
-        ]
-    )
-    return np.cbrt(cones) @ np.array(
-        [
-            [0.2104542553, 1.9779984951, 0.0259040371],
-            [0.7936177850, -2.4285922050, 0.7827717662],
-            [-0.0040720468, 0.4505937099, -0.8086757660],
-        ]
-    )
 
 
 def _bare(ax: Axes) -> None:

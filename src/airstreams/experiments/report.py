@@ -1,0 +1,240 @@
+"""A table of the paper with our figures beside the published ones.
+
+Intervals come from a bootstrap that draws test videos and seeds anew, the same ones for all runs: two runs that err on
+the same videos are told apart better than their own intervals show. Where the interval of a difference spans 0, the
+table says `undecided`.
+
+Legend of shape suffixes: N videos, K action classes.
+"""
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from airstreams.errors import InputError
+from airstreams.evaluation.intervals import BOUNDS, around
+from airstreams.evaluation.metrics import Outcomes, outcomes_of
+from airstreams.evaluation.published import NAMES
+from airstreams.experiments.reproduce import Job
+from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
+from airstreams.files import replacing
+
+REPLICATES = 2000  # of the bootstrap
+
+
+def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[dict[str, Any], str]:
+    """The figures of a table, in 0..1, and the same as Markdown.
+
+    Args:
+        name: the table's.
+        table: what stands in it.
+        jobs: finished, of all its runs with the same data and seeds.
+        command: that made them.
+    """
+    outcomes = RunOutcomes(jobs)
+    metric = jobs[0].metric
+    metrics = [of_cell or metric for of_cell in table.metrics]
+    runs: dict[str, dict[str, dict[str, Any]]] = {run: {} for run in table.runs}
+    for of_cell in metrics:
+        drawn = outcomes.bootstrap(table.runs, of_cell)
+        for run in table.runs:
+            runs[run][of_cell] = _figures(outcomes, drawn, run, of_cell, table.reference)
+    data = [job.source.name for job in jobs]
+    hours = sum(job.seconds for job in jobs) / 3600
+    result: dict[str, Any] = {
+        "table": name,
+        "metric": metric,
+        "command": command,
+        "data": list(dict.fromkeys(data)),
+        "classes": len(jobs[0].source.classes),
+        "seeds": outcomes.seeds,
+        "videos": outcomes.videos,
+        "hardware": _hardware(),
+        "torch": torch.__version__,
+        "training_hours": hours,
+        "reference": table.reference,
+        "runs": runs,
+    }
+    if table.costs:
+        result["costs"] = {run: _cost(next(job for job in jobs if job.name == run)) for run in table.runs}
+
+    published = _published(table, data[0])
+    lines = [
+        f"## {table.title}",
+        "",
+        f"`{command}`",
+        "",
+        f"{NAMES[metric]} over {result['classes']} classes on {outcomes.videos} test videos of "
+        f"{', '.join(result['data'])}; seeds {', '.join(map(str, outcomes.seeds))}; {result['hardware']}, torch "
+        f"{torch.__version__}; {hours:.1f} h of training in all. Intervals are 95 % of a bootstrap over videos and "
+        f"seeds{'; differences are paired' if table.reference else ''}.",
+        "",
+        *_rows(table, result, published),
+    ]
+    if not data[0].startswith(f"{published}:"):
+        lines += ["", f"The paper's figures are of {DATA_SETS[published]}, not of these data."]
+    lines += [f"\n{note}" for note in (_about_weights(table, jobs), table.note) if note]
+    return result, "\n".join(lines) + "\n"
+
+
+def write(out: Path, name: str, result: Mapping[str, Any], markdown: str) -> None:
+    """Leave a table in `out`, as Markdown and as JSON."""
+    with replacing(out / f"{name}.md") as temporary:
+        temporary.write_text(markdown, encoding="utf-8")
+    with replacing(out / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+class RunOutcomes:
+    """What each run said of each test video: with what a table's figures are made, and drawn anew.
+
+    jobs: finished, of all runs with the same data and seeds.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.data = list(dict.fromkeys(job.source.name for job in jobs))
+        self.seeds = sorted({job.config.seed for job in jobs})
+        self._outcomes: dict[tuple[str, str, int], Outcomes] = {}
+        self._names: dict[str, list[str]] = {}
+        for job in jobs:
+            data = job.source.name
+            names, outcomes = _read_scores(job)
+            if self._names.setdefault(data, names) != names:
+                raise InputError(f"{job.folder}: scored other videos than the other runs; delete it to do it again")
+            self._outcomes[job.name, data, job.config.seed] = outcomes
+
+    @property
+    def videos(self) -> int:
+        """Scored ones, over all data."""
+        return sum(len(names) for names in self._names.values())
+
+    def values(self, run: str, metric: str) -> list[float]:
+        """A run's figure for each seed: the mean over the data (splits)."""
+        once = {data: np.ones(len(names), dtype=np.int64) for data, names in self._names.items()}
+        return [
+            float(np.mean([self._figure(run, data, seed, metric, once[data]) for data in self.data]))
+            for seed in self.seeds
+        ]
+
+    def bootstrap(self, runs: Sequence[str], metric: str) -> dict[str, np.ndarray]:
+        """Each run's mean figure (R,) over videos and seeds that were drawn anew R times, the same for all runs."""
+        rng = np.random.default_rng(0)
+        drawn = {run: np.zeros(REPLICATES) for run in runs}
+        for replicate in range(REPLICATES):
+            seeds = rng.choice(self.seeds, len(self.seeds))
+            for data, names in self._names.items():
+                counts_N = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+                for run in runs:
+                    figures = [self._figure(run, data, seed, metric, counts_N) for seed in seeds]
+                    drawn[run][replicate] += np.mean(figures) / len(self.data)
+        return drawn
+
+    def _figure(self, run: str, data: str, seed: int, metric: str, counts_N: np.ndarray) -> float:
+        return self._outcomes[run, data, seed].figures(counts_N)[metric] or 0.0  # none: no video of any class was drawn
+
+
+def _figures(
+    outcomes: RunOutcomes, drawn: Mapping[str, np.ndarray], run: str, metric: str, reference: str | None
+) -> dict[str, Any]:
+    values = outcomes.values(run, metric)
+    found: dict[str, Any] = {
+        "mean": float(np.mean(values)),
+        "values": values,
+        "interval": around(float(np.mean(values)), drawn[run]),
+    }
+    if reference is not None:
+        low, high = np.percentile(drawn[run] - drawn[reference], BOUNDS).tolist()
+        found["difference"] = found["mean"] - float(np.mean(outcomes.values(reference, metric)))
+        found["difference_interval"] = [low, high]
+        found["undecided"] = low <= 0 <= high
+    return found
+
+
+def _cost(job: Job) -> dict[str, int]:
+    """What scoring one clip takes; parts that only train are left out."""
+    counted = job.cost()
+    used = [name for name, count in counted.inference.items() if count > 0]
+    return {
+        "parameters": sum(counted.parameters[name] for name in used),
+        "multiply_adds": sum(counted.inference.values()),
+    }
+
+
+def _read_scores(job: Job) -> tuple[list[str], Outcomes]:
+    with (job.figures.parent / "scores.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    classes = header[3:]
+    scored = [row for row in rows if len(row) == len(header)]
+    names = [row[0] for row in scored]
+    scores_NK = np.array([row[3:] for row in scored], dtype=np.float64)
+    if not job.source.multi_label:
+        return names, outcomes_of(scores_NK, np.array([classes.index(row[1]) for row in scored]))
+    labels = [row[1].split(";") if row[1] else [] for row in scored]
+    targets_NK = np.array([[name in row for name in classes] for row in labels], dtype=np.int64)
+    return names, outcomes_of(scores_NK, targets_NK)
+
+
+def _published(table: Table, data: str) -> str:
+    """The data set whose figures of the paper stand beside ours: that of the data, else the table's first."""
+    name = data.partition(":")[0]
+    return name if name in table.data_sets else table.data_sets[0]
+
+
+def _rows(table: Table, result: Mapping[str, Any], published: str) -> list[str]:
+    """The Markdown table's lines."""
+    head = [""]
+    for place, column in enumerate(table.columns):
+        cells = [row[place] for row in table.rows.values()]
+        metric = next((cell.metric for cell in cells if cell and cell.metric), result["metric"])
+        head.append(column or NAMES[metric])
+        head += [f"minus {table.reference}"] if table.reference else []
+        head.append(f"paper, {DATA_SETS[published]}")
+    head += ["parameters, M", "G multiply-adds a clip"] if table.costs else []
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for title, row in table.rows.items():
+        texts = [text for cell in row for text in _texts(cell, result, table.reference, published)]
+        if table.costs:
+            costs = result["costs"][next(cell.run for cell in row if cell is not None)]
+            texts += [f"{costs['parameters'] / 1e6:.2f}", f"{costs['multiply_adds'] / 1e9:.2f}"]
+        lines.append(f"| {title} | " + " | ".join(texts) + " |")
+    return lines
+
+
+def _texts(cell: Cell | None, result: Mapping[str, Any], reference: str | None, published: str) -> list[str]:
+    """A cell's: ours, the difference if there is a reference, the paper's."""
+    ours, difference, paper = "", "", ""
+    if cell is not None:
+        of_paper = getattr(cell, published)
+        paper = "-" if of_paper is None else f"{of_paper:.2f} %"
+        ours = "-"
+    if cell is not None and cell.run is not None:
+        found = result["runs"][cell.run][cell.metric or result["metric"]]
+        low, high = found["interval"]
+        ours = f"{found['mean']:.1%} ({low:.1%} to {high:.1%})"
+        if reference not in (None, cell.run):
+            low, high = (100 * bound for bound in found["difference_interval"])
+            undecided = ", undecided" if found["undecided"] else ""
+            difference = f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f}{undecided})"
+    return [ours, paper] if reference is None else [ours, difference, paper]
+
+
+def _about_weights(table: Table, jobs: Sequence[Job]) -> str:
+    if not table.evolved:
+        return ""
+    weights = jobs[-1].config.active_loss_weights()  # of the run with all streams
+    text = ", ".join(f"{name} {value:.2g}" for name, value in weights.items())
+    if any(EVOLVED in run for run in table.runs):
+        return f"Our loss weights are evolved ones ({text}), as the paper's are."
+    return f"Our loss weights are the fixed ones ({text}); the paper's are evolved: give --weights-from STUDY."
+
+
+def _hardware() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -1,0 +1,50 @@
+"""Accuracy against what it costs, for models that were trained with the same budget."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from airstreams.errors import InputError
+from airstreams.viewing.figures import save_figure
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One model: its score in 0..1 with its interval, and what scoring a clip takes."""
+
+    name: str
+    score: float
+    interval: tuple[float, float]
+    parameters: int
+    multiply_adds: int
+
+
+def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
+    """Writes a PNG of the score against multiply-adds and, beside it, against parameters; bars are the intervals.
+
+    Raises:
+        InputError: no models.
+    """
+    if not peers:
+        raise InputError("no models to draw: expected at least one")
+    figure = Figure(figsize=(8.4, 3.6), facecolor="white", layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for place, peer in enumerate(peers):
+        across = (peer.multiply_adds / 1e9, peer.parameters / 1e6)
+        below, above = peer.score - peer.interval[0], peer.interval[1] - peer.score
+        for ax, x in zip(axes, across, strict=True):
+            ax.errorbar(x, peer.score, [[below], [above]], fmt="o", color=f"C{place}", capsize=3, label=peer.name)
+    for ax, title in zip(axes, ("multiply-adds a clip, G", "parameters, M"), strict=True):
+        ax.margins(x=0.1)
+        ax.set_xlim(left=0)
+        ax.set_xlabel(title)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="0.9", linewidth=0.6)
+    axes[0].set_ylabel(metric)
+    axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(peers)), fontsize=9, frameon=False)
+    save_figure(figure, path)

@@ -1,0 +1,188 @@
+"""What trained models see of test videos: the flow (the paper's Figure 3) and the segmentation (Figures 4 and 6).
+
+Shown is one video each of the first classes, as evaluation sees it. All models run on the CPU.
+
+Legend of shape suffixes: B views, T frames, H, W pixels, S segmentation classes, h, w the segmenter's grid.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from airstreams.config import Config
+from airstreams.data.check import BadVideo
+from airstreams.data.dataset import VideoViews, Views
+from airstreams.data.labels import NO_LABEL, LabelStore
+from airstreams.data.listing import Video
+from airstreams.errors import InputError, VideoError
+from airstreams.models.airstreams import to_unit_range
+from airstreams.models.representations import Flow, enlarge
+from airstreams.models.saved import SavedModel
+from airstreams.viewing.figures import RepresentationRow, SegmentedFrame, representations_figure, segmentations_figure
+
+FLOW_PARAMETERS = {"tau": "tau", "lambda": "lambda_", "theta": "theta"}
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class LearnedFlow:
+    """What training changed: a name and its values before and after. `videos`: that are shown."""
+
+    parameters: dict[str, tuple[float, float]]
+    mean_px: tuple[float, float]  # over all views of the videos shown
+    videos: list[str]
+
+
+def learned_flow_figure(
+    path: Path, saved: SavedModel, videos: Sequence[Video], count: int, console: Console
+) -> LearnedFlow:
+    """Writes a PNG of optical flow as the layer began, and as the action losses left it.
+
+    Of each video it shows the frame with the largest motion before training, over all views: in the middle frame
+    little may move.
+
+    Args:
+        path: of the PNG.
+        saved: the trained model.
+        videos: to choose from.
+        count: how many to show, of different classes.
+        console: told of the videos that are left out.
+
+    Raises:
+        InputError: the model has no flow that learns.
+        VideoError: no video can be read.
+    """
+    require_learned_flow(saved.config)
+    learned = saved.model.representations["flow"]
+    begun = Flow(saved.config.model.flow, stop_gradient=False)
+    rows, names, lengths = [], [], []
+    for views in _one_of_a_class(videos, saved.config, None, count, console):
+        clips_B3THW = to_unit_range(views.clips.permute(0, 4, 1, 2, 3))
+        with torch.inference_mode():
+            before_BTHW2, after_BTHW2 = (flow(clips_B3THW).shown.permute(0, 2, 3, 4, 1) for flow in (begun, learned))
+        motion_BT = before_BTHW2.norm(dim=-1).mean(dim=(2, 3))
+        view, frame = divmod(int(motion_BT.argmax()), motion_BT.shape[1])
+        rows.append(
+            RepresentationRow(
+                title=_title(views.video),
+                frame=views.clips[view, frame].numpy(),
+                flow_before=before_BTHW2[view, frame].numpy(),
+                flow=after_BTHW2[view, frame].numpy(),
+            )
+        )
+        names.append(views.video.name)
+        lengths.append([before_BTHW2.norm(dim=-1).mean(), after_BTHW2.norm(dim=-1).mean()])
+    representations_figure(path, rows, saved.segment_classes)
+    parameters = {
+        name: (getattr(begun.layer, attribute).item(), getattr(learned.layer, attribute).item())
+        for name, attribute in FLOW_PARAMETERS.items()
+    }
+    before, after = torch.tensor(lengths).mean(dim=0).tolist()
+    return LearnedFlow(parameters, (before, after), names)
+
+
+def require_learned_flow(config: Config) -> None:
+    """InputError: the model has no flow whose parameters learn."""
+    model = config.model
+    if "flow" not in model.streams or model.flow.kind != "tvl1":
+        given = f"flow of kind {model.flow.kind}" if "flow" in model.streams else f"streams {', '.join(model.streams)}"
+        raise InputError(f"{given}: expected learned flow; give --model.streams with flow and model.flow.kind tvl1")
+
+
+def segmentations_of(
+    path: Path,
+    models: dict[str, SavedModel],
+    with_teacher: bool,
+    store: LabelStore,
+    videos: Sequence[Video],
+    count: int,
+    console: Console,
+) -> list[str]:
+    """Writes a PNG of what the segmenters of some models make of frames; returns the names of the videos shown.
+
+    The classes are those of the largest logit, on the segmenter's grid enlarged. Of each video it is the frame nearest
+    to the middle that the teacher labelled.
+
+    Args:
+        path: of the PNG.
+        models: row title to model, all with the same segmentation classes and the same views.
+        with_teacher: show the teacher's label maps too.
+        store: the teacher's label maps.
+        videos: to choose from; those without label maps are passed over.
+        count: how many to show, of different classes.
+        console: told of the videos that are left out.
+
+    Raises:
+        InputError: no video has label maps.
+        VideoError: no video can be read.
+    """
+    first = next(iter(models.values()))
+    if store.classes != first.segment_classes:
+        store = store.with_classes(first.segment_classes)
+    labelled = [video for video in videos if video.label_map is not None and store.has(video.label_map)]
+    if not labelled:
+        raise InputError(f"{store.root}: no label map of any of {len(videos)} test videos; annotate these too")
+    frames, names = [], []
+    for views in _one_of_a_class(labelled, first.config, store, count, console):
+        assert views.label_maps is not None
+        view, frame = _labelled_frame(views)
+        clip_THW3 = views.clips[view]
+        maps = {title: _segmentation(saved, clip_THW3, frame) for title, saved in models.items()}
+        if with_teacher:
+            maps[TEACHER] = views.label_maps[view, frame].numpy()
+        frames.append(SegmentedFrame(_title(views.video), clip_THW3[frame].numpy(), maps))
+        names.append(views.video.name)
+    segmentations_figure(path, frames, first.segment_classes)
+    return names
+
+
+def _one_of_a_class(
+    videos: Sequence[Video], config: Config, store: LabelStore | None, count: int, console: Console
+) -> Iterator[Views]:
+    """The views of the first readable video of each of the first `count` classes. VideoError: there is none."""
+    views_of_videos = VideoViews(videos, config, store)
+    shown: set[tuple[str, ...]] = set()
+    reason = ""
+    for index, video in enumerate(videos):
+        if len(shown) == count:
+            break
+        if video.labels in shown:
+            continue
+        views = views_of_videos[index]
+        if isinstance(views, BadVideo):
+            reason = views.reason
+            console.print(f"left out: {video.name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+            continue
+        shown.add(video.labels)
+        yield views
+    if not shown:
+        raise VideoError(f"none of {len(videos)} videos can be read; the last: {reason}")
+
+
+def _title(video: Video) -> str:
+    return ", ".join(video.labels) or video.name
+
+
+def _labelled_frame(views: Views) -> tuple[int, int]:
+    """View and frame: of those that the teacher labelled, the one nearest to the middle."""
+    assert views.label_maps is not None
+    V, T = views.label_maps.shape[:2]
+    labelled = (views.label_maps != NO_LABEL).flatten(2).any(dim=2).nonzero().numpy()
+    if not len(labelled):
+        return V // 2, T // 2
+    distance = np.abs(labelled - [(V - 1) / 2, (T - 1) / 2])
+    view, frame = labelled[np.lexsort((distance[:, 1], distance[:, 0]))[0]].tolist()
+    return view, frame
+
+
+def _segmentation(saved: SavedModel, clip_THW3: torch.Tensor, frame: int) -> np.ndarray:
+    """The class ids (H, W) of one frame of a clip; frames are segmented one by one."""
+    clip_13THW = to_unit_range(clip_THW3[None, frame : frame + 1].permute(0, 4, 1, 2, 3))
+    with torch.inference_mode():
+        logits_1SThw = saved.model.representations["semantic"](clip_13THW).shown
+    ids: np.ndarray = enlarge(logits_1SThw[:, :, 0], clip_THW3.shape[1:3]).argmax(dim=1)[0].numpy()
+    return ids

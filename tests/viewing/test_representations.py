@@ -1,0 +1,157 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from rich.console import Console
+
+from airstreams.config import FlowConfig
+from airstreams.data.dataset import VideoViews, Views
+from airstreams.data.labels import LabelStore, create, save
+from airstreams.data.sources import open_source
+from airstreams.errors import InputError, VideoError
+from airstreams.models import saved as saved_models
+from airstreams.models.airstreams import build
+from airstreams.models.flow import RepresentationFlow
+from airstreams.models.representations import Semantic
+from airstreams.models.saved import SavedModel
+from airstreams.viewing.representations import learned_flow_figure, segmentations_of
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def source(synthetic):
+    return open_source(str(synthetic / "videos"), synthetic / "labels")
+
+
+def one_a_class(videos, count):
+    first = {video.labels: video for video in reversed(videos)}
+    return sorted(first.values(), key=lambda video: video.name)[:count]
+
+
+def saturation(panel_HW3):
+    return (np.ptp(panel_HW3, axis=2) / np.maximum(panel_HW3.max(axis=2), 1e-6)).mean()
+
+
+def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, trained, tmp_path):
+    saved = saved_models.load(trained)
+    layer = saved.model.representations["flow"].layer
+    assert isinstance(layer, RepresentationFlow)
+    with torch.no_grad():
+        layer.tau_logit.fill_(0.0)  # tau = 1/8
+        layer.log_lambda.fill_(np.log(0.015))  # a tenth: much less flow
+        layer.log_theta.fill_(np.log(0.25))
+
+    picture = tmp_path / "flow.png"
+    said = learned_flow_figure(picture, saved, source.split("test"), 3, QUIET)
+    assert said.parameters["tau"] == pytest.approx((0.2, 0.125))
+    assert said.parameters["lambda"] == pytest.approx((0.15, 0.015))
+    assert said.parameters["theta"] == pytest.approx((0.3, 0.25))
+
+    # The same through the whole model, of the first test video of each of three classes.
+    videos = one_a_class(source.split("test"), 3)
+    assert said.videos == [video.name for video in videos]
+    views = [read for read in map(VideoViews(videos, saved.config).__getitem__, range(3)) if isinstance(read, Views)]
+    clips_B3THW = torch.cat([read.clips for read in views]).permute(0, 4, 1, 2, 3)
+    fresh = build(saved.config.model, len(saved.classes), len(saved.segment_classes)).eval()
+    with torch.inference_mode():
+        expected = [
+            model(clips_B3THW).representations["flow"].shown.norm(dim=1).mean().item() for model in (fresh, saved.model)
+        ]
+    assert expected[1] < 0.5 * expected[0]
+    assert said.mean_px == pytest.approx(expected, abs=1e-4)
+
+    # Three columns: frame, before, after; the weaker flow is paler on the one scale of its row.
+    drawn = imread(picture)[..., :3]
+    height, width = drawn.shape[:2]
+    panels = [
+        drawn[int(0.05 * height) : int(0.85 * height), int(width * k / 3) : int(width * (k + 1) / 3)] for k in (1, 2)
+    ]
+    before, after = map(saturation, panels)
+    assert before > 2 * after > 0
+
+
+def test_learned_flow_of_an_unchanged_layer_is_the_same(source, tiny, tmp_path):
+    model = build(tiny.model, len(source.classes), 2).eval()
+    saved = SavedModel(tiny, source.classes, ("background", "x"), False, model)
+    said = learned_flow_figure(tmp_path / "flow.png", saved, source.split("test"), 4, QUIET)
+    assert all(before == after > 0 for before, after in (*said.parameters.values(), said.mean_px))
+    assert len(said.videos) == 4
+
+
+def test_learned_flow_refuses_a_model_without_it(source, tiny, tmp_path):
+    without = {
+        "streams rgb, semantic": replace(tiny.model, streams=["rgb", "semantic"]),
+        "flow of kind difference": replace(tiny.model, flow=FlowConfig(kind="difference")),
+    }
+    for reason, model_config in without.items():
+        model = build(model_config, len(source.classes), 2)
+        description = (replace(tiny, model=model_config), source.classes, ("background", "x"), False)
+        with pytest.raises(InputError, match=f"{reason}: expected learned flow"):
+            learned_flow_figure(tmp_path / "flow.png", SavedModel(*description, model), source.videos, 4, QUIET)
+    assert not (tmp_path / "flow.png").exists()
+
+
+def sees_everywhere(saved, label):
+    """The same model with a segmenter that finds one class in every pixel."""
+    model = build(saved.config.model, len(saved.classes), len(saved.segment_classes)).eval()
+    semantic = model.representations["semantic"]
+    assert isinstance(semantic, Semantic)
+    classifier = semantic.segmenter.classifier
+    assert classifier.bias is not None
+    with torch.no_grad():
+        classifier.weight.zero_()
+        classifier.bias.zero_()
+        classifier.bias[label] = 1.0
+    return replace(saved, model=model)
+
+
+def panels(picture, rows, columns):
+    """The mean colour (rows, columns, 3) of the middle of each panel; the legend below is one line."""
+    drawn_HW3 = imread(picture)[..., :3]
+    height, width = drawn_HW3.shape[0] - 45, drawn_HW3.shape[1]
+    return np.array(
+        [
+            [
+                drawn_HW3[
+                    int(height * (row + 0.4) / rows) : int(height * (row + 0.6) / rows),
+                    int(width * (column + 0.45) / columns) : int(width * (column + 0.55) / columns),
+                ].mean(axis=(0, 1))
+                for column in range(columns)
+            ]
+            for row in range(rows)
+        ]
+    )
+
+
+def test_segmentations_stand_under_their_frame_in_the_colours_of_their_classes(source, trained, tmp_path):
+    saved = saved_models.load(trained)
+    videos = one_a_class(source.split("test"), 3)
+    # The teacher saw class 1 everywhere, in a single frame: in all others it has no label.
+    store = create(tmp_path / "labels", "by hand", saved.segment_classes, {})
+    for video in videos:
+        save(store.root, video.label_map, np.ones((1, 64, 64), np.uint8), [5])
+    models = {"one": sees_everywhere(saved, 1), "background": sees_everywhere(saved, 0)}
+    picture = tmp_path / "seen.png"
+    names = segmentations_of(picture, models, True, store, source.split("test"), 4, QUIET)
+    assert names == [video.name for video in videos]  # the fourth class has no label maps
+    _, one, background, teacher = panels(picture, 4, 3)
+    assert one == pytest.approx(teacher, abs=0.06)  # the labelled frame was chosen: elsewhere this row is hatched
+    assert (one[:, 2] > one[:, 0] + 0.3).all()  # class 1 is blue
+    assert (np.ptp(background, axis=1) < 0.1).all()
+
+
+def test_segmentations_need_label_maps_and_videos(source, trained, synthetic, tmp_path):
+    models = {"all": saved_models.load(trained)}
+    empty = create(tmp_path / "none", "nobody", models["all"].segment_classes, {})
+    with pytest.raises(InputError, match="no label map of any of 8 test videos"):
+        segmentations_of(tmp_path / "x.png", models, True, empty, source.split("test"), 4, QUIET)
+    broken = tmp_path / "broken.mp4"
+    shutil.copy(synthetic / "labels" / "labels.json", broken)
+    videos = [replace(video, path=broken) for video in source.split("test")]
+    with pytest.raises(VideoError, match="none of 8 videos can be read"):
+        segmentations_of(tmp_path / "x.png", models, True, LabelStore.open(synthetic / "labels"), videos, 4, QUIET)
+    assert not (tmp_path / "x.png").exists()
