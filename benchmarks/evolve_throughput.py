@@ -43,7 +43,7 @@ def main() -> None:
     config = load_config(recipe_path(call.config))
     config = replace(config, evolution=replace(config.evolution, fresh_seeds=1))
     source = with_drawn_splits(open_source(call.source, call.labels), config)
-    weights = dict.fromkeys(config.active_loss_weights(), 1.0)  # every loss is on, as in a trial
+    weights = dict.fromkeys(config.lambdas(), 1.0)  # every loss is on, as in a trial
     trial = trial_config(config, weights, config.seed)
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()

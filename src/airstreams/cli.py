@@ -455,7 +455,7 @@ def reproduce(call: Namespace) -> int:
             raise InputError(f"{call.table}: --{name} is of no use to it; leave it out")
     picture = call.out / f"{call.table}.png"
     if of_a_study:
-        from airstreams.experiments.figures import draw_study
+        from airstreams.experiments.paper_figures import draw_study
 
         said = {} if call.dry_run else draw_study(call.table, call.study, picture)
         return _say_figure(call, picture, [], said)
@@ -470,15 +470,15 @@ def reproduce(call: Namespace) -> int:
     sources = [open_source(data, call.labels) for data in call.data]
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init)
     if isinstance(wanted, Figure):
-        from airstreams.experiments import figures
+        from airstreams.experiments import paper_figures
 
-        figures.require_fitting(call.table, jobs)
+        paper_figures.require_fitting(call.table, jobs)
     if call.dry_run:
         work = experiments.multiply_adds(jobs)
         return _say_plan(call, jobs, work, experiments.hours_left(jobs, work))
     experiments.run_jobs(jobs, call.workers, stderr)
     if isinstance(wanted, Figure):
-        said = figures.draw(call.table, jobs, picture, stderr)
+        said = paper_figures.draw(call.table, jobs, picture, stderr)
         return _say_figure(call, picture, [job.folder.name for job in jobs], said)
 
     from airstreams.experiments.report import report, write
@@ -486,7 +486,7 @@ def reproduce(call: Namespace) -> int:
     result, markdown = report(call.table, wanted, jobs, " ".join(["airstreams", *sys.argv[1:]]))
     write(call.out, call.table, result, markdown)
     if wanted.costs:
-        from airstreams.experiments.figures import draw_peers
+        from airstreams.experiments.paper_figures import draw_peers
 
         draw_peers(result, wanted, picture)
         result["picture"] = str(picture)

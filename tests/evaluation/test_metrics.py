@@ -128,6 +128,17 @@ def test_of_equal_scores_the_class_of_the_lower_index_comes_first():
     assert confusion(scores, np.arange(7))[:, 0].tolist() == [1] * 7
 
 
+def test_scores_that_are_no_numbers_come_last():
+    scores = np.full((3, 6), np.nan)
+    scores[0, 1], scores[1, 2] = 0.1, 0.9
+    found = action_figures(scores, np.array([1, 3, 0]))
+    assert found["top1"] == pytest.approx(2 / 3)  # the third by its place in the list alone
+    assert confusion(scores, np.array([1, 3, 0]))[3, 2] == 1
+    labels = np.array([[1, 0], [0, 1], [1, 1]])
+    given = np.array([[0.5, 0.2], [0.3, np.nan], [np.nan, 0.1]])
+    assert action_figures(given, labels) == action_figures(np.nan_to_num(given, nan=-1), labels)
+
+
 def test_confusion_counts_true_classes_down_and_predicted_ones_across():
     scores = np.eye(3, dtype=np.float32)[[0, 2, 2, 1]]
     assert confusion(scores, np.array([0, 0, 1, 1])).tolist() == [[1, 0, 1], [0, 1, 1], [0, 0, 0]]

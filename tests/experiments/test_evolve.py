@@ -24,7 +24,7 @@ import airstreams
 from airstreams.cli import main
 from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig, save_config
 from airstreams.data.sources import open_source
-from airstreams.errors import InputError
+from airstreams.errors import InputError, Stopped
 from airstreams.experiments import evolve as evolution
 from airstreams.experiments.evolve import Search, evolve, open_storage, scored_source, trial_config
 from airstreams.experiments.study import weights_from
@@ -148,6 +148,42 @@ def test_another_recipe_in_the_same_study_is_refused(study, source, recipe):
         evolve(search_in(study, fewer, recipe, trials=6), workers=1, console=QUIET)
     elsewhere = replace(recipe, data=replace(recipe.data, workers=1))  # where and how it runs may differ
     evolve(search_in(study, source, elsewhere, trials=6), workers=1, console=QUIET)
+
+
+def test_a_study_of_before_a_key_was_there_goes_on(study, source, recipe, tmp_path):
+    shutil.copytree(study, tmp_path / "six")
+    search = search_in(tmp_path / "six", source, recipe, trials=6)
+    old = optuna.load_study(storage=search.url, study_name="six")
+    settings = old.user_attrs["settings"]
+    del settings["model"]["merge_levels"], settings["loss_weights"]["further"]
+    old.set_user_attr("settings", settings)
+    assert evolve(search, workers=1, console=QUIET)["trials"] == 6
+
+
+@pytest.mark.parametrize("ends_by", [Stopped("asked"), OSError("its folder is gone"), None], ids=str)
+def test_a_lost_trial_ends_its_worker_only_when_that_was_asked_to_stop(source, recipe, tmp_path, monkeypatch, ends_by):
+    search = search_in(tmp_path / "s", source, recipe, trials=2)
+    search.folder.mkdir()
+    study = optuna.create_study(storage=open_storage(search), study_name="s", direction="maximize")
+    taken = []
+
+    def run_trial(search, study, trial):
+        taken.append(trial.number)
+        if trial.number == 0:  # somebody takes this worker for dead
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            evolution._do_again(study, trial)
+            if ends_by is not None:
+                raise ends_by
+        return 0.5
+
+    monkeypatch.setattr(evolution, "run_trial", run_trial)
+    if isinstance(ends_by, Stopped):
+        with pytest.raises(Stopped):
+            evolution._work_off(search, study, 2)
+        assert taken == [0]
+    else:
+        evolution._work_off(search, study, 2)
+        assert taken == [0, 1, 2]
 
 
 def test_one_worker_with_a_seed_draws_the_same_again(study, source, recipe, tmp_path):
@@ -396,6 +432,7 @@ def test_a_worker_that_was_held_up_gives_its_trial_away(synthetic, recipe, tmp_p
         held.resume()
     assert "workers died" not in finish(search)
     assert_none_lost_or_counted_twice(trials_of(folder), 3)
+    assert not (folder / "trials/0000").exists()
 
 
 def writes_in(process, folder):

@@ -27,6 +27,7 @@ from airstreams.experiments.report import RunOutcomes, report
 from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, plan, run_jobs
 from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
 from airstreams.models import saved as saved_models
+from airstreams.models.backbones import BACKBONES, default_tower
 
 QUIET = Console(quiet=True)
 
@@ -237,10 +238,32 @@ def test_what_is_lacking_or_of_no_use_is_refused_before_anything_is_trained(sour
         plan(table1, recipe, [source], 1, tmp_path, init=trained)
     with pytest.raises(InputError, match="several labels a video"):
         plan(TABLES["table6"], recipe, [replace(source, multi_label=True)], 1, tmp_path)
-    unsplit = replace(source, videos=tuple(replace(video, split=None) for video in source.videos))
+    tested = replace(source, videos=tuple(replace(video, split="test") for video in source.videos))
     with pytest.raises(InputError, match="no split 'train'"):
-        plan(table1, recipe, [unsplit], 1, tmp_path)
+        plan(table1, recipe, [tested], 1, tmp_path)
+    with pytest.raises(InputError, match=r"other classes than .*; expected splits of one data set"):
+        plan(table1, recipe, [source, replace(source, classes=source.classes[1:])], 1, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_data_without_splits_is_split_once_for_all_seeds(source, recipe, tmp_path):
+    unsplit = replace(source, videos=tuple(replace(video, split=None) for video in source.videos))
+    jobs = plan(TABLES["table1"], recipe, [unsplit], 2, tmp_path)
+    splits = {tuple(video.split for video in job.source.videos) for job in jobs}
+    assert len(splits) == 1
+    assert {"train", "test"} <= set(splits.pop())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"backbone": "tvn1"}, {"merge_levels": [6]}, {"tower": default_tower()[:5]}], ids=str
+)
+def test_peers_take_any_recipes_tower_as_theirs(recipe, changes):
+    mine = replace(recipe, model=replace(recipe.model, **changes))
+    late = run_config("late fusion", mine, None).model
+    assert late.merge_levels == [len(mine.model.tower)]
+    assert late.tower == mine.model.tower
+    peer = run_config("r2plus1d18", mine, None).model
+    assert peer.tower == BACKBONES["r2plus1d18"]()
 
 
 def test_a_pretrained_run_starts_from_the_given_one_and_each_start_has_its_own_folder(
@@ -441,7 +464,7 @@ def test_help_lists_what_there_is(capsys):
 def test_it_needs_no_optuna(tmp_path):
     (tmp_path / "optuna.py").write_text("raise ImportError('not here')")
     paths = os.pathsep.join([str(tmp_path), str(Path(airstreams.__file__).parents[1])])
-    imports = "import airstreams.cli, airstreams.experiments.figures, airstreams.experiments.report"
+    imports = "import airstreams.cli, airstreams.experiments.paper_figures, airstreams.experiments.report"
     for code, status in ((imports, 0), ("import airstreams.experiments.evolve", 1)):
         done = subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True

@@ -143,7 +143,7 @@ def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, A
         rows.writerow(["name", "label", "predicted", *saved.classes])
         for video, row in zip(scores.videos, answer, strict=True):
             predicted = saved.classes[int(row.argmax())]
-            rows.writerow([video.name, ";".join(video.labels), predicted, *(f"{value:.6f}" for value in row)])
+            rows.writerow([video.name, ";".join(video.labels), predicted, *(f"{value:.9g}" for value in row)])
         for bad in scores.left_out:
             rows.writerow([bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}"])
     return evaluation

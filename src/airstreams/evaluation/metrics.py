@@ -51,6 +51,7 @@ class SingleLabelOutcomes:
     def __init__(self, scores_NK: np.ndarray, targets_N: np.ndarray) -> None:
         self.videos, self._K = scores_NK.shape
         self._targets_N = targets_N
+        scores_NK = nan_last(scores_NK)
         own_N1 = np.take_along_axis(scores_NK, targets_N[:, None], axis=1)
         ahead_NK = (scores_NK > own_N1) | ((scores_NK == own_N1) & (np.arange(self._K) < targets_N[:, None]))
         self._rank_N = ahead_NK.sum(axis=1)  # of the video's own class; 0 is the first
@@ -83,6 +84,7 @@ class MultiLabelOutcomes:
 
     def __init__(self, scores_NK: np.ndarray, targets_NK: np.ndarray, unlabelled_last: bool = True) -> None:
         self.videos, self._K = scores_NK.shape
+        scores_NK = nan_last(scores_NK)
         ranked = np.flatnonzero(targets_NK.any(axis=1)) if unlabelled_last else np.arange(self.videos)
         scores_KM = scores_NK[ranked].T  # M videos take part
         order_KM = np.argsort(-scores_KM, axis=1, kind="stable")
@@ -118,8 +120,13 @@ class MultiLabelOutcomes:
 def confusion(scores_NK: np.ndarray, targets_N: np.ndarray) -> np.ndarray:
     """Counts (K, K): true class down, predicted class across."""
     K = scores_NK.shape[1]
-    counts = multiclass_confusion_matrix(torch.from_numpy(scores_NK.argmax(axis=1)), torch.from_numpy(targets_N), K)
-    return counts.numpy()
+    predicted_N = torch.from_numpy(nan_last(scores_NK).argmax(axis=1))
+    return multiclass_confusion_matrix(predicted_N, torch.from_numpy(targets_N), K).numpy()
+
+
+def nan_last(scores_NK: np.ndarray) -> np.ndarray:
+    """The scores with what is not a number, as a model that diverged gives it, below everything else."""
+    return np.where(np.isnan(scores_NK), -np.inf, scores_NK)
 
 
 @dataclass

@@ -40,7 +40,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from airstreams.config import Config, LossWeights, load_config, to_dict
+from airstreams.config import Config, LossWeights, from_dict, load_config, to_dict
 from airstreams.data.listing import Source
 from airstreams.data.sources import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
@@ -230,23 +230,31 @@ def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, 
 
 
 def _refuse_another_search(study: Study, search: Search) -> None:
-    """Trials of different recipes or data do not compare. What only says where things lie may differ by machine."""
-    config = to_dict(search.config)
-    for section, names in (("data", ("workers", "cache", "cache_gb")), ("training", ("device",))):
-        for name in names:
-            del config[section][name]
+    """Trials of different recipes or data do not compare."""
     videos = "\n".join(video.name for video in search.source.split("train"))
-    settings = {"sampler": search.sampler, "videos": sha256(videos.encode()).hexdigest(), **config}
+    others = {"sampler": search.sampler, "videos": sha256(videos.encode()).hexdigest()}
+    settings = others | _that_compare(search.config)
     before = study.user_attrs.get("settings")
     if before is None:
         study.set_user_attr("settings", settings)
         return
+    # Through a config, in which keys that a later version brought have their defaults.
+    before |= _that_compare(from_dict({name: value for name, value in before.items() if name not in others}))
     different = [name for name in settings if before.get(name) != settings[name]]
     if different:
         raise InputError(
             f"--out {search.folder}: the study {search.name} was begun with another {', '.join(different)}; "
             "give what it was begun with, or another --out"
         )
+
+
+def _that_compare(config: Config) -> dict[str, Any]:
+    """A config's values but for those that say where things lie, which may differ by machine."""
+    values = to_dict(config)
+    for section, names in (("data", ("workers", "cache", "cache_gb")), ("training", ("device",))):
+        for name in names:
+            del values[section][name]
+    return values
 
 
 def _finals(search: Search, study: Study, storage: RDBStorage) -> Study:
@@ -365,21 +373,21 @@ def _work(
 
 def _work_off(search: Search, study: Study, trials: int) -> None:
     """Take trials until the study has so many, others' included."""
-    lost: list[int] = []
+    taken: Trial | None = None
+    failed_by: BaseException | None = None
 
     def objective(trial: Trial) -> float:
+        nonlocal taken, failed_by
+        taken = trial
         number = _original(_frozen(study, trial))
         before = sum(_original(other) < number for other in _counted(study.get_trials(deepcopy=False)))
         drawn = study.study_name == search.name or "weighting" in trial.user_attrs  # the others are given
         if before >= trials or not drawn:
             raise _SurplusError
         try:
-            value = run_trial(search, study, trial)
-            _stop_where_lost(study, trial)
-            return value
-        except Exception:
-            if _is_lost(study, trial):
-                lost.append(trial.number)
+            return run_trial(search, study, trial)
+        except BaseException as error:
+            failed_by = error
             raise
 
     def tidy(study: Study, trial: FrozenTrial) -> None:
@@ -404,12 +412,16 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
             if time.monotonic() - first_seen.setdefault(trial.number, time.monotonic()) < 2 * LOOK_EVERY
         ]
         if len(counted) + len(dying) < trials or any(trial.state == TrialState.WAITING for trial in counted):
+            taken = failed_by = None
             try:
                 study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[tidy])
-            except Exception:  # Optuna's, of a trial that has its end already; which kind, it does not say
-                if not lost:
+            except Exception as error:
+                if isinstance(failed_by, (Stopped, KeyboardInterrupt)):
+                    raise failed_by from error
+                # Of a trial that others have ended, Optuna complains by an error of its own.
+                if taken is None or error is failed_by or _frozen(study, taken).state != TrialState.FAIL:
                     raise
-                lost.clear()
+                _clear_away(_run_of(search, study, taken))
         else:  # the others have the rest in hand, unless one dies
             time.sleep(LOOK_EVERY)
 
@@ -426,7 +438,8 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         raise InputError(f"{run}: there is another training in it; delete it, or give another --out")
 
     def after_epoch(record: dict[str, Any]) -> None:
-        _stop_where_lost(study, trial)
+        if _is_lost(study, trial):
+            raise _LostError
         if "val" in record and record["epoch"] < config.training.epochs:
             trial.report(record["val"][search.metric], record["epoch"])
             if trial.should_prune():
@@ -467,8 +480,16 @@ def _do_again(study: Study, trial: Trial) -> None:
     RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(study, _frozen(study, trial))
 
 
+def _clear_away(run: Path) -> None:
+    """Delete what a lost trial still wrote after its folder was taken away, which has no config any more."""
+    if not (run / "config.yaml").is_file():
+        shutil.rmtree(run, ignore_errors=True)
+
+
 def _take_over(search: Search, study: Study, trial: Trial, run: Path) -> None:
     """Give the folder of the try before, if there was one, the name of this one's."""
+    if run.exists():
+        return
     for number in reversed(RetryHeartbeatStaleTrialCallback.retry_history(_frozen(study, trial))):
         with suppress(FileNotFoundError):
             run.with_name(f"{number:04d}").rename(run)
@@ -477,11 +498,6 @@ def _take_over(search: Search, study: Study, trial: Trial, run: Path) -> None:
 
 def _is_lost(study: Study, trial: Trial) -> bool:
     return _frozen(study, trial).state != TrialState.RUNNING
-
-
-def _stop_where_lost(study: Study, trial: Trial) -> None:
-    if _is_lost(study, trial):
-        raise _LostError
 
 
 def _frozen(study: Study, trial: Trial) -> FrozenTrial:

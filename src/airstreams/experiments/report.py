@@ -149,8 +149,9 @@ def _figures(
         "interval": around(float(np.mean(values)), drawn[run]),
     }
     if reference is not None:
-        low, high = np.percentile(drawn[run] - drawn[reference], BOUNDS).tolist()
         found["difference"] = found["mean"] - float(np.mean(outcomes.values(reference, metric)))
+        differences = drawn[run] - drawn[reference]
+        low, high = (found["difference"] + np.percentile(differences, BOUNDS) - differences.mean()).tolist()
         found["difference_interval"] = [low, high]
         found["undecided"] = low <= 0 <= high
     return found

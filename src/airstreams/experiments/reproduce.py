@@ -28,7 +28,7 @@ from airstreams.experiments.workers import begin_work
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
 from airstreams.training.log import METRICS
-from airstreams.training.loop import may_begin, train
+from airstreams.training.loop import may_begin, train, with_drawn_splits
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def plan(
     Args:
         wanted: the table; or the figure, which takes the first source and one seed.
         recipe: of all runs.
-        sources: with splits of their own.
+        sources: the data; several are the splits of one data set.
         seeds: how many, from the recipe's on.
         out: the folder with `runs`.
         evolved: loss weights.
@@ -105,7 +105,14 @@ def plan(
         )
     if init is not None and not pretrained:
         raise InputError("--init: these runs are trained from scratch, as the paper's; leave it out")
+    # Data without splits of its own is split once, for all seeds.
+    sources = [with_drawn_splits(source, recipe) for source in sources]
     for source in sources:
+        if (source.classes, source.multi_label) != (sources[0].classes, sources[0].multi_label):
+            raise InputError(
+                f"{source.name}: has other classes than {sources[0].name}; expected splits of one data set, as the "
+                "figure is their mean"
+            )
         for needed in ("train", "test"):
             source.split(needed)  # complains where there is none
         if source.multi_label and isinstance(wanted, Table) and any(wanted.metrics):

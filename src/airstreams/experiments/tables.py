@@ -10,6 +10,7 @@ from typing import Any
 
 from airstreams.config import Config, LossWeights
 from airstreams.errors import InputError
+from airstreams.models.backbones import default_tower
 
 DATA_SETS = {
     "hmdb51": "HMDB-51",
@@ -31,8 +32,8 @@ RUNS: dict[str, dict[str, Any]] = {
     f"rgb+flow {STOPPED}": {"streams": ["rgb", "flow"], "stop_gradient": ["flow"]},
     f"all {STOPPED}": {"streams": ["rgb", "flow", "semantic"], "stop_gradient": ["flow", "semantic"]},
     "rgb x3": {"streams": ["rgb", "rgb2", "rgb3"]},
-    "r2plus1d18": {"streams": ["rgb"], "backbone": "r2plus1d18"},
-    "late fusion": {"streams": ["rgb", "flow"], "merge_levels": [6]},
+    "r2plus1d18": {"streams": ["rgb"], "backbone": "r2plus1d18", "tower": default_tower(), "merge_levels": [3]},
+    "late fusion": {"streams": ["rgb", "flow"]},  # and merged after the last block, whichever that is
 }
 """Name to the keys of `model` that a run changes."""
 
@@ -48,7 +49,10 @@ def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -
         weights = weights.updated(evolved)
     for mark in (UNIFORM, EVOLVED, PRETRAINED):
         name = name.replace(f" {mark}", "")
-    return replace(recipe, model=replace(recipe.model, **{"stop_gradient": [], **RUNS[name]}), loss_weights=weights)
+    model = replace(recipe.model, **{"stop_gradient": [], **RUNS[name]})
+    if name == "late fusion":
+        model = replace(model, merge_levels=[len(model.tower)])
+    return replace(recipe, model=model, loss_weights=weights)
 
 
 @dataclass(frozen=True)

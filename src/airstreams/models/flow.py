@@ -23,6 +23,8 @@ batch's own range would break brightness constancy and make a clip's flow depend
 """
 
 import math
+import os
+import shutil
 from contextlib import suppress
 
 import torch
@@ -33,8 +35,9 @@ from airstreams.config import FlowConfig
 from airstreams.errors import InputError
 from airstreams.models.tvl1 import iterate
 
-if torch.cuda.is_available():
-    with suppress(ImportError):  # without Triton a GPU runs the operations of tvl1.py
+# Triton compiles a launcher in C. Without a compiler, or without Triton, a GPU runs the operations of tvl1.py.
+if torch.cuda.is_available() and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+    with suppress(ImportError):
         from airstreams.models import tvl1_gpu  # noqa: F401
 
 TAU, LAMBDA, THETA = 0.2, 0.15, 0.3  # before learning; lambda and theta as in Zach et al.

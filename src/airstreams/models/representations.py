@@ -139,7 +139,10 @@ def further(stream: str, place: str) -> nn.Module:
     try:
         representation = found()
     except Exception as error:
-        raise InputError(f"{key} cannot be made ({_in_a_line(error)}); expected {class_name}() to do") from error
+        raise InputError(
+            f"{key} cannot be made ({_in_a_line(error)}); expected {class_name}() to do, on torch's "
+            "meta device as well, where tensors hold no values"
+        ) from error
     channels = getattr(representation, "channels", None)
     if not isinstance(channels, int) or channels < 1:
         raise InputError(f"{key}: `channels` is {channels}; expected their number in what its tower sees, such as 3")

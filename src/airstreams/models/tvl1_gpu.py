@@ -11,6 +11,10 @@ Legend: planes are (N, H, W) of one block of pairs, taken as one row of `pixels`
 A flow is two planes (x, y), a dual four: direction x of both components, then direction y.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
 import torch
 import triton
 import triton.language as tl
@@ -21,7 +25,22 @@ from airstreams.models.tvl1 import _backward, _blocks, recomputed
 PIXELS = 512  # of one program
 
 
+Solver = TypeVar("Solver", bound=Callable[..., Any])
+
+
+def on_its_card(solver: Solver) -> Solver:
+    """Triton launches on the current card, which need not be that of the tensors."""
+
+    @wraps(solver)
+    def guarded(first: Tensor, *rest: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return solver(first, *rest)
+
+    return guarded  # type: ignore[return-value]
+
+
 @recomputed.register_kernel("cuda")
+@on_its_card
 def solve(
     offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, iterations: int, start: Tensor | None = None
 ) -> Tensor:
@@ -41,6 +60,7 @@ def solve(
 
 
 @_backward.register_kernel("cuda")
+@on_its_card
 def solve_backward(
     flow_grad: Tensor,
     offset: Tensor,
