@@ -14,8 +14,9 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/python examples/demo.py demo
 
+# Two processes, a file at a time, with one thread each: with two threads each they get in each other's way on two cores.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check src tests examples benchmarks

@@ -322,6 +322,7 @@ def test_command_line(synthetic, recipe, tmp_path, capsys):
 
 def start(folder, synthetic, recipe, trials, workers, url=None, heartbeat=3):
     """The command in a process group of its own."""
+    recipe = replace(recipe, evolution=replace(recipe.evolution, fresh_seeds=1))  # others look at the end
     folder.parent.mkdir(parents=True, exist_ok=True)
     save_config(recipe, folder.parent / "recipe.yaml")
     command = [sys.executable, "-c", RUN, str(synthetic), str(folder), str(trials), str(workers)]
@@ -384,7 +385,7 @@ def assert_none_lost_or_counted_twice(trials, budget):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
 def test_a_search_that_was_killed_whole_goes_on_and_its_training_is_resumed(synthetic, recipe, tmp_path):
-    longer = replace(recipe, training=replace(recipe.training, epochs=12, save_every=2))
+    longer = replace(recipe, training=replace(recipe.training, epochs=6, save_every=2))
     folder = tmp_path / "killed"
     first = start(folder, synthetic, longer, trials=2, workers=1)
     wait_for(lambda: list(folder.glob("trials/0000/state/step-00000000[4-9].pt")))
@@ -400,13 +401,13 @@ def test_a_search_that_was_killed_whole_goes_on_and_its_training_is_resumed(synt
     (metrics,) = folder.glob(f"trials/{trials[-1].number:04d}/metrics.jsonl")
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert step >= 4
-    assert [line["epoch"] for line in lines if "train" in line] == list(range(1, 13))
+    assert [line["epoch"] for line in lines if "train" in line] == list(range(1, 7))
     assert lines[-1]["train"]["clips"] > 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="this system has no SIGTERM")
 def test_a_search_that_was_asked_to_stop_goes_on(synthetic, recipe, tmp_path):
-    longer = replace(recipe, training=replace(recipe.training, epochs=12))
+    longer = replace(recipe, training=replace(recipe.training, epochs=6))
     folder = tmp_path / "stopped"
     first = start(folder, synthetic, longer, trials=2, workers=1)
     wait_for(lambda: (folder / "trials/0000/metrics.jsonl").exists())
@@ -419,9 +420,9 @@ def test_a_search_that_was_asked_to_stop_goes_on(synthetic, recipe, tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot hold a process up")
 def test_a_worker_that_was_held_up_gives_its_trial_away(synthetic, recipe, tmp_path):
-    longer = replace(recipe, training=replace(recipe.training, epochs=8, save_every=2))
+    longer = replace(recipe, training=replace(recipe.training, epochs=6, save_every=2))
     folder = tmp_path / "held"
-    search = start(folder, synthetic, longer, trials=3, workers=2, heartbeat=1)
+    search = start(folder, synthetic, longer, trials=3, workers=2, heartbeat=2)
     wait_for(lambda: len(list(folder.glob("trials/000?/state/step-000000002.pt"))) == 2)
     (held,) = [worker for worker in workers_of(search) if writes_in(worker, folder / "trials/0000")]
     held.suspend()
@@ -472,11 +473,7 @@ def postgresql():
 
 def test_four_workers_on_postgresql_of_which_two_are_killed(postgresql, synthetic, recipe, tmp_path):
     trials, folder = 8, tmp_path / "many"
-    longer = replace(
-        recipe,
-        training=replace(recipe.training, epochs=3, save_every=2),
-        evolution=replace(recipe.evolution, fresh_seeds=1),
-    )
+    longer = replace(recipe, training=replace(recipe.training, epochs=3, save_every=2))
     machines = [start(folder, synthetic, longer, trials, workers=2, url=postgresql) for _ in range(2)]
     pool = optuna.storages.RDBStorage(postgresql.replace("://", "+pg8000://"))
 
