@@ -423,8 +423,7 @@ def test_a_worker_that_was_held_up_gives_its_trial_away(synthetic, recipe, tmp_p
     longer = replace(recipe, training=replace(recipe.training, epochs=6, save_every=2))
     folder = tmp_path / "held"
     search = start(folder, synthetic, longer, trials=3, workers=2, heartbeat=2)
-    wait_for(lambda: len(list(folder.glob("trials/000?/state/step-000000002.pt"))) == 2)
-    (held,) = [worker for worker in workers_of(search) if writes_in(worker, folder / "trials/0000")]
+    (held,) = wait_for(lambda: [each for each in workers_of(search) if writes_in(each, folder / "trials/0000")])
     held.suspend()
     try:
         wait_for(lambda: trials_of(folder)[0].state == TrialState.FAIL)
