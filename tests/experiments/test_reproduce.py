@@ -122,7 +122,7 @@ def test_a_search_s_weights_go_to_the_tables_that_have_a_use_for_them():
     assert table.reference == "rgb+flow (evolved)"
     assert reproducible("table5", evolved=True).runs == ["all (pretrained) (evolved)"]
     assert reproducible("table3", evolved=True) == TABLES["table3"]
-    for name in ("table1", "table2", "peers", "figure4"):
+    for name in ("table1", "table2", "peers", "merging", "figure4"):
         with pytest.raises(InputError, match=f"{name} have fixed loss weights"):
             reproducible(name, evolved=True)
 
@@ -264,6 +264,21 @@ def test_peers_take_any_recipes_tower_as_theirs(recipe, changes):
     assert late.tower == mine.model.tower
     peer = run_config("r2plus1d18", mine, None).model
     assert peer.tower == BACKBONES["r2plus1d18"]()
+
+
+def test_merging_moves_the_merge_and_nothing_else(recipe):
+    found = {name: run_config(name, recipe, None) for name in TABLES["merging"].runs}
+    levels = {name: config.model.merge_levels for name, config in found.items()}
+    assert levels == {
+        "merged after 1": [1],
+        "rgb+flow": [3],
+        "merged after 5": [5],
+        "late fusion": [6],
+        "merged after 1+3+5": [3, 1, 5],
+    }
+    same = {str(replace(config, model=replace(config.model, merge_levels=[3]))) for config in found.values()}
+    assert len(same) == 1
+    assert found["merged after 1+3+5"].lambdas() == ["rgb", "flow", "merged"]
 
 
 def test_a_pretrained_run_starts_from_the_given_one_and_each_start_has_its_own_folder(

@@ -130,8 +130,7 @@ def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
         return results
 
     _run_workers(search, study, search.trials, workers, console, "evolving", tell)
-    finals = _finals(search, study, storage)
-    jobs = (len(references([])) + 1) * search.config.evolution.fresh_seeds
+    finals, jobs = _finals(search, study, storage)
     _run_workers(search, finals, jobs, workers, console, "fresh seeds", lambda: tell(finals))
     return tell(finals)
 
@@ -257,8 +256,11 @@ def _that_compare(config: Config) -> dict[str, Any]:
     return values
 
 
-def _finals(search: Search, study: Study, storage: RDBStorage) -> Study:
-    """The trainings with fresh seeds that compare the winner with the references: a study of fixed weights."""
+def _finals(search: Search, study: Study, storage: RDBStorage) -> tuple[Study, int]:
+    """The trainings with fresh seeds that compare the winner with the references: a study of fixed weights.
+
+    And how many trials it is to have.
+    """
     best = _best(study.get_trials(deepcopy=False))
     if not best:
         raise FloatingPointError(
@@ -284,7 +286,7 @@ def _finals(search: Search, study: Study, storage: RDBStorage) -> Study:
     for weights, attributes in jobs:
         if (attributes["weighting"], attributes["seed"]) not in there:
             finals.enqueue_trial(weights, user_attrs=attributes)
-    return finals
+    return finals, len(jobs)
 
 
 def _given(finals: Study) -> list[FrozenTrial]:

@@ -58,7 +58,7 @@ def draw_study(name: str, study: Path, picture: Path) -> dict[str, Any]:
 
 
 def draw_peers(result: dict[str, Any], table: Table, picture: Path) -> None:
-    """Draw the table `peers`, as `report` gives it, into a PNG."""
+    """Draw a table with costs, as `report` gives it, into a PNG."""
     metric = result["metric"]
     peers = []
     for name, row in table.rows.items():
