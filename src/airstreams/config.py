@@ -105,6 +105,7 @@ class ModelConfig:
     merge_levels: list[int] = field(default_factory=lambda: [3])
     width: float = 1.0  # scales every tower's channels
     segmenter_width: float = 1.0  # scales the Dilated ResNet-18's channels
+    segmenter_stride: Literal[16, 8, 4] = 16  # px from one of its logits to the next (section 3.1: 16)
     semantic_channels: int = 8  # the logits are reduced to so many channels before they are enlarged for their tower
     flow: FlowConfig = field(default_factory=FlowConfig)
     stop_gradient: list[str] = field(default_factory=list)  # flow, semantic: Table 2, left column

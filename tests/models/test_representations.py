@@ -6,7 +6,8 @@ import torch
 
 from airstreams.config import FlowConfig, ModelConfig
 from airstreams.models.airstreams import build
-from airstreams.models.representations import Flow, Semantic, enlarge, enlarge_by_product
+from airstreams.models.representations import Flow, Semantic
+from airstreams.models.segmenter import enlarge, enlarge_by_product
 from airstreams.models.tower import on_frames
 
 
@@ -51,7 +52,7 @@ def teachers_loss(output):
 @pytest.mark.parametrize("size", [(64, 64), (70, 101)])
 def test_the_tower_sees_what_reducing_the_enlarged_logits_would_give(size):
     torch.manual_seed(0)
-    semantic = Semantic(classes=21, segmenter_width=0.125, channels=8, stop_gradient=False).eval()
+    semantic = Semantic(21, segmenter_width=0.125, segmenter_stride=16, channels=8, stop_gradient=False).eval()
     seen = semantic(torch.rand(2, 3, 3, *size))
     enlarged = on_frames(lambda frames: enlarge(frames, size), seen.shown)
     expected = torch.einsum("cs,bsthw->bcthw", semantic.reduction.weight[:, :, 0, 0], enlarged)

@@ -2,16 +2,27 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from airstreams.models.segmenter import DilatedResNet18
 
 
 @pytest.mark.parametrize(
-    ("size", "grid"), [((112, 112), (7, 7)), ((64, 64), (4, 4)), ((65, 100), (5, 7)), ((81, 95), (6, 6))]
+    ("size", "stride", "grid"),
+    [
+        ((112, 112), 16, (7, 7)),
+        ((64, 64), 16, (4, 4)),
+        ((65, 100), 16, (5, 7)),
+        ((81, 95), 16, (6, 6)),
+        ((112, 112), 8, (14, 14)),
+        ((65, 100), 8, (9, 13)),
+        ((112, 112), 4, (28, 28)),
+        ((65, 100), 4, (17, 25)),
+    ],
 )
-def test_one_cell_of_the_grid_stands_for_16_px_and_a_rest_gets_its_own(size, grid):
-    segmenter = DilatedResNet18(5, width=0.125).eval()
+def test_one_cell_of_the_grid_stands_for_a_stride_of_px_and_a_rest_gets_its_own(size, stride, grid):
+    segmenter = DilatedResNet18(5, width=0.125, stride=stride).eval()
     assert segmenter(torch.rand(2, 3, *size)).shape == (2, 5, *grid)
 
 
@@ -42,3 +53,42 @@ def test_the_fourth_stage_looks_at_every_second_cell_instead_of_striding():
     expected = torch.zeros(25, 25, dtype=torch.bool)
     expected[4:21:2, 4:21:2] = True  # four 3x3 convolutions, each reaching 2 cells further
     assert torch.equal(seen, expected)
+
+
+@pytest.mark.parametrize("stride", [8, 4])
+def test_finer_logits_are_the_coarse_ones_enlarged_and_what_earlier_stages_add(stride):
+    torch.manual_seed(0)
+    segmenter = DilatedResNet18(5, width=0.125, stride=stride).eval()
+    stages = {}
+    for place, name in ((1, "one"), (3, "two"), (7, "four")):
+        segmenter.stages[place].register_forward_hook(lambda _, __, out, name=name: stages.update({name: out}))
+    logits = segmenter(torch.rand(2, 3, 70, 90))
+    assert stages["two"].shape[-2:] == (9, 12)
+    assert stages["one"].shape[-2:] == (18, 23)
+    expected = segmenter.classifier(stages["four"])
+    for name, finer in (("two", 8), ("one", 4)):
+        if finer >= stride:
+            larger = F.interpolate(expected, stages[name].shape[-2:], mode="bilinear", align_corners=False)
+            layer = segmenter.finer_classifiers[str(finer)]
+            assert isinstance(layer, torch.nn.Conv2d)
+            expected = larger + F.conv2d(stages[name], layer.weight, layer.bias)
+    torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize(("stride", "learns"), [(16, False), (4, True)])
+def test_a_finer_grid_learns_what_a_coarse_one_cannot_say(stride, learns):
+    torch.manual_seed(0)
+    segmenter = DilatedResNet18(2, width=0.25, stride=stride).train()
+    optimizer = torch.optim.Adam(segmenter.parameters(), 1e-2)
+    thin = torch.zeros(8, 64, 64, dtype=torch.long)  # a limb, 8 px wide, at another place in each frame
+    for number in range(8):
+        thin[number, 8:56, 4 + 6 * number : 12 + 6 * number] = 1
+    frames = thin[:, None].expand(-1, 3, -1, -1) - 0.5 + 0.1 * torch.randn(8, 3, 64, 64)
+    for _ in range(40):
+        logits = F.interpolate(segmenter(frames), (64, 64), mode="bilinear")
+        F.cross_entropy(logits, thin).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = logits.argmax(dim=1) == 1
+    overlap = (found & (thin == 1)).sum() / (found | (thin == 1)).sum()
+    assert (overlap > 0.7) == learns

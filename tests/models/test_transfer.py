@@ -105,12 +105,12 @@ def test_other_classes_renew_the_heads_classifiers_alone(classes, told):
     ],
     ids=["fewer", "another order"],
 )
-def test_other_segmentation_classes_renew_the_segmenters_classifier_and_the_reduction(segment_classes, told):
-    saved, model = source(), fresh(segment_classes=segment_classes)
+def test_other_segmentation_classes_renew_the_segmenters_classifiers_and_the_reduction(segment_classes, told):
+    saved, model = source(segmenter_stride=4), fresh(segment_classes=segment_classes, segmenter_stride=4)
     before = copied(model)
     transfer = take_over(model, CLASSES, segment_classes, saved)
-    semantic = "representations.semantic."
-    assert_taken(model, before, saved.model, except_for=[f"{semantic}segmenter.classifier.", f"{semantic}reduction."])
+    renewed = ("segmenter.classifier.", "segmenter.finer_classifiers.", "reduction.")
+    assert_taken(model, before, saved.model, except_for=[f"representations.semantic.{layer}" for layer in renewed])
     assert transfer.parts.pop("semantic.representation") == f"taken but for its classifier and reduction ({told})"
     assert set(transfer.parts.values()) == {"taken"}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from airstreams.data.labels import NO_LABEL
-from airstreams.models.representations import enlarge
+from airstreams.models.segmenter import enlarge
 
 FIGURES = ("top1", "top5", "mean_per_class", "map")
 

@@ -108,7 +108,11 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
         "rgb3": RGB,
         "flow": lambda: Flow(config.flow, "flow" in stopped),
         "semantic": lambda: Semantic(
-            segment_classes, config.segmenter_width, config.semantic_channels, "semantic" in stopped
+            segment_classes,
+            config.segmenter_width,
+            config.segmenter_stride,
+            config.semantic_channels,
+            "semantic" in stopped,
         ),
     }
     streams = config.streams

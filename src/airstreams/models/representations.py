@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airstreams.config import FlowConfig
 from airstreams.data.transforms import LUMA
 from airstreams.errors import InputError
 from airstreams.models.flow import make_flow
-from airstreams.models.segmenter import DilatedResNet18
+from airstreams.models.segmenter import DilatedResNet18, enlarge
 from airstreams.models.tower import on_frames
 
 
@@ -74,14 +73,17 @@ class Semantic(nn.Module):
     Args:
         classes: S, background included.
         segmenter_width: scales the segmenter's channels.
+        segmenter_stride: px from one of its logits to the next: 16, 8 or 4.
         channels: what the tower sees of the S logits.
         stop_gradient: cut the action losses from the segmenter (Table 2); the teacher's loss still reaches it.
     """
 
-    def __init__(self, classes: int, segmenter_width: float, channels: int, stop_gradient: bool) -> None:
+    def __init__(
+        self, classes: int, segmenter_width: float, segmenter_stride: int, channels: int, stop_gradient: bool
+    ) -> None:
         super().__init__()
         self.channels = channels
-        self.segmenter = DilatedResNet18(classes, segmenter_width)
+        self.segmenter = DilatedResNet18(classes, segmenter_width, segmenter_stride)
         self.reduction = nn.Conv2d(classes, channels, 1, bias=False)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stop_gradient = stop_gradient
@@ -93,23 +95,6 @@ class Semantic(nn.Module):
         logits_BSThw = on_frames(self.segmenter, centred_B3THW)
         for_tower = logits_BSThw.detach() if self.stop_gradient else logits_BSThw
         return Representation(on_frames(lambda frames: enlarge(self.reduction(frames), size), for_tower), logits_BSThw)
-
-
-def enlarge(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Bilinear enlargement: how logits on the segmenter's grid become a map of the clip's size."""
-    if frames_NCHW.is_cuda:
-        return enlarge_by_product(frames_NCHW, size)
-    return F.interpolate(frames_NCHW, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def enlarge_by_product(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """The same as one matrix product: on a GPU the gradient of an interpolation is slow, as many pixels add to one."""
-    down, across = (
-        F.interpolate(torch.eye(n, device=frames_NCHW.device, dtype=frames_NCHW.dtype)[None], m, mode="linear")[0].T
-        for n, m in zip(frames_NCHW.shape[-2:], size, strict=True)
-    )
-    places_NPC = frames_NCHW.permute(0, 2, 3, 1).flatten(1, 2)
-    return torch.matmul(torch.kron(down, across), places_NPC).unflatten(1, tuple(size)).permute(0, 3, 1, 2)
 
 
 def further(stream: str, place: str) -> nn.Module:

@@ -2,9 +2,12 @@
 
 A ResNet-18 (He et al. 2016) whose fourth stage dilates instead of striding (Yu, Koltun and Funkhouser 2017), so that
 112 px give a 7x7 grid. Stages one to three stride as in the original: that is the output stride of 16 that the paper
-asks for.
+asks for. A finer grid is ours (docs/results.md says what it is worth): earlier stages, whose features lie closer, add
+logits of their own, as in a fully convolutional network (Long, Shelhamer and Darrell 2015).
 """
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 STAGES = ((64, 1, 1), (128, 2, 1), (256, 2, 1), (512, 1, 2))  # channels, stride, dilation; two residual blocks each
@@ -16,9 +19,10 @@ class DilatedResNet18(nn.Module):
     Args:
         classes: S, background included.
         width: scales the channels of every stage.
+        stride: px from one logit to the next: 16, or 8 (stage two adds logits) or 4 (so do stages two and one).
     """
 
-    def __init__(self, classes: int, width: float = 1.0) -> None:
+    def __init__(self, classes: int, width: float = 1.0, stride: int = 16) -> None:
         super().__init__()
         channels = max(8, round(STAGES[0][0] * width))
         self.stem = nn.Sequential(
@@ -28,19 +32,31 @@ class DilatedResNet18(nn.Module):
             nn.MaxPool2d(3, stride=2, padding=1),
         )
         blocks = []
-        for stage_channels, stride, dilation in STAGES:
+        for stage_channels, stage_stride, dilation in STAGES:
             out_channels = max(8, round(stage_channels * width))
             blocks += [
-                ResidualBlock(channels, out_channels, stride, dilation),
+                ResidualBlock(channels, out_channels, stage_stride, dilation),
                 ResidualBlock(out_channels, out_channels, 1, dilation),
             ]
             channels = out_channels
         self.stages = nn.Sequential(*blocks)
         self.classifier = nn.Conv2d(channels, classes, 1)
+        self.finer_classifiers = nn.ModuleDict(
+            {
+                str(finer): nn.Conv2d(max(8, round(STAGES[stage][0] * width)), classes, 1)
+                for finer, stage in ((8, 1), (4, 0))
+                if stride <= finer
+            }
+        )
 
     def forward(self, frames_N3HW: Tensor) -> Tensor:
-        """Logits (N, S, ceil(H / 16), ceil(W / 16)) of frames in 0..1, centred on 0.5."""
-        logits: Tensor = self.classifier(self.stages(self.stem(frames_N3HW)))
+        """Logits (N, S, ceil(H / stride), ceil(W / stride)) of frames in 0..1, centred on 0.5."""
+        at_4 = self.stages[:2](self.stem(frames_N3HW))
+        at_8 = self.stages[2:4](at_4)
+        logits: Tensor = self.classifier(self.stages[4:](at_8))
+        for features, finer in ((at_8, "8"), (at_4, "4")):
+            if finer in self.finer_classifiers:
+                logits = enlarge(logits, features.shape[-2:]) + self.finer_classifiers[finer](features)
         return logits
 
 
@@ -67,3 +83,20 @@ class ResidualBlock(nn.Module):
         """(N, C, H, W) to (N, C', H / stride, W / stride)."""
         out: Tensor = self.activation(self.body(features) + self.skip(features))
         return out
+
+
+def enlarge(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """Bilinear enlargement: how logits on the segmenter's grid become a map of the clip's size."""
+    if frames_NCHW.is_cuda:
+        return enlarge_by_product(frames_NCHW, size)
+    return F.interpolate(frames_NCHW, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def enlarge_by_product(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """The same as one matrix product: on a GPU the gradient of an interpolation is slow, as many pixels add to one."""
+    down, across = (
+        F.interpolate(torch.eye(n, device=frames_NCHW.device, dtype=frames_NCHW.dtype)[None], m, mode="linear")[0].T
+        for n, m in zip(frames_NCHW.shape[-2:], size, strict=True)
+    )
+    places_NPC = frames_NCHW.permute(0, 2, 3, 1).flatten(1, 2)
+    return torch.matmul(torch.kron(down, across), places_NPC).unflatten(1, tuple(size)).permute(0, 3, 1, 2)

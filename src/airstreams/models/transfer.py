@@ -99,7 +99,7 @@ def _of_classes(
     if part.endswith(".late"):
         return ("classifier.",), _renewal("classifier", source.classes, classes)
     if part == "semantic.representation":
-        layers = ("segmenter.classifier.", "reduction.")
+        layers = ("segmenter.classifier.", "segmenter.finer_classifiers.", "reduction.")
         return layers, _renewal("classifier and reduction", source.segment_classes, segment_classes)
     return (), ""
 

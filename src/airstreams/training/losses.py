@@ -8,7 +8,7 @@ from torch import Tensor
 
 from airstreams.data.labels import NO_LABEL
 from airstreams.models.airstreams import Output
-from airstreams.models.representations import enlarge
+from airstreams.models.segmenter import enlarge
 from airstreams.models.tower import on_frames
 
 

@@ -20,8 +20,9 @@ from airstreams.data.labels import NO_LABEL, LabelStore
 from airstreams.data.listing import Video
 from airstreams.errors import InputError, VideoError
 from airstreams.models.airstreams import to_unit_range
-from airstreams.models.representations import Flow, enlarge
+from airstreams.models.representations import Flow
 from airstreams.models.saved import SavedModel
+from airstreams.models.segmenter import enlarge
 from airstreams.viewing.figures import RepresentationRow, SegmentedFrame, representations_figure, segmentations_figure
 
 FLOW_PARAMETERS = {"tau": "tau", "lambda": "lambda_", "theta": "theta"}

@@ -1,0 +1,92 @@
+r"""What the teacher's label maps say of the actions by themselves: they are painted as videos, to train RGB alone on.
+
+    python benchmarks/label_maps_alone.py 'jhmdb:data/jhmdb?split=1' --out painted/
+    python benchmarks/label_maps_alone.py 'jhmdb:data/jhmdb?split=1' --out painted-30/ --cell 30
+    airstreams train painted/videos.csv --out runs/painted --config jhmdb-small --model.streams '[rgb]' \
+        --clip.stride 1 --data.colour 0
+
+Only labelled frames are painted, so the clips' stride is to be divided by the teacher's. Red is person, green any other
+class, blue tells the classes apart. With `--cell` a map is reduced to cells of so many of its px, each of its pixels'
+mean colour, and enlarged again, as a segmenter's logits are: the most that a segmenter of such a grid could say.
+"""
+
+import argparse
+import csv
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
+
+from airstreams.data.labels import NO_LABEL
+from airstreams.data.sources import open_source
+from airstreams.files import replacing
+from airstreams.models.segmenter import enlarge
+
+
+def main() -> None:
+    """Write a video of label maps for each video, and `videos.csv`."""
+    parser = argparse.ArgumentParser(description="Paint label maps as videos, to train on them alone.")
+    parser.add_argument("data", metavar="DATA", help="as for `airstreams train`, with label maps and splits")
+    parser.add_argument("--labels", type=Path, help="the store, where DATA brings none")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--cell", type=int, default=1, help="px of the maps that become one cell (default: 1)")
+    call = parser.parse_args()
+    source = open_source(call.data, call.labels)
+    store = source.label_store
+    if store is None:
+        parser.error(f"{call.data} brings no label maps; give --labels LABELS")
+    if not source.has_splits:
+        parser.error(f"{call.data} has no splits; give data that does, such as a CSV file with the column split")
+    person = store.classes.index("person") if "person" in store.classes else NO_LABEL
+    rows = []
+    for video in track(source.videos, console=Console(stderr=True)):
+        if video.label_map is None or not store.has(video.label_map):
+            continue
+        maps_NHW = np.concatenate([maps for _, maps in store.pieces(video.label_map)])
+        name = f"{video.label_map}.mkv"
+        write(call.out / name, in_cells(painted(maps_NHW, person), call.cell))
+        rows.append((name, ";".join(video.labels), video.split, video.group or ""))
+    with replacing(call.out / "videos.csv") as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "split", "group"))
+        writer.writerows(rows)
+
+
+def painted(maps_NHW: np.ndarray, person: int) -> np.ndarray:
+    """Label maps as colours, uint8 (N, H, W, 3)."""
+    background = (maps_NHW == 0) | (maps_NHW == NO_LABEL)
+    red = 255 * (maps_NHW == person)
+    green = 255 * (~background & (maps_NHW != person))
+    blue = np.where(background, 0, 37 * maps_NHW.astype(int) % 256)
+    return np.stack((red, green, blue), axis=-1).astype(np.uint8)
+
+
+def in_cells(frames_NHW3: np.ndarray, cell: int) -> np.ndarray:
+    """The same in cells of so many px, enlarged again."""
+    if cell == 1:
+        return frames_NHW3
+    frames_N3HW = torch.from_numpy(frames_NHW3).permute(0, 3, 1, 2).float()
+    cells = F.avg_pool2d(frames_N3HW, cell, ceil_mode=True)
+    larger: np.ndarray = enlarge(cells, frames_NHW3.shape[1:3]).permute(0, 2, 3, 1).round().byte().numpy()
+    return larger
+
+
+def write(path: Path, frames_NHW3: np.ndarray) -> None:
+    """A lossless video."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(15), options={"level": "3"})
+        stream.height, stream.width = frames_NHW3.shape[1:3]
+        stream.pix_fmt = "bgr0"
+        for frame in frames_NHW3:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+if __name__ == "__main__":
+    main()
