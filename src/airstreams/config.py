@@ -54,6 +54,7 @@ class DataConfig:
     val_fraction: float = 0.1  # of data that brings no splits
     test_fraction: float = 0.2  # of data that brings no splits
     workers: int = 2  # processes that decode
+    segment_classes: list[str] = field(default_factory=list)  # learnt apart, all others as one; empty: all are apart
     compact_classes: bool = False  # give the segmenter only those classes that some training label map has
     cache: str | None = None  # a folder for decoded frames, which later epochs and runs read; null: decode every time
     cache_gb: float = 50.0  # 10^9 bytes; the cache stays below, and what does not fit is decoded every time

@@ -299,6 +299,25 @@ def test_some_classes_of_some_classes(store, maps):
     np.testing.assert_array_equal(twice.read("a", FRAMES), store.with_classes(["background", "dog"]).read("a", FRAMES))
 
 
+def test_classes_told_apart_leave_all_others_as_one(store, maps):
+    save(store.root, "a", maps, FRAMES)
+    apart = store.apart(["dog"])
+    assert apart.classes == ("background", "dog", "other")
+    expected = np.array([0, 2, 1, *[255] * 253])[maps]  # the person is another
+    np.testing.assert_array_equal(apart.read("a", FRAMES), expected)
+    np.testing.assert_array_equal(store.with_classes(apart.classes).read("a", FRAMES), expected)
+    again = apart.with_classes(["background", "other"])  # a class like any other, once it is there
+    np.testing.assert_array_equal(again.read("a", FRAMES), np.array([0, 1, 0, *[255] * 253])[maps])
+    assert store.apart([]) is store
+    for names, words in (
+        (["cat"], "no label maps of cat"),
+        (["dog", "dog"], "each once"),
+        (["background"], "each once"),
+    ):
+        with pytest.raises(InputError, match=words):
+            store.apart(names)
+
+
 @pytest.mark.parametrize(
     ("classes", "words"),
     [

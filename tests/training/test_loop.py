@@ -633,6 +633,25 @@ def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthet
             train(source, of_one_stream(tiny, device="cuda"), tmp_path / "run", False, QUIET)
 
 
+def test_classes_that_need_not_be_told_apart_are_one_for_the_segmenter(synthetic, tiny, tmp_path):
+    data = replace(tiny.data, segment_classes=["disc"], compact_classes=True)
+    config = replace(tiny, data=data, training=replace(tiny.training, epochs=1))
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    run, told = tmp_path / "run", io.StringIO()
+    train(source, config, run, False, QUIET)
+    saved = saved_models.load(run)
+    assert saved.segment_classes == ("background", "disc", "other")
+    train(source, load_config(run / "config.yaml"), run, True, QUIET)
+    scored = evaluate(run, source, "test", Console(file=told, width=200)).figures["segmentation"]
+    assert "has no class for is scored as other" in told.getvalue()
+    assert source.label_store is not None
+    grouped = replace(source, label_store=source.label_store.apart(["disc"]))
+    assert evaluate(run, grouped, "test", QUIET).figures["segmentation"] == scored
+    with pytest.raises(InputError, match="has no label maps of dog"):
+        train(source, replace(config, data=replace(data, segment_classes=["dog"])), tmp_path / "dog", False, QUIET)
+    assert not (tmp_path / "dog").exists()
+
+
 def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthetic, tiny, tmp_path):
     config = replace(tiny, data=replace(tiny.data, compact_classes=True), training=replace(tiny.training, epochs=1))
     source = open_source(str(synthetic / "videos"), synthetic / "labels")

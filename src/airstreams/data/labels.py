@@ -27,6 +27,8 @@ from airstreams.files import replacing, settle, temporary_name
 MAPS_A_PIECE = 16
 NO_LABEL = 255
 """The id of a pixel about which the teacher said nothing."""
+OTHER = "other"
+"""The class of all things that the segmenter need not tell apart."""
 
 COCO_CLASSES = (
     "background", "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
@@ -77,18 +79,30 @@ class LabelStore:
             )
         return cls(root, content["teacher"], tuple(classes), content["settings"])
 
+    def apart(self, names: Sequence[str]) -> "LabelStore":
+        """The same label maps with the classes `names` told apart and all others as one; no names: all are apart.
+
+        InputError: a class that the store does not have, or the background.
+        """
+        return self.with_classes((self.classes[0], *names, OTHER)) if names else self
+
     def with_classes(self, classes: Sequence[str]) -> "LabelStore":
         """The same label maps in the ids of `classes`, some of this store's; the others' pixels become background.
 
-        The background comes first. InputError: a class that the store does not have.
+        Or `OTHER`, if that is one of `classes` and not the store's own. The background comes first. InputError: a class
+        that the store does not have, or one given twice.
         """
-        absent = [name for name in classes if name not in self.classes]
+        groups = OTHER in classes and OTHER not in self.classes
+        absent = [name for name in classes if name not in self.classes and not (groups and name == OTHER)]
         if absent or tuple(classes[:1]) != self.classes[:1]:
             wrong = f"has no label maps of {', '.join(absent)}" if absent else "was asked for classes without the first"
             raise InputError(
                 f"{self.root} {wrong}; expected {self.classes[0]} and some of {', '.join(self.classes[1:6])} ..."
             )
-        ids = [classes.index(name) if name in classes else 0 for name in self.classes]
+        if len(set(classes)) < len(classes):
+            raise InputError(f"{self.root}: got the classes {', '.join(classes)}; expected each once")
+        rest = classes.index(OTHER) if groups else 0
+        ids = [classes.index(name) if name in classes else rest for name in self.classes]
         before = range(len(self.classes)) if self.renamed is None else self.renamed
         return replace(self, classes=tuple(classes), renamed=tuple(ids[place] for place in before))
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.config import EvaluationConfig
+from airstreams.data.labels import OTHER
 from airstreams.data.listing import Source
 from airstreams.data.sources import SPLIT_FILE, read_splits, with_splits
 from airstreams.distributed import check_together, leads
@@ -64,11 +65,12 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     if trained_on and split != "train":
         console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
     label_store = source.label_store
-    if label_store is not None and not set(saved.segment_classes) <= set(label_store.classes):
+    if label_store is not None and not set(saved.segment_classes) <= {*label_store.classes, OTHER}:
         console.print(f"segmentation not scored: {label_store.teacher}'s classes are not those of the run's teacher")
         label_store = None
     elif label_store is not None and label_store.classes != saved.segment_classes:
-        console.print("segmentation: what the run's segmenter has no class for is scored as background")
+        rest = OTHER if OTHER in saved.segment_classes else label_store.classes[0]
+        console.print(f"segmentation: what the run's segmenter has no class for is scored as {rest}")
         label_store = label_store.with_classes(saved.segment_classes)
     with Progress(console=console) as progress:
         good, bad = check_together(wanted, progress)

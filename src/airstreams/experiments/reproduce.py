@@ -70,7 +70,8 @@ class Job:
     def cost(self) -> cost.Cost:
         """Of its model, for one clip."""
         store = self.source.label_store
-        return cost.count(self.config, len(self.source.classes), len(store.classes if store else COCO_CLASSES))
+        segment_classes = store.apart(self.config.data.segment_classes).classes if store else COCO_CLASSES
+        return cost.count(self.config, len(self.source.classes), len(segment_classes))
 
 
 def plan(

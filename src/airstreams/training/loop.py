@@ -120,6 +120,8 @@ def _train(
         build(config.model, len(source.classes), len(COCO_CLASSES))
     state = _state_to_resume(run, console) if resume else None
     source = _with_splits(source, config, run, resume)
+    if source.label_store is not None:
+        source = replace(source, label_store=source.label_store.apart(config.data.segment_classes))
     if config.data.compact_classes:
         source = _compacted(source, console)
     segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
