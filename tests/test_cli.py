@@ -161,6 +161,8 @@ def test_predict_names_the_windows_of_a_long_video(call, run, synthetic):
 
 
 def test_info_counts_a_recipe_and_a_run_part_by_part(call, trained):
+    assert with_json(call("info", "jhmdb", "--json"))["segment_classes"] == 81
+    assert with_json(call("info", "jhmdb-small", "--json"))["segment_classes"] == 3  # background, person, all others
     for what in ("jhmdb-small", trained):
         found = with_json(call("info", what, "--json"))
         cost = found["multiply_adds"]
