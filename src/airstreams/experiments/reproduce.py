@@ -70,8 +70,8 @@ class Job:
     def cost(self) -> cost.Cost:
         """Of its model, for one clip."""
         store = self.source.label_store
-        segment_classes = store.apart(self.config.data.segment_classes).classes if store else COCO_CLASSES
-        return cost.count(self.config, len(self.source.classes), len(segment_classes))
+        of_teacher = len(store.classes if store else COCO_CLASSES)
+        return cost.count(self.config, len(self.source.classes), self.config.segment_classes(of_teacher))
 
 
 def plan(
