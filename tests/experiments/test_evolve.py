@@ -188,8 +188,9 @@ def test_a_lost_trial_ends_its_worker_only_when_that_was_asked_to_stop(source, r
 
 def test_one_worker_with_a_seed_draws_the_same_again(study, source, recipe, tmp_path):
     alone = []
+    short = replace(recipe, evolution=replace(recipe.evolution, fresh_seeds=1))
     for name in ("a", "b"):
-        evolve(search_in(tmp_path / name, source, recipe, trials=5), workers=1, console=QUIET)
+        evolve(search_in(tmp_path / name, source, short, trials=5), workers=1, console=QUIET)
         alone.append([(trial.params, trial.value) for trial in trials_of(tmp_path / name)])
     assert alone[0] == alone[1]
 
