@@ -108,7 +108,7 @@ def measure(config: Config, steps: int, accelerator: Accelerator) -> Times:
 def make_learner(config: Config, accelerator: Accelerator) -> loop.Learner:
     """The recipe's model and optimiser, as training makes them."""
     torch.manual_seed(0)
-    model = build(config.model, CLASSES, config.segment_classes(len(COCO_CLASSES)))
+    model = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
     sampler = StepSampler([""] * config.training.batch_size, config)
     learner = loop.make_learner(model, config, sampler, accelerator, Console(stderr=True))
     learner.begin_training()
@@ -126,7 +126,7 @@ def make_batch(config: Config, device: torch.device) -> Batch:
         flip_B=torch.rand(B) < 0.5,
         colour_B3=1 + 0.3 * torch.rand(B, 3),
         target=torch.randint(0, CLASSES, (B,)),
-        label_map=torch.randint(0, config.segment_classes(len(COCO_CLASSES)), labels, dtype=torch.uint8),
+        label_map=torch.randint(0, config.segmenter_classes(len(COCO_CLASSES)), labels, dtype=torch.uint8),
         names=["random"] * B,
         bad_videos=[],
     )
@@ -151,14 +151,14 @@ def make_flow_pass(model: AIRStreams, config: Config, device: torch.device) -> C
 
 def counted_operations(config: Config, batch: int) -> int:
     """A step's additions and multiplications as the literature counts them."""
-    multiply_adds = cost.count(config, CLASSES, config.segment_classes(len(COCO_CLASSES))).training
+    multiply_adds = cost.count(config, CLASSES, config.segmenter_classes(len(COCO_CLASSES))).training
     return 2 * 3 * batch * sum(count for part, count in multiply_adds.items() if part != "flow.representation")
 
 
 def needed_operations(config: Config, batch: int) -> int:
     """Those of them whose result matters."""
     with torch.device("meta"):
-        model = build(config.model, CLASSES, config.segment_classes(len(COCO_CLASSES)))
+        model = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
         clip_B3THW = torch.empty(1, 3, config.clip.frames, config.clip.size, config.clip.size)
     with NeededMultiplyAdds() as needed:
         model(clip_B3THW, config.trained_heads())

@@ -540,7 +540,7 @@ def info(call: Namespace) -> int:
         classes, segment_classes = len(described.classes), len(described.segment_classes)
     else:
         config = load_config(recipe_path(call.what))
-        segment_classes = config.segment_classes(segment_classes)
+        segment_classes = config.segmenter_classes(segment_classes)
     counted = cost.count(config, classes, segment_classes)
     inference, training = sum(counted.inference.values()), sum(counted.training.values())
     if call.json:

@@ -71,7 +71,7 @@ class Job:
         """Of its model, for one clip."""
         store = self.source.label_store
         of_teacher = len(store.classes if store else COCO_CLASSES)
-        return cost.count(self.config, len(self.source.classes), self.config.segment_classes(of_teacher))
+        return cost.count(self.config, len(self.source.classes), self.config.segmenter_classes(of_teacher))
 
 
 def plan(
