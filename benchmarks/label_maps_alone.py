@@ -6,8 +6,8 @@ r"""What the teacher's label maps say of the actions by themselves: they are pai
         --clip.stride 1 --data.colour 0
 
 Only labelled frames are painted, so the clips' stride is to be divided by the teacher's. Red is person, green any other
-class, blue tells the classes apart. With `--cell` a map is reduced to cells of so many of its px, each of its pixels'
-mean colour, and enlarged again, as a segmenter's logits are: the most that a segmenter of such a grid could say.
+class, blue tells the classes apart. With `--cell` a map is reduced to cells of about so many of its px, each of its
+pixels' mean colour, and enlarged again, as a segmenter's logits are.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.labels import NO_LABEL, file_of
 from airstreams.data.sources import open_source
 from airstreams.files import replacing
 from airstreams.models.segmenter import enlarge
@@ -36,32 +36,37 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--cell", type=int, default=1, help="px of the maps that become one cell (default: 1)")
     call = parser.parse_args()
+    if call.cell < 1:
+        parser.error(f"--cell {call.cell}: expected at least 1")
     source = open_source(call.data, call.labels)
     store = source.label_store
     if store is None:
         parser.error(f"{call.data} brings no label maps; give --labels LABELS")
     if not source.has_splits:
         parser.error(f"{call.data} has no splits; give data that does, such as a CSV file with the column split")
-    person = store.classes.index("person") if "person" in store.classes else NO_LABEL
+    if any(video.start is not None or video.end is not None for video in source.videos):
+        parser.error(f"{call.data} has segments of videos; give whole ones, as label maps belong to these")
+    person = store.classes.index("person") if "person" in store.classes else None
     rows = []
     for video in track(source.videos, console=Console(stderr=True)):
         if video.label_map is None or not store.has(video.label_map):
             continue
         maps_NHW = np.concatenate([maps for _, maps in store.pieces(video.label_map)])
-        name = f"{video.label_map}.mkv"
-        write(call.out / name, in_cells(painted(maps_NHW, person), call.cell))
-        rows.append((name, ";".join(video.labels), video.split, video.group or ""))
+        path = file_of(call.out, video.label_map).with_suffix(".mkv")
+        write(path, in_cells(painted(maps_NHW, person), call.cell))
+        rows.append((path.relative_to(call.out), ";".join(video.labels), video.split, video.group or ""))
     with replacing(call.out / "videos.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "label", "split", "group"))
         writer.writerows(rows)
+    print(f"{len(rows)} of {len(source.videos)} videos have label maps and were painted")
 
 
-def painted(maps_NHW: np.ndarray, person: int) -> np.ndarray:
+def painted(maps_NHW: np.ndarray, person: int | None) -> np.ndarray:
     """Label maps as colours, uint8 (N, H, W, 3)."""
     background = (maps_NHW == 0) | (maps_NHW == NO_LABEL)
-    red = 255 * (maps_NHW == person)
-    green = 255 * (~background & (maps_NHW != person))
+    red = 255 * (maps_NHW == (NO_LABEL if person is None else person)) * ~background
+    green = 255 * ~background - red
     blue = np.where(background, 0, 37 * maps_NHW.astype(int) % 256)
     return np.stack((red, green, blue), axis=-1).astype(np.uint8)
 
@@ -71,7 +76,8 @@ def in_cells(frames_NHW3: np.ndarray, cell: int) -> np.ndarray:
     if cell == 1:
         return frames_NHW3
     frames_N3HW = torch.from_numpy(frames_NHW3).permute(0, 3, 1, 2).float()
-    cells = F.avg_pool2d(frames_N3HW, cell, ceil_mode=True)
+    height, width = (max(1, round(side / cell)) for side in frames_NHW3.shape[1:3])
+    cells = F.adaptive_avg_pool2d(frames_N3HW, (height, width))
     larger: np.ndarray = enlarge(cells, frames_NHW3.shape[1:3]).permute(0, 2, 3, 1).round().byte().numpy()
     return larger
 

@@ -38,7 +38,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = load_config(recipe_path(arguments.recipe))
-    ours = build(config.model, CLASSES, len(COCO_CLASSES)).eval()
+    ours = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES))).eval()
     clip_B3THW = torch.rand(1, 3, config.clip.frames, config.clip.size, config.clip.size)
     theirs = slowfast()
     pathways = [torch.rand(1, 3, 8, 256, 256), torch.rand(1, 3, 32, 256, 256)]

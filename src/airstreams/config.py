@@ -302,7 +302,7 @@ class Config:
         return [head for head, weight in self.active_loss_weights().items() if head != "interm" and weight > 0]
 
     def segmenter_classes(self, of_teacher: int) -> int:
-        """How many classes the segmenter has to learn of a teacher's so many, before the compact ones are left out."""
+        """How many classes the segmenter learns of so many, if none is left out because it never occurs."""
         apart = len(self.data.segment_classes)
         return 1 + apart + 1 if apart else of_teacher  # the background, and all others as one
 

@@ -246,6 +246,9 @@ def test_what_cannot_be_evolved_is_refused_before_anything_is_written(source, re
         evolve(search_in(tmp_path / "x", source, lone, trials=2), workers=1, console=QUIET)
     with pytest.raises(InputError, match="no label maps"):
         evolve(search_in(tmp_path / "x", replace(source, label_store=None), recipe, trials=2), 1, QUIET)
+    absent = replace(recipe, data=replace(recipe.data, segment_classes=["dog"]))
+    with pytest.raises(InputError, match="segment_classes: got dog"):
+        evolve(search_in(tmp_path / "x", source, absent, trials=2), workers=1, console=QUIET)
     assert not (tmp_path / "x").exists()
 
 

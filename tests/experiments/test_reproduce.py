@@ -147,6 +147,13 @@ def test_the_table_holds_the_means_of_what_evaluate_said(finished):
         rows = [line for line in markdown.splitlines() if f" {found['mean']:.1%} (" in line]
         assert rows
     assert result["runs"]["rgb"]["top1"]["difference"] == 0
+    means = {name: metrics["top1"]["mean"] for name, metrics in result["runs"].items()}
+    assert [(pair["run"], pair["minus"]) for pair in result["pairs"]] == [("all", "rgb+flow"), ("all", "rgb x3")]
+    for pair in result["pairs"]:
+        assert pair["difference"] == pytest.approx(means[pair["run"]] - means[pair["minus"]])
+        low, high = pair["difference_interval"]
+        assert low <= pair["difference"] <= high
+        assert f"- {pair['run']} minus {pair['minus']}: {100 * pair['difference']:+.1f} (" in markdown
     assert result["seeds"] == [5, 6]
     assert result["videos"] == 8
     assert "| RGB + flow |" in markdown
@@ -228,6 +235,9 @@ def test_what_is_lacking_or_of_no_use_is_refused_before_anything_is_trained(sour
         plan(table1, recipe, [replace(source, label_store=None)], 1, tmp_path)
     with pytest.raises(InputError, match="no label maps, but the run all"):
         plan(FIGURES["figure4"], recipe, [replace(source, label_store=None)], 1, tmp_path)
+    absent = replace(recipe, data=replace(recipe.data, segment_classes=["dog"]))
+    with pytest.raises(InputError, match="segment_classes: got dog"):
+        plan(table1, absent, [source], 1, tmp_path)
     with pytest.raises(InputError, match="--weights-from"):
         plan(TABLES["table3"], recipe, [source], 1, tmp_path)
     with pytest.raises(InputError, match="give --init RUN"):

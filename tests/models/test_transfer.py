@@ -115,6 +115,16 @@ def test_other_segmentation_classes_renew_the_segmenters_classifiers_and_the_red
     assert set(transfer.parts.values()) == {"taken"}
 
 
+@pytest.mark.parametrize(("there", "here"), [(16, 4), (4, 8)])
+def test_another_stride_of_the_segmenter_renews_its_finer_classifiers_alone(there, here):
+    saved, model = source(segmenter_stride=there), fresh(segmenter_stride=here)
+    before = copied(model)
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
+    assert_taken(model, before, saved.model, except_for=["representations.semantic.segmenter.finer_classifiers."])
+    assert transfer.parts.pop("semantic.representation") == "taken but for its finer classifiers (another stride)"
+    assert set(transfer.parts.values()) == {"taken"}
+
+
 def test_a_stream_of_only_one_of_the_two_is_named():
     saved, model = source(streams=["rgb", "flow"]), fresh(streams=["rgb", "semantic"])
     before = copied(model)

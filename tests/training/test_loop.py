@@ -647,9 +647,14 @@ def test_classes_that_need_not_be_told_apart_are_one_for_the_segmenter(synthetic
     assert source.label_store is not None
     grouped = replace(source, label_store=source.label_store.apart(["disc"]))
     assert evaluate(run, grouped, "test", QUIET).figures["segmentation"] == scored
-    with pytest.raises(InputError, match="has no label maps of dog"):
-        train(source, replace(config, data=replace(data, segment_classes=["dog"])), tmp_path / "dog", False, QUIET)
+    absent = replace(config, data=replace(data, segment_classes=["dog"], compact_classes=False))
+    with pytest.raises(InputError, match="segment_classes: got dog; expected some of the classes"):
+        train(source, absent, tmp_path / "dog", False, QUIET)
     assert not (tmp_path / "dog").exists()
+    train(source, of_one_stream(absent), tmp_path / "rgb", False, QUIET)  # nothing reads the label maps
+    told = io.StringIO()
+    assert evaluate(tmp_path / "rgb", source, "test", Console(file=told, width=200)).figures["segmentation"] is None
+    assert "segmentation" not in told.getvalue()
 
 
 def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthetic, tiny, tmp_path):

@@ -82,15 +82,23 @@ class LabelStore:
     def apart(self, names: Sequence[str]) -> "LabelStore":
         """The same label maps with the classes `names` told apart and all others as one; no names: all are apart.
 
-        InputError: a class that the store does not have, or the background.
+        InputError: the store does not have one of them, or has a class `OTHER` of its own.
         """
-        return self.with_classes((self.classes[0], *names, OTHER)) if names else self
+        if not names:
+            return self
+        things = self.classes[1:]
+        if OTHER in self.classes or len(set(names)) < len(names) or not set(names) <= set(things):
+            raise InputError(
+                f"data.segment_classes: got {', '.join(names)}; expected some of the classes of {self.root} "
+                f"({', '.join(things[:5])} ...), each once, and none called {OTHER} among these; [] tells all apart"
+            )
+        return self.with_classes((self.classes[0], *names, OTHER))
 
     def with_classes(self, classes: Sequence[str]) -> "LabelStore":
         """The same label maps in the ids of `classes`, some of this store's; the others' pixels become background.
 
-        Or `OTHER`, if that is one of `classes` and not the store's own. The background comes first. InputError: a class
-        that the store does not have, or one given twice.
+        They become `OTHER` where that is one of `classes` and not the store's own. The background comes first.
+        InputError: a class that the store does not have.
         """
         groups = OTHER in classes and OTHER not in self.classes
         absent = [name for name in classes if name not in self.classes and not (groups and name == OTHER)]
@@ -99,8 +107,6 @@ class LabelStore:
             raise InputError(
                 f"{self.root} {wrong}; expected {self.classes[0]} and some of {', '.join(self.classes[1:6])} ..."
             )
-        if len(set(classes)) < len(classes):
-            raise InputError(f"{self.root}: got the classes {', '.join(classes)}; expected each once")
         rest = classes.index(OTHER) if groups else 0
         ids = [classes.index(name) if name in classes else rest for name in self.classes]
         before = range(len(self.classes)) if self.renamed is None else self.renamed

@@ -19,8 +19,8 @@ from airstreams.config import DataConfig
 
 LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to brightness, by ITU-R BT.601
 
-# The teacher's loss is taken on every fourth pixel each way. The logits lie on a grid of 16 px, so the pixels between
-# say little more, and one map a segmentation class of the clip's full size would be the largest tensor of the step.
+# The teacher's loss is taken on every fourth pixel each way. The logits lie on a grid of 4 to 16 px, so the pixels
+# between say little more, and one map a segmentation class of the clip's full size would be the step's largest tensor.
 LABEL_STRIDE = 4
 
 

@@ -64,12 +64,13 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     trained_on = sum(drawn.get(video.name) == "train" for video in wanted)
     if trained_on and split != "train":
         console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
-    label_store = source.label_store
-    if label_store is not None and not set(saved.segment_classes) <= {*label_store.classes, OTHER}:
+    label_store = source.label_store if "semantic" in saved.config.model.streams else None
+    grouped = {OTHER} if saved.config.data.segment_classes else set()
+    if label_store is not None and not set(saved.segment_classes) <= {*label_store.classes, *grouped}:
         console.print(f"segmentation not scored: {label_store.teacher}'s classes are not those of the run's teacher")
         label_store = None
     elif label_store is not None and label_store.classes != saved.segment_classes:
-        rest = OTHER if OTHER in saved.segment_classes else label_store.classes[0]
+        rest = OTHER if OTHER in set(saved.segment_classes) - set(label_store.classes) else label_store.classes[0]
         console.print(f"segmentation: what the run's segmenter has no class for is scored as {rest}")
         label_store = label_store.with_classes(saved.segment_classes)
     with Progress(console=console) as progress:

@@ -134,7 +134,7 @@ class SegmentationFigures:
     """Counts pixels of the segmentation against label maps, and beside it of the ceiling: what the label maps keep when
     they are reduced to the segmenter's grid and enlarged again, as the best possible segmenter's output would be.
 
-    classes: the teacher's, background first. A human mask is scored against the class "person", where there is one.
+    classes: the segmenter's, background first. A human mask is scored against the class "person", where there is one.
     """
 
     classes: Sequence[str]

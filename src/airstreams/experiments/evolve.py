@@ -49,7 +49,7 @@ from airstreams.experiments.tournament import TournamentSampler
 from airstreams.experiments.workers import begin_work
 from airstreams.files import replacing
 from airstreams.training.log import METRICS
-from airstreams.training.loop import may_begin, train, with_drawn_splits
+from airstreams.training.loop import may_begin, train, with_drawn_splits, with_segment_classes
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
 HEARTBEAT = 20  # s from one sign of life of a trial to the next; four of them missed, it is taken to be dead
@@ -115,7 +115,8 @@ def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
             "of --model.streams"
         )
     search = replace(search, source=with_drawn_splits(search.source, search.config))
-    scored_source(search.source, search.config)  # complains before anything is begun
+    scored_source(search.source, search.config)  # these two complain before anything is begun
+    with_segment_classes(search.source, search.config)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     search.folder.mkdir(parents=True, exist_ok=True)
@@ -257,9 +258,8 @@ def _that_compare(config: Config) -> dict[str, Any]:
 
 
 def _finals(search: Search, study: Study, storage: RDBStorage) -> tuple[Study, int]:
-    """The trainings with fresh seeds that compare the winner with the references: a study of fixed weights.
-
-    And how many trials it is to have.
+    """The trainings with fresh seeds that compare the winner with the references, as a study of given weights, and how
+    many trials it is to have.
     """
     best = _best(study.get_trials(deepcopy=False))
     if not best:

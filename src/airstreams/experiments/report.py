@@ -41,10 +41,16 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
     metric = jobs[0].metric
     metrics = [of_cell or metric for of_cell in table.metrics]
     runs: dict[str, dict[str, dict[str, Any]]] = {run: {} for run in table.runs}
+    pairs: list[dict[str, Any]] = []
     for of_cell in metrics:
         drawn = outcomes.bootstrap(table.runs, of_cell)
         for run in table.runs:
             runs[run][of_cell] = _figures(outcomes, drawn, run, of_cell, table.reference)
+        if of_cell == metric:
+            pairs = [
+                {"run": run, "minus": other, **_difference(outcomes, drawn, run, other, metric)}
+                for run, other in table.pairs
+            ]
     data = [job.source.name for job in jobs]
     hours = sum(job.seconds for job in jobs) / 3600
     result: dict[str, Any] = {
@@ -60,6 +66,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         "training_hours": hours,
         "reference": table.reference,
         "runs": runs,
+        "pairs": pairs,
     }
     if table.costs:
         result["costs"] = {run: _cost(next(job for job in jobs if job.name == run)) for run in table.runs}
@@ -77,6 +84,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         "",
         *_rows(table, result, published),
     ]
+    lines += ["", *(f"- {pair['run']} minus {pair['minus']}: {_in_points(pair)}" for pair in pairs)] if pairs else []
     if not data[0].startswith(f"{published}:"):
         lines += ["", f"The paper's figures are of {DATA_SETS[published]}, not of these data."]
     lines += [f"\n{note}" for note in (_about_weights(table, jobs), table.note) if note]
@@ -149,12 +157,18 @@ def _figures(
         "interval": around(float(np.mean(values)), drawn[run]),
     }
     if reference is not None:
-        found["difference"] = found["mean"] - float(np.mean(outcomes.values(reference, metric)))
-        differences = drawn[run] - drawn[reference]
-        low, high = (found["difference"] + np.percentile(differences, BOUNDS) - differences.mean()).tolist()
-        found["difference_interval"] = [low, high]
-        found["undecided"] = low <= 0 <= high
+        found |= _difference(outcomes, drawn, run, reference, metric)
     return found
+
+
+def _difference(
+    outcomes: RunOutcomes, drawn: Mapping[str, np.ndarray], run: str, other: str, metric: str
+) -> dict[str, Any]:
+    """A run's mean figure minus another's."""
+    difference = float(np.mean(outcomes.values(run, metric)) - np.mean(outcomes.values(other, metric)))
+    differences = drawn[run] - drawn[other]
+    low, high = (difference + np.percentile(differences, BOUNDS) - differences.mean()).tolist()
+    return {"difference": difference, "difference_interval": [low, high], "undecided": low <= 0 <= high}
 
 
 def _cost(job: Job) -> dict[str, int]:
@@ -219,10 +233,14 @@ def _texts(cell: Cell | None, result: Mapping[str, Any], reference: str | None, 
         low, high = found["interval"]
         ours = f"{found['mean']:.1%} ({low:.1%} to {high:.1%})"
         if reference not in (None, cell.run):
-            low, high = (100 * bound for bound in found["difference_interval"])
-            undecided = ", undecided" if found["undecided"] else ""
-            difference = f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f}{undecided})"
+            difference = _in_points(found)
     return [ours, paper] if reference is None else [ours, difference, paper]
+
+
+def _in_points(found: Mapping[str, Any]) -> str:
+    low, high = (100 * bound for bound in found["difference_interval"])
+    undecided = ", undecided" if found["undecided"] else ""
+    return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f}{undecided})"
 
 
 def _about_weights(table: Table, jobs: Sequence[Job]) -> str:

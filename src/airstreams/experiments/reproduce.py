@@ -28,7 +28,7 @@ from airstreams.experiments.workers import begin_work
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
 from airstreams.training.log import METRICS
-from airstreams.training.loop import may_begin, train, with_drawn_splits
+from airstreams.training.loop import may_begin, train, with_drawn_splits, with_segment_classes
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def plan(
                     raise InputError(
                         f"{source.name}: no label maps, but the run {name} learns by them; give --labels LABELS"
                     )
+                with_segment_classes(source, config)  # complains of a class that they lack
                 begins = begins_with if name in pretrained else ""
                 folder = out / "runs" / f"{_file_name(name)}{begins}-data{split}-seed{seed}"
                 if (folder / "config.yaml").is_file() and load_config(folder / "config.yaml") != config:

@@ -81,6 +81,7 @@ class Table:
     rows: name to its cells, one for each column; None for an empty one.
     columns: their headings; an empty one is headed by its metric.
     reference: the run from which differences are taken; None: there are none to take.
+    pairs: runs whose differences, the first minus the second, are told besides.
     evolved: the paper's figures of our runs are of evolved loss weights.
     costs: parameters and multiply-adds stand beside the figures.
     """
@@ -89,6 +90,7 @@ class Table:
     rows: Mapping[str, tuple[Cell | None, ...]]
     columns: tuple[str, ...] = ("",)
     reference: str | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
     evolved: bool = False
     costs: bool = False
     note: str = ""
@@ -160,6 +162,7 @@ TABLES = {
             "control: RGB three times": (Cell("rgb x3"),),
         },
         reference="rgb",
+        pairs=(("all", "rgb+flow"), ("all", "rgb x3")),
         note="The control is not in the paper: three towers, merged as the others are, that all see RGB.",
     ),
     "table2": Table(
@@ -172,6 +175,7 @@ TABLES = {
         },
         columns=("stop gradient", "propagate gradient"),
         reference="rgb",
+        pairs=tuple((run, f"{run} {STOPPED}") for run in ("rgb+semantic", "rgb+flow", "all")),
     ),
     "table3": Table(
         "Table 3: loss weights",

@@ -97,7 +97,7 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
     Args:
         config: streams, tower and widths.
         classes: K, action classes.
-        segment_classes: S, the label source's classes, background included.
+        segment_classes: S, those that the segmenter tells apart, background included.
 
     InputError: a further stream's class that cannot be used.
     """

@@ -40,7 +40,7 @@ class Description:
     """All that a model's use needs beside its weights.
 
     classes: action class names, in the order of the logits.
-    segment_classes: the teacher's class names, background first, in the order of the segmentation logits.
+    segment_classes: the segmenter's class names, background first, in the order of the segmentation logits.
     """
 
     config: Config

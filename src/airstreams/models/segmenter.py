@@ -51,12 +51,13 @@ class DilatedResNet18(nn.Module):
 
     def forward(self, frames_N3HW: Tensor) -> Tensor:
         """Logits (N, S, ceil(H / stride), ceil(W / stride)) of frames in 0..1, centred on 0.5."""
-        at_4 = self.stages[:2](self.stem(frames_N3HW))
-        at_8 = self.stages[2:4](at_4)
-        logits: Tensor = self.classifier(self.stages[4:](at_8))
-        for features, finer in ((at_8, "8"), (at_4, "4")):
+        features = [self.stem(frames_N3HW)]
+        for block in self.stages:
+            features.append(block(features[-1]))
+        logits: Tensor = self.classifier(features[-1])
+        for finer, earlier in (("8", features[4]), ("4", features[2])):  # after stages two and one
             if finer in self.finer_classifiers:
-                logits = enlarge(logits, features.shape[-2:]) + self.finer_classifiers[finer](features)
+                logits = enlarge(logits, earlier.shape[-2:]) + self.finer_classifiers[finer](earlier)
         return logits
 
 
@@ -87,6 +88,8 @@ class ResidualBlock(nn.Module):
 
 def enlarge(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Bilinear enlargement: how logits on the segmenter's grid become a map of the clip's size."""
+    if frames_NCHW.shape[-2:] == tuple(size):
+        return frames_NCHW
     if frames_NCHW.is_cuda:
         return enlarge_by_product(frames_NCHW, size)
     return F.interpolate(frames_NCHW, size=tuple(size), mode="bilinear", align_corners=False)

@@ -15,6 +15,7 @@ from airstreams.models.airstreams import AIRStreams
 from airstreams.models.saved import SavedModel
 
 Weights = dict[str, Tensor]
+FINER = "segmenter.finer_classifiers."
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def take_over(
     """Copy all parts that fit from a saved model into a new one, which keeps its own weights elsewhere.
 
     The heads' classifiers stay as they are unless the action classes are the same in the same order; so do the
-    segmenter's classifier and the reduction after it unless the segmentation classes are.
+    segmenter's classifiers and the reduction after them unless the segmentation classes are, and the finer classifiers
+    unless it has the same stride.
 
     Args:
         model: freshly built; changed in place.
@@ -65,6 +67,8 @@ def take_over(
         done[name] = "taken"
         here, there = part.state_dict(), saved_parts[name].state_dict()
         renewed, changed = _of_classes(name, classes, segment_classes, source)
+        if name == "semantic.representation" and not changed and here.keys() != there.keys():
+            renewed, changed = (FINER,), "finer classifiers (another stride)"
         if changed:
             done[name] = f"taken but for its {changed}"
             here, there = _without(here, renewed), _without(there, renewed)
@@ -99,7 +103,7 @@ def _of_classes(
     if part.endswith(".late"):
         return ("classifier.",), _renewal("classifier", source.classes, classes)
     if part == "semantic.representation":
-        layers = ("segmenter.classifier.", "segmenter.finer_classifiers.", "reduction.")
+        layers = ("segmenter.classifier.", FINER, "reduction.")
         return layers, _renewal("classifier and reduction", source.segment_classes, segment_classes)
     return (), ""
 

@@ -120,8 +120,7 @@ def _train(
         build(config.model, len(source.classes), len(COCO_CLASSES))
     state = _state_to_resume(run, console) if resume else None
     source = _with_splits(source, config, run, resume)
-    if source.label_store is not None:
-        source = replace(source, label_store=source.label_store.apart(config.data.segment_classes))
+    source = with_segment_classes(source, config)
     if config.data.compact_classes:
         source = _compacted(source, console)
     segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
@@ -589,6 +588,14 @@ def with_drawn_splits(source: Source, config: Config) -> Source:
         return source
     data = config.data
     return with_splits(source, automatic_split(source.videos, config.seed, data.val_fraction, data.test_fraction))
+
+
+def with_segment_classes(source: Source, config: Config) -> Source:
+    """The source with label maps of the classes that the segmenter is to tell apart. InputError: they lack one."""
+    store = source.label_store
+    if store is None or "semantic" not in config.model.streams:
+        return source
+    return replace(source, label_store=store.apart(config.data.segment_classes))
 
 
 def _compacted(source: Source, console: Console) -> Source:
