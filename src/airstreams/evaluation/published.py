@@ -31,8 +31,9 @@ class Published(NamedTuple):
 MEAN_OF_SPLITS = "report the mean of split=1, split=2 and split=3"
 
 PUBLISHED = {
-    # Figure: Kuehne et al., ICCV 2011. Views: ours; papers average the centres of many clips, some all of them at a
-    # stride (the code of Tran et al., CVPR 2018: facebookresearch/VMZ, tutorials/dense_prediction.md).
+    # Figure: Kuehne et al., ICCV 2011. Views: ours; ten clips of a second, as the videos last a few seconds.
+    # Papers average the centres of many clips, some all of them at a stride (the code of Tran et al., CVPR
+    # 2018: facebookresearch/VMZ, c2/tutorials/dense_prediction.md).
     "hmdb51": Published(("top1",), views=10, crops=1, note=MEAN_OF_SPLITS),
     # Figure: Jhuang et al., ICCV 2013. Views: ours; the clips last 15 to 40 frames, which 5 views cover several times.
     "jhmdb": Published(("top1",), views=5, crops=1, note=MEAN_OF_SPLITS),
