@@ -15,8 +15,9 @@ demo: setup
 	$(BIN)/python examples/demo.py demo
 
 # Two processes, a file at a time, with one thread each: with two threads each they get in each other's way on two cores.
+# Files in their own order: by the number of tests, the longest one would come last and have one process wait for it.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check src tests examples benchmarks
