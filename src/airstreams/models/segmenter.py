@@ -24,7 +24,8 @@ class DilatedResNet18(nn.Module):
 
     def __init__(self, classes: int, width: float = 1.0, stride: int = 16) -> None:
         super().__init__()
-        channels = max(8, round(STAGES[0][0] * width))
+        widths = [max(8, round(stage_channels * width)) for stage_channels, _, _ in STAGES]
+        channels = widths[0]
         self.stem = nn.Sequential(
             nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(channels),
@@ -32,8 +33,7 @@ class DilatedResNet18(nn.Module):
             nn.MaxPool2d(3, stride=2, padding=1),
         )
         blocks = []
-        for stage_channels, stage_stride, dilation in STAGES:
-            out_channels = max(8, round(stage_channels * width))
+        for out_channels, (_, stage_stride, dilation) in zip(widths, STAGES, strict=True):
             blocks += [
                 ResidualBlock(channels, out_channels, stage_stride, dilation),
                 ResidualBlock(out_channels, out_channels, 1, dilation),
@@ -42,11 +42,7 @@ class DilatedResNet18(nn.Module):
         self.stages = nn.Sequential(*blocks)
         self.classifier = nn.Conv2d(channels, classes, 1)
         self.finer_classifiers = nn.ModuleDict(
-            {
-                str(finer): nn.Conv2d(max(8, round(STAGES[stage][0] * width)), classes, 1)
-                for finer, stage in ((8, 1), (4, 0))
-                if stride <= finer
-            }
+            {str(finer): nn.Conv2d(widths[stage], classes, 1) for finer, stage in ((8, 1), (4, 0)) if stride <= finer}
         )
 
     def forward(self, frames_N3HW: Tensor) -> Tensor:
