@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from airstreams.config import (
@@ -20,8 +19,6 @@ from airstreams.config import (
 from airstreams.data.sources import open_source
 from airstreams.data.synthetic import render
 from airstreams.training.loop import train
-
-torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

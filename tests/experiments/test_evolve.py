@@ -252,6 +252,14 @@ def test_what_cannot_be_evolved_is_refused_before_anything_is_written(source, re
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize(("limit", "workers"), [({"OMP_NUM_THREADS": "1"}, 1), ({}, os.cpu_count())], ids=str)
+def test_a_worker_has_its_share_of_the_threads_and_no_more_than_it_may(limit, workers):
+    said = f"import airstreams.experiments.workers as w, torch; w.begin_work({workers}); print(torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | limit
+    environment["PYTHONPATH"] = str(Path(airstreams.__file__).parents[1])
+    assert subprocess.check_output([sys.executable, "-c", said], env=environment) == b"1\n"
+
+
 def take_all(search, took):
     study = optuna.load_study(storage=open_storage(search), study_name="queue")
     while any(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):

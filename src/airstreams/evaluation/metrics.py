@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from airstreams.data.labels import NO_LABEL
 from airstreams.models.segmenter import enlarge
@@ -120,8 +119,8 @@ class MultiLabelOutcomes:
 def confusion(scores_NK: np.ndarray, targets_N: np.ndarray) -> np.ndarray:
     """Counts (K, K): true class down, predicted class across."""
     K = scores_NK.shape[1]
-    predicted_N = torch.from_numpy(nan_last(scores_NK).argmax(axis=1))
-    return multiclass_confusion_matrix(predicted_N, torch.from_numpy(targets_N), K).numpy()
+    predicted_N = nan_last(scores_NK).argmax(axis=1)
+    return np.bincount(targets_N * K + predicted_N, minlength=K * K).reshape(K, K)
 
 
 def nan_last(scores_NK: np.ndarray) -> np.ndarray:

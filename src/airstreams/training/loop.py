@@ -116,8 +116,6 @@ def _train(
     if not leads():
         console = Console(quiet=True)
     _require_labels(source, config)
-    with torch.device("meta"):  # what cannot be built is refused before the videos are gone through
-        build(config.model, len(source.classes), len(COCO_CLASSES))
     state = _state_to_resume(run, console) if resume else None
     source = _with_splits(source, config, run, resume)
     source = with_segment_classes(source, config)
@@ -131,10 +129,10 @@ def _train(
     }
     if state is not None and state.learns != learns:
         raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
+    torch.manual_seed(config.seed)
+    model = build(config.model, len(source.classes), len(segment_classes))  # may refuse, so before the videos' turn
     train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
 
-    torch.manual_seed(config.seed)
-    model = build(config.model, len(source.classes), len(segment_classes))
     if init is not None:
         taken_over = take_over(model, source.classes, segment_classes, init)
         console.print(str(taken_over), markup=False, highlight=False, soft_wrap=True)
