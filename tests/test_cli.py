@@ -94,6 +94,12 @@ def test_check_data_lists_each_bad_file_with_its_reason_and_fails(call, videos):
         assert f"{path}: {reason}" in out
 
 
+def test_square_brackets_in_names_are_shown_as_they_are(call, videos):
+    (videos / "train" / "disc_up").rename(videos / "train" / "walk [slow]")
+    (videos / "test" / "disc_up").rename(videos / "test" / "walk [slow]")
+    assert "walk [slow]" in call("check-data", videos)[1]
+
+
 def test_train_evaluate_predict_from_a_folder_of_videos(call, videos, recipe, tmp_path):
     """What the README promises: class folders become a recogniser, here of one stream and without splits or labels."""
     run = tmp_path / "new run"
@@ -186,6 +192,7 @@ def test_a_finished_run_resumes_without_a_word_of_its_config(call, run, syntheti
 def test_other_settings_beside_resume_are_refused_and_not_ignored(call, run, synthetic):
     data = (synthetic / "videos", "--labels", synthetic / "labels")
     complaint(call("train", *data, "--out", run, "--resume", "--training.epochs", "9"), "--resume", "config.yaml")
+    complaint(call("train", *data, "--out", run, "--resume", "--weights-from", run), "--resume", "--weights-from")
 
 
 def test_a_folder_with_one_class_is_refused(call, videos, tmp_path):

@@ -10,9 +10,12 @@ from jsonargparse import ArgumentParser
 import airstreams
 from airstreams.config import (
     Config,
+    DataConfig,
     LossWeights,
     ModelConfig,
+    TrainingConfig,
     add_config_arguments,
+    comparable,
     config_from,
     from_dict,
     load_config,
@@ -54,6 +57,19 @@ def test_a_config_comes_back_from_yaml_as_it_was(tmp_path):
     assert config.model.tower[5].layers[0].kernel == 5
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_cache_is_found_from_another_folder_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_config(Config(data=DataConfig(cache="frames")), tmp_path / "c.yaml")
+    monkeypatch.chdir("/")
+    assert load_config(tmp_path / "c.yaml").data.cache == str(tmp_path / "frames")
+
+
+def test_configs_that_differ_in_where_they_run_alone_are_comparable():
+    here, there = Config(), Config(data=DataConfig(workers=0, cache="/x"), training=TrainingConfig(device="cpu"))
+    assert comparable(here) == comparable(there)
+    assert comparable(here) != comparable(Config(training=TrainingConfig(lr=0.5)))
 
 
 def test_a_saved_config_is_complete(tmp_path):

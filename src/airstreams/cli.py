@@ -5,6 +5,7 @@ What does the work is imported when its verb is called, so that help and complai
 
 import json
 import os
+import shlex
 import sys
 import warnings
 from argparse import ArgumentError
@@ -21,7 +22,7 @@ from rich.table import Table
 import airstreams
 from airstreams.config import Config, LossWeights, add_config_arguments, config_from, load_config, recipe_path
 from airstreams.errors import InputError, VideoError
-from airstreams.experiments.study import weights_from
+from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import FIGURES, TABLES, Figure, reproducible
 
 # By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
@@ -31,8 +32,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
 
-stderr = Console(stderr=True)
-stdout = Console()
+# Names may have square brackets, which are no markup.
+stderr = Console(stderr=True, markup=False, highlight=False)
+stdout = Console(markup=False, highlight=False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         call = parser.instantiate(parser.parse_args(_with_recipe_paths(argv)))
         run_verb = verbs[call.verb]
+        call[call.verb].command = shlex.join(["airstreams", *argv])
         return run_verb(call[call.verb])
     except InputError as error:
         if debug:
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         same = "; the same call goes on"
-        hints = {"train": "; --resume goes on from the last saved state"}
+        hints = {"train": "; --resume goes on from the last saved state, if there is one yet"}
         hints |= dict.fromkeys(("annotate", "evolve", "reproduce"), same)
         hint = hints.get(argv[0] if argv else "", "")
         print(f"airstreams: interrupted{hint}", file=sys.stderr)
@@ -278,7 +281,7 @@ def labels(call: Namespace) -> int:
         )
         return FAILED if bad else DONE
     settings = ", ".join(f"{name} {value}" for name, value in store.settings.items())
-    stdout.print(f"{store.teacher}; {settings or 'no settings'}", markup=False, highlight=False)
+    stdout.print(f"{store.teacher}; {settings or 'no settings'}")
     table = Table("class", "of the pixels", "in of the frames")
     for name, row in shares["classes"].items():
         table.add_row(name, f"{row['pixels']:.2%}", f"{row['frames']:.1%}")
@@ -308,8 +311,12 @@ def train(call: Namespace) -> int:
     from airstreams.training import loop
 
     if call.resume:
-        if call.init is not None:
-            raise InputError("--resume goes on with a run; leave out --init, which begins one")
+        for name in ("init", "weights_from", "top"):
+            if call[name] is not None:
+                option = name.replace("_", "-")
+                raise InputError(
+                    f"--resume goes on with a run; leave out --{option}, which is for the beginning of one"
+                )
         if not (call.out / "config.yaml").is_file():
             raise InputError(f"--resume: {call.out} holds no run; drop --resume, or give --out the run's folder")
         config = load_config(call.out / "config.yaml")
@@ -328,7 +335,7 @@ def train(call: Namespace) -> int:
     if call.json:
         _print_json({"run": str(call.out), **record})
     else:
-        stdout.print(f"trained: {call.out}", markup=False, highlight=False)
+        stdout.print(f"trained: {call.out}")
     return DONE
 
 
@@ -430,7 +437,7 @@ def predict(call: Namespace) -> int:
                 prediction = recogniser.predict(path)
             except VideoError as error:
                 left_out.append({"path": str(path), "reason": str(error)})
-                progress.console.print(f"airstreams: {path}: left out: {error}", markup=False, soft_wrap=True)
+                progress.console.print(f"airstreams: {path}: left out: {error}", soft_wrap=True)
                 continue
             windows = [{"start": w.start, "end": w.end, "top": _top(w.probabilities)} for w in prediction.windows]
             answers.append({"path": str(path), "top": _top(prediction.probabilities), "windows": windows})
@@ -457,8 +464,10 @@ def reproduce(call: Namespace) -> int:
     if of_a_study:
         from airstreams.experiments.paper_figures import draw_study
 
-        said = {} if call.dry_run else draw_study(call.table, call.study, picture)
-        return _say_figure(call, picture, [], said)
+        if call.dry_run:
+            read_results(call.study)  # complains where there are none
+            return _say_plan(call, [], [], 0.0)
+        return _say_figure(call, picture, [], draw_study(call.table, call.study, picture))
 
     from airstreams.data.sources import open_source
     from airstreams.experiments import reproduce as experiments
@@ -483,7 +492,7 @@ def reproduce(call: Namespace) -> int:
 
     from airstreams.experiments.report import report, write
 
-    result, markdown = report(call.table, wanted, jobs, " ".join(["airstreams", *sys.argv[1:]]))
+    result, markdown = report(call.table, wanted, jobs, call.command)
     write(call.out, call.table, result, markdown)
     if wanted.costs:
         from airstreams.experiments.paper_figures import draw_peers
@@ -510,6 +519,8 @@ def _say_plan(call: Namespace, jobs: Sequence[Any], work: Sequence[int], hours: 
         shown.add_row(job.folder.name, "yes" if job.done else "", f"{count / 1e12:.1f}")
     stdout.print(shown)
     pace = "the pace is known once one is finished" if hours is None else f"about {hours:.1f} h of training left"
+    if hours and call.workers > 1:
+        pace += f", {hours / call.workers:.1f} h by {call.workers} workers"
     stdout.print(f"{sum(not job.done for job in jobs)} of {len(jobs)} runs to do; {pace}")
     return DONE
 

@@ -74,6 +74,8 @@ class DataConfig:
             self.val_fraction + self.test_fraction,
             "below 1, so that something is left to train on",
         )
+        if self.cache is not None:  # what goes on from another folder is to find it again
+            self.cache = str(Path(self.cache).expanduser().absolute())
 
 
 @dataclass
@@ -215,7 +217,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
         require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
-        require(self.accumulate >= 1, "training.accumulate", self.accumulate, "at least 1")
+        accumulate = self.accumulate
+        fits = accumulate >= 1 and self.batch_size % accumulate == 0
+        require(fits, "training.accumulate", accumulate, f"a divisor of training.batch_size, {self.batch_size}")
         require(0 < self.lr < math.inf, "training.lr", self.lr, "over 0 and finite")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
         require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
@@ -344,6 +348,17 @@ def from_dict(values: dict[str, Any]) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """The complete config as plain values, for YAML and JSON."""
     return asdict(config)
+
+
+def comparable(config: Config) -> dict[str, Any]:
+    """The values of a config but for those that say where its data lie and on what it runs: equal ones train the same
+    model, perhaps on different machines.
+    """
+    values = to_dict(config)
+    for section, names in (("data", ("workers", "cache", "cache_gb")), ("training", ("device",))):
+        for name in names:
+            del values[section][name]
+    return values
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -5,8 +5,11 @@ With one process all of this is the identity.
 
 import functools
 import os
+import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -33,6 +36,23 @@ def device_of_process() -> torch.device:
     """The CUDA device that is this process's, or the CPU. Processes wait a week for each other from then on."""
     # Their shares of a long job end hours apart; torch's own patience ends after half of one.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)).device
+
+
+def hardware(device: torch.device) -> str:
+    """What a job runs on, in words."""
+    name = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()}, {torch.get_num_threads()} threads"
+    )
+    processes = PartialState().num_processes
+    return name if processes == 1 else f"{processes} x {name}"
+
+
+def _cpu() -> str:
+    with suppress(OSError):  # Linux alone has this file; elsewhere Python knows the name
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:

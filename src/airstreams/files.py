@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from airstreams.errors import InputError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -19,6 +21,13 @@ def replacing(path: Path) -> Iterator[Path]:
         settle(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """InputError, before the work and not after it: nothing can be written in this folder, or it cannot be made."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: nothing can be written there, by {there}; make that a writable folder")
 
 
 def temporary_name(path: Path) -> Path:

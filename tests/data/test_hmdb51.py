@@ -99,6 +99,20 @@ def test_the_official_splits_keep_films_apart(official, split, train_groups, sha
     assert groups["train"] & groups["test"] == shared  # two films of like names, which count as one here
 
 
+def test_the_folder_of_the_download_will_do(root):
+    names = [video.name for video in open_source(f"hmdb51:{root}").videos]
+    (root / "videos").rename(root / "hmdb51_org")
+    assert [video.name for video in open_source(f"hmdb51:{root}").videos] == names
+
+
+@pytest.mark.parametrize("lines", [1, 0])
+def test_a_split_file_that_is_cut(lines, root):
+    listed = root / "splits" / "run_test_split1.txt"
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(InputError, match=r"run_test_split1\.txt lists no clip of train, or none of test"):
+        open_source(f"hmdb51:{root}")
+
+
 def test_says_what_is_missing(root):
     (root / "videos/wave/film#0_wave_u_cm_np1_fr_med_0.avi").unlink()
     (root / "splits/run_test_split1.txt").unlink()

@@ -44,6 +44,20 @@ def test_reads_the_layout_without_teacher_and_masks(small_root):
     assert (video.group, video.label_map, video.mask) == ("clap/film", "clap/film_clap_f_cm_np1_1", None)
 
 
+def test_the_folder_of_the_download_will_do(small_root):
+    names = [video.name for video in open_source(f"jhmdb:{small_root}").videos]
+    (small_root / "videos").rename(small_root / "ReCompress_Videos")
+    assert [video.name for video in open_source(f"jhmdb:{small_root}").videos] == names
+
+
+@pytest.mark.parametrize("lines", [1, 0])
+def test_a_split_file_that_is_cut(lines, small_root):
+    listed = small_root / "splits" / "run_test_split1.txt"
+    listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(InputError, match=r"run_test_split1\.txt lists no clip of train, or none of test"):
+        open_source(f"jhmdb:{small_root}")
+
+
 def test_says_what_is_missing(small_root):
     (small_root / "videos/wave/film_wave_f_cm_np1_0.avi").unlink()
     (small_root / "splits/run_test_split1.txt").unlink()

@@ -1,3 +1,4 @@
+import os
 import random
 from collections import Counter
 from dataclasses import replace
@@ -7,8 +8,8 @@ import numpy as np
 import pytest
 
 from airstreams.data.labels import create, save
+from airstreams.data.listing import Video
 from airstreams.data.sources import (
-    Video,
     automatic_split,
     open_source,
     read_splits,
@@ -52,6 +53,11 @@ def test_a_folder_of_class_folders(tmp_path):
     )  # fmt: skip
     with pytest.raises(InputError, match=r"no split 'train'; .*: none"):
         source.split("train")
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    touch(tmp_path, "clap/a.mp4", os.fsdecode(b"wave/caf\xe9.mp4"))
+    assert refusal(tmp_path) == f"{tmp_path} holds 'wave/caf\\udce9.mp4', a name that is not UTF-8; rename it"
 
 
 def test_class_folders_may_be_links(tmp_path):
@@ -374,7 +380,7 @@ def test_fractions_that_leave_nothing_to_train(val, test):
 
 
 def test_splits_survive_the_file(tmp_path):
-    touch(tmp_path / "d", *(f'{label}/{i}, "ä".mp4' for label in ("clap", "wave") for i in range(10)))
+    touch(tmp_path / "d", *(f'{label}/{i}, "ä".mp4' for label in ("clap", " wave") for i in range(10)))
     source = open_source(str(tmp_path / "d"))
     split = with_splits(source, automatic_split(source.videos, seed=0))
     assert [len(split.split(name)) for name in ("train", "val", "test")] == [14, 2, 4]

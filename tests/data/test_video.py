@@ -493,7 +493,7 @@ def test_cuts_between_two_packets_and_inside_the_last(whole, tmp_path, name):
 
 def test_what_is_no_video(tmp_path):
     assert reason(tmp_path / "missing.mp4") == "does not exist"
-    assert reason(tmp_path) == "not a file"
+    assert reason(tmp_path) == "a folder, not a video; give the files in it"
     (tmp_path / "empty.mp4").touch()
     assert reason(tmp_path / "empty.mp4") == "empty file"
     for name in ("text.mp4", "text.avi"):

@@ -121,7 +121,7 @@ def test_charades_is_scored_as_its_official_script_does_and_says_so(multi_label_
     assert main(["evaluate", str(multi_label_run), f"charades:{charades}"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     for words in (
-        "Protocol of charades: mAP on test.",
+        "Protocol of charades: mAP on test; the custom is each class's highest score over the views, not the mean.",
         "Here otherwise: 2 views, not 10; 1 crops, not 3.",
         "2 videos without any action are ranked last",
         "the mean over 2 clips, 1 crops each",
@@ -152,7 +152,10 @@ def test_data_without_splits_is_scored_by_those_that_training_drew_and_new_video
         rows.writerows((name, "test" if "003" in name else "train") for name in names if "005" not in name)
     shutil.rmtree(videos / "train" / "square_left")
     shutil.rmtree(videos / "train" / "square_up")
-    result = evaluate(run, open_source(str(videos / "train")), "test", Console(quiet=True))
+    said = io.StringIO()
+    result = evaluate(run, open_source(str(videos / "train")), "test", Console(file=said, width=200))
+    assert "10 of 12 videos go by the names of the run's own: 8 train, 2 test" in said.getvalue()
+    assert "2 of 12 videos are new to the run: they count as test videos" in said.getvalue()
     assert {row["name"] for row in rows_of(result)} == {name for name in names if "003" in name or "005" in name}
 
 

@@ -150,6 +150,13 @@ def test_another_recipe_in_the_same_study_is_refused(study, source, recipe):
     evolve(search_in(study, source, elsewhere, trials=6), workers=1, console=QUIET)
 
 
+def test_a_study_whose_folder_was_renamed_is_not_begun_anew(study, source, recipe, tmp_path):
+    shutil.copytree(study, tmp_path / "other")
+    with pytest.raises(InputError, match="does not know by the name of other; call the folder what it was called"):
+        evolve(search_in(tmp_path / "other", source, recipe, trials=6), workers=1, console=QUIET)
+    assert results(tmp_path / "other") == results(study)
+
+
 def test_a_study_of_before_a_key_was_there_goes_on(study, source, recipe, tmp_path):
     shutil.copytree(study, tmp_path / "six")
     search = search_in(tmp_path / "six", source, recipe, trials=6)

@@ -4,6 +4,7 @@ forms."""
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -173,6 +174,68 @@ def test_the_paper_s_figures_are_those_of_the_data(finished):
     assert "not of these data" not in markdown
 
 
+def renamed(jobs, name):
+    return [replace(job, source=replace(job.source, name=name)) for job in jobs if job.name == "all"]
+
+
+@pytest.mark.parametrize(
+    ("table", "data", "complaint"),
+    [
+        (
+            "table6",
+            "smarthome:there?protocol=cv1",
+            "smarthome are published: protocol=cv1, not protocol=cs; 1 views, not 10",
+        ),
+        ("table4", "moments:there?release=305", "moments are published: release=305, not release=339; 1 views, not 3."),
+        ("table4", "moments:there?release=339", "moments are published: 1 views, not 3."),
+        ("table1", "hmdb51:there?split=2", "hmdb51 are published: split=2, not split=1, split=2, split=3; 1 views"),
+    ],
+)
+def test_a_table_says_what_sets_its_figures_apart_from_published_ones(finished, table, data, complaint):
+    rows = {"all": (Cell("all", moments=34.51),)}
+    only_all = replace(TABLES[table], rows=rows, columns=("",), reference=None, pairs=())
+    result, markdown = report(table, only_all, renamed(finished, data), "")
+    assert complaint in markdown
+    assert all(said in complaint for said in result["deviations"][:1])
+    (hardware,) = result["hardware"]
+    assert "threads" in hardware
+    assert f"trained on {hardware}, " in markdown
+
+
+def test_the_figure_of_several_data_is_their_mean_for_each_seed(tmp_path):
+    right = {"one": [[True] * 4, [True, False] * 2], "other": [[False] * 8, [True] * 8]}
+    jobs = [
+        replace(job, source=replace(job.source, name=data))
+        for data, seeds in right.items()
+        for job in made_up(tmp_path / data, {"x": seeds})
+    ]
+    outcomes = RunOutcomes(jobs)
+    assert outcomes.values("x", "top1") == pytest.approx([0.5, 0.75])  # not 4/12 and 10/12
+    assert outcomes.videos == 8  # four of which stand in both
+
+
+def test_splits_that_share_their_test_videos_make_no_interval_narrower(tmp_path):
+    right = np.arange(400) < 120
+    jobs = [
+        replace(job, source=replace(job.source, name=data))
+        for data in ("split 1", "split 2")
+        for job in made_up(tmp_path / data, {"x": [right]})
+    ]
+    drawn = RunOutcomes(jobs).bootstrap(["x"], "top1")["x"]
+    assert drawn.std() == pytest.approx(np.sqrt(0.3 * 0.7 / 400), rel=0.08)
+
+
+def test_table_3_tells_its_weights(finished):
+    weights = LossWeights(rgb=0.74, flow=0.71, semantic=0.19, merged=0.26, interm=0.77)
+    jobs = renamed(finished, "charades:there")
+    evolved = [replace(job, name="all (evolved)", config=replace(job.config, loss_weights=weights)) for job in jobs]
+    rows = {name: TABLES["table3"].rows[name] for name in ("fixed weights", "evolved weights")}
+    markdown = report("table3", replace(TABLES["table3"], rows=rows), [*jobs, *evolved], "")[1]
+    assert "Our evolved loss weights: rgb 0.74, flow 0.71, semantic 0.19, merged 0.26, interm 0.77." in markdown
+    assert "is of weights evolved on Moments in Time" in markdown
+    assert "34.51 % with its own, 34.44 % with those of HMDB-51" in markdown
+
+
 def test_a_table_of_two_metrics_and_of_quoted_rows(finished):
     jobs = [job for job in finished if job.name == "all"]
     result, markdown = report("table6", TABLES["table6"], jobs, "")
@@ -211,9 +274,15 @@ def test_a_finished_run_is_only_read_and_shared_by_tables(finished, source, reci
     assert {job.folder for job in again if job.done} == {folder for folder in stamps if "x3" not in folder.name}
     run_jobs([job for job in again if job.done], 1, QUIET)
     assert {folder: (folder / "model.safetensors").stat().st_mtime_ns for folder in stamps} == stamps
+    elsewhere = replace(recipe, data=replace(recipe.data, workers=1, cache=str(out / "cache")))
+    assert all(job.done for job in plan(TABLES["table1"], elsewhere, [source], 2, out))
     other = replace(recipe, training=replace(recipe.training, lr=0.1))
     with pytest.raises(InputError, match="another recipe"):
         plan(TABLES["table1"], other, [source], 2, out)
+    another = {"train": "test", "test": "train"}
+    turned = replace(source, videos=tuple(replace(video, split=another[video.split]) for video in source.videos))
+    with pytest.raises(InputError, match="on other videos or other splits"):
+        plan(TABLES["table1"], recipe, [turned], 2, out)
 
 
 def test_a_figure_takes_the_first_seed_and_data_and_shares_the_tables_runs(finished, source, recipe):
@@ -253,6 +322,8 @@ def test_what_is_lacking_or_of_no_use_is_refused_before_anything_is_trained(sour
         plan(table1, recipe, [tested], 1, tmp_path)
     with pytest.raises(InputError, match=r"other classes than .*; expected splits of one data set"):
         plan(table1, recipe, [source, replace(source, classes=source.classes[1:])], 1, tmp_path)
+    with pytest.raises(InputError, match="twice; expected the splits of one data set"):
+        plan(table1, recipe, [source, source], 1, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -409,7 +480,9 @@ def test_command_line(finished, call, capsys):
     by_name = {run["run"]: run["multiply_adds"] for run in runs}
     assert by_name["all-data0-seed5"] > by_name["rgb-data0-seed5"] > 0
     assert main(["reproduce", "table1", *call, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["runs"].keys() == {"rgb", "rgb+semantic", "rgb+flow", "all", "rgb x3"}
+    said = json.loads(capsys.readouterr().out)
+    assert said["runs"].keys() == {"rgb", "rgb+semantic", "rgb+flow", "all", "rgb x3"}
+    assert shlex.split(said["command"]) == ["airstreams", "reproduce", "table1", *call, "--json"]
     assert (out / "table1.md").read_text().startswith("## Table 1")
     assert json.loads((out / "table1.json").read_text())["table"] == "table1"
     assert main(["reproduce", "table3", *call]) == 2
@@ -464,6 +537,7 @@ def test_command_line_of_a_study(tmp_path, capsys):
         (["table1"], "table1: expected --data DATA"),
         (["figure5"], "figure5: expected --study STUDY"),
         (["figure5", "--study", "."], "no results.json"),
+        (["figure5", "--study", ".", "--dry-run"], "no results.json"),
         (["figure8", "--study", ".", "--data", "x"], "figure8: --data is of no use"),
         (["figure4", "--study", ".", "--data", "x"], "figure4: --study is of no use"),
         (["table1", "--data", "x", "--weights-from", "."], "table1 have fixed loss weights"),

@@ -157,6 +157,38 @@ def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synth
     assert set(read_splits(tmp_path / "run" / "split.csv").values()) == {"train", "test"}
 
 
+def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(videos, tiny, tmp_path):
+    bad, good = videos / "train" / "disc_up" / "002.mp4", videos / "train" / "disc_up" / "003.mp4"
+    bad.write_bytes(b"")
+    run = tmp_path / "run"
+    train(open_source(str(videos)), of_one_stream(tiny), run, False, QUIET)
+    bad.unlink()
+    train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
+    good.unlink()
+    with pytest.raises(InputError, match=r"such as train/disc_up/003\.mp4; give its own DATA, with all of its videos"):
+        train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
+
+
+def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "prepare_videos", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="nothing can be written there"):
+        train(open_source(str(videos)), of_one_stream(tiny), tmp_path / "file" / "run", False, QUIET)
+    config = of_one_stream(tiny)
+    config = replace(config, training=replace(config.training, freeze=["flow.early"]))
+    with pytest.raises(InputError, match=r"training\.freeze"):
+        train(open_source(str(videos)), config, tmp_path / "run", False, QUIET)
+
+
+def test_label_maps_that_lack_many_videos_are_spoken_of(synthetic, tiny, tmp_path):
+    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
+    shutil.rmtree(labels / "train" / "disc_up")
+    said = io.StringIO()
+    short = replace(tiny, training=replace(tiny.training, epochs=1))
+    train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "run", False, Console(file=said, width=200))
+    assert "label maps of 18 of 24 training videos; the others teach no segments" in said.getvalue()
+
+
 def test_without_a_validation_part_the_last_epoch_is_the_result(trained):
     state, _ = load_state(trained)
     assert state.epoch == 2
@@ -272,6 +304,15 @@ def test_multi_label_data_trains_and_evaluates_to_a_mean_average_precision(video
     probabilities = airstreams.load(run).predict(tmp_path / rows[-1][0]).probabilities
     assert all(0 < value < 1 for value in probabilities.values())
     assert sum(probabilities.values()) != pytest.approx(1, abs=0.01)  # each class for itself
+
+
+def test_a_validation_part_without_any_action_chooses_no_epoch_but_the_last(videos, tiny, tmp_path):
+    rows = [(path.relative_to(tmp_path), path.parent.name.replace("_", ";"), "train") for path in videos.rglob("*.mp4")]
+    rows[:2] = [(path, "", "val") for path, _, _ in rows[:2]]
+    listing = write_csv(tmp_path / "videos.csv", ("path", "label", "split"), rows)
+    train(open_source(str(listing)), of_one_stream(tiny), tmp_path / "run", False, QUIET)
+    assert epochs(tmp_path / "run")[-1]["val"]["map"] is None
+    assert saved_models.load(tmp_path / "run").classes == ("disc", "left", "square", "up")
 
 
 def test_charades_trains_from_its_official_files_to_a_mean_average_precision(synthetic, tiny, tmp_path):

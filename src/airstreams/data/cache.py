@@ -134,7 +134,7 @@ class FrameCache:
             problem = f"{self.limit_bytes / 1e9:g} GB leave no room for the pictures of {room.refused} files"
         if problem is not None:
             told = f"cache {self.root}: {problem}; what is not in it is decoded each time"
-            progress.console.print(told, markup=False, soft_wrap=True)
+            progress.console.print(told, soft_wrap=True)
 
     def knows_good(self, path: Path) -> bool:
         """Whether all frames of this file, unchanged since, were once decoded without complaint."""
@@ -321,7 +321,7 @@ class _Room:
         entries = []
         for folder in self._folders:
             for item in os.scandir(folder):
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, PermissionError):
                     status = item.stat()
                     if not item.name.startswith("."):
                         entries.append((status.st_mtime_ns, status.st_size, Path(item.path)))
@@ -335,7 +335,7 @@ class _Room:
 
     def _remove_oldest(self) -> None:
         _, size, path = self._entries.popleft()
-        with suppress(FileNotFoundError):  # then another build removed it, and the room is its
+        with suppress(FileNotFoundError, PermissionError):  # another build removed it, and the room is its
             path.unlink()
             self._left += size
 

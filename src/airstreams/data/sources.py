@@ -21,8 +21,6 @@ from airstreams.data.listing import SPLITS, Source, Video
 from airstreams.errors import InputError
 from airstreams.files import replacing
 
-__all__ = ["Source", "Video", "automatic_split", "open_source", "read_splits", "with_splits", "write_splits"]
-
 VIDEO_SUFFIXES = (
     ".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
 )  # fmt: skip
@@ -183,6 +181,10 @@ def _videos_below(folder: Path) -> list[Path]:
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name) for name in files if _is_video(name)]
+    for path in found:
+        name = path.relative_to(folder.parent).as_posix()
+        if name.encode("utf-8", "replace").decode() != name:
+            raise InputError(f"{folder.parent} holds {name!a}, a name that is not UTF-8; rename it")
     return found
 
 
@@ -191,7 +193,10 @@ def _is_video(name: str) -> bool:
 
 
 def _read_csv(data: str, path: Path) -> Source:
-    rows = _read_rows(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
+    rows = [
+        (line, {name: cell.strip() for name, cell in row.items()})
+        for line, row in _read_rows(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
+    ]
     multi_label = any(";" in row["label"] for _, row in rows)
     line_of: dict[str, int] = {}
     videos, missing = [], []
@@ -227,15 +232,15 @@ def _read_csv(data: str, path: Path) -> Source:
 
 
 def _read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header, each with its line number and a stripped text for every known column."""
+    """The rows of a CSV file with a header, each with its line number and a text for every known column."""
     expected = f"expected a CSV file with the header {','.join(required)}{''.join(f'[,{name}]' for name in optional)}"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
-            table = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
+            table = [(reader.line_num, cells) for cells in reader if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as text ({error}); {expected}") from error
-    header = table[0][1] if table else []
+    header = [name.strip() for name in table[0][1]] if table else []
     for name in required:
         if name not in header:
             raise InputError(f"{path} has no column {name!r} but {_some(header)}; {expected}; add it to the first line")

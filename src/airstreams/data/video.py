@@ -450,6 +450,8 @@ def _reason_not_to_open(path: str | os.PathLike[str]) -> str:
     try:
         if not file.exists():
             return "does not exist"
+        if file.is_dir():
+            return "a folder, not a video; give the files in it"
         if not file.is_file():
             return "not a file"
         with file.open("rb") as opened:

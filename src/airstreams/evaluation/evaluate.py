@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.progress import Progress
 
 from airstreams.config import EvaluationConfig
 from airstreams.data.labels import OTHER
-from airstreams.data.listing import Source
+from airstreams.data.listing import SPLITS, Source
 from airstreams.data.sources import SPLIT_FILE, read_splits, with_splits
 from airstreams.distributed import check_together, leads
 from airstreams.errors import InputError, VideoError
@@ -22,7 +23,7 @@ from airstreams.evaluation.intervals import intervals
 from airstreams.evaluation.metrics import FIGURES, confusion, outcomes_of
 from airstreams.evaluation.protocols import Scores, figures_of, score_videos, targets_of
 from airstreams.evaluation.published import deviations, published_for
-from airstreams.files import replacing
+from airstreams.files import replacing, require_writable
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
 
@@ -73,6 +74,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         rest = OTHER if OTHER in set(saved.segment_classes) - set(label_store.classes) else label_store.classes[0]
         console.print(f"segmentation: what the run's segmenter has no class for is scored as {rest}")
         label_store = label_store.with_classes(saved.segment_classes)
+    require_writable(run / "evaluation" / split)
     with Progress(console=console) as progress:
         good, bad = check_together(wanted, progress)
         if not good:
@@ -91,8 +93,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     if scores.left_out:
         first = scores.left_out[0]
         console.print(
-            f"{len(scores.left_out)} of {len(wanted)} videos left out; such as {first.video.name}: {first.reason}",
-            markup=False,
+            f"{len(scores.left_out)} of {len(wanted)} videos left out; such as {first.video.name}: {first.reason}"
         )
     figures = {"data": source.name, "split": split, "trained_on": trained_on, **figures_of(saved, scores)}
     figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
@@ -104,8 +105,12 @@ def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Consol
     """A source without splits takes the run's."""
     if source.has_splits:
         return source
-    new = sum(video.name not in drawn for video in source.videos)
-    if new:
+    known = Counter(drawn[video.name] for video in source.videos if video.name in drawn)
+    if known:
+        shares = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
+        console.print(f"{known.total()} of {len(source.videos)} videos go by the names of the run's own: {shares}")
+    if known.total() < len(source.videos):
+        new = len(source.videos) - known.total()
         console.print(f"{new} of {len(source.videos)} videos are new to the run: they count as test videos")
     return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
 
@@ -137,11 +142,13 @@ def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, A
     if not leads():
         return evaluation
     with replacing(folder / "figures.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n")
+        temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if counts is not None:
         with replacing(folder / "confusion.json") as temporary:
-            temporary.write_text(json.dumps({"classes": list(saved.classes), "counts": counts}) + "\n")
-    with replacing(folder / "scores.csv") as temporary, temporary.open("w", newline="") as file:
+            temporary.write_text(
+                json.dumps({"classes": list(saved.classes), "counts": counts}) + "\n", encoding="utf-8"
+            )
+    with replacing(folder / "scores.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["name", "label", "predicted", *saved.classes])
         for video, row in zip(scores.videos, answer, strict=True):

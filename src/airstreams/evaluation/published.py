@@ -19,6 +19,7 @@ class Published(NamedTuple):
     figures: those that are reported, the first one foremost.
     views, crops: of a video, as in `EvaluationConfig`.
     note: what else a reported figure has to do; a value of the data set's option is data of its own here.
+    options: of which data the paper's figure is; of several it is the mean.
     """
 
     figures: tuple[str, ...]
@@ -26,27 +27,37 @@ class Published(NamedTuple):
     crops: int
     note: str = ""
     split: str = "test"
+    options: tuple[str, ...] = ()
 
 
 MEAN_OF_SPLITS = "report the mean of split=1, split=2 and split=3"
+SPLITS = ("split=1", "split=2", "split=3")
 
 PUBLISHED = {
     # Figure: Kuehne et al., ICCV 2011. Views: ours; ten clips of a second, as the videos last a few seconds.
     # Papers average the centres of many clips, some all of them at a stride (the code of Tran et al., CVPR
     # 2018: facebookresearch/VMZ, c2/tutorials/dense_prediction.md).
-    "hmdb51": Published(("top1",), views=10, crops=1, note=MEAN_OF_SPLITS),
+    "hmdb51": Published(("top1",), views=10, crops=1, note=MEAN_OF_SPLITS, options=SPLITS),
     # Figure: Jhuang et al., ICCV 2013. Views: ours; the clips last 15 to 40 frames, which 5 views cover several times.
-    "jhmdb": Published(("top1",), views=5, crops=1, note=MEAN_OF_SPLITS),
+    "jhmdb": Published(("top1",), views=5, crops=1, note=MEAN_OF_SPLITS, options=SPLITS),
     # Figures: Monfort et al., PAMI 2019, and the challenge at http://moments.csail.mit.edu/challenge.html; on the
     # validation videos, called "test" here. Views: ours; three clips of a second cover a video.
-    "moments": Published(("top1", "top5"), views=3, crops=1, note="say which release: 339 (the paper's) or 305"),
+    "moments": Published(
+        ("top1", "top5"), views=3, crops=1, note="say which release: 339 (the paper's) or 305", options=("release=339",)
+    ),
     # Figure: Charades_v1_classify.m of the data set. Views: those of SlowFast (Feichtenhofer et al., ICCV 2019;
     # configs/Charades of its code). It takes each class's highest score over them, here it is the mean: ours.
-    "charades": Published(("map",), views=10, crops=3),
+    "charades": Published(
+        ("map",), views=10, crops=3, note="the custom is each class's highest score over the views, not the mean"
+    ),
     # Figures: section 4.3.3 and Table 6, after Das et al., ICCV 2019. Views: ours; three squares cover the 4:3 frame,
     # at whose sides people act as well, and ten clips an action of minutes.
     "smarthome": Published(
-        ("top1", "mean_per_class"), views=10, crops=3, note="say which protocol: cs (the paper's), cv1 or cv2"
+        ("top1", "mean_per_class"),
+        views=10,
+        crops=3,
+        note="say which protocol: cs (the paper's), cv1 or cv2",
+        options=("protocol=cs",),
     ),
 }
 

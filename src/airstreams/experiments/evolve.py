@@ -40,7 +40,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from airstreams.config import Config, LossWeights, from_dict, load_config, to_dict
+from airstreams.config import Config, LossWeights, comparable, from_dict, load_config
 from airstreams.data.listing import Source
 from airstreams.data.sources import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
@@ -140,7 +140,7 @@ def scored_source(source: Source, config: Config) -> Source:
     """The training videos alone, some of them held out as `val`, by the config's seed. InputError: too few groups."""
     videos = source.split("train")
     drawn = automatic_split(videos, config.seed, config.evolution.held_out, test_fraction=0.0)
-    if "val" not in drawn.values():
+    if not any(drawn[video.name] == "val" and video.labels for video in videos):
         raise InputError(
             f"{source.name}: no training video can be held out, as each class or group is needed for training; "
             "expected two groups at least of some class, or a larger evolution.held_out"
@@ -233,28 +233,24 @@ def _refuse_another_search(study: Study, search: Search) -> None:
     """Trials of different recipes or data do not compare."""
     videos = "\n".join(video.name for video in search.source.split("train"))
     others = {"sampler": search.sampler, "videos": sha256(videos.encode()).hexdigest()}
-    settings = others | _that_compare(search.config)
+    settings = others | comparable(search.config)
     before = study.user_attrs.get("settings")
+    if before is None and (search.folder / RESULTS).exists():
+        raise InputError(
+            f"--out {search.folder}: holds the results of a study that the storage does not know by the name of "
+            f"{search.name}; call the folder what it was called, give its --storage, or give another --out"
+        )
     if before is None:
         study.set_user_attr("settings", settings)
         return
     # Through a config, in which keys that a later version brought have their defaults.
-    before |= _that_compare(from_dict({name: value for name, value in before.items() if name not in others}))
+    before |= comparable(from_dict({name: value for name, value in before.items() if name not in others}))
     different = [name for name in settings if before.get(name) != settings[name]]
     if different:
         raise InputError(
             f"--out {search.folder}: the study {search.name} was begun with another {', '.join(different)}; "
             "give what it was begun with, or another --out"
         )
-
-
-def _that_compare(config: Config) -> dict[str, Any]:
-    """A config's values but for those that say where things lie, which may differ by machine."""
-    values = to_dict(config)
-    for section, names in (("data", ("workers", "cache", "cache_gb")), ("training", ("device",))):
-        for name in names:
-            del values[section][name]
-    return values
 
 
 def _finals(search: Search, study: Study, storage: RDBStorage) -> tuple[Study, int]:
@@ -322,7 +318,7 @@ def _run_workers(
                     note = f"best {best[0].value:.1%} (trial {best[0].number})" if best else ""
                     progress.update(task, completed=min(finished, trials), note=note)
                     if not console.is_terminal:
-                        console.print(f"{title}: {finished} of {trials} trials, {note}", highlight=False)
+                        console.print(f"{title}: {finished} of {trials} trials, {note}")
                 if finished >= trials and not any(process.is_alive() for process in processes):
                     return
                 if finished < trials and not processes:
@@ -337,7 +333,7 @@ def _run_workers(
                     raise errors.get() if not errors.empty() else RuntimeError(_how_they_died(died))
                 if len(died) > known_dead:
                     known_dead = len(died)
-                    console.print(f"{known_dead} of {workers} workers died; the others go on", highlight=False)
+                    console.print(f"{known_dead} of {workers} workers died; the others go on")
                 time.sleep(LOOK_EVERY)
         finally:
             # After Ctrl-C their trainings save where they are.
@@ -436,7 +432,8 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
     run = _run_of(search, study, trial)
     _take_over(search, study, trial, run)
     begun = (run / "config.yaml").is_file()
-    if (begun and load_config(run / "config.yaml") != config) or not (begun or may_begin(run)):
+    other = begun and comparable(load_config(run / "config.yaml")) != comparable(config)
+    if other or not (begun or may_begin(run)):
         raise InputError(f"{run}: there is another training in it; delete it, or give another --out")
 
     def after_epoch(record: dict[str, Any]) -> None:

@@ -1,26 +1,25 @@
 """A table of the paper with our figures beside the published ones.
 
 Intervals come from a bootstrap that draws test videos and seeds anew, the same ones for all runs: two runs that err on
-the same videos are told apart better than their own intervals show. Where the interval of a difference spans 0, the
-table says `undecided`.
+the same videos are told apart better than their own intervals show. Several DATA are splits of one data set, and the
+official ones share test videos: a video is drawn as often in each of them. Where the interval of a difference spans 0,
+the table says `undecided`.
 
 Legend of shape suffixes: N videos, K action classes.
 """
 
 import csv
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from airstreams.errors import InputError
 from airstreams.evaluation.intervals import BOUNDS, around
 from airstreams.evaluation.metrics import Outcomes, outcomes_of
-from airstreams.evaluation.published import NAMES
+from airstreams.evaluation.published import NAMES, deviations, published_for
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
 from airstreams.files import replacing
@@ -61,8 +60,8 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         "classes": len(jobs[0].source.classes),
         "seeds": outcomes.seeds,
         "videos": outcomes.videos,
-        "hardware": _hardware(),
-        "torch": torch.__version__,
+        "hardware": sorted(set().union(*(job.hardware for job in jobs))),
+        "deviations": _deviations(jobs),
         "training_hours": hours,
         "reference": table.reference,
         "runs": runs,
@@ -78,8 +77,8 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         f"`{command}`",
         "",
         f"{NAMES[metric]} over {result['classes']} classes on {outcomes.videos} test videos of "
-        f"{', '.join(result['data'])}; seeds {', '.join(map(str, outcomes.seeds))}; {result['hardware']}, torch "
-        f"{torch.__version__}; {hours:.1f} h of training in all. Intervals are 95 % of a bootstrap over videos and "
+        f"{', '.join(result['data'])}; seeds {', '.join(map(str, outcomes.seeds))}; trained on "
+        f"{' and '.join(result['hardware'])}, {hours:.1f} h in all. Intervals are 95 % of a bootstrap over videos and "
         f"seeds{'; differences are paired' if table.reference else ''}.",
         "",
         *_rows(table, result, published),
@@ -87,6 +86,11 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
     lines += ["", *(f"- {pair['run']} minus {pair['minus']}: {_in_points(pair)}" for pair in pairs)] if pairs else []
     if not data[0].startswith(f"{published}:"):
         lines += ["", f"The paper's figures are of {DATA_SETS[published]}, not of these data."]
+    if result["deviations"]:
+        lines += [
+            "",
+            f"Not as figures on {data[0].partition(':')[0]} are published: {'; '.join(result['deviations'])}.",
+        ]
     lines += [f"\n{note}" for note in (_about_weights(table, jobs), table.note) if note]
     return result, "\n".join(lines) + "\n"
 
@@ -116,15 +120,15 @@ class RunOutcomes:
             if self._names.setdefault(data, names) != names:
                 raise InputError(f"{job.folder}: scored other videos than the other runs; delete it to do it again")
             self._outcomes[job.name, data, job.config.seed] = outcomes
-
-    @property
-    def videos(self) -> int:
-        """Scored ones, over all data."""
-        return sum(len(names) for names in self._names.values())
+        place = {
+            name: n for n, name in enumerate(dict.fromkeys(name for names in self._names.values() for name in names))
+        }
+        self.videos = len(place)  # scored ones, of all data
+        self._places = {data: np.array([place[name] for name in names]) for data, names in self._names.items()}
 
     def values(self, run: str, metric: str) -> list[float]:
         """A run's figure for each seed: the mean over the data (splits)."""
-        once = {data: np.ones(len(names), dtype=np.int64) for data, names in self._names.items()}
+        once = {data: np.ones(len(places), dtype=np.int64) for data, places in self._places.items()}
         return [
             float(np.mean([self._figure(run, data, seed, metric, once[data]) for data in self.data]))
             for seed in self.seeds
@@ -136,12 +140,19 @@ class RunOutcomes:
         drawn = {run: np.zeros(REPLICATES) for run in runs}
         for replicate in range(REPLICATES):
             seeds = rng.choice(self.seeds, len(self.seeds))
-            for data, names in self._names.items():
-                counts_N = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+            for data, counts_N in self._draw(rng).items():
                 for run in runs:
                     figures = [self._figure(run, data, seed, metric, counts_N) for seed in seeds]
                     drawn[run][replicate] += np.mean(figures) / len(self.data)
         return drawn
+
+    def _draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """How often each video of each data counts, once some of every data are drawn."""
+        while True:
+            counts = np.bincount(rng.integers(self.videos, size=self.videos), minlength=self.videos)
+            drawn = {data: counts[places] for data, places in self._places.items()}
+            if all(counts_N.any() for counts_N in drawn.values()):
+                return drawn
 
     def _figure(self, run: str, data: str, seed: int, metric: str, counts_N: np.ndarray) -> float:
         return self._outcomes[run, data, seed].figures(counts_N)[metric] or 0.0  # none: no video of any class was drawn
@@ -182,7 +193,7 @@ def _cost(job: Job) -> dict[str, int]:
 
 
 def _read_scores(job: Job) -> tuple[list[str], Outcomes]:
-    with (job.figures.parent / "scores.csv").open(newline="") as file:
+    with (job.figures.parent / "scores.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     classes = header[3:]
     scored = [row for row in rows if len(row) == len(header)]
@@ -243,17 +254,26 @@ def _in_points(found: Mapping[str, Any]) -> str:
     return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f}{undecided})"
 
 
+def _deviations(jobs: Sequence[Job]) -> list[str]:
+    """What keeps figures of these runs from being compared with published ones, in words."""
+    left_out = sum({job.source.name: json.loads(job.figures.read_text())["left_out"] for job in jobs}.values())
+    found = published_for(jobs[0].source)
+    if found is None:
+        return [f"{left_out} videos left out"] if left_out else []
+    _, published = found
+    said = deviations(published, "test", jobs[0].config.evaluation, left_out)
+    options = {job.source.name.rpartition("?")[2] for job in jobs}
+    if published.options and options != set(published.options):
+        said.insert(0, f"{', '.join(sorted(options))}, not {', '.join(published.options)}")
+    return said
+
+
 def _about_weights(table: Table, jobs: Sequence[Job]) -> str:
-    if not table.evolved:
+    evolved = [job for job in jobs if EVOLVED in job.name]
+    if not table.evolved and not evolved:
         return ""
-    weights = jobs[-1].config.active_loss_weights()  # of the run with all streams
+    weights = (evolved or jobs)[-1].config.active_loss_weights()  # of the run with all streams
     text = ", ".join(f"{name} {value:.2g}" for name, value in weights.items())
-    if any(EVOLVED in run for run in table.runs):
-        return f"Our loss weights are evolved ones ({text}), as the paper's are."
+    if evolved:
+        return f"Our evolved loss weights: {text}."
     return f"Our loss weights are the fixed ones ({text}); the paper's are evolved: give --weights-from STUDY."
-
-
-def _hardware() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -13,14 +13,16 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from airstreams.config import Config, load_config
+from airstreams.config import Config, comparable, load_config
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.listing import Source
+from airstreams.data.sources import SPLIT_FILE, read_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
@@ -64,8 +66,16 @@ class Job:
     @property
     def seconds(self) -> float:
         """Of its training; what an interruption cost is not in it."""
+        return sum(epoch["seconds"] for epoch in self._epochs())
+
+    @property
+    def hardware(self) -> set[str]:
+        """On which it was trained; several where it went on elsewhere."""
+        return {epoch.get("hardware", "hardware that was not recorded") for epoch in self._epochs()}
+
+    def _epochs(self) -> list[dict[str, Any]]:
         lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
-        return sum(entry["train"]["seconds"] for entry in map(json.loads, lines) if "train" in entry)
+        return [entry["train"] for entry in map(json.loads, lines) if "train" in entry]
 
     def cost(self) -> cost.Cost:
         """Of its model, for one clip."""
@@ -95,7 +105,8 @@ def plan(
         init: the run from which pretrained runs start.
 
     Raises:
-        InputError: what a run needs is not given or given in vain, or a folder holds a training of another recipe.
+        InputError: what a run needs is not given or given in vain, or a folder holds a training of another recipe or
+            on other data.
     """
     if isinstance(wanted, Figure):
         sources, seeds = sources[:1], 1
@@ -120,6 +131,10 @@ def plan(
             raise InputError(
                 f"{source.name}: several labels a video, but the table counts right answers; give other data"
             )
+    if len({source.name for source in sources}) < len(sources):
+        raise InputError(
+            f"--data: got {sources[0].name} or another twice; expected the splits of one data set, each once"
+        )
     begins_with = "" if init is None else f"-{_fingerprint(init)}"
     jobs = []
     for seed in range(recipe.seed, recipe.seed + seeds):
@@ -133,12 +148,21 @@ def plan(
                 with_segment_classes(source, config)  # complains of a class that they lack
                 begins = begins_with if name in pretrained else ""
                 folder = out / "runs" / f"{_file_name(name)}{begins}-data{split}-seed{seed}"
-                if (folder / "config.yaml").is_file() and load_config(folder / "config.yaml") != config:
-                    raise InputError(
-                        f"{folder}: a training of another recipe or of other weights; give another --out, or delete it"
-                    )
+                if (folder / "config.yaml").is_file():
+                    _refuse_another_training(folder, config, source)
                 jobs.append(Job(name, source, config, folder, init if name in pretrained else None))
     return jobs
+
+
+def _refuse_another_training(folder: Path, config: Config, source: Source) -> None:
+    if comparable(load_config(folder / "config.yaml")) != comparable(config):
+        raise InputError(
+            f"{folder}: a training of another recipe or of other weights; give another --out, or delete it"
+        )
+    if read_splits(folder / SPLIT_FILE) != {video.name: video.split for video in source.videos}:
+        raise InputError(
+            f"{folder}: a training on other videos or other splits than {source.name}; give another --out, or delete it"
+        )
 
 
 def multiply_adds(jobs: Sequence[Job]) -> list[int]:
@@ -189,10 +213,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
                     raise
                 except Exception as error:
                     failed.append(f"{job.folder.name}: {error}")
-                    console.print(f"failed: {failed[-1]}", markup=False, highlight=False, soft_wrap=True)
+                    console.print(f"failed: {failed[-1]}", soft_wrap=True)
                     continue
                 progress.advance(task)
-                console.print(f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s", highlight=False)
+                console.print(f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s")
         except BrokenProcessPool as error:
             raise RuntimeError("a worker died; the same call goes on, perhaps with fewer --workers") from error
         finally:

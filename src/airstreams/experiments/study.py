@@ -34,6 +34,6 @@ def weights_from(folder: Path, top: int, wanted: Sequence[str]) -> dict[str, flo
     if missing:
         raise InputError(
             f"--weights-from {folder}: it has no weight of {', '.join(missing)}; expected a study of the same streams; "
-            "give --model.streams as it was there"
+            "give it streams as there (model.streams)"
         )
     return {name: sum(trial["weights"][name] for trial in found[:top]) / top for name in wanted}

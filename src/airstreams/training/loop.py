@@ -41,6 +41,7 @@ from airstreams.distributed import (
     any_process,
     check_together,
     gather,
+    hardware,
     leads,
     share,
     share_on_this_machine,
@@ -48,7 +49,7 @@ from airstreams.distributed import (
 )
 from airstreams.errors import InputError, Stopped, VideoError
 from airstreams.evaluation.protocols import figures_of, score_videos
-from airstreams.files import replacing
+from airstreams.files import replacing, require_writable
 from airstreams.memory import keep_freed_memory
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import AIRStreams, build
@@ -130,12 +131,14 @@ def _train(
     if state is not None and state.learns != learns:
         raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
     torch.manual_seed(config.seed)
-    model = build(config.model, len(source.classes), len(segment_classes))  # may refuse, so before the videos' turn
+    model = build(config.model, len(source.classes), len(segment_classes))
+    if init is not None:
+        console.print(str(take_over(model, source.classes, segment_classes, init)), soft_wrap=True)
+    freeze(model, config)
+    require_writable(run)
+    # All that may be refused has been by now: going through the videos takes hours where there are many.
     train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
 
-    if init is not None:
-        taken_over = take_over(model, source.classes, segment_classes, init)
-        console.print(str(taken_over), markup=False, highlight=False, soft_wrap=True)
     sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
     learner = make_learner(model, config, sampler, accelerator, console)
     saved = SavedModel(config, source.classes, segment_classes, source.multi_label, learner.result)
@@ -185,7 +188,7 @@ def _train(
                         meter.add(figures)
                         recent.add(figures)
                         if not figures.good:
-                            console.print(_why_skipped(figures, gather(figures.names)), markup=False, soft_wrap=True)
+                            console.print(_why_skipped(figures, gather(figures.names)), soft_wrap=True)
                     taken.clear()
                     _stop_where_all_goes_wrong(meter, left_out, ends)
                 if step % LOG_EVERY == 0 and recent.steps:
@@ -205,6 +208,7 @@ def _train(
                         raise Stopped(f"stopped at step {step}, in epoch {epoch + 1}; --resume goes on from there")
 
             record = {"epoch": epoch + 1, "step": step, "train": meter.figures() | {"left_out": gather(left_out)}}
+            record["train"]["hardware"] = hardware(accelerator.device)
             whole = epoch + 1 == config.training.epochs
             figure = None
             if val_videos and (whole or (epoch + 1) % config.training.validate_every == 0):
@@ -213,14 +217,14 @@ def _train(
                 record["val"] = figures_of(saved, scores)
                 figure = record["val"]["map" if source.multi_label else "top1"]
             better = whole or due
-            if val_videos:
-                better = figure is not None and (best is None or figure >= best)
+            if val_videos:  # whose figure is None where they have no action among them
+                better = best is None and whole if figure is None else best is None or figure >= best
             if better and (whole or not meter.skipped_in_a_row):
                 best = figure
                 if leads():
                     saved_models.save(saved, run)
             log.write(record)
-            console.print(summary(record, config.training.epochs), markup=False, soft_wrap=True)
+            console.print(summary(record, config.training.epochs), soft_wrap=True)
             state = TrainingState(epoch + 1, 0, step, best, learns, learner.state())
             state.meter = {"skipped_in_a_row": meter.skipped_in_a_row}
             after_epoch(record)
@@ -410,7 +414,7 @@ def compiled(
         torch.stack([logits.float().sum() for logits in output.logits.values()]).sum().backward()
     except Exception as error:  # the compiler's failures have no common type
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        console.print(f"torch.compile failed, going on without it: {reason}", markup=False, soft_wrap=True)
+        console.print(f"torch.compile failed, going on without it: {reason}", soft_wrap=True)
         graph = model
     model.zero_grad()
     model.load_state_dict(before)  # the black batch has moved the batch statistics
@@ -529,7 +533,12 @@ def prepare_videos(
             cache.prepare(train_videos, label_store, progress, share_on_this_machine())
     if bad:
         console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
-        console.print(f"  {bad[0].video.name}: {bad[0].reason}", markup=False)
+        console.print(f"  {bad[0].video.name}: {bad[0].reason}")
+    if config.needs_labels and source.label_store is not None:
+        keys = {video.label_map for video in train_videos}
+        labelled = keys & set(source.label_store.keys())
+        if len(labelled) < len(keys):
+            console.print(f"label maps of {len(labelled)} of {len(keys)} training videos; the others teach no segments")
     return train_videos, val_videos, bad, cache
 
 
@@ -538,7 +547,7 @@ def _state_to_resume(run: Path, console: Console) -> TrainingState:
     if len(set(gather([state.step]))) > 1:
         raise InputError(f"--resume: processes found different states in {run}; expected it on a disk that all share")
     for path in damaged:
-        console.print(f"{path} is damaged: going on from the state before", markup=False, soft_wrap=True)
+        console.print(f"{path} is damaged: going on from the state before", soft_wrap=True)
     return state
 
 
@@ -572,10 +581,17 @@ def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Sou
         return with_drawn_splits(source, config)
     splits = read_splits(run / SPLIT_FILE)
     if not source.has_splits:
-        return with_splits(source, splits)
-    if {video.name: video.split for video in source.videos} != splits:
+        source = with_splits(source, splits)
+    here = {video.name: video.split for video in source.videos}
+    different = [
+        name
+        for name in sorted((here.keys() | splits.keys()) - _read_left_out(run / LEFT_OUT))
+        if here.get(name) != splits.get(name)
+    ]
+    if different:
         raise InputError(
-            f"--resume: {source.name} has other videos or splits than {run / SPLIT_FILE}; give its own DATA"
+            f"--resume: {source.name} has other videos or splits than {run / SPLIT_FILE}, such as {different[0]}; give "
+            "its own DATA, with all of its videos"
         )
     return source
 
@@ -608,8 +624,6 @@ def _compacted(source: Source, console: Console) -> Source:
     console.print(
         f"segmenter: {len(kept)} of {len(store.classes)} classes; in no training label map: "
         f"{', '.join(dropped) or 'none'}",
-        markup=False,
-        highlight=False,
         soft_wrap=True,
     )
     return replace(source, label_store=store.with_classes(kept))
@@ -636,12 +650,12 @@ def _require_labels(source: Source, config: Config) -> None:
 
 
 def _write_left_out(path: Path, bad: list[BadVideo]) -> None:
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["name", "reason"])
         rows.writerows([video.video.name, video.reason] for video in bad)
 
 
 def _read_left_out(path: Path) -> set[str]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return {row["name"] for row in csv.DictReader(file)}

@@ -91,7 +91,9 @@ def require_learned_flow(config: Config) -> None:
     model = config.model
     if "flow" not in model.streams or model.flow.kind != "tvl1":
         given = f"flow of kind {model.flow.kind}" if "flow" in model.streams else f"streams {', '.join(model.streams)}"
-        raise InputError(f"{given}: expected learned flow; give --model.streams with flow and model.flow.kind tvl1")
+        raise InputError(
+            f"{given}: expected learned flow: model.streams with flow, and model.flow.kind tvl1; change the recipe"
+        )
 
 
 def segmentations_of(
@@ -156,7 +158,7 @@ def _one_of_a_class(
         views = views_of_videos[index]
         if isinstance(views, BadVideo):
             reason = views.reason
-            console.print(f"left out: {video.name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"left out: {video.name}: {reason}", soft_wrap=True)
             continue
         shown.add(video.labels)
         yield views

@@ -7,7 +7,7 @@ the clips are cut from films with rights of their own. Each of the three officia
 test videos, 70 and 30 a class; report the mean of the three.
 
 The folder given as ROOT holds
-- `videos/<class>/<clip>.avi` (or `.mp4`), and
+- `videos/<class>/<clip>.avi` (or `.mp4`; or `hmdb51_org/`), and
 - `<class>_test_split<1|2|3>.txt` in `splits/` or, by its official name, `testTrainMulti_7030_splits/`: a line
   `<clip>.avi 1` (train), `2` (test) or `0` (not used in this split, and left out here) a clip.
 A data set with files missing is refused: figures on a part of it could not be compared with published ones. Clips that
@@ -28,6 +28,7 @@ CLASSES = (
 )  # fmt: skip
 SPLIT_OF_DIGIT = {"0": None, "1": "train", "2": "test"}
 SPLIT_FOLDERS = ("splits", "testTrainMulti_7030_splits")
+VIDEO_FOLDERS = ("videos", "hmdb51_org")
 SUFFIXES = (".avi", ".mp4")
 
 
@@ -38,6 +39,7 @@ def read_hmdb51(root: Path, split: str) -> Source:
     own name holds the class too, the first place counts: films of like names may pass for one, but never one for two.
     InputError when files are missing or a split file has another format.
     """
+    clips = next((root / name for name in VIDEO_FOLDERS if (root / name).is_dir()), root / VIDEO_FOLDERS[0])
     lists = next((root / name for name in SPLIT_FOLDERS if (root / name).is_dir()), root / SPLIT_FOLDERS[0])
     videos, missing = [], []
     for label in CLASSES:
@@ -45,6 +47,7 @@ def read_hmdb51(root: Path, split: str) -> Source:
         if not listed_in.is_file():
             missing.append(listed_in)
             continue
+        uses = set()
         for line in listed_in.read_text(encoding="utf-8").splitlines():
             clip, _, digit = line.strip().rpartition(" ")
             if digit not in SPLIT_OF_DIGIT or not clip.endswith(".avi"):
@@ -52,10 +55,11 @@ def read_hmdb51(root: Path, split: str) -> Source:
                     f"{listed_in} has the line {line!r}; expected `<clip>.avi 0`, `1` or `2`; fetch it anew"
                 )
             used_for = SPLIT_OF_DIGIT[digit]
+            uses.add(used_for)
             if used_for is None:
                 continue
             stem = clip.removesuffix(".avi")
-            places = [root / "videos" / label / f"{stem}{suffix}" for suffix in SUFFIXES]
+            places = [clips / label / f"{stem}{suffix}" for suffix in SUFFIXES]
             path = next((place for place in places if place.is_file()), None)
             if path is None:
                 missing.append(places[0])
@@ -70,6 +74,8 @@ def read_hmdb51(root: Path, split: str) -> Source:
                     label_map=f"{label}/{stem}",
                 )
             )
+        if not uses >= {"train", "test"}:
+            raise InputError(f"{listed_in} lists no clip of train, or none of test; expected both; fetch it anew")
     if missing:
         raise InputError(
             f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files looked for, such "
