@@ -1,4 +1,4 @@
-"""The whole path on a synthetic data set: render, train, evaluate, predict, look. `make demo` runs it; about three
+"""The whole path on a synthetic data set: render, train, evaluate, predict, look. `make demo` runs it; two to three
 minutes on two CPU cores.
 
     python examples/demo.py demo

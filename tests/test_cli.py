@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import airstreams
-from airstreams.cli import main
+from airstreams.cli import main, make_parser
 from airstreams.config import save_config
 from airstreams.data import labels
 from airstreams.models import saved as saved_models
@@ -187,6 +188,16 @@ def test_a_finished_run_resumes_without_a_word_of_its_config(call, run, syntheti
     data = (synthetic / "videos", "--labels", synthetic / "labels")
     assert call("train", *data, "--out", run, "--resume")[0] == 0
     assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_training_starts_from_another_runs_weights_and_with_fewer_classes(call, trained, recipe, synthetic, tmp_path):
+    data = (synthetic / "videos", "--labels", synthetic / "labels", "--config", recipe)
+    still = ("--training.lr", "1e-12", "--training.epochs", "1", "--compact-classes")
+    assert call("train", *data, "--out", tmp_path / "run", "--init", trained, *still)[0] == 0
+    before, after = (saved_models.load(run) for run in (trained, tmp_path / "run"))
+    assert set(after.segment_classes) < set(before.segment_classes)
+    name = "early.rgb.blocks.0.body.0.weight"
+    assert torch.equal(before.model.state_dict()[name], after.model.state_dict()[name].detach())
 
 
 def test_other_settings_beside_resume_are_refused_and_not_ignored(call, run, synthetic):
@@ -424,7 +435,7 @@ def test_a_real_process_with_decoding_workers_prints_one_json_object_and_nothing
     assert "epoch 1/1" in done.stderr
 
 
-@pytest.mark.parametrize("verb", ["check-data", "labels", "train", "evaluate", "predict", "info"])
+@pytest.mark.parametrize("verb", [*make_parser()[1]])
 def test_every_verb_has_help_with_an_example(capsys, verb):
     with pytest.raises(SystemExit) as stopped:
         main([verb, "--help"])

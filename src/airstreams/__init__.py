@@ -16,7 +16,10 @@ __version__ = "0.1.0"
 
 
 def load(run: Path | str) -> "Recogniser":
-    """The recogniser that a training left in the folder `run`. InputError: there is none."""
+    """The recogniser that a training left in the folder `run`, on CUDA where there is a card.
+
+    `airstreams.inference.recogniser.Recogniser(run, "cpu")` chooses the device. InputError: there is none.
+    """
     from airstreams.inference.recogniser import (
         Recogniser,  # torch takes seconds to import; the command line's help needs none of it
     )

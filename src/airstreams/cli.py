@@ -5,6 +5,7 @@ What does the work is imported when its verb is called, so that help and complai
 
 import json
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -32,9 +33,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
 
-# Names may have square brackets, which are no markup.
-stderr = Console(stderr=True, markup=False, highlight=False)
-stdout = Console(markup=False, highlight=False)
+
+def _console(to_stderr: bool) -> Console:
+    # Names may have square brackets, which are no markup. What goes to a file or a pipe has no width to keep to.
+    console = Console(stderr=to_stderr, markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 200
+    return console
+
+
+stderr, stdout = _console(True), _console(False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,6 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("default" if debug else "ignore")
     parser, verbs = make_parser()
     try:
+        keys = [word for word in argv if re.match(r"--\w+\.", word)]
+        if argv[:1] == ["reproduce"] and keys:
+            raise InputError(f"{keys[0]}: reproduce takes no single keys; write them into a recipe and give --config")
         call = parser.instantiate(parser.parse_args(_with_recipe_paths(argv)))
         run_verb = verbs[call.verb]
         call[call.verb].command = shlex.join(["airstreams", *argv])
@@ -111,7 +122,7 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     verb.add_argument("--picture", metavar="PNG", type=Path, help="the contact sheet (LABELS/contact_sheet.png)")
     verb.add_argument("--truth", metavar="DATA", type=str, help="score people against the masks that DATA brings")
 
-    verb = add("train", train, "Train a recogniser", "train videos/ --out runs/mine --config demo --training.epochs 20")
+    verb = add("train", train, "Train a recogniser", "train videos/ --labels labels/ --out runs/mine --config demo")
     verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
     verb.add_argument("--out", type=Path, required=True, help="the run's folder")
     verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
@@ -148,10 +159,10 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
         "reproduce",
         reproduce,
         "Measure a table of the paper, or draw a figure",
-        "reproduce table1 --data videos/ --out repro/",
+        "reproduce table1 --data videos/ --labels labels/ --out repro/",
     )
-    listed = "; ".join(f"{name}: {what.title.partition(': ')[2]}" for name, what in (TABLES | FIGURES).items())
-    verb.add_argument("table", metavar="TABLE", type=str, choices=(*TABLES, *FIGURES), help=listed)
+    listed = "; ".join(f"{name}: {what.title.rpartition(': ')[2]}" for name, what in (TABLES | FIGURES).items())
+    verb.add_argument("table", metavar="TABLE", type=str, help=listed)
     verb.add_argument("--data", nargs="+", type=str, help="DATA, one or more: a table's figures are their mean")
     verb.add_argument("--out", type=Path, required=True, help="a folder for runs and results; finished runs are read")
     verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")

@@ -208,7 +208,7 @@ class TrainingConfig:
     freeze: list[str] = field(default_factory=list)  # parts that stay as they are, as `airstreams info` names them
     sync_batch_norm: bool = False  # normalise over the clips of all processes, not of each alone
     deterministic: bool = False  # on CUDA: slower, and the same numbers every time (a CPU's always are)
-    compile: bool = False  # torch.compile: minutes at the start, and then faster steps
+    compile: bool = False  # torch.compile: minutes at the start; on the CPUs we tried slower steps, on a GPU untried
     validate_every: int = 1  # epochs, where there is a validation part; the last epoch always is
     save_every: int = 500  # steps from one saved state to the next; also after an epoch, once a minute has passed
     keep: int = 2  # saved states

@@ -26,13 +26,17 @@ STEP = 5  # grey levels from one frame to the next
 
 def write_video(path, frames, size=64, times_ms=None):
     """Frame n has the grey 10 + n STEP; 30 fps unless `times_ms` says when each frame is shown."""
+    pictures = [np.full((size, size, 3), 10 + number * STEP, np.uint8) for number in range(frames)]
+    return write_pictures(path, pictures, times_ms)
+
+
+def write_pictures(path, pictures, times_ms=None):
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=30, options={"crf": "4"})
-        stream.width = stream.height = size
+        stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, 1000)
-        for number in range(frames):
-            picture = np.full((size, size, 3), 10 + number * STEP, np.uint8)
+        for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = round(number * 1000 / 30) if times_ms is None else times_ms[number]
             frame.time_base = Fraction(1, 1000)
@@ -136,6 +140,18 @@ def test_views_are_spread_evenly_from_the_first_frame_to_the_last(forty):
     three = views_of(video_at(forty), clip, EvaluationConfig(views=3))
     assert three == [[0, 2, 4, 6], [16, 18, 20, 22], [33, 35, 37, 39]]
     assert views_of(video_at(forty), clip, EvaluationConfig(views=1)) == [[16, 18, 20, 22]]
+
+
+def test_each_view_has_the_crops_from_one_side_to_the_other(tmp_path):
+    """A wide video whose columns grow brighter: a crop's brightness says where it lies."""
+    ramp = np.tile(np.linspace(0, 250, 128).astype(np.uint8)[None, :, None], (64, 1, 3))
+    video = video_at(write_pictures(tmp_path / "wide.mp4", [ramp] * 8))
+    config = config_of(ClipConfig(frames=2, stride=1, size=64), EvaluationConfig(views=2, crops=3))
+    views = VideoViews([video], config)[0]
+    assert isinstance(views, Views)
+    assert views.clips.shape[:2] == (6, 2)
+    brightness = views.clips.float().mean(dim=(1, 2, 3, 4)).tolist()
+    assert brightness == pytest.approx([62, 125, 188] * 2, abs=6)
 
 
 def test_the_same_clips_are_drawn_by_any_number_of_workers(synthetic):

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,8 +146,9 @@ def test_the_table_holds_the_means_of_what_evaluate_said(finished):
         assert found["values"] == pytest.approx(said)
         assert found["mean"] == pytest.approx(np.mean(said))
         assert found["interval"][0] <= found["mean"] <= found["interval"][1]
-        rows = [line for line in markdown.splitlines() if f" {found['mean']:.1%} (" in line]
-        assert rows
+        row = next(row for row, cells in TABLES["table1"].rows.items() if cells[0] is not None and cells[0].run == name)
+        (line,) = (line for line in markdown.splitlines() if line.startswith(f"| {row} |"))
+        assert f" {found['mean']:.1%} (" in line
     assert result["runs"]["rgb"]["top1"]["difference"] == 0
     means = {name: metrics["top1"]["mean"] for name, metrics in result["runs"].items()}
     assert [(pair["run"], pair["minus"]) for pair in result["pairs"]] == [("all", "rgb+flow"), ("all", "rgb x3")]
@@ -468,12 +470,12 @@ def call(finished, synthetic, recipe, tmp_path):
     """All but the verb and the table's name."""
     save_config(recipe, tmp_path / "recipe.yaml")
     words = ["--data", str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
-    out = str(finished[0].folder.parents[1])
-    return [*words, "--out", out, "--config", str(tmp_path / "recipe.yaml"), "--seeds", "2"]
+    shutil.copytree(finished[0].folder.parents[1], tmp_path / "out")
+    return [*words, "--out", str(tmp_path / "out"), "--config", str(tmp_path / "recipe.yaml"), "--seeds", "2"]
 
 
-def test_command_line(finished, call, capsys):
-    out = finished[0].folder.parents[1]
+def test_command_line(call, capsys, tmp_path):
+    out = tmp_path / "out"
     assert main(["reproduce", "table1", *call, "--dry-run", "--json"]) == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [run["done"] for run in runs] == [True] * 10
@@ -489,15 +491,15 @@ def test_command_line(finished, call, capsys):
     assert "--weights-from" in capsys.readouterr().err
 
 
-def test_command_line_of_peers(finished, call, capsys):
-    assert main(["reproduce", "peers", *call, "--json"]) == 0
+def test_command_line_of_peers(call, capsys):
+    assert main(["reproduce", "peers", *call[:-1], "1", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["runs"].keys() == said["costs"].keys() == set(TABLES["peers"].runs)
     assert imread(said["picture"]).shape[1] > 800
 
 
-def test_command_line_of_figures(finished, call, capsys):
-    out = finished[0].folder.parents[1]
+def test_command_line_of_figures(call, capsys, tmp_path):
+    out = tmp_path / "out"
     assert main(["reproduce", "figure4", *call, "--dry-run", "--json"]) == 0
     assert [run["run"] for run in json.loads(capsys.readouterr().out)["runs"]] == ["all-data0-seed5"]
     assert not (out / "figure4.png").exists()
@@ -531,6 +533,15 @@ def test_command_line_of_a_study(tmp_path, capsys):
         assert imread(said["picture"]).ndim == 3
 
 
+def test_command_line_of_a_searchs_weights(call, capsys, tmp_path):
+    weights = {"rgb": 0.5, "flow": 0.25, "semantic": 0.125, "merged": 0.75, "interm": 0.0625}
+    (tmp_path / "results.json").write_text(json.dumps({"top": [{"trial": 0, "value": 0.5, "weights": weights}]}))
+    assert main(["reproduce", "table3", *call[:-1], "1", "--weights-from", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"].keys() == set(TABLES["table3"].runs)
+    evolved = load_config(tmp_path / "out/runs/all-evolved-data0-seed5/config.yaml")
+    assert evolved.active_loss_weights() == weights
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -541,7 +552,8 @@ def test_command_line_of_a_study(tmp_path, capsys):
         (["figure8", "--study", ".", "--data", "x"], "figure8: --data is of no use"),
         (["figure4", "--study", ".", "--data", "x"], "figure4: --study is of no use"),
         (["table1", "--data", "x", "--weights-from", "."], "table1 have fixed loss weights"),
-        (["table9"], "airstreams reproduce --help"),
+        (["table9"], "table9: no table or figure; expected one of table1, table2"),
+        (["table1", "--data", "x", "--model.width", "0.5"], "--model.width: reproduce takes no single keys"),
     ],
 )
 def test_wrong_calls_get_one_line(words, complaint, tmp_path, monkeypatch, capsys):
@@ -573,21 +585,23 @@ def test_it_needs_no_optuna(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
 def test_killed_it_goes_on(synthetic, recipe, tmp_path):
-    save_config(replace(recipe, training=replace(recipe.training, epochs=8, save_every=3)), tmp_path / "recipe.yaml")
+    save_config(replace(recipe, training=replace(recipe.training, epochs=5, save_every=3)), tmp_path / "recipe.yaml")
     call = [sys.executable, "-m", "airstreams", "reproduce", "table4", "--seeds", "1", "--json"]
     call += ["--data", str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
     call += ["--out", str(tmp_path / "out"), "--config", str(tmp_path / "recipe.yaml")]
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(call, env=environment, start_new_session=True, stderr=subprocess.DEVNULL)
-    begun = tmp_path / "out" / "runs" / "all-data0-seed5" / "state"
+    begun = tmp_path / "out" / "runs" / "all-data0-seed5"
     end = time.monotonic() + 120
-    while not list(begun.glob("step-00000000[3-9].pt")):
+    while max((int(path.stem[5:]) for path in begun.glob("state/step-*.pt")), default=0) < 9:  # six steps an epoch
         assert time.monotonic() < end
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
+    first_epoch = (begun / "metrics.jsonl").read_text().splitlines()[0]
     before = (tmp_path / "out/runs/rgb-flow-data0-seed5/model.safetensors").stat().st_mtime_ns
     done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["runs"]) == 2
+    assert (begun / "metrics.jsonl").read_text().splitlines()[0] == first_epoch  # its seconds too: not done again
     assert (tmp_path / "out/runs/rgb-flow-data0-seed5/model.safetensors").stat().st_mtime_ns == before

@@ -121,9 +121,9 @@ def test_one_flipped_bit_in_the_weights_is_refused(run):
     path = run / "model.safetensors"
     whole, header = path.read_bytes(), header_bytes(path)
     draw = random.Random(0)
-    bits = [draw.randrange(8 * header) for _ in range(40)]
-    bits += [draw.randrange(8 * header, 8 * len(whole)) for _ in range(40)]
-    for bit in [*range(64), *bits, 8 * len(whole) - 1]:
+    bits = [draw.randrange(8 * header) for _ in range(12)]
+    bits += [draw.randrange(8 * header, 8 * len(whole)) for _ in range(12)]
+    for bit in [*range(0, 64, 8), *bits, 8 * len(whole) - 1]:
         flip(path, bit)
         complaint(run)
         flip(path, bit)

@@ -23,14 +23,13 @@ from airstreams.training.state import load_state
 @pytest.fixture(scope="module")
 def config(tiny):
     """Six steps an epoch of four clips each, without dropout, whose draws are each process's own."""
-    training = replace(tiny.training, epochs=4, batch_size=4, sync_batch_norm=True)
+    training = replace(tiny.training, epochs=2, batch_size=4, sync_batch_norm=True)
     return replace(tiny, model=replace(tiny.model, dropout=0.0), training=training)
 
 
 def launch(processes, *command):
     """The command under torchrun, one thread a process."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    torchrun += ["--master-port", str(29500 + os.getpid() % 1000)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
     return subprocess.Popen(
         [*(torchrun if processes > 1 else [sys.executable]), *command],
@@ -72,7 +71,7 @@ def test_two_processes_give_the_loss_curve_of_one_with_the_same_global_batch(syn
         assert one["step"] == two["step"]
         figures = (one.get("train", one), two.get("train", two))
         assert figures[1]["losses"] == pytest.approx(figures[0]["losses"], rel=1e-4)
-    assert [epoch["clips"] for epoch in epochs(tmp_path / "two")] == [24] * 4
+    assert [epoch["clips"] for epoch in epochs(tmp_path / "two")] == [24] * 2
 
 
 EXACT = """
@@ -106,10 +105,9 @@ EXACT = """
 """
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_are_exactly_one_in_double_precision_with_all_losses(synthetic, config, tmp_path, accumulate):
+def test_two_processes_are_exactly_one_in_double_precision_with_all_losses(synthetic, config, tmp_path):
     """Also where a process, or one of the batches that it adds up, has fewer labelled pixels than the other."""
-    config = replace(config, training=replace(config.training, epochs=2, accumulate=accumulate))
+    config = replace(config, training=replace(config.training, accumulate=2))
     labels = tmp_path / "labels"
     subprocess.run(["cp", "-r", str(synthetic / "labels"), str(labels)], check=True)
     for path in (labels / "train" / "disc_left").glob("*.npz"):
@@ -127,10 +125,10 @@ def test_two_processes_are_exactly_one_in_double_precision_with_all_losses(synth
         torch.testing.assert_close(weights[name], tensor, rtol=1e-8, atol=1e-10, msg=name)
 
 
-def test_two_processes_evaluate_each_video_once(synthetic, trained, tmp_path):
+def test_three_processes_evaluate_each_video_once(synthetic, trained, tmp_path):
     command = ["-m", "airstreams", "evaluate", None, str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
     found = []
-    for processes in (1, 2, 3):
+    for processes in (1, 3):  # 3 do not divide the 8 videos
         run = tmp_path / str(processes)
         subprocess.run(["cp", "-r", str(trained), str(run)], check=True)
         command[3] = str(run)
@@ -138,9 +136,7 @@ def test_two_processes_evaluate_each_video_once(synthetic, trained, tmp_path):
         found.append((json.loads(line), (run / "evaluation" / "test" / "scores.csv").read_text()))
     figures, scores = found[0]
     assert figures["videos"] == 8
-    for other_figures, other_scores in found[1:]:
-        assert other_figures == figures
-        assert other_scores == scores
+    assert found[1] == (figures, scores)
 
 
 def workers_of(job):
@@ -149,10 +145,10 @@ def workers_of(job):
 
 
 def wait_for_a_line(job, run, after=0):
-    deadline = time.monotonic() + 60
-    while job.poll() is None and time.monotonic() < deadline:
-        if entries(run) and entries(run)[-1]["step"] > after:
-            return
+    deadline = time.monotonic() + 120
+    while not (entries(run) and entries(run)[-1]["step"] > after):
+        assert job.poll() is None, job.stderr.read()
+        assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.02)
 
 
@@ -160,7 +156,7 @@ def test_a_process_that_is_killed_ends_the_job_within_a_minute_and_it_resumes_to
     synthetic, config, tmp_path
 ):
     """With dropout, and each process's own batch statistics."""
-    training = replace(config.training, epochs=8, save_every=4, sync_batch_norm=False)
+    training = replace(config.training, epochs=6, save_every=4, sync_batch_norm=False)
     config = replace(config, model=replace(config.model, dropout=0.5), training=training)
     finish(train(2, synthetic, tmp_path / "undisturbed", config))
     run = tmp_path / "run"
@@ -171,7 +167,7 @@ def test_a_process_that_is_killed_ends_the_job_within_a_minute_and_it_resumes_to
     _, said = job.communicate(timeout=60)
     assert job.returncode != 0
     assert "SIGKILL" in said or "exitcode  : -9" in said
-    assert entries(run)[-1]["step"] < 48
+    assert entries(run)[-1]["step"] < 36
     finish(resume(2, synthetic, run))
     expected = load_file(tmp_path / "undisturbed" / "model.safetensors")
     for name, tensor in load_file(run / "model.safetensors").items():
@@ -179,7 +175,7 @@ def test_a_process_that_is_killed_ends_the_job_within_a_minute_and_it_resumes_to
 
 
 def test_a_signal_to_one_process_stops_all_at_one_step_and_another_number_of_them_goes_on(synthetic, config, tmp_path):
-    config = replace(config, training=replace(config.training, epochs=12, save_every=10_000))
+    config = replace(config, training=replace(config.training, epochs=8, save_every=10_000))
     run = tmp_path / "run"
     job = train(2, synthetic, run, config)
     wait_for_a_line(job, run)
@@ -187,10 +183,10 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_another_number_of_the
     _, said = job.communicate(timeout=60)
     assert "stopped at step" in said
     stopped = load_state(run)[0]
-    assert entries(run)[-1]["step"] <= stopped.step < 72
+    assert entries(run)[-1]["step"] <= stopped.step < 48
     finish(resume(1, synthetic, run))
-    assert [entry["epoch"] for entry in entries(run) if "train" in entry] == list(range(1, 13))
-    assert load_state(run)[0].step == 72
+    assert [entry["epoch"] for entry in entries(run) if "train" in entry] == list(range(1, 9))
+    assert load_state(run)[0].step == 48
 
 
 def resume(processes, synthetic, run):

@@ -32,6 +32,8 @@ from airstreams.models.saved import SavedModel
 class Evaluation:
     """The figures of a split, and where its files lie.
 
+    figures: what `figures.json` holds (docs/evaluation.md), in 0..1.
+    folder: RUN/evaluation/SPLIT.
     confusion: counts of true class by predicted class; None for multi-label data.
     """
 
@@ -42,10 +44,13 @@ class Evaluation:
 
 
 def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluation:
-    """Score `split` of a source.
+    """Score `split` of a source, and leave figures, scores and confusions in the run's folder.
 
     Data without splits of its own takes those that training drew; videos that training never saw are test videos.
-    InputError: no run, no such split, or class names that the model does not know.
+
+    Raises:
+        InputError: no run, no such split, class names that the model does not know, or a folder that cannot be written.
+        VideoError: no video can be read.
     """
     processes = PartialState(cpu=not torch.cuda.is_available())
     if not leads():

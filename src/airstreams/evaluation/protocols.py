@@ -43,7 +43,7 @@ def score_views(
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """One video's probabilities (K,) for each head, and its segmentation logits (V T, S, h, w) where computed.
 
-    Softmax (or, for multi-label data, sigmoid) comes before the average over views.
+    The clips are its V views, uint8. Softmax (or, for multi-label data, sigmoid) comes before the average over views.
     """
     device = next(saved.model.parameters()).device
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()

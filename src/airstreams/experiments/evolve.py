@@ -52,7 +52,7 @@ from airstreams.training.log import METRICS
 from airstreams.training.loop import may_begin, train, with_drawn_splits, with_segment_classes
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
-HEARTBEAT = 20  # s from one sign of life of a trial to the next; four of them missed, it is taken to be dead
+HEARTBEAT = 20  # s
 RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
 LOOK_EVERY = 1.0  # s
 
@@ -68,6 +68,8 @@ class Search:
     folder: STUDY, for trainings and results.
     url: of the storage.
     trials: that are evaluated in all.
+    sampler: of weights.
+    heartbeat: s from one sign of life of a trial to the next; four of them missed, it is taken to be dead.
     """
 
     source: Source

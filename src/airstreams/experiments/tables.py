@@ -137,8 +137,13 @@ class Figure:
 
 
 def reproducible(name: str, evolved: bool) -> Table | Figure:
-    """The table or figure of this name, with or without a search's loss weights. InputError: it has no use for them."""
-    wanted = TABLES.get(name) or FIGURES[name]
+    """The table or figure of this name, with or without a search's loss weights.
+
+    InputError: there is none, or it has no use for the weights.
+    """
+    wanted = (TABLES | FIGURES).get(name)
+    if wanted is None:
+        raise InputError(f"{name}: no table or figure; expected one of {', '.join([*TABLES, *FIGURES])}")
     if evolved and isinstance(wanted, Table) and wanted.evolved:
         return wanted.with_evolved_weights()
     if evolved and not any(EVOLVED in run for run in wanted.runs):

@@ -28,7 +28,10 @@ class Window:
 
 @dataclass
 class Prediction:
-    """Class names to probabilities, surest first; and of a long video the same for each window of time."""
+    """All class names to probabilities, surest first; and of a long video the same for each window of time.
+
+    With several labels a video each class's probability stands for itself, and they do not add up to 1.
+    """
 
     probabilities: dict[str, float]
     windows: list[Window]
@@ -50,7 +53,9 @@ class Recogniser:
         self.saved: SavedModel = saved_models.load(Path(run), device)
 
     def predict(self, path: Path | str) -> Prediction:
-        """Score a video file by the views that evaluation uses; a video of over two windows window by window too.
+        """Score a video file by the views that evaluation uses; a long video window by window too.
+
+        Windows are of `evaluation.window` s (the recipe's), and there are some where the video is longer than two.
 
         Raises:
             VideoError: the file cannot be read; the message is the reason.

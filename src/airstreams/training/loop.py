@@ -94,7 +94,7 @@ def train(
         The last epoch's record.
 
     Raises:
-        InputError: a source that this config cannot be trained on; nothing is written then.
+        InputError: a source that this config cannot be trained on; nothing is written into `run` then.
         VideoError: no clip could be read for some time.
         FloatingPointError: no step's numbers were finite for some time; the last good state is kept.
         Stopped: a signal asked for it; the state is saved.
@@ -136,7 +136,7 @@ def _train(
         console.print(str(take_over(model, source.classes, segment_classes, init)), soft_wrap=True)
     freeze(model, config)
     require_writable(run)
-    # All that may be refused has been by now: going through the videos takes hours where there are many.
+    # Refused is what can be before the videos are gone through, which takes hours where there are many.
     train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
 
     sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
