@@ -89,7 +89,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
     if result["deviations"]:
         lines += [
             "",
-            f"Not as figures on {data[0].partition(':')[0]} are published: {'; '.join(result['deviations'])}.",
+            f"Otherwise than figures on {data[0].partition(':')[0]} are published: {'; '.join(result['deviations'])}.",
         ]
     lines += [f"\n{note}" for note in (_about_weights(table, jobs), table.note) if note]
     return result, "\n".join(lines) + "\n"
@@ -264,7 +264,8 @@ def _deviations(jobs: Sequence[Job]) -> list[str]:
     said = deviations(published, "test", jobs[0].config.evaluation, left_out)
     options = {job.source.name.rpartition("?")[2] for job in jobs}
     if published.options and options != set(published.options):
-        said.insert(0, f"{', '.join(sorted(options))}, not {', '.join(published.options)}")
+        mean = "the mean of " if len(published.options) > 1 else ""
+        said.insert(0, f"{', '.join(sorted(options))}, not {mean}{', '.join(published.options)}")
     return said
 
 
