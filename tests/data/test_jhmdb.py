@@ -61,7 +61,7 @@ def test_a_split_file_that_is_cut(lines, small_root):
 def test_says_what_is_missing(small_root):
     (small_root / "videos/wave/film_wave_f_cm_np1_0.avi").unlink()
     (small_root / "splits/run_test_split1.txt").unlink()
-    with pytest.raises(InputError, match=r"lacks 2 of the 41 .*splits/run_test_split1\.txt.*film_wave_f_cm_np1_0\.mp4"):
+    with pytest.raises(InputError, match=r"lacks 2 of the 41 .*splits/run_test_split1\.txt.*film_wave_f_cm_np1_0\.avi"):
         open_source(f"jhmdb:{small_root}")
     with pytest.raises(InputError, match="lacks 21 of the 21 "):
         open_source(f"jhmdb:{small_root}?split=2")

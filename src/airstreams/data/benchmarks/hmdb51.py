@@ -14,6 +14,7 @@ A data set with files missing is refused: figures on a part of it could not be c
 the split leaves out may be missing.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from airstreams.data.listing import Source, Video
@@ -35,14 +36,39 @@ SUFFIXES = (".avi", ".mp4")
 def read_hmdb51(root: Path, split: str) -> Source:
     """The data set in the folder `root` with its official split "1", "2" or "3".
 
-    A video's group is its class and the film it was cut from, the part of its name before `_<class>_`. Where a film's
-    own name holds the class too, the first place counts: films of like names may pass for one, but never one for two.
-    InputError when files are missing or a split file has another format.
+    Groups are those of `read_split_lists`. InputError when files are missing or a split file has another format.
     """
-    clips = next((root / name for name in VIDEO_FOLDERS if (root / name).is_dir()), root / VIDEO_FOLDERS[0])
-    lists = next((root / name for name in SPLIT_FOLDERS if (root / name).is_dir()), root / SPLIT_FOLDERS[0])
+    clips = first_folder(root, VIDEO_FOLDERS)
+    videos, missing = read_split_lists(CLASSES, first_folder(root, SPLIT_FOLDERS), clips, split)
+    if missing:
+        raise InputError(
+            f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files looked for, such "
+            f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}; expected HMDB-51's "
+            f"videos/<class>/<clip>.avi (or .mp4) and <class>_test_split<n>.txt in {' or '.join(SPLIT_FOLDERS)}; get "
+            "them from https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database (annotations: "
+            "CC BY 4.0)"
+        )
+    return Source(
+        name=f"hmdb51:{root}?split={split}",
+        classes=CLASSES,
+        videos=tuple(sorted(videos, key=lambda video: video.name)),
+    )
+
+
+def first_folder(root: Path, names: Sequence[str]) -> Path:
+    """The first of these folders that is there; the first of all where none is."""
+    return next((root / name for name in names if (root / name).is_dir()), root / names[0])
+
+
+def read_split_lists(classes: Sequence[str], lists: Path, clips: Path, split: str) -> tuple[list[Video], list[Path]]:
+    """The clips that `<class>_test_split<n>.txt` names for training and test, and the files that are missing.
+
+    J-HMDB has the same lists. A video's group is its class and the film it was cut from, the part of its name before
+    `_<class>_`. Where a film's own name holds the class too, the first place counts: films of like names may pass for
+    one, but never one for two. InputError: a list of another format, or one that was cut short.
+    """
     videos, missing = [], []
-    for label in CLASSES:
+    for label in classes:
         listed_in = lists / f"{label}_test_split{split}.txt"
         if not listed_in.is_file():
             missing.append(listed_in)
@@ -76,16 +102,4 @@ def read_hmdb51(root: Path, split: str) -> Source:
             )
         if not uses >= {"train", "test"}:
             raise InputError(f"{listed_in} lists no clip of train, or none of test; expected both; fetch it anew")
-    if missing:
-        raise InputError(
-            f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files looked for, such "
-            f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}; expected HMDB-51's "
-            f"videos/<class>/<clip>.avi (or .mp4) and <class>_test_split<n>.txt in {' or '.join(SPLIT_FOLDERS)}; get "
-            "them from https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database (annotations: "
-            "CC BY 4.0)"
-        )
-    return Source(
-        name=f"hmdb51:{root}?split={split}",
-        classes=CLASSES,
-        videos=tuple(sorted(videos, key=lambda video: video.name)),
-    )
+    return videos, missing
