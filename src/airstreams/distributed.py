@@ -40,9 +40,9 @@ def device_of_process() -> torch.device:
 
 def hardware(device: torch.device) -> str:
     """What a job runs on, in words."""
-    name = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()}, {torch.get_num_threads()} threads"
-    )
+    name = f"{_cpu()}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     processes = PartialState().num_processes
     return name if processes == 1 else f"{processes} x {name}"
 

@@ -216,9 +216,12 @@ def _train(
                 scores = score_videos(saved, val_videos, workers=config.data.workers)
                 record["val"] = figures_of(saved, scores)
                 figure = record["val"]["map" if source.multi_label else "top1"]
-            better = whole or due
-            if val_videos:  # whose figure is None where they have no action among them
-                better = best is None and whole if figure is None else best is None or figure >= best
+            if not val_videos:
+                better = whole or due
+            elif figure is None:  # it is not their turn, or they have no action among them
+                better = whole and best is None
+            else:
+                better = best is None or figure >= best
             if better and (whole or not meter.skipped_in_a_row):
                 best = figure
                 if leads():
