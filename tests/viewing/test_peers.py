@@ -25,6 +25,15 @@ def test_the_better_one_stands_higher_and_the_dearer_one_further_right(tmp_path)
         assert (column_of_dear > column_of_cheap) == dear_is_right
 
 
+def test_the_legend_lies_within_the_picture(tmp_path):
+    names = ("as in the recipe, the paper after block 3", "after blocks 1, 3 and 5, each with a loss", "late fusion")
+    peers = [Peer(name, 0.4, (0.3, 0.5), parameters=10**6, multiply_adds=10**9) for name in names * 2]
+    peers_figure(tmp_path / "peers.png", peers, "accuracy")
+    drawn = imread(tmp_path / "peers.png")[..., :3]
+    for edge in (drawn[:, :3], drawn[:, -3:], drawn[:3], drawn[-3:]):
+        assert (edge == 1).all()
+
+
 def test_nothing_to_draw_is_refused(tmp_path):
     with pytest.raises(InputError, match="no models"):
         peers_figure(tmp_path / "peers.png", [], "accuracy")

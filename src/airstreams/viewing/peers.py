@@ -1,5 +1,6 @@
 """Accuracy against what it costs, for models that were trained with the same budget."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from matplotlib.ticker import PercentFormatter
 
 from airstreams.errors import InputError
 from airstreams.viewing.figures import save_figure
+
+NAMES_A_LINE = 2  # of the legend: they are sentences, nearly
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
     """
     if not peers:
         raise InputError("no models to draw: expected at least one")
-    figure = Figure(figsize=(8.4, 3.6), facecolor="white", layout="constrained")
+    height = 3.2 + 0.2 * math.ceil(len(peers) / NAMES_A_LINE)
+    figure = Figure(figsize=(8.4, height), facecolor="white", layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for place, peer in enumerate(peers):
         across = (peer.multiply_adds / 1e9, peer.parameters / 1e6)
@@ -41,10 +45,11 @@ def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
         ax.margins(x=0.1)
         ax.set_xlim(left=0)
         ax.set_xlabel(title)
+        ax.locator_params(axis="x", nbins=6)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
     axes[0].set_ylabel(metric)
     axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(peers)), fontsize=9, frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=NAMES_A_LINE, fontsize=9, frameon=False)
     save_figure(figure, path)
