@@ -58,7 +58,7 @@ def search_figure(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]
         ax.plot(evaluated, scores, ".", markersize=3, alpha=0.5, color=line.get_color())
     ax.set_xlabel("trials evaluated")
     ax.set_ylabel(f"held-out {metric}: best so far (line), each trial (dot)", fontsize=8)
-    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     ax.spines[["top", "right"]].set_visible(False)
     if len(searches) > 1:
         ax.legend(frameon=False, fontsize=8)

@@ -49,7 +49,7 @@ def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
     axes[0].set_ylabel(metric)
-    axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=NAMES_A_LINE, fontsize=9, frameon=False)
     save_figure(figure, path)
