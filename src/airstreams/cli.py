@@ -517,7 +517,7 @@ def reproduce(call: Namespace) -> int:
     return DONE
 
 
-def _say_plan(call: Namespace, jobs: Sequence[Any], work: Sequence[int], hours: float | None) -> int:
+def _say_plan(call: Namespace, jobs: Sequence[Any], work: Sequence[int], hours: float) -> int:
     if call.json:
         runs = [
             {"run": job.folder.name, "done": job.done, "multiply_adds": count}
@@ -529,9 +529,11 @@ def _say_plan(call: Namespace, jobs: Sequence[Any], work: Sequence[int], hours: 
     for job, count in zip(jobs, work, strict=True):
         shown.add_row(job.folder.name, "yes" if job.done else "", f"{count / 1e12:.1f}")
     stdout.print(shown)
-    pace = "the pace is known once one is finished" if hours is None else f"about {hours:.1f} h of training left"
+    pace = f"about {hours:.1f} h of training left"
     if hours and call.workers > 1:
         pace += f", {hours / call.workers:.1f} h by {call.workers} workers"
+    if hours and not any(job.done for job in jobs):
+        pace += " (a guess from one step, without decoding, until a run is finished)"
     stdout.print(f"{sum(not job.done for job in jobs)} of {len(jobs)} runs to do; {pace}")
     return DONE
 

@@ -8,6 +8,7 @@ killed goes on. One call at a time works in a folder.
 import hashlib
 import json
 import multiprocessing
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -29,8 +30,9 @@ from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
 from airstreams.experiments.workers import begin_work
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
+from airstreams.models.airstreams import build
 from airstreams.training.log import METRICS
-from airstreams.training.loop import may_begin, train, with_drawn_splits, with_segment_classes
+from airstreams.training.loop import make_accelerator, may_begin, train, with_drawn_splits, with_segment_classes
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,15 @@ class Job:
         lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
         return [entry["train"] for entry in map(json.loads, lines) if "train" in entry]
 
+    @property
+    def segment_classes(self) -> int:
+        """How many its segmenter tells apart."""
+        store = self.source.label_store
+        return self.config.segmenter_classes(len(store.classes if store else COCO_CLASSES))
+
     def cost(self) -> cost.Cost:
         """Of its model, for one clip."""
-        store = self.source.label_store
-        of_teacher = len(store.classes if store else COCO_CLASSES)
-        return cost.count(self.config, len(self.source.classes), self.config.segmenter_classes(of_teacher))
+        return cost.count(self.config, len(self.source.classes), self.segment_classes)
 
 
 def plan(
@@ -177,12 +183,39 @@ def multiply_adds(jobs: Sequence[Job]) -> list[int]:
     ]
 
 
-def hours_left(jobs: Sequence[Job], work: Sequence[int]) -> float | None:
-    """Of training, by the pace of what is finished; None where nothing is. `work`: multiply-adds of each."""
+def hours_left(jobs: Sequence[Job], work: Sequence[int]) -> float:
+    """Of training, one run after the other, by the pace of what is finished, or else by that of a step on noise.
+
+    `work`: multiply-adds of each.
+    """
     done = sum(count for job, count in zip(jobs, work, strict=True) if job.done)
-    if not done:
-        return None
-    return sum(job.seconds for job in jobs if job.done) / done * (sum(work) - done) / 3600
+    if done == sum(work):
+        return 0.0
+    if done:
+        pace = done / sum(job.seconds for job in jobs if job.done)
+    else:
+        pace = _pace_of_a_step(max(zip(work, jobs, strict=True), key=lambda pair: pair[0])[1])
+    return (sum(work) - done) / pace / 3600
+
+
+def _pace_of_a_step(job: Job) -> float:
+    """Multiply-adds a second, as `multiply_adds` counts them, of a training step without its data and its optimiser."""
+    config, clip = job.config, job.config.clip
+    accelerator = make_accelerator(config.training)
+    device = accelerator.device
+    model = build(config.model, len(job.source.classes), job.segment_classes).to(device)
+    clips = config.training.batch_size if device.type == "cuda" else 2  # a card is fast with many at once alone
+    noise_B3THW = torch.rand(clips, 3, clip.frames, clip.size, clip.size, device=device)
+    seconds = 0.0
+    for _ in range(2):  # of which the first makes everything ready
+        started = time.monotonic()
+        with accelerator.autocast():
+            output = model(noise_B3THW, config.trained_heads())
+        torch.stack([logits_BK.float().sum() for logits_BK in output.logits.values()]).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.monotonic() - started
+    return clips * sum(job.cost().training.values()) / seconds
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
