@@ -114,8 +114,8 @@ def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Consol
     if known:
         shares = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
         console.print(f"{known.total()} of {len(source.videos)} videos go by the names of the run's own: {shares}")
-    if known.total() < len(source.videos):
-        new = len(source.videos) - known.total()
+    new = len(source.videos) - known.total()
+    if new:
         console.print(f"{new} of {len(source.videos)} videos are new to the run: they count as test videos")
     return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
 

@@ -194,12 +194,14 @@ def hours_left(jobs: Sequence[Job], work: Sequence[int]) -> float:
     if done:
         pace = done / sum(job.seconds for job in jobs if job.done)
     else:
-        pace = _pace_of_a_step(max(zip(work, jobs, strict=True), key=lambda pair: pair[0])[1])
+        largest, job = max(zip(work, jobs, strict=True), key=lambda pair: pair[0])
+        clips = len(job.source.split("train")) * job.config.training.epochs
+        pace = largest / clips * _clips_a_second(job)
     return (sum(work) - done) / pace / 3600
 
 
-def _pace_of_a_step(job: Job) -> float:
-    """Multiply-adds a second, as `multiply_adds` counts them, of a training step without its data and its optimiser."""
+def _clips_a_second(job: Job) -> float:
+    """Of a training step on noise, without its data and its optimiser."""
     config, clip = job.config, job.config.clip
     accelerator = make_accelerator(config.training)
     device = accelerator.device
@@ -215,7 +217,7 @@ def _pace_of_a_step(job: Job) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.monotonic() - started
-    return clips * sum(job.cost().training.values()) / seconds
+    return clips / seconds
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:

@@ -537,7 +537,7 @@ def prepare_videos(
     if bad:
         console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
         console.print(f"  {bad[0].video.name}: {bad[0].reason}")
-    if config.needs_labels and source.label_store is not None:
+    if config.needs_labels and source.label_store is not None and not console.quiet:  # it goes through all of them
         keys = {video.label_map for video in train_videos}
         labelled = keys & set(source.label_store.keys())
         if len(labelled) < len(keys):
