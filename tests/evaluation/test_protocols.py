@@ -1,5 +1,6 @@
 """How a video is scored, seen from its parts: views one by one, heads one by one, videos one by one."""
 
+import multiprocessing
 from dataclasses import replace
 
 import numpy as np
@@ -88,6 +89,14 @@ def test_the_number_of_workers_changes_no_score(saved, source):
     alone, helped = (score_videos(saved, source.split("test"), workers=workers) for workers in (0, 2))
     assert helped.videos == alone.videos
     assert np.array_equal(helped.probabilities["merged"], alone.probabilities["merged"])
+
+
+def test_an_error_leaves_no_process_behind_that_python_would_wait_for_at_its_end(saved, source):
+    impossible = replace(source.split("test")[0], path=None)
+    with pytest.raises(Exception, match="DataLoader worker") as caught:
+        score_videos(saved, [impossible], workers=1)
+    assert caught.tb is not None
+    assert not multiprocessing.active_children()
 
 
 def test_segmentation_is_scored_where_there_are_label_maps(saved, source):

@@ -473,7 +473,7 @@ def test_a_search_that_was_killed_whole_goes_on_and_its_training_is_resumed(synt
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="this system has no SIGTERM")
 def test_a_search_that_was_asked_to_stop_goes_on(synthetic, recipe, tmp_path):
-    longer = replace(recipe, training=replace(recipe.training, epochs=5))
+    longer = replace(recipe, training=replace(recipe.training, epochs=5), data=replace(recipe.data, workers=1))
     folder = tmp_path / "stopped"
     first = start(folder, synthetic, longer, trials=1, workers=1)
     wait_for(lambda: lines_of(folder / "trials/0000"))

@@ -4,6 +4,7 @@ import copy
 import csv
 import io
 import json
+import multiprocessing
 import shutil
 from dataclasses import replace
 
@@ -49,6 +50,17 @@ def entries(run):
 
 def epochs(run):
     return [entry for entry in entries(run) if "train" in entry]
+
+
+def test_an_error_leaves_no_process_behind_that_python_would_wait_for_at_its_end(synthetic, tiny, tmp_path):
+    def fail(record):
+        raise ZeroDivisionError
+
+    config = replace(of_one_stream(tiny), data=replace(tiny.data, workers=1))
+    with pytest.raises(ZeroDivisionError) as caught:
+        train(open_source(str(synthetic / "videos")), config, tmp_path / "run", False, QUIET, after_epoch=fail)
+    assert caught.tb is not None  # which a script that ends by this error keeps, too
+    assert not multiprocessing.active_children()
 
 
 def test_a_run_holds_every_file_that_people_rely_on(trained, tiny):

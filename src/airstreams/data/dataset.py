@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -350,6 +352,20 @@ def bind_to_parent(worker: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and os.getppid() != parent.pid:
         os._exit(1)
+
+
+@contextmanager
+def ends_its_loaders() -> Iterator[None]:
+    """Decorates what makes a loader of processes bound to this one: they end with the call, also by an error.
+
+    A traceback keeps the call's variables, the loader among them. If it lives on until Python's end, as where nobody
+    catches the error, Python asks the processes to stop by SIGTERM, to which they are deaf, and waits forever.
+    """
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise
 
 
 def _read_mask(video: Video) -> np.ndarray | None:

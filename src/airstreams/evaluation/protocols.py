@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import VideoViews, Views, bind_to_parent, target_of
+from airstreams.data.dataset import VideoViews, Views, bind_to_parent, ends_its_loaders, target_of
 from airstreams.data.labels import LabelStore
 from airstreams.data.listing import Video
 from airstreams.distributed import gather, share
@@ -61,6 +61,7 @@ def score_views(
     return averaged, torch.cat(segmentations) if segmentations else None
 
 
+@ends_its_loaders()
 def score_videos(
     saved: SavedModel,
     videos: Sequence[Video],

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from airstreams.config import Config, TrainingConfig, save_config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import Batch, StepSampler, TrainingClips, bind_to_parent
+from airstreams.data.dataset import Batch, StepSampler, TrainingClips, bind_to_parent, ends_its_loaders
 from airstreams.data.labels import COCO_CLASSES, NO_LABEL
 from airstreams.data.listing import Source, Video
 from airstreams.data.sources import SPLIT_FILE, automatic_split, read_splits, with_splits, write_splits
@@ -70,6 +70,7 @@ LEFT_OUT = "left_out.csv"
 Item = TypeVar("Item")
 
 
+@ends_its_loaders()
 def train(
     source: Source,
     config: Config,
