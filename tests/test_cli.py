@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 
 import airstreams
 from airstreams.cli import main, make_parser
-from airstreams.config import save_config
+from airstreams.config import Config, save_config, to_dict
 from airstreams.data import labels
 from airstreams.models import saved as saved_models
 
@@ -441,3 +442,15 @@ def test_every_verb_has_help_with_an_example(capsys, verb):
         main([verb, "--help"])
     assert stopped.value.code == 0
     assert f"Example: airstreams {verb} " in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_says_of_every_key_what_it_does(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "2000")  # what is said of a key fits on a line
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    lines = re.sub(r"\n {8,}", "  ", capsys.readouterr().out).splitlines()
+    said = {found[1]: found[2] for line in lines if (found := re.match(r"  --(\w+\.[\w.]+) .*?  +(\S.*)", line))}
+    sections = {name: values for name, values in to_dict(Config()).items() if isinstance(values, dict)}
+    keys = {f"{section}.{key}" for section, values in sections.items() for key in values}
+    assert keys <= said.keys()
+    assert not [key for key in keys if said[key].startswith("(type:")]

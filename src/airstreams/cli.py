@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
     """The parser, and each verb's function."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # what `config.py` says of its keys
     parser = ArgumentParser(
         prog="airstreams",
         description="Video action recognition from RGB alone.",

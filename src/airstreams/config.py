@@ -1,7 +1,7 @@
 """Every knob of a run: one tree of typed dataclasses. A recipe is a YAML file with some of these keys; the rest are
-the defaults.
+the defaults. The text below a key is what `airstreams train --help` says of it.
 
-Sections and tables named in the comments are those of the paper, *AIRStreams: Adaptive Intermediate Representations
+Sections and tables named here are those of the paper, *AIRStreams: Adaptive Intermediate Representations
 for Video Understanding*. Where the paper is silent the value is ours, and says why.
 """
 
@@ -30,10 +30,14 @@ BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
 class ClipConfig:
     """What one clip is. It is stored with the model: predict and evaluate see what training saw."""
 
-    frames: int = 16  # T
-    stride: int = 2  # source frames from one frame of the clip to the next
-    rate: float | None = None  # frames a second instead of a stride, for videos of differing frame rates
-    size: int = 112  # px, height and width
+    frames: int = 16
+    """frames of a clip, T"""
+    stride: int = 2
+    """source frames from one frame of the clip to the next"""
+    rate: float | None = None
+    """frames a second instead of a stride, for videos of differing frame rates"""
+    size: int = 112
+    """height and width in px"""
 
     def __post_init__(self) -> None:
         require(self.frames >= 1, "clip.frames", self.frames, "at least 1")
@@ -46,18 +50,30 @@ class ClipConfig:
 class DataConfig:
     """How training draws clips. Crop, flip and colour are drawn once a clip."""
 
-    crop_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])  # area, as a share of the largest square
-    crop_aspect: float = 4 / 3  # width over height is drawn between this and its inverse
-    flip: bool = True  # off where left and right are classes
-    colour: float = 0.3  # brightness, contrast and saturation are scaled by up to this much more or less
-    balanced: bool = False  # draw every class equally often
-    val_fraction: float = 0.1  # of data that brings no splits
-    test_fraction: float = 0.2  # of data that brings no splits
-    workers: int = 2  # processes that decode
-    segment_classes: list[str] = field(default_factory=list)  # learnt apart, all others as one; empty: all are apart
-    compact_classes: bool = False  # give the segmenter only those classes that some training label map has
-    cache: str | None = None  # a folder for decoded frames, which later epochs and runs read; null: decode every time
-    cache_gb: float = 50.0  # 10^9 bytes; the cache stays below, and what does not fit is decoded every time
+    crop_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])
+    """least and greatest area of a crop, as a share of the largest square"""
+    crop_aspect: float = 4 / 3
+    """a crop's width over its height is drawn between this and its inverse"""
+    flip: bool = True
+    """mirror half of the clips; off where left and right are classes"""
+    colour: float = 0.3
+    """scale brightness, contrast and saturation by up to this much more or less"""
+    balanced: bool = False
+    """draw every class equally often"""
+    val_fraction: float = 0.1
+    """share of the videos to validate by, of data that brings no splits"""
+    test_fraction: float = 0.2
+    """share of the videos to test by, of data that brings no splits"""
+    workers: int = 2
+    """processes that decode"""
+    segment_classes: list[str] = field(default_factory=list)
+    """the teacher's classes to learn apart, all others as one; empty: all are apart"""
+    compact_classes: bool = False
+    """give the segmenter only those classes that some training label map has"""
+    cache: str | None = None
+    """a folder for decoded frames, which later epochs and runs read; null: decode every time"""
+    cache_gb: float = 50.0
+    """10^9 bytes that the cache stays below; what does not fit is decoded every time"""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale if len(self.crop_scale) == 2 else (0.0, 0.0)
@@ -83,10 +99,15 @@ class FlowConfig:
     """What the flow stream sees. All but the kind are of TV-L1; see `models/flow.py`."""
 
     kind: Literal["tvl1", "difference"] = "tvl1"
-    iterations: int = 20  # at each warp; Piergiovanni and Ryoo (2019) use 10 to 20
-    levels: int = 1  # of the pyramid
-    warps: int = 0  # a level
-    learn_kernels: bool = False  # those of the differences too, as they do; takes far more memory
+    """TV-L1, or the difference of two frames, to compare with"""
+    iterations: int = 20
+    """iterations at each warp; Piergiovanni and Ryoo (2019) use 10 to 20"""
+    levels: int = 1
+    """levels of the pyramid"""
+    warps: int = 0
+    """warps at each level; 0: flow is small"""
+    learn_kernels: bool = False
+    """learn the differences' kernels too, as they do; takes far more memory"""
 
     def __post_init__(self) -> None:
         require(self.iterations >= 1, "model.flow.iterations", self.iterations, "at least 1")
@@ -100,19 +121,29 @@ class ModelConfig:
     """The network of Figures 2 and 7."""
 
     streams: list[str] = field(default_factory=lambda: list(STREAMS))
-    representations: dict[str, str] = field(default_factory=dict)  # further streams: name to MODULE:CLASS
-    backbone: BackboneName | None = None  # puts a packaged tower's blocks into `tower`; null: what stands there
-    tower: list[Block] = field(default_factory=default_tower)  # Figure 7
-    # Numbers of blocks after which the streams' features are averaged (section 3.1). The first gives the answer; the
-    # number of all blocks is late fusion.
+    """rgb, flow, semantic, further ones; rgb2, rgb3: more towers that see RGB"""
+    representations: dict[str, str] = field(default_factory=dict)
+    """further streams: name to MODULE:CLASS"""
+    backbone: BackboneName | None = None
+    """a packaged tower, which takes the place of `tower`; null: what stands there"""
+    tower: list[Block] = field(default_factory=default_tower)
+    """the blocks of every stream's tower (Figure 7)"""
     merge_levels: list[int] = field(default_factory=lambda: [3])
-    width: float = 1.0  # scales every tower's channels
-    segmenter_width: float = 1.0  # scales the Dilated ResNet-18's channels
-    segmenter_stride: Literal[16, 8, 4] = 16  # px from one of its logits to the next (section 3.1: 16)
-    semantic_channels: int = 8  # the logits are reduced to so many channels before they are enlarged for their tower
+    """numbers of blocks after which the streams' features are averaged (section 3.1); the first gives
+    the answer, and the number of all blocks is late fusion"""
+    width: float = 1.0
+    """scales every tower's channels"""
+    segmenter_width: float = 1.0
+    """scales the Dilated ResNet-18's channels"""
+    segmenter_stride: Literal[16, 8, 4] = 16
+    """px from one of the segmenter's logits to the next (section 3.1: 16)"""
+    semantic_channels: int = 8
+    """channels to which the logits are reduced before they are enlarged for their tower"""
     flow: FlowConfig = field(default_factory=FlowConfig)
-    stop_gradient: list[str] = field(default_factory=list)  # flow, semantic: Table 2, left column
-    dropout: float = 0.5  # before each classifier
+    stop_gradient: list[str] = field(default_factory=list)
+    """flow, semantic: representations that action losses do not reach (Table 2, left column)"""
+    dropout: float = 0.5
+    """before each classifier"""
 
     def __post_init__(self) -> None:
         require(len(self.streams) > 0, "model.streams", self.streams, f"at least one of {', '.join(STREAMS)}")
@@ -168,11 +199,17 @@ class LossWeights:
     """The five lambdas of equation 2. The defaults are the paper's fixed weights (section 4.2.3)."""
 
     rgb: float = 1.0
+    """of the RGB tower's action loss"""
     flow: float = 0.0
+    """of the flow tower's"""
     semantic: float = 0.0
+    """of the semantic tower's"""
     merged: float = 1.0
+    """of the merged tower's, and of each further merge's"""
     interm: float = 1.0
-    further: dict[str, float] = field(default_factory=dict)  # of streams beyond the paper's three; left out: 0
+    """of the segmentation loss, by the teacher's label maps"""
+    further: dict[str, float] = field(default_factory=dict)
+    """of streams beyond the paper's three; left out: 0"""
 
     def __post_init__(self) -> None:
         values = {name: value for name, value in vars(self).items() if name != "further"}
@@ -196,23 +233,41 @@ class TrainingConfig:
     """The optimiser and its schedule (ours: the paper gives none)."""
 
     epochs: int = 60
-    batch_size: int = 16  # clips of one optimiser step, over all processes and accumulated batches
-    accumulate: int = 1  # batches that one optimiser step adds up, for want of memory
-    optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: Nesterov momentum 0.9
-    lr: float = 1e-3  # at its peak
-    weight_decay: float = 0.05  # not on norms, biases and the flow's parameters
-    warmup_epochs: float = 2.0  # linear from 0, then a cosine to 0
-    clip_norm: float = 5.0  # of the whole gradient; 0: none
+    """passes over the training videos"""
+    batch_size: int = 16
+    """clips of one optimiser step, over all processes and accumulated batches"""
+    accumulate: int = 1
+    """batches that one optimiser step adds up, for want of memory"""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd has a Nesterov momentum of 0.9"""
+    lr: float = 1e-3
+    """learning rate at its peak"""
+    weight_decay: float = 0.05
+    """not on norms, biases and the flow's parameters"""
+    warmup_epochs: float = 2.0
+    """the learning rate rises linearly from 0, then falls by a cosine to 0"""
+    clip_norm: float = 5.0
+    """greatest norm of the whole gradient; 0: any"""
     label_smoothing: float = 0.1
-    ema: float = 0.0  # decay a step of the averaged weights, which are then the result; 0: the weights themselves are
-    freeze: list[str] = field(default_factory=list)  # parts that stay as they are, as `airstreams info` names them
-    sync_batch_norm: bool = False  # normalise over the clips of all processes, not of each alone
-    deterministic: bool = False  # on CUDA: slower, and the same numbers every time (a CPU's always are)
-    compile: bool = False  # torch.compile: minutes at the start; on the CPUs we tried slower steps, on a GPU untried
-    validate_every: int = 1  # epochs, where there is a validation part; the last epoch always is
-    save_every: int = 500  # steps from one saved state to the next; also after an epoch, once a minute has passed
-    keep: int = 2  # saved states
+    """of the softmax cross-entropy"""
+    ema: float = 0.0
+    """decay a step of averaged weights, which are then the result; 0: the weights themselves are"""
+    freeze: list[str] = field(default_factory=list)
+    """parts that stay as they are, as `airstreams info` names them"""
+    sync_batch_norm: bool = False
+    """normalise over the clips of all processes, not of each alone"""
+    deterministic: bool = False
+    """on CUDA: slower, and the same numbers every time (a CPU's always are)"""
+    compile: bool = False
+    """torch.compile: minutes at the start; on the CPUs we tried slower steps, on a GPU untried"""
+    validate_every: int = 1
+    """epochs from one validation to the next; the last epoch is validated in any case"""
+    save_every: int = 500
+    """steps from one saved state to the next; an epoch's end is saved once a minute has passed"""
+    keep: int = 2
+    """saved states to keep"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: a CUDA card where there is one"""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
@@ -235,9 +290,12 @@ class TrainingConfig:
 class EvaluationConfig:
     """Which views of a video are scored and averaged. Stored with the model."""
 
-    views: int = 3  # clips a video, evenly spaced
-    crops: int = 1  # largest squares, evenly spaced along the longer side; 1: the centre
-    window: float = 10.0  # s; predict scores a video of over two windows window by window as well
+    views: int = 3
+    """clips a video, evenly spaced"""
+    crops: int = 1
+    """largest squares, evenly spaced along the longer side; 1: the centre"""
+    window: float = 10.0
+    """s; predict scores a video of over two windows window by window as well"""
 
     def __post_init__(self) -> None:
         require(self.views >= 1, "evaluation.views", self.views, "at least 1")
@@ -250,12 +308,19 @@ class EvolutionConfig:
     """How `airstreams evolve` searches for the loss weights (section 3.3). Training itself reads none of it."""
 
     population_size: int = 10
+    """weightings that may become parents"""
     tournament_size: int = 3
-    dies: Literal["worst", "oldest"] = "worst"  # oldest: regularised evolution (Real et al. 2019)
-    epochs: int | None = None  # of a trial's training; null: training.epochs
-    held_out: float = 0.2  # share of the training videos by which trials are scored
-    pruner: Literal["none", "median", "halving"] = "none"  # Optuna's; they stop a trial that falls behind
-    fresh_seeds: int = 3  # trainings by which the winner and the references are compared at the end
+    """of these, so many are drawn, and the best is the parent"""
+    dies: Literal["worst", "oldest"] = "worst"
+    """who leaves the population; oldest: regularised evolution (Real et al. 2019)"""
+    epochs: int | None = None
+    """of a trial's training; null: training.epochs"""
+    held_out: float = 0.2
+    """share of the training videos by which trials are scored"""
+    pruner: Literal["none", "median", "halving"] = "none"
+    """Optuna's, which stops a trial that falls behind"""
+    fresh_seeds: int = 3
+    """trainings by which the winner and the references are compared at the end"""
 
     def __post_init__(self) -> None:
         size = self.population_size
@@ -271,6 +336,7 @@ class Config:
     """A run."""
 
     seed: int = 0
+    """of everything that is drawn"""
     clip: ClipConfig = field(default_factory=ClipConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -32,11 +32,16 @@ class Layer:
     """
 
     kind: LayerKind
-    kernel: int = 3  # px or frames
-    stride: int = 1  # px or frames; only a block's first repetition strides
-    channels: int | None = None  # that a convolution gives, before `ModelConfig.width`; null: the block's
-    ratio: float = 0.25  # of squeeze_excite's squeezed channels (Hu et al. 2018: 1/16 on far wider layers)
-    every: int | None = None  # it is in every so-manyth repetition; null: in each, and a pooling in the first alone
+    kernel: int = 3
+    """px or frames"""
+    stride: int = 1
+    """px or frames; only a block's first repetition strides"""
+    channels: int | None = None
+    """that a convolution gives, before `model.width`; null: the block's"""
+    ratio: float = 0.25
+    """of squeeze_excite's squeezed channels (Hu et al. 2018: 1/16 on far wider layers)"""
+    every: int | None = None
+    """it is in every so-manyth repetition; null: in each, and a pooling in the first alone"""
 
     def __post_init__(self) -> None:
         require(self.kernel >= 1, "kernel", self.kernel, "at least 1")
@@ -56,12 +61,15 @@ class Layer:
 class Block:
     """One of a tower's blocks: its layers in order, repeated, with a skip connection over each repetition."""
 
-    channels: int  # before `ModelConfig.width`
+    channels: int
+    """that its last convolution gives, before `model.width`"""
     layers: list[Layer]
+    """in order"""
     repeats: int = 1
-    # Over a change of size, true takes means, and a convolution if the channels change too. projection (Tiny Video
-    # Networks) is always a 1x1 convolution that strides, and is left out where the frames become fewer.
+    """how often all of them"""
     skip: bool | Literal["projection"] = True
+    """over a change of size, true takes means, and a convolution if the channels change too; projection (Tiny Video
+    Networks) is always a 1x1 convolution that strides, and is left out where the frames become fewer"""
 
     def __post_init__(self) -> None:
         require(self.channels >= 1, "channels", self.channels, "at least 1")
