@@ -205,6 +205,9 @@ def test_other_settings_beside_resume_are_refused_and_not_ignored(call, run, syn
     data = (synthetic / "videos", "--labels", synthetic / "labels")
     complaint(call("train", *data, "--out", run, "--resume", "--training.epochs", "9"), "--resume", "config.yaml")
     complaint(call("train", *data, "--out", run, "--resume", "--weights-from", run), "--resume", "--weights-from")
+    elsewhere = ("--data.workers", "1", "--training.device=cpu")  # which changes no model
+    assert call("train", *data, "--out", run, "--resume", *elsewhere)[0] == 0
+    complaint(call("train", *data, "--out", run, "--resume", *elsewhere, "--data.flip", "true"), "all keys but data.c")
 
 
 def test_a_folder_with_one_class_is_refused(call, videos, tmp_path):

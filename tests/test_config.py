@@ -19,6 +19,7 @@ from airstreams.config import (
     config_from,
     from_dict,
     load_config,
+    moved,
     recipe_path,
     save_config,
     to_dict,
@@ -70,6 +71,8 @@ def test_configs_that_differ_in_where_they_run_alone_are_comparable():
     here, there = Config(), Config(data=DataConfig(workers=0, cache="/x"), training=TrainingConfig(device="cpu"))
     assert comparable(here) == comparable(there)
     assert comparable(here) != comparable(Config(training=TrainingConfig(lr=0.5)))
+    assert moved(here, there, ["data.workers", "training.lr"]) == Config(data=DataConfig(workers=0))
+    assert here == Config()
 
 
 def test_a_saved_config_is_complete(tmp_path):

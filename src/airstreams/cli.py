@@ -21,7 +21,16 @@ from rich.progress import Progress
 from rich.table import Table
 
 import airstreams
-from airstreams.config import Config, LossWeights, add_config_arguments, config_from, load_config, recipe_path
+from airstreams.config import (
+    OF_THE_MACHINE,
+    Config,
+    LossWeights,
+    add_config_arguments,
+    config_from,
+    load_config,
+    moved,
+    recipe_path,
+)
 from airstreams.errors import InputError, VideoError
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import FIGURES, TABLES, Figure, reproducible
@@ -52,9 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("default" if debug else "ignore")
     parser, verbs = make_parser()
     try:
-        keys = [word for word in argv if re.match(r"--\w+\.", word)]
-        if argv[:1] == ["reproduce"] and keys:
-            raise InputError(f"{keys[0]}: reproduce takes no single keys; write them into a recipe and give --config")
+        if argv[:1] == ["reproduce"] and (keys := _keys(argv)):
+            raise InputError(f"--{keys[0]}: reproduce takes no single keys; write them into a recipe and give --config")
         call = parser.instantiate(parser.parse_args(_with_recipe_paths(argv)))
         run_verb = verbs[call.verb]
         call[call.verb].command = shlex.join(["airstreams", *argv])
@@ -79,6 +87,11 @@ def main(argv: list[str] | None = None) -> int:
         hint = hints.get(argv[0] if argv else "", "")
         print(f"airstreams: interrupted{hint}", file=sys.stderr)
         return FAILED
+
+
+def _keys(argv: Sequence[str]) -> list[str]:
+    """The config's keys among the words of a command."""
+    return [found[1] for word in argv if (found := re.match(r"--(\w+\.[\w.]+)", word))]
 
 
 def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
@@ -331,9 +344,14 @@ def train(call: Namespace) -> int:
                 )
         if not (call.out / "config.yaml").is_file():
             raise InputError(f"--resume: {call.out} holds no run; drop --resume, or give --out the run's folder")
-        config = load_config(call.out / "config.yaml")
-        if config_from(call) not in (config, Config()) or (call.compact_classes and not config.data.compact_classes):
-            raise InputError(f"--resume goes by {call.out / 'config.yaml'}; leave out --config and the config's keys")
+        given, keys = config_from(call), _keys(shlex.split(call.command))
+        config = moved(load_config(call.out / "config.yaml"), given, keys)
+        silent = given == moved(Config(), given, keys) and OF_THE_MACHINE.issuperset(keys)
+        if not (silent or given == config) or (call.compact_classes and not config.data.compact_classes):
+            raise InputError(
+                f"--resume goes by {call.out / 'config.yaml'}; leave out --config and all keys but "
+                f"{', '.join(sorted(OF_THE_MACHINE))}"
+            )
     else:
         if not loop.may_begin(call.out):
             raise InputError(f"--out {call.out}: already there; give --resume to go on with it, or another --out")

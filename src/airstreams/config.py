@@ -8,7 +8,8 @@ for Video Understanding*. Where the paper is silent the value is ours, and says 
 import math
 import re
 from argparse import ArgumentError
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,9 @@ STREAMS = ("rgb", "flow", "semantic")
 
 BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
 """rgb2 and rgb3 see what rgb sees, with towers of their own: the control for what a mere ensemble of towers brings."""
+
+OF_THE_MACHINE = frozenset({"data.workers", "data.cache", "data.cache_gb", "training.device"})
+"""Keys that say where data lie and on what a run runs, and change no model."""
 
 
 @dataclass
@@ -257,7 +261,7 @@ class TrainingConfig:
     sync_batch_norm: bool = False
     """normalise over the clips of all processes, not of each alone"""
     deterministic: bool = False
-    """on CUDA: slower, and the same numbers every time (a CPU's always are)"""
+    """on CUDA: slower, and the same numbers every time (a CPU's always are); not for a learnt flow of several warps"""
     compile: bool = False
     """torch.compile: minutes at the start; on the CPUs we tried slower steps, on a GPU untried"""
     validate_every: int = 1
@@ -417,14 +421,21 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def comparable(config: Config) -> dict[str, Any]:
-    """The values of a config but for those that say where its data lie and on what it runs: equal ones train the same
-    model, perhaps on different machines.
-    """
+    """A config's values but for `OF_THE_MACHINE`: equal ones train the same model, perhaps on different machines."""
     values = to_dict(config)
-    for section, names in (("data", ("workers", "cache", "cache_gb")), ("training", ("device",))):
-        for name in names:
-            del values[section][name]
+    for key in OF_THE_MACHINE:
+        section, name = key.split(".")
+        del values[section][name]
     return values
+
+
+def moved(config: Config, there: Config, keys: Iterable[str]) -> Config:
+    """A config with those of the keys that are `OF_THE_MACHINE` as they are in another one."""
+    config = deepcopy(config)
+    for key in OF_THE_MACHINE.intersection(keys):
+        section, name = key.split(".")
+        setattr(getattr(config, section), name, getattr(getattr(there, section), name))
+    return config
 
 
 def save_config(config: Config, path: Path) -> None:

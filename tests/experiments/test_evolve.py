@@ -1,5 +1,6 @@
 """Searches that really train: on SQLite in this process, and on a real PostgreSQL with workers that are killed."""
 
+import io
 import json
 import multiprocessing
 import os
@@ -122,6 +123,22 @@ def test_the_winner_and_the_references_are_compared_with_fresh_seeds(study, reci
         assert all(used == weights for _, used in seen[name])
     assert found["references"]["fixed"]["mean"] == pytest.approx(sum(found["references"]["fixed"]["values"]) / 2)
     assert len(found["best"]["fresh"]["values"]) == 2
+
+
+def test_a_training_with_a_fresh_seed_that_failed_is_done_again(study, source, recipe, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "six")
+    name = f"winner-{results(study)['best']['trial']}"
+    with closing(sqlite3.connect(folder / "study.db")) as storage, storage:
+        storage.execute(
+            "UPDATE trials SET state = 'FAIL' WHERE number = 3 AND study_id ="
+            f" (SELECT study_id FROM studies WHERE study_name = 'six-{name}')"
+        )
+    (folder / name / "0006").write_text("in the way of the next try")
+    said = io.StringIO()
+    found = evolve(search_in(folder, source, recipe, trials=6), workers=2, console=Console(file=said, width=500))
+    assert f"1 of 2 workers died ({folder / name / '0006'}: there is another training in it" in said.getvalue()
+    assert [trial.state for trial in trials_of(folder, f"six-{name}")[6:]] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [len(row["values"]) for row in (found["best"]["fresh"], *found["references"].values())] == [2, 2, 2]
 
 
 def test_no_weights_are_kept_of_a_trial(study):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
@@ -17,7 +16,7 @@ from airstreams.config import EvaluationConfig
 from airstreams.data.labels import OTHER
 from airstreams.data.listing import SPLITS, Source
 from airstreams.data.sources import SPLIT_FILE, read_splits, with_splits
-from airstreams.distributed import check_together, leads
+from airstreams.distributed import check_together, device_of_process, leads
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
 from airstreams.evaluation.metrics import FIGURES, confusion, outcomes_of
@@ -52,10 +51,10 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         InputError: no run, no such split, class names that the model does not know, or a folder that cannot be written.
         VideoError: no video can be read.
     """
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    device = device_of_process()
     if not leads():
         console = Console(quiet=True)
-    saved = saved_models.load(run, processes.device)
+    saved = saved_models.load(run, device)
     unknown = sorted(set(source.classes) - set(saved.classes))
     if unknown:
         given, expected = (", ".join(names[:5]) + " ..." * (len(names) > 5) for names in (unknown, saved.classes))
@@ -92,7 +91,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
             good,
             label_store,
             saved.config.data.workers,
-            on_video=lambda: progress.advance(task, processes.num_processes),  # the others are about as far
+            on_video=lambda: progress.advance(task, PartialState().num_processes),  # the others are about as far
         )
     scores.left_out += bad
     if scores.left_out:

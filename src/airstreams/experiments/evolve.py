@@ -280,7 +280,7 @@ def _finals(search: Search, study: Study, storage: RDBStorage) -> tuple[Study, i
             if len(_given(finals)) >= len(jobs):
                 break
             time.sleep(1)
-    there = {(trial.user_attrs["weighting"], trial.user_attrs["seed"]) for trial in _given(finals)}
+    there = {(trial.user_attrs["weighting"], trial.user_attrs["seed"]) for trial in _counted(_given(finals))}
     for weights, attributes in jobs:
         if (attributes["weighting"], attributes["seed"]) not in there:
             finals.enqueue_trial(weights, user_attrs=attributes)
@@ -304,6 +304,7 @@ def _run_workers(
     """Workers until the study has so many trials."""
     context = multiprocessing.get_context("spawn")
     errors: SimpleQueue[Exception] = context.SimpleQueue()
+    causes: list[Exception] = []
     processes: list[SpawnProcess] = []
     columns = (TextColumn(title), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
@@ -331,11 +332,14 @@ def _run_workers(
                         process.start()
                         processes.append(process)
                 died = [process for process in processes if process.exitcode]
+                while not errors.empty():
+                    causes.append(errors.get())
                 if finished < trials and died and len(died) == len(processes):
-                    raise errors.get() if not errors.empty() else RuntimeError(_how_they_died(died))
+                    raise causes[0] if causes else RuntimeError(_how_they_died(died))
                 if len(died) > known_dead:
                     known_dead = len(died)
-                    console.print(f"{known_dead} of {workers} workers died; the others go on")
+                    why = f" ({causes[-1]})" if causes else ""
+                    console.print(f"{known_dead} of {workers} workers died{why}; the others go on", soft_wrap=True)
                 time.sleep(LOOK_EVERY)
         finally:
             # After Ctrl-C their trainings save where they are.
@@ -356,9 +360,9 @@ def _work(
     search: Search, study_name: str, trials: int, number: int, workers: int, errors: "SimpleQueue[Exception]"
 ) -> None:
     """One worker's life."""
-    begin_work(workers)
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
+        begin_work(workers)
         storage = open_storage(search)
         pruner = make_pruner(search.config) if study_name == search.name else NopPruner()
         study = optuna.load_study(storage=storage, study_name=study_name, pruner=pruner)
@@ -372,7 +376,11 @@ def _work(
 
 
 def _work_off(search: Search, study: Study, trials: int) -> None:
-    """Take trials until the study has so many, others' included."""
+    """Take trials until the study has so many, others' included.
+
+    Where the weights are given, each is to be trained: what failed is done again, by the others or the next call.
+    """
+    searching = study.study_name == search.name
     taken: Trial | None = None
     failed_by: BaseException | None = None
 
@@ -381,8 +389,7 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
         taken = trial
         number = _original(_frozen(study, trial))
         before = sum(_original(other) < number for other in _counted(study.get_trials(deepcopy=False)))
-        drawn = study.study_name == search.name or "weighting" in trial.user_attrs  # the others are given
-        if before >= trials or not drawn:
+        if before >= trials or not (searching or "weighting" in trial.user_attrs):
             raise _SurplusError
         try:
             return run_trial(search, study, trial)
@@ -411,7 +418,8 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
             if trial.state == TrialState.FAIL and trial not in counted and trial.number not in retried
             if time.monotonic() - first_seen.setdefault(trial.number, time.monotonic()) < 2 * LOOK_EVERY
         ]
-        if len(counted) + len(dying) < trials or any(trial.state == TrialState.WAITING for trial in counted):
+        waiting = any(trial.state == TrialState.WAITING for trial in counted)
+        if waiting or (searching and len(counted) + len(dying) < trials):
             taken = failed_by = None
             try:
                 study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[tidy])
@@ -420,10 +428,14 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
                     raise failed_by from error
                 # Of a trial that others have ended, Optuna complains by an error of its own.
                 if taken is None or error is failed_by or _frozen(study, taken).state != TrialState.FAIL:
+                    if taken is not None and error is failed_by and not searching:
+                        _do_again(study, taken)
                     raise
                 _clear_away(_run_of(search, study, taken))
-        else:  # the others have the rest in hand, unless one dies
-            time.sleep(LOOK_EVERY)
+        elif dying or any(not trial.state.is_finished() for trial in counted):
+            time.sleep(LOOK_EVERY)  # the others have the rest in hand, unless one dies
+        else:  # who did the last one was killed when it had failed
+            raise RuntimeError("a training with a fresh seed was lost; the same call does it again")
 
 
 def run_trial(search: Search, study: Study, trial: Trial) -> float:
@@ -492,9 +504,11 @@ def _take_over(search: Search, study: Study, trial: Trial, run: Path) -> None:
     if run.exists():
         return
     for number in reversed(RetryHeartbeatStaleTrialCallback.retry_history(_frozen(study, trial))):
-        with suppress(FileNotFoundError):
-            run.with_name(f"{number:04d}").rename(run)
-            return
+        before = run.with_name(f"{number:04d}")
+        if (before / "config.yaml").is_file() or may_begin(before):
+            with suppress(FileNotFoundError):
+                before.rename(run)
+                return
 
 
 def _is_lost(study: Study, trial: Trial) -> bool:

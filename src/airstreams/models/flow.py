@@ -25,7 +25,9 @@ batch's own range would break brightness constancy and make a clip's flow depend
 import math
 import os
 import shutil
+import sysconfig
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +37,9 @@ from airstreams.config import FlowConfig
 from airstreams.errors import InputError
 from airstreams.models.tvl1 import iterate
 
-# Triton compiles a launcher in C. Without a compiler, or without Triton, a GPU runs the operations of tvl1.py.
-if torch.cuda.is_available() and any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+# Triton compiles a launcher in C. Without a compiler, Python's headers or Triton, a GPU runs the operations of tvl1.py.
+_compiles = any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang")))
+if torch.cuda.is_available() and _compiles and Path(sysconfig.get_path("include"), "Python.h").is_file():
     with suppress(ImportError):
         from airstreams.models import tvl1_gpu  # noqa: F401
 
