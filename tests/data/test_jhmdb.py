@@ -105,7 +105,7 @@ def test_the_official_splits(real_root, split, train, test):
     assert (len(source.videos), len(source.split("train")), len(source.split("test"))) == (928, train, test)
     assert len(source.classes) == 21
     assert source.has_splits
-    with pytest.raises(InputError, match=rf"no split 'val'; .*train \({train}\), test \({test}\)"):
+    with pytest.raises(InputError, match=rf"no videos in the split 'val'; .*train \({train}\), test \({test}\)"):
         source.split("val")
     shared = {video.group for video in source.split("train")} & {video.group for video in source.split("test")}
     assert shared <= {"clap/boom_snap"}  # two films of like names, which count as one here

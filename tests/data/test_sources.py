@@ -1,5 +1,6 @@
 import os
 import random
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_a_folder_of_class_folders(tmp_path):
         Video(tmp_path / "wave/a.avi", "wave/a.avi", ("wave",), label_map="wave/a"),
         Video(tmp_path / "wave/b.MP4", "wave/b.MP4", ("wave",), label_map="wave/b"),
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"no split 'train'; .*: none"):
+    with pytest.raises(InputError, match=r"no videos in the split 'train'; .*: none"):
         source.split("train")
 
 
@@ -68,6 +69,50 @@ def test_class_folders_may_be_links(tmp_path):
     assert [video.name for video in open_source(str(tmp_path / "data")).videos] == ["clap/more/a.mp4", "wave/b.mp4"]
 
 
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    touch(tmp_path, "clap/a.mp4", "clap/more/b.mp4", "wave/c.mp4")
+    (tmp_path / "clap/more/back").symlink_to(tmp_path / "clap")
+    (tmp_path / "wave/all").symlink_to(tmp_path / "wave")
+    (tmp_path / "wave/twice").symlink_to(tmp_path / "wave")
+    names = [video.name for video in open_source(str(tmp_path)).videos]
+    assert names == ["clap/a.mp4", "clap/more/b.mp4", "wave/c.mp4"]
+
+
+@pytest.mark.parametrize("link", ["wave/again.mp4", "wave", "clap/other.mp4"])
+def test_a_video_under_two_names_is_refused(tmp_path, link):
+    touch(tmp_path, "clap/a.mp4", "shout/b.mp4")
+    target = tmp_path / "clap" if link == "wave" else tmp_path / "clap/a.mp4"
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(target)
+    text = refusal(tmp_path)
+    assert "which are one file" in text
+    assert "clap/a.mp4" in text
+    assert link in text
+
+
+def test_what_is_passed_over_is_told(tmp_path):
+    touch(tmp_path, "clap/a.mp4", "clap/a.txt", "clap/.DS_Store", "wave/b.GIF", "wave/deep/b.wav", "wave/c.wav")
+    (tmp_path / "empty").mkdir()
+    source = open_source(str(tmp_path))
+    assert [video.name for video in source.videos] == ["clap/a.mp4", "wave/b.GIF"]
+    assert source.remarks == (
+        "no class, since there is no video in it: empty",
+        "3 files passed over, which are no videos by their names: 2 .wav, 1 .txt",
+    )
+
+
+def test_accents_are_compared_as_people_read_them(tmp_path):
+    apart, together = (unicodedata.normalize(form, "Läufe") for form in ("NFD", "NFC"))
+    touch(tmp_path / "mac", f"{apart}/ü.mp4".replace("ü", unicodedata.normalize("NFD", "ü")), "wave/b.mp4")
+    write(tmp_path / "mac", "path,label", *(f"{path.relative_to(tmp_path / 'mac')},{path.parent.name}" for path in
+                                            (tmp_path / "mac").glob("*/*.mp4")))  # fmt: skip
+    for data in (tmp_path / "mac", tmp_path / "mac/list.csv"):
+        source = open_source(str(data))
+        assert source.classes == (together, "wave")
+        assert source.videos[0].name == unicodedata.normalize("NFC", f"{together}/ü.mp4")
+        assert source.videos[0].path.is_file()
+
+
 def test_a_folder_with_splits(tmp_path):
     touch(tmp_path, "train/clap/a.mp4", "train/wave/b.mp4", "train/wave/c.mp4", "val/clap/a.mp4", "test/wave/x/a.mp4")
     touch(tmp_path, "list.txt", ".cache/a.mp4")
@@ -81,7 +126,7 @@ def test_a_folder_with_splits(tmp_path):
     ]
     assert [video.label_map for video in source.split("val")] == ["val/clap/a"]
     assert [video.labels for video in source.split("test")] == [("wave",)]
-    with pytest.raises(InputError, match=r"no split 'dev'.* train \(3\), val \(1\), test \(1\)"):
+    with pytest.raises(InputError, match="no split is called 'dev'; expected train, val, test"):
         source.split("dev")
 
 
@@ -92,7 +137,9 @@ def test_a_class_may_be_called_train(tmp_path):
     assert not source.has_splits
 
 
-@pytest.mark.parametrize("folders", [("train", "validation"), ("train", "val", "extra"), ("Train", "Test")])
+@pytest.mark.parametrize(
+    "folders", [("train", "validation"), ("train", "val", "extra"), ("Train", "Test"), ("training", "testing")]
+)
 def test_folders_that_are_nearly_splits_are_not_taken_for_classes(tmp_path, folders):
     touch(tmp_path, *(f"{folder}/{label}/a.mp4" for folder in folders for label in ("clap", "wave")))
     text = refusal(tmp_path)
@@ -222,6 +269,9 @@ def test_a_csv_to_evaluate_on_may_lack_training_videos_and_classes(folder):
         (["path,label", "v/a.mp4,x", "v/b.mp4,y", "./v/a.mp4,x"], ["line 4: v/a.mp4 stands in line 2 already", "joi"]),
         (["path,label,start", "v/a.mp4,x,1", "v/a.mp4,y,1.0"], ["line 3: v/a.mp4#t=1.0, stands in line 2 already"]),
         (["path,label", "v/a.mp4,x", "v/b.mp4,x"], ["only the class x; expected at least 2"]),
+        (["path;label", "v/a.mp4;x", "v/b.mp4;y"], ["has ';' between its cells", "save it with commas"]),
+        (["path,label", "v/a.mp4,x", ",y"], ["line 3: the path is empty"]),
+        (["path,label", "v/a.mp4,x", "other/../v/a.mp4,y"], ["both other/../v/a.mp4 and v/a.mp4, which are one file"]),
         (["path,label", "v/a.mp4,;", "v/b.mp4,"], ["only the class none"]),
     ],
 )
@@ -234,8 +284,11 @@ def test_a_csv_that_cannot_be_meant(folder, lines, words):
 
 def test_a_video_instead_of_a_csv(tmp_path):
     (tmp_path / "a.mp4").write_bytes(bytes(range(256)))
-    assert "a.mp4 cannot be read as text" in refusal(tmp_path / "a.mp4")
-    assert "expected a CSV file with the header path,label[,split][,start][,end][,group]" in refusal(tmp_path / "a.mp4")
+    assert "a.mp4 is a video; expected a folder of class folders or a CSV file" in refusal(tmp_path / "a.mp4")
+    (tmp_path / "list").write_bytes(bytes(range(256)))
+    assert "list cannot be read as text" in refusal(tmp_path / "list")
+    assert "expected a CSV file with the header path,label[,split][,start][,end][,group]" in refusal(tmp_path / "list")
+    assert "save it as UTF-8" in refusal(tmp_path / "list")
 
 
 # Label stores

@@ -184,7 +184,7 @@ def test_data_of_a_class_that_the_model_does_not_know_is_refused(run, videos):
 
 
 def test_a_split_that_the_data_lacks_is_refused(run, synthetic):
-    with pytest.raises(InputError, match=r"no split 'val'.*train \(24\), test \(8\)"):
+    with pytest.raises(InputError, match=r"no videos in the split 'val'.*train \(24\), test \(8\)"):
         evaluate(run, open_source(str(synthetic / "videos")), "val", Console(quiet=True))
 
 

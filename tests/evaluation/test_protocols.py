@@ -1,6 +1,9 @@
 """How a video is scored, seen from its parts: views one by one, heads one by one, videos one by one."""
 
 import multiprocessing
+import resource
+import signal
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +100,40 @@ def test_an_error_leaves_no_process_behind_that_python_would_wait_for_at_its_end
         score_videos(saved, [impossible], workers=1)
     assert caught.tb is not None
     assert not multiprocessing.active_children()
+
+
+@pytest.fixture
+def little_shared_memory():
+    """Files, of which shared memory is made, may not grow over 50 kB; the views of a video are 98 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is made of files on Linux")
+def test_too_little_shared_memory_is_an_error_and_no_endless_wait(saved, source, little_shared_memory):
+    def give_up(number, frame):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    try:
+        with pytest.raises(RuntimeError, match=r"no shared memory for what a process decoded .*decode with 0 workers"):
+            score_videos(saved, source.split("test"), workers=1)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere loaders start as torch has it")
+def test_loaders_work_where_python_starts_processes_by_a_server(saved, source):
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)  # the default from Python 3.14 on
+    try:
+        assert len(score_videos(saved, source.split("test"), workers=1).videos) == 8
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def test_segmentation_is_scored_where_there_are_label_maps(saved, source):

@@ -3,17 +3,20 @@ forms."""
 
 import csv
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from matplotlib.image import imread
 from rich.console import Console
@@ -326,7 +329,7 @@ def test_what_is_lacking_or_of_no_use_is_refused_before_anything_is_trained(sour
     with pytest.raises(InputError, match="several labels a video"):
         plan(TABLES["table6"], recipe, [replace(source, multi_label=True)], 1, tmp_path)
     tested = replace(source, videos=tuple(replace(video, split="test") for video in source.videos))
-    with pytest.raises(InputError, match="no split 'train'"):
+    with pytest.raises(InputError, match="no videos in the split 'train'"):
         plan(table1, recipe, [tested], 1, tmp_path)
     with pytest.raises(InputError, match=r"other classes than .*; expected splits of one data set"):
         plan(table1, recipe, [source, replace(source, classes=source.classes[1:])], 1, tmp_path)
@@ -587,6 +590,49 @@ def test_it_needs_no_optuna(tmp_path):
             [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True
         )
         assert done.returncode == status
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
+def test_a_process_that_is_killed_does_not_keep_the_others_from_being_done(source, recipe, tmp_path):
+    victim, other = (plan(FIGURES["figure3"], recipe, [source], 1, tmp_path / name)[0] for name in ("victim", "other"))
+
+    def kill():
+        while not (victim.folder / "metrics.jsonl").is_file():
+            time.sleep(0.05)
+        for process in multiprocessing.active_children():
+            if str(victim.folder) in " ".join(file.path for file in psutil.Process(process.pid).open_files()):
+                process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed; .*: its process was killed \(exit code -9\)"):
+        run_jobs([victim, other], 2, QUIET)
+    killer.join()
+    assert other.done
+    assert not victim.done
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
+def test_asked_to_stop_it_saves_its_trainings_and_begins_no_other(synthetic, recipe, tmp_path):
+    config = replace(recipe, training=replace(recipe.training, epochs=50, save_every=10_000))
+    save_config(replace(config, data=replace(config.data, workers=1)), tmp_path / "recipe.yaml")
+    call = [sys.executable, "-m", "airstreams", "reproduce", "table1", "--seeds", "1", "--workers", "2"]
+    call += ["--data", str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
+    call += ["--out", str(tmp_path / "out"), "--config", str(tmp_path / "recipe.yaml")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(call, env=environment, stderr=subprocess.PIPE, text=True)
+    runs = tmp_path / "out" / "runs"
+    while sum(path.stat().st_size > 0 for path in runs.glob("*/metrics.jsonl")) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "airstreams: interrupted; the same call goes on"
+    assert "Traceback" not in said
+    steps = [max(int(path.stem[5:]) for path in run.glob("state/step-*.pt")) for run in runs.iterdir()]
+    assert len(steps) == 2
+    assert min(steps) >= 6  # what the first line of metrics tells
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")

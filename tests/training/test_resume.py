@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 import airstreams
 from airstreams.config import load_config, save_config
 from airstreams.data.sources import open_source
-from airstreams.errors import InputError
+from airstreams.errors import InputError, Stopped
 from airstreams.models import saved as saved_models
+from airstreams.training import loop
 from airstreams.training.loop import train
 from airstreams.training.state import TrainingState, load_state, save_state, saved_states
 
@@ -160,7 +161,7 @@ def test_the_number_of_decoding_processes_changes_nothing(videos, config, undist
     assert_same_end(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_stop_saves_the_state_first_and_says_how_to_go_on(videos, config, undisturbed, tmp_path, number):
     config = replace(config, training=replace(config.training, save_every=10_000))
     run = tmp_path / "run"
@@ -215,6 +216,36 @@ def test_a_second_ctrl_c_stops_at_once(videos, config, tmp_path):
         train(
             open_source(str(videos / "videos"), videos / "labels"), config, tmp_path / "run", False, Stops(quiet=True)
         )
+
+
+def test_a_request_to_stop_that_comes_while_the_state_is_saved_is_heard(videos, config, tmp_path, monkeypatch):
+    config = replace(config, training=replace(config.training, save_every=4))
+
+    def save(state, run, keep):
+        save_state(state, run, keep)
+        if state.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "save_state", save)
+    with pytest.raises(Stopped, match="stopped at step 5,"):
+        train(open_source(str(videos / "videos"), videos / "labels"), config, tmp_path / "run", False, QUIET)
+    assert load_state(tmp_path / "run")[0].step == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_a_full_disk_is_told_in_plain_words_and_keeps_the_state_before(tmp_path):
+    import resource
+
+    save_state(a_state(3), tmp_path, keep=2)
+    large = TrainingState(0, 4, 4, None, {}, {"model": {"weight": torch.zeros(100_000)}})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*step-000000004\.pt"):
+            save_state(large, tmp_path, keep=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000000003.pt"]
 
 
 def test_a_schedulers_warning_saves_the_state_and_training_goes_on(videos, config, undisturbed, tmp_path):

@@ -12,14 +12,14 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from airstreams.config import Config
 from airstreams.data.cache import FrameCache
@@ -145,7 +145,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         frames_BTHW3 = torch.zeros(len(good), T, H, W, 3, dtype=torch.uint8)
         for padded, clip_THW3 in zip(frames_BTHW3, frames, strict=True):
             padded[:, : clip_THW3.shape[1], : clip_THW3.shape[2]] = clip_THW3
-        return Batch(
+        batch = Batch(
             frames_BTHW3,
             torch.tensor([sample.box for sample in good], dtype=torch.float32),
             inside_B2,
@@ -156,6 +156,8 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             names,
             bad_videos,
         )
+        share_memory(batch)
+        return batch
 
     def _draw(self, video: Video, rng: np.random.Generator) -> Sample:
         clip, data = self.config.clip, self.config.data
@@ -330,12 +332,39 @@ class VideoViews(Dataset[Views | BadVideo]):
                     label_maps.append(crop_label_map(labels[np.searchsorted(unique, places)], crop, clip.size))
                 if mask is not None:
                     masks.append(crop_label_map(mask[np.minimum(places, len(mask) - 1)], crop, clip.size))
-        return Views(
+        views = Views(
             video,
             torch.stack(clips),
             torch.stack(label_maps) if label_maps else None,
             torch.stack(masks) if masks else None,
         )
+        share_memory(views)
+        return views
+
+
+def start_method(workers: int) -> str | None:
+    """How a loader's so many processes start. On Linux always as copies of this one: they begin at once, and know what
+    this one has learnt of the videos. None: as torch has it.
+    """
+    return "fork" if workers and sys.platform == "linux" else None
+
+
+def share_memory(tensors: Iterable[object]) -> None:
+    """In a loader's process, move the tensors among these to the memory that it shares with the others. RuntimeError:
+    there is too little of it, as in a container.
+
+    torch would do so later, in a thread whose errors nobody hears: the batch would be lost and awaited forever.
+    """
+    if get_worker_info() is not None:
+        try:
+            for tensor in tensors:
+                if isinstance(tensor, Tensor):
+                    tensor.share_memory_()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"no shared memory for what a process decoded ({error}); give a container more of it (docker run "
+                "--shm-size=2g), or decode with 0 workers"
+            ) from error
 
 
 def bind_to_parent(worker: int) -> None:
@@ -344,7 +373,7 @@ def bind_to_parent(worker: int) -> None:
     A terminal and a scheduler signal the whole group: what that means is the parent's to decide. When the parent is
     killed, torch's own watch over it misses a kill that falls while this process starts, so Linux is asked to tell.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has fewer
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if sys.platform == "linux":

@@ -60,6 +60,8 @@ class Source:
     videos: tuple[Video, ...]
     multi_label: bool = False
     label_store: LabelStore | None = None
+    remarks: tuple[str, ...] = ()
+    """What people should know of the listing, a line each, such as what was passed over."""
 
     @property
     def has_splits(self) -> bool:
@@ -68,12 +70,14 @@ class Source:
 
     def split(self, name: str) -> tuple[Video, ...]:
         """The videos of the split "train", "val" or "test". InputError when there are none."""
+        if name not in SPLITS:
+            raise InputError(f"no split is called {name!r}; expected {', '.join(SPLITS)}; give one of them")
         videos = tuple(video for video in self.videos if video.split == name)
         if not videos:
             counts = Counter(video.split for video in self.videos if video.split is not None)
             given = ", ".join(f"{split} ({counts[split]})" for split in SPLITS if counts[split]) or "none"
             raise InputError(
-                f"{self.name} has no split {name!r}; its splits with their videos: {given}; ask for one of these, "
-                f"or add {name}/ beside the other split folders, or rows with the split {name} to the CSV"
+                f"{self.name} has no videos in the split {name!r}; its splits with their videos: {given}; ask for one "
+                "of these, or give data that has some there"
             )
         return videos

@@ -7,9 +7,12 @@ whether each one decodes is the business of `check-data`.
 """
 
 import csv
+import functools
 import math
 import os
 import random
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -22,9 +25,11 @@ from airstreams.errors import InputError
 from airstreams.files import replacing
 
 VIDEO_SUFFIXES = (
-    ".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".webm", ".wmv",
+    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
+    ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
 SPLIT_FILE = "split.csv"  # in a run: which video was used for what
+_NAMES_OF_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "eval", "evaluation", "testing"}
 REQUIRED_COLUMNS = ("path", "label")
 OPTIONAL_COLUMNS = ("split", "start", "end", "group")
 
@@ -38,7 +43,12 @@ def open_source(data: str, labels: Path | None = None, to_learn_from: bool = Tru
     """
     path = Path(data)
     if path.is_dir():
-        source = _read_folder(data, path)
+        try:
+            source = _read_folder(data, path)
+        except OSError as error:
+            raise InputError(f"{error.filename} cannot be listed ({error.strerror}); make it readable") from error
+    elif path.is_file() and _is_video(path.name):
+        raise InputError(f"{data} is a video; expected a folder of class folders or a CSV file; predict takes videos")
     elif path.is_file():
         source = _read_csv(data, path)
     elif ":" in data:
@@ -48,6 +58,8 @@ def open_source(data: str, labels: Path | None = None, to_learn_from: bool = Tru
             f"{data} does not exist; expected a folder of class folders, a CSV file, or NAME:ROOT of a published data "
             f"set ({', '.join(BENCHMARKS)})"
         )
+    if path.exists():
+        _refuse_files_with_two_names(source)
     if to_learn_from:
         _check_classes(source)
     _refuse_shared_label_maps(source)
@@ -133,7 +145,7 @@ def read_splits(path: Path) -> dict[str, str]:
 def _read_folder(data: str, root: Path) -> Source:
     names = {folder.name for folder in _subfolders(root)}
     places: list[tuple[Path, str | None]] = [(root, None)]
-    lookalikes = {name for name in names if name.lower() in {*SPLITS, "valid", "validation"}}
+    lookalikes = {name for name in names if name.lower() in _NAMES_OF_SPLITS}
     # A lone `test/` of class folders is data to evaluate on; one with videos in it is a class of that name.
     splits_only = bool(names) and names <= set(SPLITS)
     if splits_only and (
@@ -145,25 +157,35 @@ def _read_folder(data: str, root: Path) -> Source:
             f"{data} has the folders {_some(sorted(names))}; expected either class folders, or train, val and test "
             "and nothing beside them, with train among them; rename the folders or move the others away"
         )
-    videos = [
-        Video(path, name, (label.name,), split, label_map=_without_suffix(name))
-        for place, split in places
-        for label in _class_folders(data, place)
-        for path in _videos_below(label)
-        for name in [path.relative_to(root).as_posix()]
-    ]
+    videos: list[Video] = []
+    others: Counter[str] = Counter()
+    empty: list[str] = []
+    for place, split in places:
+        for folder in _class_folders(place):
+            paths = _videos_below(folder, others)
+            if not paths:
+                empty.append(folder.relative_to(root).as_posix())
+            for path in paths:
+                name = _composed(path.relative_to(root).as_posix())
+                videos.append(Video(path, name, (_composed(folder.name),), split, label_map=_without_suffix(name)))
     if not videos:
         raise InputError(
             f"{data} holds no videos; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, .mov or .webm"
         )
-    return _source(data, videos, multi_label=False)
+    remarks = []
+    if empty:
+        remarks.append(f"no class, since there is no video in it: {_some(empty)}")
+    if others:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(5))
+        remarks.append(f"{others.total()} files passed over, which are no videos by their names: {kinds}")
+    return replace(_source(data, videos, multi_label=False), remarks=tuple(remarks))
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _class_folders(data: str, place: Path) -> list[Path]:
+def _class_folders(place: Path) -> list[Path]:
     loose = sorted(p.name for p in place.iterdir() if _is_video(p.name) and p.is_file())
     if loose:
         raise InputError(
@@ -173,19 +195,29 @@ def _class_folders(data: str, place: Path) -> list[Path]:
     return _subfolders(place)
 
 
-def _videos_below(folder: Path) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename} cannot be listed ({error.strerror}); make it readable") from error
+def _videos_below(folder: Path, others: Counter[str]) -> list[Path]:
+    """The videos; `others` counts the files that are none by suffix. No link leads through a folder twice."""
 
-    found = []
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    def fail(error: OSError) -> None:
+        raise error
+
+    found, seen = [], {os.path.realpath(folder)}
+    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        new = {os.path.realpath(Path(place, name)): name for name in folders if not name.startswith(".")}
+        folders[:] = [name for real, name in new.items() if real not in seen]
+        seen.update(new)
         found += [Path(place, name) for name in files if _is_video(name)]
+        others.update(PurePosixPath(name).suffix for name in files if not (_is_video(name) or name.startswith(".")))
     for path in found:
         name = path.relative_to(folder.parent).as_posix()
         if name.encode("utf-8", "replace").decode() != name:
             raise InputError(f"{folder.parent} holds {name!a}, a name that is not UTF-8; rename it")
     return found
+
+
+def _composed(name: str) -> str:
+    """A name with its accents in one piece with their letters, however the system that wrote it keeps them."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _is_video(name: str) -> bool:
@@ -239,8 +271,11 @@ def _read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...])
             reader = csv.reader(file, strict=True)
             table = [(reader.line_num, cells) for cells in reader if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as text ({error}); {expected}") from error
+        mend = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise InputError(f"{path} cannot be read as text ({error}); {expected}{mend}") from error
     header = [name.strip() for name in table[0][1]] if table else []
+    if len(header) == 1 and (found := re.search(r"[;\t|]", header[0])):
+        raise InputError(f"{path} has {found[0]!r} between its cells; {expected}; save it with commas")
     for name in required:
         if name not in header:
             raise InputError(f"{path} has no column {name!r} but {_some(header)}; {expected}; add it to the first line")
@@ -273,18 +308,20 @@ def _video_of_row(path: Path, line: int, row: Mapping[str, str]) -> Video:
             "end; swap the two or leave end empty for the end of the file"
         )
     cell = PurePosixPath(row["path"]).as_posix()
+    if cell == ".":
+        raise InputError(f"{path}, line {line}: the path is empty; expected a video's; fill it in or delete the row")
     segment = (
         "" if start is None and end is None else "#t=" + ",".join("" if t is None else f"{t}" for t in (start, end))
     )
     return Video(
         path=path.parent / cell,
-        name=cell + segment,
-        labels=tuple(dict.fromkeys(filter(None, (label.strip() for label in row["label"].split(";"))))),
+        name=_composed(cell) + segment,
+        labels=tuple(dict.fromkeys(filter(None, (_composed(label.strip()) for label in row["label"].split(";"))))),
         split=row["split"] or None,
         start=start,
         end=end,
         group=row["group"] or None,
-        label_map=_without_suffix(cell),
+        label_map=_without_suffix(_composed(cell)),
     )
 
 
@@ -338,6 +375,20 @@ def _refuse_shared_label_maps(source: Source) -> None:
             raise InputError(
                 f"{source.name} has both {other.name} and {video.name}; expected names that differ in more than the "
                 "suffix, as label maps are kept under the name without it; delete or rename one"
+            )
+
+
+def _refuse_files_with_two_names(source: Source) -> None:
+    # They would stand in train and test at once.
+    real_folder = functools.cache(os.path.realpath)
+    owner: dict[str, Video] = {}
+    for video in source.videos:
+        real = Path(real_folder(video.path.parent), video.path.name)
+        other = owner.setdefault(os.path.realpath(real) if real.is_symlink() else str(real), video)
+        if other.path != video.path:
+            raise InputError(
+                f"{source.name} has both {other.name} and {video.name}, which are one file; expected one name for it; "
+                "delete one, or give it one row with both labels in a CSV file"
             )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import VideoViews, Views, bind_to_parent, ends_its_loaders, target_of
+from airstreams.data.dataset import VideoViews, Views, bind_to_parent, ends_its_loaders, start_method, target_of
 from airstreams.data.labels import LabelStore
 from airstreams.data.listing import Video
 from airstreams.distributed import gather, share
@@ -141,5 +141,11 @@ def figures_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
 
 
 def _read_ahead(views_of_videos: VideoViews, workers: int) -> Iterator[Views | BadVideo]:
-    loader = DataLoader(views_of_videos, batch_size=None, num_workers=workers, worker_init_fn=bind_to_parent)
+    loader = DataLoader(
+        views_of_videos,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=start_method(workers),
+        worker_init_fn=bind_to_parent,
+    )
     return iter(loader)

@@ -17,7 +17,6 @@ Optuna keeps time by the clock of the database, so the clocks of the machines ma
 import json
 import multiprocessing
 import shutil
-import signal
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -50,6 +49,7 @@ from airstreams.experiments.workers import begin_work
 from airstreams.files import replacing
 from airstreams.training.log import METRICS
 from airstreams.training.loop import may_begin, train, with_drawn_splits, with_segment_classes
+from airstreams.training.signals import interrupted_by_signals
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
 HEARTBEAT = 20  # s
@@ -307,9 +307,9 @@ def _run_workers(
     causes: list[Exception] = []
     processes: list[SpawnProcess] = []
     columns = (TextColumn(title), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
+    progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
+    with progress, interrupted_by_signals():
         task = progress.add_task("", total=trials, note="")
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         finished, known_dead = -1, 0
         try:
             while True:
@@ -348,7 +348,6 @@ def _run_workers(
                     process.terminate()
             for process in processes:
                 process.join()
-            signal.signal(signal.SIGTERM, before)
 
 
 def _how_they_died(processes: Sequence[SpawnProcess]) -> str:

@@ -9,10 +9,11 @@ import hashlib
 import json
 import multiprocessing
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from airstreams.config import Config, comparable, load_config
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.listing import Source
 from airstreams.data.sources import SPLIT_FILE, read_splits
-from airstreams.errors import InputError
+from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
 from airstreams.experiments.workers import begin_work
@@ -33,6 +34,7 @@ from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.training.log import METRICS
 from airstreams.training.loop import make_accelerator, may_begin, train, with_drawn_splits, with_segment_classes
+from airstreams.training.signals import interrupted_by_signals
 
 
 @dataclass(frozen=True)
@@ -221,43 +223,71 @@ def _clips_a_second(job: Job) -> float:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
-    """Do what is not done yet, `workers` at a time. One that fails does not keep the others from being done.
+    """Do what is not done yet, `workers` at a time, each in a process of its own. One that fails, or whose process is
+    killed, does not keep the others from being done.
 
     Raises:
-        InputError: a worker's.
-        RuntimeError: some failed, or a worker died.
+        InputError: a job's.
+        RuntimeError: some failed.
     """
     todo = [job for job in jobs if not job.done]
-    if not todo:
-        return
     context = multiprocessing.get_context("spawn")
     columns = (TextColumn("runs"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-    failed: list[str] = []
-    with (
-        Progress(*columns, console=console) as progress,
-        ProcessPoolExecutor(workers, context, begin_work, (workers,)) as pool,
-    ):
+    waiting, failed = deque(todo), list[str]()
+    running: dict[SpawnProcess, tuple[Job, Connection]] = {}
+    with Progress(*columns, console=console) as progress, interrupted_by_signals():
         task = progress.add_task("", total=len(jobs), completed=len(jobs) - len(todo))
-        running = {pool.submit(_do, job): job for job in todo}
         try:
-            for future in as_completed(running):
-                job = running[future]
-                try:
-                    future.result()
-                except (InputError, BrokenProcessPool):
-                    raise
-                except Exception as error:
-                    failed.append(f"{job.folder.name}: {error}")
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    job = waiting.popleft()
+                    report, reports = context.Pipe(duplex=False)
+                    process = context.Process(target=_work, args=(job, workers, reports))
+                    process.start()
+                    reports.close()
+                    running[process] = job, report
+                wait([process.sentinel for process in running])
+                for process in [process for process in running if process.exitcode is not None]:
+                    job, report = running.pop(process)
+                    if process.exitcode == 0:
+                        progress.advance(task)
+                        console.print(f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s")
+                        continue
+                    failed.append(f"{job.folder.name}: {_why_it_failed(process, report)}")
                     console.print(f"failed: {failed[-1]}", soft_wrap=True)
-                    continue
-                progress.advance(task)
-                console.print(f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s")
-        except BrokenProcessPool as error:
-            raise RuntimeError("a worker died; the same call goes on, perhaps with fewer --workers") from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            # After Ctrl-C their trainings save where they are.
+            for process in running:
+                process.terminate()
+            for process in running:
+                process.join()
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed; the same call tries them again; {failed[0]}")
+
+
+def _why_it_failed(process: SpawnProcess, report: Connection) -> str:
+    """What its process said before it ended. InputError: it said one."""
+    try:
+        wrong_input, reason = report.recv()
+    except EOFError:
+        return (
+            f"its process was killed (exit code {process.exitcode}), perhaps for want of memory; give fewer --workers"
+        )
+    if wrong_input:
+        raise InputError(reason)
+    return str(reason)
+
+
+def _work(job: Job, workers: int, reports: Connection) -> None:
+    """A process's life."""
+    begin_work(workers)
+    try:
+        _do(job)
+    except (KeyboardInterrupt, Stopped):
+        raise SystemExit(1) from None
+    except Exception as error:
+        reports.send((isinstance(error, InputError), str(error)))
+        raise SystemExit(1) from None
 
 
 def _do(job: Job) -> None:
@@ -266,12 +296,8 @@ def _do(job: Job) -> None:
     if not begun and not may_begin(job.folder):
         raise InputError(f"{job.folder}: holds something else; delete it, or give another --out")
     init = None if begun or job.init is None else saved_models.load(job.init)
-    try:
-        train(job.source, job.config, job.folder, begun, quiet, init)
-        evaluate(job.folder, job.source, "test", quiet)
-    finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the next model's tensors are of other sizes, and a worker's share is small
+    train(job.source, job.config, job.folder, begun, quiet, init)
+    evaluate(job.folder, job.source, "test", quiet)
 
 
 def _fingerprint(run: Path) -> str:

@@ -7,12 +7,13 @@ import warnings
 import torch
 
 from airstreams.data.dataset import bind_to_parent
+from airstreams.training.signals import STOP
 
 
 def begin_work(workers: int) -> None:
     """What each of so many workers does first. It dies with its parent; asked to stop, it raises in Python."""
     bind_to_parent(0)
-    for asked in (signal.SIGINT, signal.SIGTERM):
+    for asked in STOP:
         signal.signal(asked, signal.default_int_handler)
     warnings.simplefilter("ignore")
     share = max(1, (os.cpu_count() or 1) // workers)

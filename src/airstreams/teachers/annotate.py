@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from airstreams.data.clips import frame_range
+from airstreams.data.dataset import share_memory
 from airstreams.data.labels import LabelStore, LabelWriter, create, file_of
 from airstreams.data.listing import Video
 from airstreams.data.video import check, iterate_frames, probe
@@ -198,13 +199,13 @@ class _Frames(IterableDataset[_Chunk]):
                 indices.append(index)
                 frames.append(frame_HW3)
                 if len(frames) == self.chunk_frames:
-                    yield _Chunk(group, place, indices, torch.from_numpy(np.stack(frames)))
+                    yield _chunk(group, place, indices, frames)
                     indices, frames = [], []
         except VideoError as error:
             yield _end(group, place, _without_path(error, file.path))
             return
         if frames:
-            yield _Chunk(group, place, indices, torch.from_numpy(np.stack(frames)))
+            yield _chunk(group, place, indices, frames)
         yield _end(group, place, None)
 
 
@@ -327,6 +328,12 @@ def _reason(file: _File) -> str | None:
 
 def _without_path(error: VideoError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
+
+
+def _chunk(group: int, place: int, indices: list[int], frames: list[np.ndarray]) -> _Chunk:
+    chunk = _Chunk(group, place, indices, torch.from_numpy(np.stack(frames)))
+    share_memory(chunk)
+    return chunk
 
 
 def _end(group: int, place: int, reason: str | None) -> _Chunk:

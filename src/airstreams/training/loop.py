@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from airstreams.config import Config, TrainingConfig, save_config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import Batch, StepSampler, TrainingClips, bind_to_parent, ends_its_loaders
+from airstreams.data.dataset import Batch, StepSampler, TrainingClips, bind_to_parent, ends_its_loaders, start_method
 from airstreams.data.labels import COCO_CLASSES, NO_LABEL
 from airstreams.data.listing import Source, Video
 from airstreams.data.sources import SPLIT_FILE, automatic_split, read_splits, with_splits, write_splits
@@ -182,7 +182,7 @@ def _train(
                 progress.update(task, advance=1)
 
                 due = ends and time.monotonic() - last_save > SAVE_AFTER
-                asked, stop, due = any_process([signals.save, signals.stop, due])
+                asked, stop, due = any_process([signals.save or signals.stop, signals.stop, due])
                 save = asked or due or step % config.training.save_every == 0
                 if step % LOG_EVERY == 0 or save or ends:
                     for figures in read(taken):
@@ -444,6 +444,7 @@ def make_loader(
         clips,
         batch_sampler=sampler,
         num_workers=config.data.workers,
+        multiprocessing_context=start_method(config.data.workers),
         persistent_workers=config.data.workers > 0,
         pin_memory=accelerator.device.type == "cuda",
         collate_fn=clips.collate,

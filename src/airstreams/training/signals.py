@@ -1,16 +1,21 @@
 """Signals that reach a training: they are noted, and the loop acts on them between two steps.
 
-SIGINT (Ctrl-C) and SIGTERM ask it to save its state and stop; SIGUSR1, which schedulers send some time before they
-kill, to save its state and go on, so that nothing of that time is lost either. A second Ctrl-C stops at once, and so
-does any request to stop before the first step, when there is nothing to save.
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) ask it to save its state and stop; SIGUSR1, which schedulers
+send some time before they kill, to save its state and go on, so that nothing of that time is lost either. A second
+Ctrl-C stops at once, and so does any request to stop before the first step, when there is nothing to save.
 """
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
+# Windows has not all of them. nohup ignores SIGHUP, and so do we then.
 STOP = [signal.SIGINT, signal.SIGTERM]
-SAVE = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []  # Windows has none
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    STOP.append(signal.SIGHUP)
+SAVE = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
 
 class Signals:
@@ -41,3 +46,14 @@ class Signals:
             raise KeyboardInterrupt
         self.save = True
         self.stop = self.stop or number in STOP
+
+
+@contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """Every signal to stop raises KeyboardInterrupt, as Ctrl-C does."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in STOP}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -37,8 +37,14 @@ class TrainingState:
 
 def save_state(state: TrainingState, run: Path, keep: int) -> None:
     """Write the state under its own name, so that the ones before are there until it is whole; keep the newest."""
-    with replacing(run / FOLDER / f"step-{state.step:09d}.pt") as temporary:
-        torch.save(vars(state), temporary)  # not asdict, which would copy every tensor first
+    path = run / FOLDER / f"step-{state.step:09d}.pt"
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(vars(state), file)  # not asdict, which would copy every tensor first
+        except RuntimeError as error:  # which of a full disk says "unexpected pos"
+            if isinstance(cause := error.__context__, OSError):
+                raise OSError(cause.errno, cause.strerror, str(path)) from None
+            raise
     # A state of a later step is a damaged one that was passed over; hidden files are what a kill left half-written.
     states = [path for path in saved_states(run) if _step_of(path) <= state.step]
     for path in (run / FOLDER).iterdir():
