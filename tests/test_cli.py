@@ -13,8 +13,9 @@ import torch
 
 import airstreams
 from airstreams.cli import main, make_parser
-from airstreams.config import Config, save_config, to_dict
+from airstreams.config import Config, load_config, save_config, to_dict
 from airstreams.data import labels
+from airstreams.errors import InputError
 from airstreams.models import saved as saved_models
 
 
@@ -187,8 +188,12 @@ def test_info_counts_a_recipe_and_a_run_part_by_part(call, trained):
 def test_a_finished_run_resumes_without_a_word_of_its_config(call, run, synthetic):
     before = (run / "model.safetensors").read_bytes()
     data = (synthetic / "videos", "--labels", synthetic / "labels")
-    assert call("train", *data, "--out", run, "--resume")[0] == 0
+    status, out, said = call("train", *data, "--out", run, "--resume")
+    assert (status, out) == (0, f"trained: {run}\n")
+    assert said == f"{run}: all 2 epochs are done already\n"
     assert (run / "model.safetensors").read_bytes() == before
+    found = with_json(call("train", *data, "--out", run, "--resume", "--json"))
+    assert (found["run"], found["epoch"], found["step"]) == (str(run), 2, 12)
 
 
 def test_a_training_starts_from_another_runs_weights_and_with_fewer_classes(call, trained, recipe, synthetic, tmp_path):
@@ -208,6 +213,84 @@ def test_other_settings_beside_resume_are_refused_and_not_ignored(call, run, syn
     elsewhere = ("--data.workers", "1", "--training.device=cpu")  # which changes no model
     assert call("train", *data, "--out", run, "--resume", *elsewhere)[0] == 0
     complaint(call("train", *data, "--out", run, "--resume", *elsewhere, "--data.flip", "true"), "all keys but data.c")
+
+
+def test_keys_go_before_the_recipe_wherever_they_stand(call, recipe, synthetic, tmp_path):
+    keys = ("--training.epochs", "1", "--model.streams", "[rgb]")
+    status, _, said = call("train", synthetic / "videos", *keys, "--out", tmp_path / "run", "--config", recipe)
+    assert status == 0
+    config = load_config(tmp_path / "run" / "config.yaml")
+    assert (config.training.epochs, config.model.streams) == (1, ["rgb"])
+    assert config.model.width == 0.25  # the recipe's
+    assert "24 training, 0 validation and 8 test videos of 4 classes\n" in said
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("training:", "training: got nothing, expected keys below it"),
+        ("training: 5", "training: got 5, expected keys below it"),
+        ("model: {flow: }", "model.flow: got nothing, expected keys below it"),
+        ("training: {epochs: 2}\nclip: {size: 64}\ntraining: {lr: 0.1}", "training stands there twice"),
+    ],
+)
+def test_a_recipe_that_says_nothing_or_twice_is_refused(call, tmp_path, lines, words):
+    (tmp_path / "mine.yaml").write_text(lines + "\n")
+    complaint(call("info", tmp_path / "mine.yaml"), tmp_path / "mine.yaml", words)
+    complaint(call("train", "x", "--out", tmp_path / "run", "--config", tmp_path / "mine.yaml"), words)
+
+
+def test_what_is_of_no_use_is_told(call, videos, synthetic, recipe, tmp_path):
+    (videos / "train" / "empty").mkdir()
+    status, _, said = call("check-data", videos)
+    assert (status, said.splitlines()[0]) == (0, "no class, since there is no video in it: train/empty")
+    options = ("--config", recipe, "--model.streams", "[rgb]", "--training.epochs", "1")
+    said = call("train", videos, "--labels", synthetic / "labels", "--out", tmp_path / "run", *options)[2]
+    assert "train/empty" in said
+    assert "--labels is of no use to this recipe" in said
+
+
+def test_the_parsers_complaints_call_things_what_help_calls_them(call):
+    assert "expected DATA and --out; `airstreams train --help`" in complaint(call("train"))
+    assert "--training.epochs: Expected a int. Got value: z" in complaint(
+        call("train", "x", "--out", "y", "--training.epochs", "z")
+    )
+
+
+def test_debug_may_stand_anywhere(call, tmp_path):
+    for words in (["--debug", "check-data", tmp_path / "absent"], ["check-data", "--debug", tmp_path / "absent"]):
+        with pytest.raises(InputError, match="does not exist"):
+            call(*words)
+
+
+def test_names_are_printed_whatever_letters_the_terminal_has(synthetic, tmp_path):
+    shutil.copytree(synthetic / "videos" / "train", tmp_path / "v")
+    (tmp_path / "v" / "disc_up").rename(tmp_path / "v" / "Läufe")
+    done = in_a_process("check-data", tmp_path / "v", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "L\\xe4ufe" in done.stdout
+
+
+def test_a_folder_with_a_recipes_name_hides_it_only_if_it_is_a_run(call, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    found = with_json(call("info", "demo", "--json"))
+    assert found["classes"] == 51
+    Path("demo").rmdir()
+    run.rename("demo")
+    assert with_json(call("info", "demo", "--json"))["classes"] == 4
+
+
+def test_a_run_without_a_model_yet_says_so(call, run, synthetic):
+    (run / "model.json").unlink()
+    complaint(call("evaluate", run, synthetic / "videos"), run, "its training has not got so far")
+
+
+def test_a_folder_that_is_no_run_is_not_offered_to_resume(call, synthetic, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    said = complaint(call("train", synthetic / "videos", "--out", tmp_path / "out"), "already there")
+    assert "--resume" not in said
 
 
 def test_a_folder_with_one_class_is_refused(call, videos, tmp_path):
@@ -295,9 +378,11 @@ def test_an_unknown_recipe_is_refused_with_the_names_of_the_known_ones(call, syn
     complaint(call("info", "nosuch"), "nosuch", *known)
 
 
-def test_predict_on_what_is_no_run_is_refused(call, synthetic, tmp_path):
+def test_predict_on_what_is_no_run_or_no_file_is_refused(call, trained, synthetic, tmp_path):
     video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
     complaint(call("predict", tmp_path, video), tmp_path, "model.json", "train")
+    url = "https://example.com/a.mp4"
+    complaint(call("predict", trained, url), f"no such file: {url}; expected video files on this machine")
     complaint(call("predict", tmp_path / "absent", video), tmp_path / "absent")
     complaint(call("evaluate", tmp_path, synthetic / "videos"), tmp_path, "model.json")
     complaint(call("info", tmp_path), tmp_path, "model.json")
@@ -416,8 +501,8 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
         main(["check-data", str(tmp_path / "absent"), "--debug"])
 
 
-def in_a_process(*argv):
-    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+def in_a_process(*argv, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), **environment}
     command = [sys.executable, "-m", "airstreams", *map(str, argv)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 

@@ -12,6 +12,7 @@ import warnings
 from argparse import ArgumentError
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from rich.table import Table
 import airstreams
 from airstreams.config import (
     OF_THE_MACHINE,
+    RECIPES,
     Config,
     LossWeights,
     add_config_arguments,
@@ -58,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 the work failed, 2 the call or its input is wrong."""
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]  # so that it may stand before the verb too
+    for stream in (sys.stdout, sys.stderr):  # which may have no letter for a name's
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     warnings.filterwarnings("default" if debug else "ignore")
     parser, verbs = make_parser()
     try:
@@ -75,11 +80,11 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         verb = f"{argv[0]} " if argv and argv[0] in verbs else ""
-        return _complain(f"{error}; `airstreams {verb}--help` shows what there is", WRONG_INPUT)
-    except (VideoError, ArithmeticError, OSError, RuntimeError) as error:
+        return _complain(f"{_in_our_words(str(error))}; `airstreams {verb}--help` shows what there is", WRONG_INPUT)
+    except (VideoError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
         if debug:
             raise
-        return _complain(str(error), FAILED)
+        return _complain(str(error) or type(error).__name__, FAILED)
     except KeyboardInterrupt:
         same = "; the same call goes on"
         hints = {"train": "; --resume goes on from the last saved state, if there is one yet"}
@@ -87,6 +92,17 @@ def main(argv: list[str] | None = None) -> int:
         hint = hints.get(argv[0] if argv else "", "")
         print(f"airstreams: interrupted{hint}", file=sys.stderr)
         return FAILED
+
+
+def _in_our_words(complaint: str) -> str:
+    """The parser's complaint, in which arguments are called what help calls them."""
+    names = {"source": "DATA", "run": "RUN", "videos": "VIDEO", "what": "RECIPE_OR_RUN", "table": "TABLE"}
+    listed = re.search(r"arguments are required: (.*)", complaint)
+    if listed:
+        lacking = [word.rpartition(".")[2] for word in listed[1].split(", ")]
+        return "expected " + " and ".join(names.get(name, f"--{name.replace('_', '-')}") for name in lacking)
+    complaint = re.sub(r'Parser key "([\w.]+)":', r"--\1:", complaint)
+    return re.sub(r"<class '(\w+)'>", r"\1", complaint)
 
 
 def _keys(argv: Sequence[str]) -> list[str]:
@@ -167,7 +183,7 @@ def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
 
     verb = add("predict", predict, "Name what happens in videos", "predict runs/mine a.mp4 b.mp4")
     verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
-    verb.add_argument("videos", metavar="VIDEO", type=Path, nargs="+", help="video files")
+    verb.add_argument("videos", metavar="VIDEO", type=str, nargs="+", help="video files")
 
     verb = add(
         "reproduce",
@@ -199,6 +215,8 @@ def check_data(call: Namespace) -> int:
     from airstreams.data.sources import open_source
 
     source = open_source(call.source)
+    for remark in source.remarks:
+        stderr.print(remark, soft_wrap=True)
     with Progress(console=stderr) as progress:
         good, bad = check_videos(source.videos, progress)
     classes = Counter(label for video in good for label in video.labels)
@@ -208,7 +226,7 @@ def check_data(call: Namespace) -> int:
             {
                 "videos": len(source.videos),
                 "good": len(good),
-                "bad": [{"path": str(item.video.path), "reason": item.reason} for item in bad],
+                "bad": [{"path": item.video.place, "reason": item.reason} for item in bad],
                 "classes": {name: classes[name] for name in source.classes},
                 "splits": dict(splits),
             }
@@ -222,7 +240,7 @@ def check_data(call: Namespace) -> int:
             stdout.print(f"{split}: {count} videos")
         stdout.print(f"{len(good)} of {len(source.videos)} videos are good")
         for item in bad:
-            print(f"bad: {item.video.path}: {item.reason}")
+            print(f"bad: {item.video.place}: {item.reason}")
     return FAILED if bad else DONE
 
 
@@ -354,12 +372,19 @@ def train(call: Namespace) -> int:
             )
     else:
         if not loop.may_begin(call.out):
-            raise InputError(f"--out {call.out}: already there; give --resume to go on with it, or another --out")
+            mend = "--resume to go on with it, or " if (call.out / "config.yaml").is_file() else ""
+            raise InputError(f"--out {call.out}: already there; give {mend}another --out")
         config = config_from(call)
         config.data.compact_classes |= call.compact_classes
         config.loss_weights = _evolved_weights(call, config)
     init = None if call.init is None else load_model(call.init)
-    record = loop.train(open_source(call.source, call.labels), config, call.out, call.resume, stderr, init)
+    source = open_source(call.source, call.labels)
+    if call.labels is not None and not config.needs_labels:
+        remark = (
+            "--labels is of no use to this recipe: it has no semantic stream, or gives the teacher's loss no weight"
+        )
+        source = replace(source, remarks=(*source.remarks, remark))
+    record = loop.train(source, config, call.out, call.resume, stderr, init)
     if not leads():
         return DONE
     if call.json:
@@ -459,10 +484,12 @@ def evaluate(call: Namespace) -> int:
 def predict(call: Namespace) -> int:
     """`airstreams predict RUN VIDEO...`."""
     recogniser = airstreams.load(call.run)
+    if not any(Path(video).exists() for video in call.videos):
+        raise InputError(f"no such file: {', '.join(call.videos[:5])}; expected video files on this machine")
     answers: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        for path in progress.track(call.videos, description="predicting"):
+        for path in progress.track(list(map(Path, call.videos)), description="predicting"):
             try:
                 prediction = recogniser.predict(path)
             except VideoError as error:
@@ -574,10 +601,11 @@ def info(call: Namespace) -> int:
     """`airstreams info RECIPE_OR_RUN`."""
     from airstreams.data.labels import COCO_CLASSES
     from airstreams.models import cost
-    from airstreams.models.saved import read_description
+    from airstreams.models.saved import DESCRIPTION, read_description
 
     classes, segment_classes = 51, len(COCO_CLASSES)  # HMDB-51, the paper's ablations; a recipe does not say
-    if Path(call.what).is_dir():
+    recipe = (RECIPES / f"{call.what}.yaml").is_file()  # by whose name there may be a folder, as after `make demo`
+    if (Path(call.what) / DESCRIPTION).is_file() or (Path(call.what).is_dir() and not recipe):
         described = read_description(Path(call.what))
         config = described.config
         classes, segment_classes = len(described.classes), len(described.segment_classes)
@@ -631,14 +659,18 @@ def info(call: Namespace) -> int:
 
 
 def _with_recipe_paths(argv: list[str]) -> list[str]:
-    """`--config NAME` becomes the path of the recipe, once the recipe has been found good by itself."""
-    resolved = list(argv)
-    for index, word in enumerate(argv):
-        if word == "--config" and index + 1 < len(argv):
-            resolved[index + 1] = _good_recipe(argv[index + 1])
-        elif word.startswith("--config="):
-            resolved[index] = f"--config={_good_recipe(word.removeprefix('--config='))}"
-    return resolved
+    """`--config NAME` becomes the path of the recipe, once that has been found good by itself. It goes before all keys,
+    or the parser would let it override those.
+    """
+    recipes, rest = [], []
+    words = iter(argv)
+    for word in words:
+        name = next(words, None) if word == "--config" else word.removeprefix("--config=")
+        if name is None or name == word:
+            rest.append(word)
+        else:
+            recipes.append(f"--config={_good_recipe(name)}")
+    return [*rest[:1], *recipes, *rest[1:]]
 
 
 def _good_recipe(name: str) -> str:

@@ -10,7 +10,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from airstreams.files import replacing
 from airstreams.models.backbones import BACKBONES, BackboneName, Block, default_tower
 
 STREAMS = ("rgb", "flow", "semantic")
+
+RECIPES = Path(__file__).parent / "recipes"
 
 BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
 """rgb2 and rgb3 see what rgb sees, with towers of their own: the control for what a mere ensemble of towers brings."""
@@ -407,12 +409,24 @@ def config_from(parsed: Namespace) -> Config:
 
 def from_dict(values: dict[str, Any]) -> Config:
     """A `Config` from plain values, as `to_dict` gives them. InputError: an unknown key or an impossible value."""
+    _refuse_bare_sections(values, Config)
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
     try:
         return config_from(parser.instantiate(parser.parse_object(values)))
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split())) from error
+
+
+def _refuse_bare_sections(values: Mapping[str, Any], config: type, at: str = "") -> None:
+    for item in fields(config):
+        section = item.default_factory
+        if item.name in values and isinstance(section, type) and is_dataclass(section):
+            given = values[item.name]
+            if not isinstance(given, Mapping):
+                got = "nothing" if given is None else given
+                raise InputError(f"{at}{item.name}: got {got}, expected keys below it; indent them, or delete the line")
+            _refuse_bare_sections(given, section, f"{at}{item.name}.")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -447,7 +461,7 @@ def save_config(config: Config, path: Path) -> None:
 def load_config(path: Path) -> Config:
     """Read a YAML file of some or all keys. InputError: not YAML, an unknown key or an impossible value."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
@@ -458,13 +472,24 @@ def load_config(path: Path) -> Config:
         raise InputError(f"{path}: {error}") from error
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML itself takes the last of equal keys and forgets the others: half a recipe, where it is a section's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def recipe_path(name: str) -> Path:
     """The YAML file that a recipe's name or path stands for. InputError: neither."""
-    packaged = Path(__file__).parent / "recipes"
-    for path in (Path(name), packaged / f"{name}.yaml"):
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in packaged.glob("*.yaml")))
+    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
     raise InputError(f"{name}: neither a YAML file nor a packaged recipe ({known})")
 
 

@@ -157,6 +157,17 @@ def test_data_without_splits_is_scored_by_those_that_training_drew_and_new_video
     assert "10 of 12 videos go by the names of the run's own: 8 train, 2 test" in said.getvalue()
     assert "2 of 12 videos are new to the run: they count as test videos" in said.getvalue()
     assert {row["name"] for row in rows_of(result)} == {name for name in names if "003" in name or "005" in name}
+    # The same files under other names.
+    (videos / "list.csv").write_text("path,label\n" + "".join(f"train/{name},{name[:-8]}\n" for name in names))
+    evaluate(run, open_source(str(videos / "list.csv")), "test", Console(file=said, width=200))
+    assert "12 of 12 videos are new to the run" in said.getvalue()
+    assert (
+        "beware: 10 of them look like the run's own under other names (train/disc_left/000.mp4 for disc_left/000.mp4)"
+        in said.getvalue()
+    )
+    (run / "split.csv").unlink()
+    with pytest.raises(InputError, match=r"no split\.csv in it, .*; copy it with the model"):
+        evaluate(run, open_source(str(videos / "list.csv")), "test", QUIET)
 
 
 def test_videos_that_were_trained_on_are_counted_and_spoken_of(run, videos):

@@ -50,6 +50,12 @@ class Video:
     actions: tuple[Action, ...] = ()
     """When the labels hold, the same one perhaps several times; empty means throughout."""
 
+    @property
+    def place(self) -> str:
+        """The file, and which part of it, for people."""
+        _, mark, part = self.name.partition("#t=")
+        return f"{self.path}{mark}{part}"
+
 
 @dataclass(frozen=True)
 class Source:

@@ -5,7 +5,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from accelerate import PartialState
@@ -62,7 +62,12 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     if source.multi_label and not saved.multi_label:
         raise InputError(f"{source.name}: several labels a video, but {run} was trained on one each; give such data")
     # A model copied without its list can still score data that brings splits of its own.
-    listed = (run / SPLIT_FILE).is_file() or not source.has_splits
+    listed = (run / SPLIT_FILE).is_file()
+    if not (listed or source.has_splits):
+        raise InputError(
+            f"{run}: no {SPLIT_FILE} in it, which says what the model was trained on; copy it with the model, or give "
+            "data with splits of its own"
+        )
     drawn = read_splits(run / SPLIT_FILE) if listed else {}
     source = _with_drawn_splits(source, drawn, console)
     wanted = source.split(split)
@@ -113,9 +118,18 @@ def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Consol
     if known:
         shares = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
         console.print(f"{known.total()} of {len(source.videos)} videos go by the names of the run's own: {shares}")
-    new = len(source.videos) - known.total()
+    new = [video for video in source.videos if video.name not in drawn]
     if new:
-        console.print(f"{new} of {len(source.videos)} videos are new to the run: they count as test videos")
+        console.print(f"{len(new)} of {len(source.videos)} videos are new to the run: they count as test videos")
+    endings = {PurePosixPath(name).parts[-2:]: name for name in drawn}
+    alike = [video for video in new if PurePosixPath(video.name).parts[-2:] in endings]
+    if alike:
+        once = endings[PurePosixPath(alike[0].name).parts[-2:]]
+        console.print(
+            f"beware: {len(alike)} of them look like the run's own under other names ({alike[0].name} for {once}); if "
+            "they are, the figures flatter: give DATA in the form in which training had it",
+            soft_wrap=True,
+        )
     return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
 
 

@@ -47,7 +47,6 @@ from airstreams.experiments.study import RESULTS
 from airstreams.experiments.tournament import TournamentSampler
 from airstreams.experiments.workers import begin_work
 from airstreams.files import replacing
-from airstreams.training.log import METRICS
 from airstreams.training.loop import may_begin, train, with_drawn_splits, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 from airstreams.training.state import FOLDER as STATE_FOLDER
@@ -458,7 +457,8 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
                 raise optuna.TrialPruned
 
     try:
-        train(scored_source(search.source, config), config, run, begun, Console(quiet=True), after_epoch=after_epoch)
+        quiet = Console(quiet=True)
+        record = train(scored_source(search.source, config), config, run, begun, quiet, after_epoch=after_epoch)
     except FloatingPointError as error:
         trial.set_user_attr("diverged", str(error))
         raise
@@ -466,9 +466,7 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         if not _is_lost(study, trial):
             _do_again(study, trial)
         raise
-    # From the file, since a training that was killed after its last epoch has nothing more to say.
-    last = json.loads((run / METRICS).read_text(encoding="utf-8").splitlines()[-1])
-    return float(last["val"][search.metric])
+    return float(record["val"][search.metric])
 
 
 def make_sampler(search: Search, draw: int) -> BaseSampler:

@@ -217,6 +217,12 @@ def summary(record: dict[str, Any], epochs: int) -> str:
     return line
 
 
+def last_epoch(run: Path) -> dict[str, Any]:
+    """The record of the last epoch that a run has done."""
+    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
+    return next(record for record in map(json.loads, reversed(lines)) if "train" in record)
+
+
 def _forget_after(metrics: Path, epoch: int, step: int) -> None:
     """Drop what is about to be said again, and a line that a crash cut short."""
     if not metrics.exists():

@@ -56,7 +56,7 @@ from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.saved import SavedModel
 from airstreams.models.transfer import take_over
 from airstreams.training.ema import WeightAverage
-from airstreams.training.log import Log, Meter, StepClock, StepFigures, TakenStep, note, read, summary
+from airstreams.training.log import Log, Meter, StepClock, StepFigures, TakenStep, last_epoch, note, read, summary
 from airstreams.training.losses import compute_losses, total_loss
 from airstreams.training.signals import Signals
 from airstreams.training.state import FOLDER as STATE_FOLDER
@@ -118,7 +118,12 @@ def _train(
     if not leads():
         console = Console(quiet=True)
     _require_labels(source, config)
+    for remark in source.remarks:
+        console.print(remark, soft_wrap=True)
     state = _state_to_resume(run, console) if resume else None
+    if state is not None and state.epoch == config.training.epochs:
+        console.print(f"{run}: all {state.epoch} epochs are done already", soft_wrap=True)
+        return last_epoch(run)
     source = _with_splits(source, config, run, resume)
     source = with_segment_classes(source, config)
     if config.data.compact_classes:
@@ -139,6 +144,11 @@ def _train(
     require_writable(run)
     # Refused is what can be before the videos are gone through, which takes hours where there are many.
     train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
+    tested = sum(video.split == "test" for video in source.videos)
+    console.print(
+        f"{len(train_videos)} training, {len(val_videos)} validation and {tested} test videos of {len(source.classes)} "
+        "classes"
+    )
 
     sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
     learner = make_learner(model, config, sampler, accelerator, console)
