@@ -1,11 +1,13 @@
 """The command line as people and scripts meet it: exit statuses, one JSON object, and one line for each mistake."""
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -232,6 +234,7 @@ def test_keys_go_before_the_recipe_wherever_they_stand(call, recipe, synthetic, 
         ("training: 5", "training: got 5, expected keys below it"),
         ("model: {flow: }", "model.flow: got nothing, expected keys below it"),
         ("training: {epochs: 2}\nclip: {size: 64}\ntraining: {lr: 0.1}", "training stands there twice"),
+        ("training: {epochs: {{ n }}}", "not YAML"),
     ],
 )
 def test_a_recipe_that_says_nothing_or_twice_is_refused(call, tmp_path, lines, words):
@@ -252,6 +255,9 @@ def test_what_is_of_no_use_is_told(call, videos, synthetic, recipe, tmp_path):
 
 def test_the_parsers_complaints_call_things_what_help_calls_them(call):
     assert "expected DATA and --out; `airstreams train --help`" in complaint(call("train"))
+    assert "expected LABELS; " in complaint(call("labels"))
+    words = ("--teacher", "t", "--out", "o", "--batch-size", "z")
+    assert "--batch-size: Expected a int" in complaint(call("annotate", "x", *words))
     assert "--training.epochs: Expected a int. Got value: z" in complaint(
         call("train", "x", "--out", "y", "--training.epochs", "z")
     )
@@ -269,6 +275,12 @@ def test_names_are_printed_whatever_letters_the_terminal_has(synthetic, tmp_path
     done = in_a_process("check-data", tmp_path / "v", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "L\\xe4ufe" in done.stdout
+
+
+def test_what_is_called_from_python_may_print_anywhere():
+    with redirect_stdout(io.StringIO()) as out:
+        assert main(["info", "demo", "--json"]) == 0
+    assert json.loads(out.getvalue())["frames"] == 8
 
 
 def test_a_folder_with_a_recipes_name_hides_it_only_if_it_is_a_run(call, run, tmp_path, monkeypatch):

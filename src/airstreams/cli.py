@@ -3,6 +3,7 @@
 What does the work is imported when its verb is called, so that help and complaints come at once.
 """
 
+import io
 import json
 import os
 import re
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]  # so that it may stand before the verb too
     for stream in (sys.stdout, sys.stderr):  # which may have no letter for a name's
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("default" if debug else "ignore")
     parser, verbs = make_parser()
     try:
@@ -96,12 +98,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _in_our_words(complaint: str) -> str:
     """The parser's complaint, in which arguments are called what help calls them."""
-    names = {"source": "DATA", "run": "RUN", "videos": "VIDEO", "what": "RECIPE_OR_RUN", "table": "TABLE"}
+    names = {"source": "DATA", "run": "RUN", "videos": "VIDEO", "labels": "LABELS", "table": "TABLE"}
+    names |= {"what": "RECIPE_OR_RUN"}
     listed = re.search(r"arguments are required: (.*)", complaint)
     if listed:
         lacking = [word.rpartition(".")[2] for word in listed[1].split(", ")]
         return "expected " + " and ".join(names.get(name, f"--{name.replace('_', '-')}") for name in lacking)
-    complaint = re.sub(r'Parser key "([\w.]+)":', r"--\1:", complaint)
+    if key := re.match(r'Parser key "([\w.]+)":', complaint):
+        name = key[1] if "." in key[1] else key[1].replace("_", "-")
+        complaint = f"--{name}:{complaint[key.end() :]}"
     return re.sub(r"<class '(\w+)'>", r"\1", complaint)
 
 
@@ -226,7 +231,7 @@ def check_data(call: Namespace) -> int:
             {
                 "videos": len(source.videos),
                 "good": len(good),
-                "bad": [{"path": item.video.place, "reason": item.reason} for item in bad],
+                "bad": [{"path": str(item.video.path), "name": item.video.name, "reason": item.reason} for item in bad],
                 "classes": {name: classes[name] for name in source.classes},
                 "splits": dict(splits),
             }
@@ -379,10 +384,8 @@ def train(call: Namespace) -> int:
         config.loss_weights = _evolved_weights(call, config)
     init = None if call.init is None else load_model(call.init)
     source = open_source(call.source, call.labels)
-    if call.labels is not None and not config.needs_labels:
-        remark = (
-            "--labels is of no use to this recipe: it has no semantic stream, or gives the teacher's loss no weight"
-        )
+    if call.labels is not None and "semantic" not in config.model.streams:
+        remark = "--labels is of no use to this recipe, which has no semantic stream"
         source = replace(source, remarks=(*source.remarks, remark))
     record = loop.train(source, config, call.out, call.resume, stderr, init)
     if not leads():

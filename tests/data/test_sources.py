@@ -74,8 +74,11 @@ def test_links_that_lead_back_are_not_followed(tmp_path):
     (tmp_path / "clap/more/back").symlink_to(tmp_path / "clap")
     (tmp_path / "wave/all").symlink_to(tmp_path / "wave")
     (tmp_path / "wave/twice").symlink_to(tmp_path / "wave")
+    touch(tmp_path, ".store/d.mp4")
+    for name in ("m", "b", "z"):
+        (tmp_path / "wave" / name).symlink_to(tmp_path / ".store")
     names = [video.name for video in open_source(str(tmp_path)).videos]
-    assert names == ["clap/a.mp4", "clap/more/b.mp4", "wave/c.mp4"]
+    assert names == ["clap/a.mp4", "clap/more/b.mp4", "wave/b/d.mp4", "wave/c.mp4"]
 
 
 @pytest.mark.parametrize("link", ["wave/again.mp4", "wave", "clap/other.mp4"])
@@ -91,10 +94,10 @@ def test_a_video_under_two_names_is_refused(tmp_path, link):
 
 
 def test_what_is_passed_over_is_told(tmp_path):
-    touch(tmp_path, "clap/a.mp4", "clap/a.txt", "clap/.DS_Store", "wave/b.GIF", "wave/deep/b.wav", "wave/c.wav")
+    touch(tmp_path, "clap/a.mp4", "clap/a.txt", "clap/.DS_Store", "wave/b.MOV", "wave/deep/b.wav", "wave/c.wav")
     (tmp_path / "empty").mkdir()
     source = open_source(str(tmp_path))
-    assert [video.name for video in source.videos] == ["clap/a.mp4", "wave/b.GIF"]
+    assert [video.name for video in source.videos] == ["clap/a.mp4", "wave/b.MOV"]
     assert source.remarks == (
         "no class, since there is no video in it: empty",
         "3 files passed over, which are no videos by their names: 2 .wav, 1 .txt",
@@ -111,6 +114,7 @@ def test_accents_are_compared_as_people_read_them(tmp_path):
         assert source.classes == (together, "wave")
         assert source.videos[0].name == unicodedata.normalize("NFC", f"{together}/ü.mp4")
         assert source.videos[0].path.is_file()
+        assert f"{source.videos[0].label_map}.mp4" == str(source.videos[0].path.relative_to(tmp_path / "mac"))
 
 
 def test_a_folder_with_splits(tmp_path):

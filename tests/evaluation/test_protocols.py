@@ -1,7 +1,6 @@
 """How a video is scored, seen from its parts: views one by one, heads one by one, videos one by one."""
 
 import multiprocessing
-import resource
 import signal
 import sys
 from dataclasses import replace
@@ -105,6 +104,8 @@ def test_an_error_leaves_no_process_behind_that_python_would_wait_for_at_its_end
 @pytest.fixture
 def little_shared_memory():
     """Files, of which shared memory is made, may not grow over 50 kB; the views of a video are 98 kB."""
+    import resource  # which Windows has not
+
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
     yield

@@ -23,6 +23,7 @@ from airstreams.errors import InputError, Stopped
 from airstreams.models import saved as saved_models
 from airstreams.training import loop
 from airstreams.training.loop import train
+from airstreams.training.signals import STOP
 from airstreams.training.state import TrainingState, load_state, save_state, saved_states
 
 QUIET = Console(quiet=True)
@@ -161,7 +162,7 @@ def test_the_number_of_decoding_processes_changes_nothing(videos, config, undist
     assert_same_end(tmp_path / "run", undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", STOP)
 def test_a_signal_to_stop_saves_the_state_first_and_says_how_to_go_on(videos, config, undisturbed, tmp_path, number):
     config = replace(config, training=replace(config.training, save_every=10_000))
     run = tmp_path / "run"

@@ -25,7 +25,7 @@ from airstreams.errors import InputError
 from airstreams.files import replacing
 
 VIDEO_SUFFIXES = (
-    ".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
+    ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
 SPLIT_FILE = "split.csv"  # in a run: which video was used for what
@@ -136,9 +136,10 @@ def read_splits(path: Path) -> dict[str, str]:
     splits: dict[str, str] = {}
     for line, row in _read_rows(path, required=("name", "split"), optional=()):
         _check_split(path, line, row["split"])
-        if row["name"] in splits:
-            raise InputError(f"{path}, line {line}: {row['name']} stands there twice; expected it once; delete a line")
-        splits[row["name"]] = row["split"]
+        name = _composed(row["name"])
+        if name in splits:
+            raise InputError(f"{path}, line {line}: {name} stands there twice; expected it once; delete a line")
+        splits[name] = row["split"]
     return splits
 
 
@@ -166,8 +167,8 @@ def _read_folder(data: str, root: Path) -> Source:
             if not paths:
                 empty.append(folder.relative_to(root).as_posix())
             for path in paths:
-                name = _composed(path.relative_to(root).as_posix())
-                videos.append(Video(path, name, (_composed(folder.name),), split, label_map=_without_suffix(name)))
+                name, label = path.relative_to(root).as_posix(), _composed(folder.name)
+                videos.append(Video(path, _composed(name), (label,), split, label_map=_without_suffix(name)))
     if not videos:
         raise InputError(
             f"{data} holds no videos; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, .mov or .webm"
@@ -203,7 +204,8 @@ def _videos_below(folder: Path, others: Counter[str]) -> list[Path]:
 
     found, seen = [], {os.path.realpath(folder)}
     for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        new = {os.path.realpath(Path(place, name)): name for name in folders if not name.startswith(".")}
+        names = sorted((name for name in folders if not name.startswith(".")), reverse=True)
+        new = {os.path.realpath(Path(place, name)): name for name in names}  # of several names, the alphabet's first
         folders[:] = [name for real, name in new.items() if real not in seen]
         seen.update(new)
         found += [Path(place, name) for name in files if _is_video(name)]
@@ -216,7 +218,9 @@ def _videos_below(folder: Path, others: Counter[str]) -> list[Path]:
 
 
 def _composed(name: str) -> str:
-    """A name with its accents in one piece with their letters, however the system that wrote it keeps them."""
+    """A name with its accents in one piece with their letters, however the system that wrote it keeps them. What lies
+    beside a video, such as its label maps, is found by the name as it stands on the disk.
+    """
     return unicodedata.normalize("NFC", name)
 
 
@@ -321,7 +325,7 @@ def _video_of_row(path: Path, line: int, row: Mapping[str, str]) -> Video:
         start=start,
         end=end,
         group=row["group"] or None,
-        label_map=_without_suffix(_composed(cell)),
+        label_map=_without_suffix(cell),
     )
 
 
@@ -379,7 +383,7 @@ def _refuse_shared_label_maps(source: Source) -> None:
 
 
 def _refuse_files_with_two_names(source: Source) -> None:
-    # They would stand in train and test at once.
+    # They could stand in train and test at once.
     real_folder = functools.cache(os.path.realpath)
     owner: dict[str, Video] = {}
     for video in source.videos:
@@ -387,8 +391,8 @@ def _refuse_files_with_two_names(source: Source) -> None:
         other = owner.setdefault(os.path.realpath(real) if real.is_symlink() else str(real), video)
         if other.path != video.path:
             raise InputError(
-                f"{source.name} has both {other.name} and {video.name}, which are one file; expected one name for it; "
-                "delete one, or give it one row with both labels in a CSV file"
+                f"{source.name} has both {other.name} and {video.name}, which are one file; expected it once; delete "
+                "one (a video of two classes stands in one row of a CSV file, with both labels)"
             )
 
 

@@ -45,7 +45,7 @@ from airstreams.data.sources import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments.study import RESULTS
 from airstreams.experiments.tournament import TournamentSampler
-from airstreams.experiments.workers import begin_work
+from airstreams.experiments.workers import as_told, begin_work
 from airstreams.files import replacing
 from airstreams.training.loop import may_begin, train, with_drawn_splits, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
@@ -369,7 +369,7 @@ def _work(
     except (KeyboardInterrupt, Stopped):
         raise SystemExit(1) from None
     except Exception as error:
-        errors.put(error)
+        errors.put(as_told(error))
         raise SystemExit(1) from error
 
 

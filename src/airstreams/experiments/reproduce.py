@@ -28,7 +28,7 @@ from airstreams.data.sources import SPLIT_FILE, read_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
-from airstreams.experiments.workers import begin_work
+from airstreams.experiments.workers import as_told, begin_work
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
@@ -268,25 +268,25 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
 def _why_it_failed(process: SpawnProcess, report: Connection) -> str:
     """What its process said before it ended. InputError: it said one."""
     try:
-        wrong_input, reason = report.recv()
+        error = report.recv()
     except EOFError:
-        return (
-            f"its process was killed (exit code {process.exitcode}), perhaps for want of memory; give fewer --workers"
-        )
-    if wrong_input:
-        raise InputError(reason)
-    return str(reason)
+        killed = process.exitcode is not None and process.exitcode < 0
+        why = ", perhaps for want of memory; give fewer --workers" if killed else ""
+        return f"its process ended with exit code {process.exitcode}{why}"
+    if isinstance(error, InputError):
+        raise error
+    return str(error)
 
 
 def _work(job: Job, workers: int, reports: Connection) -> None:
     """A process's life."""
-    begin_work(workers)
     try:
+        begin_work(workers)
         _do(job)
     except (KeyboardInterrupt, Stopped):
         raise SystemExit(1) from None
     except Exception as error:
-        reports.send((isinstance(error, InputError), str(error)))
+        reports.send(as_told(error))
         raise SystemExit(1) from None
 
 

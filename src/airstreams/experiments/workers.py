@@ -7,7 +7,14 @@ import warnings
 import torch
 
 from airstreams.data.dataset import bind_to_parent
+from airstreams.errors import InputError
 from airstreams.training.signals import STOP
+
+
+def as_told(error: Exception) -> Exception:
+    """An error for the parent: one that every process can read, with the same words."""
+    text = str(error) or type(error).__name__
+    return InputError(text) if isinstance(error, InputError) else RuntimeError(text)
 
 
 def begin_work(workers: int) -> None:

@@ -121,9 +121,6 @@ def _train(
     for remark in source.remarks:
         console.print(remark, soft_wrap=True)
     state = _state_to_resume(run, console) if resume else None
-    if state is not None and state.epoch == config.training.epochs:
-        console.print(f"{run}: all {state.epoch} epochs are done already", soft_wrap=True)
-        return last_epoch(run)
     source = _with_splits(source, config, run, resume)
     source = with_segment_classes(source, config)
     if config.data.compact_classes:
@@ -136,6 +133,9 @@ def _train(
     }
     if state is not None and state.learns != learns:
         raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
+    if state is not None and state.epoch == config.training.epochs:
+        console.print(f"{run}: all {state.epoch} epochs are done already", soft_wrap=True)
+        return last_epoch(run)
     torch.manual_seed(config.seed)
     model = build(config.model, len(source.classes), len(segment_classes))
     if init is not None:

@@ -50,8 +50,9 @@ class Signals:
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Every signal to stop raises KeyboardInterrupt, as Ctrl-C does."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in STOP}
+    """Every signal to stop raises KeyboardInterrupt, as Ctrl-C does; outside the main thread, what it always did."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, signal.default_int_handler) for number in STOP if main}
     try:
         yield
     finally:
