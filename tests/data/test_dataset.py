@@ -199,6 +199,18 @@ def test_label_maps_follow_the_frames_of_the_clip(tmp_path, forty):
         assert [labels.unique().tolist() for labels in sample.label_map] == [[n] for n in numbers_in(sample.frames)]
 
 
+def test_label_maps_of_another_video_are_no_labels(tmp_path, forty):
+    store = label_maps.create(tmp_path, "ruler", ["background", "person"], {})
+    label_maps.save(tmp_path, "forty", np.ones((41, 24, 24), np.uint8), range(41))
+    video, config = video_at(forty, label_map="forty"), config_of(ClipConfig(4, stride=2, size=64))
+    for read in (
+        TrainingClips([video], config, ("a",), multi_label=False, label_store=store)[0, 0, 0],
+        VideoViews([video], config, store)[0],
+    ):
+        assert isinstance(read, BadVideo)
+        assert "its label maps are of another video: of frame 40, where it has 40; delete" in read.reason
+
+
 def test_with_only_even_frames_labelled_every_clip_of_stride_two_has_labels(tmp_path, forty):
     store = label_maps.create(tmp_path, "ruler", ["background", "person"], {})
     label_maps.save(tmp_path, "forty", np.ones((20, 24, 24), np.uint8), range(0, 40, 2))

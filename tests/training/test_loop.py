@@ -5,7 +5,9 @@ import csv
 import io
 import json
 import multiprocessing
+import os
 import shutil
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +21,7 @@ import airstreams
 from airstreams.config import LossWeights, TrainingConfig, load_config
 from airstreams.data import dataset
 from airstreams.data.sources import open_source, read_splits
-from airstreams.errors import InputError
+from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
@@ -212,6 +214,29 @@ def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(vi
     good.unlink()
     with pytest.raises(InputError, match=r"such as train/disc_up/003\.mp4; give its own DATA, with all of its videos"):
         train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
+
+
+def test_a_resumed_run_wants_its_labels_and_its_teacher(synthetic, videos, tiny, tmp_path):
+    class Stops(Console):
+        def print(self, *objects, **options):
+            if objects and str(objects[0]).startswith("epoch 1/"):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
+    source = open_source(str(videos), labels)
+    with pytest.raises(Stopped):
+        train(source, tiny, tmp_path / "run", False, Stops(quiet=True))
+    about = json.loads((labels / "labels.json").read_text())
+    (labels / "labels.json").write_text(json.dumps(about | {"teacher": "another"}))
+    with pytest.raises(InputError, match="other classes or label maps"):
+        train(open_source(str(videos), labels), tiny, tmp_path / "run", True, QUIET)
+    swapped = {"disc_up": "disc_left", "disc_left": "disc_up"}
+    mislabelled = [
+        replace(v, labels=(swapped.get(v.labels[0], v.labels[0]),)) if v.split == "train" else v for v in source.videos
+    ]
+    with pytest.raises(InputError, match="other labels than"):
+        train(replace(source, videos=tuple(mislabelled)), tiny, tmp_path / "run", True, QUIET)
+    train(source, tiny, tmp_path / "run", True, QUIET)
 
 
 def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
@@ -617,6 +642,14 @@ def test_the_gradient_is_clipped_to_its_norm_as_a_whole(synthetic, tiny):
     assert norm > 0.05
     for free, clipped in zip(*moved.values(), strict=True):
         torch.testing.assert_close(clipped, free * (0.01 / norm), rtol=1e-3, atol=1e-7)
+
+
+def test_of_one_frame_the_flow_layer_learns_nothing_and_no_process_waits_for_its_gradient(tiny):
+    one, two = (replace(tiny, clip=replace(tiny.clip, frames=frames)) for frames in (1, 2))
+    for config, learns in ((one, False), (two, True)):
+        model = build(config.model, 4, 81)
+        loop.freeze(model, config)
+        assert any(p.requires_grad for p in model.representations["flow"].parameters()) is learns
 
 
 def test_labels_are_smoothed(synthetic, tiny):

@@ -25,7 +25,7 @@ from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
 from airstreams.data.clips import active_labels, clip_places, frame_range, latest_start
-from airstreams.data.labels import NO_LABEL, LabelStore, read_array
+from airstreams.data.labels import NO_LABEL, LabelStore, file_of, read_array
 from airstreams.data.listing import Video
 from airstreams.data.transforms import (
     LABEL_STRIDE,
@@ -35,7 +35,7 @@ from airstreams.data.transforms import (
     draw_crop,
     square_crops,
 )
-from airstreams.data.video import read_frames
+from airstreams.data.video import probe, read_frames
 from airstreams.errors import InputError, VideoError
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -164,7 +164,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         part = frame_range(video)
         latest = latest_start(part, clip)
         start = int(rng.integers(part.first, latest + 1))
-        labelled = self._labelled_frames(video)
+        labelled = labelled_frames(self.label_store, video)
         if len(labelled) and not np.isin(clip_places(part, start, clip), labelled).any():
             # A stride can step over every labelled frame (J-HMDB's are the even ones): begin on the nearest instead.
             nearest = int(labelled[np.abs(labelled - start).argmin()])
@@ -197,11 +197,6 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             return read_labels(self.label_store, video, places)
         return self.cache.read_labels(self.label_store, video.label_map, places)
 
-    def _labelled_frames(self, video: Video) -> np.ndarray:
-        if self.label_store is None or video.label_map is None:
-            return np.empty(0, dtype=int)
-        return self.label_store.labelled_frames(video.label_map)
-
     def _label_maps(self, samples: Sequence[Sample]) -> Tensor | None:
         if all(sample.label_map is None for sample in samples):
             return None
@@ -214,6 +209,20 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         frames = np.zeros((self.config.clip.frames, size, size, 3), np.uint8)
         target = target_of(self.classes[:1], self.classes, self.multi_label)
         return Sample("", frames, (0.0, 0.0, size, size), False, np.ones(3), target, None)
+
+
+def labelled_frames(store: LabelStore | None, video: Video) -> np.ndarray:
+    """The places of the video's frames that the teacher labelled. VideoError: it was another video, of more frames."""
+    if store is None or video.label_map is None:
+        return np.empty(0, dtype=int)
+    places = store.labelled_frames(video.label_map)
+    frames = len(probe(video.path).times)
+    if len(places) and places[-1] >= frames:
+        raise VideoError(
+            f"its label maps are of another video: of frame {places[-1]}, where it has {frames}; delete "
+            f"{file_of(store.root, video.label_map)} and annotate again"
+        )
+    return places
 
 
 def read_labels(store: LabelStore | None, video: Video, places: np.ndarray) -> np.ndarray | None:
@@ -322,6 +331,7 @@ class VideoViews(Dataset[Views | BadVideo]):
         places_VT = np.stack([clip_places(part, int(start), clip) for start in starts])
         unique, inverse = np.unique(places_VT, return_inverse=True)
         frames = read_frames(video.path, unique, self.config.decoded_side)[inverse.reshape(places_VT.shape)]
+        labelled_frames(self.label_store, video)  # complains where they are not of this video
         labels = read_labels(self.label_store, video, unique)
         mask = _read_mask(video) if self.masks else None
         clips, label_maps, masks = [], [], []

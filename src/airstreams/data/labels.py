@@ -55,6 +55,11 @@ class LabelStore:
     renamed: tuple[int, ...] | None = None
     """For each id in the files, the id that `read` gives in its place; None: the same."""
 
+    @property
+    def identity(self) -> str:
+        """Tells apart what different teachers, or one with different settings, said."""
+        return json.dumps([self.teacher, self.settings], sort_keys=True)
+
     @classmethod
     def open(cls, root: Path) -> "LabelStore":
         """The store in the folder `root`. InputError when `labels.json` is missing or does not describe one."""

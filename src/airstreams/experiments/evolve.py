@@ -47,7 +47,7 @@ from airstreams.experiments.study import RESULTS
 from airstreams.experiments.tournament import TournamentSampler
 from airstreams.experiments.workers import as_told, begin_work
 from airstreams.files import replacing
-from airstreams.training.loop import may_begin, train, with_drawn_splits, with_segment_classes
+from airstreams.training.loop import labels_digest, may_begin, train, with_drawn_splits, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
@@ -183,7 +183,7 @@ def open_storage(search: Search) -> RDBStorage:
         return storage
     except ImportError as error:
         raise InputError(
-            f"--storage {search.url.split('://')[0]}: no driver for it ({error}); pip install 'airstreams[postgresql]'"
+            f"--storage {search.url.split('://')[0]}: no driver for it ({error}); pip install pg8000"
         ) from error
     except (ArgumentError, SQLAlchemyError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -232,8 +232,10 @@ def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, 
 
 def _refuse_another_search(study: Study, search: Search) -> None:
     """Trials of different recipes or data do not compare."""
-    videos = "\n".join(video.name for video in search.source.split("train"))
-    others = {"sampler": search.sampler, "videos": sha256(videos.encode()).hexdigest()}
+    videos, store = search.source.split("train"), search.source.label_store
+    names = "\n".join(video.name for video in videos)
+    others = {"sampler": search.sampler, "videos": sha256(names.encode()).hexdigest(), "labels": labels_digest(videos)}
+    others["teacher"] = store.identity if store else ""
     settings = others | comparable(search.config)
     before = study.user_attrs.get("settings")
     if before is None and (search.folder / RESULTS).exists():
@@ -246,7 +248,7 @@ def _refuse_another_search(study: Study, search: Search) -> None:
         return
     # Through a config, in which keys that a later version brought have their defaults.
     before |= comparable(from_dict({name: value for name, value in before.items() if name not in others}))
-    different = [name for name in settings if before.get(name) != settings[name]]
+    different = [name for name, value in before.items() if settings.get(name) != value]
     if different:
         raise InputError(
             f"--out {search.folder}: the study {search.name} was begun with another {', '.join(different)}; "

@@ -3,19 +3,22 @@
 Intervals come from a bootstrap that draws test videos and seeds anew, the same ones for all runs: two runs that err on
 the same videos are told apart better than their own intervals show. Several DATA are splits of one data set, and the
 official ones share test videos: a video is drawn as often in each of them. Where the interval of a difference spans 0,
-the table says `undecided`.
+the table says `undecided`; of one seed it says nothing.
 
 Legend of shape suffixes: N videos, K action classes.
 """
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from airstreams.data.benchmarks import BENCHMARKS
+from airstreams.data.listing import Source
 from airstreams.errors import InputError
 from airstreams.evaluation.intervals import BOUNDS, around
 from airstreams.evaluation.metrics import Outcomes, outcomes_of
@@ -78,8 +81,9 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         "",
         f"{NAMES[metric]} over {result['classes']} classes on {outcomes.videos} test videos of "
         f"{', '.join(result['data'])}; seeds {', '.join(map(str, outcomes.seeds))}; trained on "
-        f"{' and '.join(result['hardware'])}, {hours:.1f} h in all. Intervals are 95 % of a bootstrap over videos and "
-        f"seeds{'; differences are paired' if table.reference else ''}.",
+        f"{' and '.join(result['hardware'])}, {hours:.1f} h in all. Intervals are 95 % of a bootstrap over videos"
+        f"{' and seeds' if len(outcomes.seeds) > 1 else ' alone, and say nothing of other seeds'}"
+        f"{'; differences are paired' if table.reference else ''}.",
         "",
         *_rows(table, result, published),
     ]
@@ -114,11 +118,14 @@ class RunOutcomes:
         self.seeds = sorted({job.config.seed for job in jobs})
         self._outcomes: dict[tuple[str, str, int], Outcomes] = {}
         self._names: dict[str, list[str]] = {}
+        self._labels: dict[str, list[str]] = {}
         for job in jobs:
             data = job.source.name
-            names, outcomes = _read_scores(job)
-            if self._names.setdefault(data, names) != names:
-                raise InputError(f"{job.folder}: scored other videos than the other runs; delete it to do it again")
+            names, labels, outcomes = _read_scores(job)
+            if self._names.setdefault(data, names) != names or self._labels.setdefault(data, labels) != labels:
+                raise InputError(
+                    f"{job.folder}: scored other videos or labels than the other runs; delete it to do it again"
+                )
             self._outcomes[job.name, data, job.config.seed] = outcomes
         place = {
             name: n for n, name in enumerate(dict.fromkeys(name for names in self._names.values() for name in names))
@@ -135,15 +142,22 @@ class RunOutcomes:
         ]
 
     def bootstrap(self, runs: Sequence[str], metric: str) -> dict[str, np.ndarray]:
-        """Each run's mean figure (R,) over videos and seeds that were drawn anew R times, the same for all runs."""
+        """Each run's mean figure (R,) over videos and seeds that were drawn anew R times, the same for all runs.
+
+        Seeds that are drawn from so few vary too little, three of three by two thirds of their variance. So what the
+        draw of seeds changes is enlarged by as much as that lacks.
+        """
         rng = np.random.default_rng(0)
         drawn = {run: np.zeros(REPLICATES) for run in runs}
+        S = len(self.seeds)
+        enlarged = math.sqrt(S / (S - 1)) if S > 1 else 0.0
         for replicate in range(REPLICATES):
-            seeds = rng.choice(self.seeds, len(self.seeds))
+            shares_S = np.bincount(rng.integers(S, size=S), minlength=S) / S
+            weights_S = 1 / S + enlarged * (shares_S - 1 / S)
             for data, counts_N in self._draw(rng).items():
                 for run in runs:
-                    figures = [self._figure(run, data, seed, metric, counts_N) for seed in seeds]
-                    drawn[run][replicate] += np.mean(figures) / len(self.data)
+                    figures_S = [self._figure(run, data, seed, metric, counts_N) for seed in self.seeds]
+                    drawn[run][replicate] += np.dot(weights_S, figures_S) / len(self.data)
         return drawn
 
     def _draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -175,11 +189,12 @@ def _figures(
 def _difference(
     outcomes: RunOutcomes, drawn: Mapping[str, np.ndarray], run: str, other: str, metric: str
 ) -> dict[str, Any]:
-    """A run's mean figure minus another's."""
+    """A run's mean figure minus another's. Of one seed nothing says how far another one would lie: no verdict then."""
     difference = float(np.mean(outcomes.values(run, metric)) - np.mean(outcomes.values(other, metric)))
     differences = drawn[run] - drawn[other]
     low, high = (difference + np.percentile(differences, BOUNDS) - differences.mean()).tolist()
-    return {"difference": difference, "difference_interval": [low, high], "undecided": low <= 0 <= high}
+    undecided = low <= 0 <= high if len(outcomes.seeds) > 1 else None
+    return {"difference": difference, "difference_interval": [low, high], "undecided": undecided}
 
 
 def _cost(job: Job) -> dict[str, int]:
@@ -192,18 +207,19 @@ def _cost(job: Job) -> dict[str, int]:
     }
 
 
-def _read_scores(job: Job) -> tuple[list[str], Outcomes]:
+def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:
+    """The scored videos' names, their labels as they stand in the file, and what was said of them."""
     with (job.figures.parent / "scores.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     classes = header[3:]
     scored = [row for row in rows if len(row) == len(header)]
-    names = [row[0] for row in scored]
+    names, labels = [row[0] for row in scored], [row[1] for row in scored]
     scores_NK = np.array([row[3:] for row in scored], dtype=np.float64)
     if not job.source.multi_label:
-        return names, outcomes_of(scores_NK, np.array([classes.index(row[1]) for row in scored]))
-    labels = [row[1].split(";") if row[1] else [] for row in scored]
-    targets_NK = np.array([[name in row for name in classes] for row in labels], dtype=np.int64)
-    return names, outcomes_of(scores_NK, targets_NK)
+        return names, labels, outcomes_of(scores_NK, np.array([classes.index(label) for label in labels]))
+    joined = [label.split(";") if label else [] for label in labels]
+    targets_NK = np.array([[name in row for name in classes] for row in joined], dtype=np.int64)
+    return names, labels, outcomes_of(scores_NK, targets_NK)
 
 
 def _published(table: Table, data: str) -> str:
@@ -262,11 +278,19 @@ def _deviations(jobs: Sequence[Job]) -> list[str]:
         return [f"{left_out} videos left out"] if left_out else []
     _, published = found
     said = deviations(published, "test", jobs[0].config.evaluation, left_out)
-    options = {job.source.name.rpartition("?")[2] for job in jobs}
+    options = {_options_of(job.source) for job in jobs}
     if published.options and options != set(published.options):
         mean = "the mean of " if len(published.options) > 1 else ""
         said.insert(0, f"{', '.join(sorted(options))}, not {mean}{', '.join(published.options)}")
     return said
+
+
+def _options_of(source: Source) -> str:
+    """The options of NAME:ROOT[?OPTIONS], or the default ones."""
+    name, _, rest = source.name.partition(":")
+    defaults = "&".join(f"{key}={values[0]}" for key, values in BENCHMARKS[name].options.items())
+    options = rest.rpartition("?")[2] if "?" in rest else defaults
+    return options.replace("=auto", f"={len(source.classes)}")  # Moments' releases are called by their classes
 
 
 def _about_weights(table: Table, jobs: Sequence[Job]) -> str:

@@ -60,7 +60,7 @@ class AIRStreams(nn.Module):
         """Score clips.
 
         Args:
-            clip_B3THW: uint8, or float in 0..1; any T, H and W from 64 up. Normalisation is done here, so that no
+            clip_B3THW: uint8, or float32 in 0..1; any T, H and W from 64 up. Normalisation is done here, so that no
                 caller can get it wrong.
             heads: which logits to compute; None: the answer's alone, as at inference, without what only other heads
                 need.

@@ -111,7 +111,7 @@ def load(
     except ImportError as error:
         raise InputError(
             f"the teacher hf:{model} needs transformers, which cannot be imported ({_in_a_line(error)}); "
-            "pip install 'airstreams[transformers]', and remove a torchvision that is built for another torch"
+            "pip install transformers pillow scipy, and remove a torchvision that is built for another torch"
         ) from error
     try:
         config = AutoConfig.from_pretrained(model)

@@ -85,6 +85,7 @@ def _torchvision_detection() -> Any:
     except (ImportError, RuntimeError, OSError) as error:  # a build for another torch fails in any of these ways
         raise InputError(
             f"the teacher maskrcnn needs a torchvision that fits torch {torch.__version__} "
-            f"({' '.join(str(error).split())}); pip install 'airstreams[maskrcnn]', from the index that torch came from"
+            f"({' '.join(str(error).split())}); pip install torchvision torch=={torch.__version__}, from the index "
+            "that torch came from"
         ) from error
     return detection

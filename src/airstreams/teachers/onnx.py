@@ -97,7 +97,7 @@ def load(
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"the teacher onnx:{file} needs onnxruntime; pip install 'airstreams[onnx]'") from error
+        raise InputError(f"the teacher onnx:{file} needs onnxruntime; pip install onnxruntime") from error
     if not file.is_file():
         raise InputError(f"teacher file {file} does not exist; expected an ONNX file; correct the path")
     settings = onnxruntime.SessionOptions()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,8 +131,9 @@ def _train(
         "classes": list(source.classes),
         "segment_classes": list(segment_classes),
         "multi_label": source.multi_label,
+        "teacher": source.label_store.identity if source.label_store and config.needs_labels else None,
     }
-    if state is not None and state.learns != learns:
+    if state is not None and any(learns.get(name, value) != value for name, value in state.learns.items()):
         raise InputError(f"--resume: {source.name} has other classes or label maps than {run} was trained on")
     if state is not None and state.epoch == config.training.epochs:
         console.print(f"{run}: all {state.epoch} epochs are done already", soft_wrap=True)
@@ -144,6 +146,11 @@ def _train(
     require_writable(run)
     # Refused is what can be before the videos are gone through, which takes hours where there are many.
     train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
+    learns["labels"] = labels_digest([*train_videos, *val_videos])
+    if state is not None and state.learns.get("labels", learns["labels"]) != learns["labels"]:
+        raise InputError(
+            f"--resume: {source.name} has other labels than {run} was trained on; give it those, or begin anew"
+        )
     tested = sum(video.split == "test" for video in source.videos)
     console.print(
         f"{len(train_videos)} training, {len(val_videos)} validation and {tested} test videos of {len(source.classes)} "
@@ -405,6 +412,8 @@ def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
     frozen += [late for head, late in model.late.items() if head not in config.trained_heads()]
     if "semantic" in config.model.stop_gradient and not config.needs_labels and "semantic" in model.representations:
         frozen.append(model.representations["semantic"].segmenter)  # type: ignore[arg-type]
+    if config.clip.frames == 1 and "flow" in model.representations:  # of one frame there is none
+        frozen.append(model.representations["flow"])
     for part in frozen:
         part.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -609,6 +618,12 @@ def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Sou
             "its own DATA, with all of its videos"
         )
     return source
+
+
+def labels_digest(videos: Iterable[Video]) -> str:
+    """A checksum of what people said of these videos."""
+    said = [(video.name, video.labels, video.start, video.end, video.actions) for video in videos]
+    return sha256(repr(said).encode()).hexdigest()
 
 
 def with_drawn_splits(source: Source, config: Config) -> Source:
