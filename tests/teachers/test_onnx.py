@@ -180,5 +180,5 @@ def test_without_cuda_in_onnxruntime_a_gpus_teacher_runs_on_the_cpu_and_says_so(
 
 def test_a_missing_onnxruntime_is_asked_for_in_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"pip install 'airstreams\[onnx\]'"):
+    with pytest.raises(InputError, match=r"pip install onnxruntime"):
         load_teacher("onnx:teacher.onnx", {}, CPU)

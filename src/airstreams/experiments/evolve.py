@@ -235,7 +235,7 @@ def _refuse_another_search(study: Study, search: Search) -> None:
     videos, store = search.source.split("train"), search.source.label_store
     names = "\n".join(video.name for video in videos)
     others = {"sampler": search.sampler, "videos": sha256(names.encode()).hexdigest(), "labels": labels_digest(videos)}
-    others["teacher"] = store.identity if store else ""
+    others["teacher"] = store.identity if store and search.config.needs_labels else ""
     settings = others | comparable(search.config)
     before = study.user_attrs.get("settings")
     if before is None and (search.folder / RESULTS).exists():
