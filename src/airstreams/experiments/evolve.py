@@ -45,7 +45,7 @@ from airstreams.data.sources import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments.study import RESULTS
 from airstreams.experiments.tournament import TournamentSampler
-from airstreams.experiments.workers import as_told, begin_work
+from airstreams.experiments.workers import as_told, begin_work, end
 from airstreams.files import replacing
 from airstreams.training.loop import labels_digest, may_begin, train, with_drawn_splits, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
@@ -343,12 +343,7 @@ def _run_workers(
                     console.print(f"{known_dead} of {workers} workers died{why}; the others go on", soft_wrap=True)
                 time.sleep(LOOK_EVERY)
         finally:
-            # After Ctrl-C their trainings save where they are.
-            for process in processes:
-                if process.is_alive():
-                    process.terminate()
-            for process in processes:
-                process.join()
+            end(processes)
 
 
 def _how_they_died(processes: Sequence[SpawnProcess]) -> str:

@@ -28,7 +28,7 @@ from airstreams.data.sources import SPLIT_FILE, read_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
-from airstreams.experiments.workers import as_told, begin_work
+from airstreams.experiments.workers import as_told, begin_work, end
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
@@ -256,11 +256,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
                     failed.append(f"{job.folder.name}: {_why_it_failed(process, report)}")
                     console.print(f"failed: {failed[-1]}", soft_wrap=True)
         finally:
-            # After Ctrl-C their trainings save where they are.
-            for process in running:
-                process.terminate()
-            for process in running:
-                process.join()
+            end(running)
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed; the same call tries them again; {failed[0]}")
 

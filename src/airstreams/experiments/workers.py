@@ -3,12 +3,23 @@
 import os
 import signal
 import warnings
+from collections.abc import Iterable
+from multiprocessing.context import SpawnProcess
 
 import torch
 
 from airstreams.data.dataset import bind_to_parent
 from airstreams.errors import InputError
 from airstreams.training.signals import STOP
+
+
+def end(processes: Iterable[SpawnProcess]) -> None:
+    """Ask workers to stop, and wait for them: what they train is saved where it is."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join()
 
 
 def as_told(error: Exception) -> Exception:
