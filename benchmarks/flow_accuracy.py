@@ -95,8 +95,8 @@ def make_methods() -> dict[str, Method]:
         "scikit-image TV-L1, defaults": lambda first_HW, second_HW: optical_flow_tvl1(first_HW, second_HW)[::-1],
         THEIRS: lambda first_HW, second_HW: optical_flow_tvl1(first_HW, second_HW, **BEST)[::-1],
         OURS: by_layer(full_solver()),
-        "ours, paper's, 10 iterations": by_layer(RepresentationFlow(10)),
-        "ours, paper's, 20 iterations": by_layer(RepresentationFlow(20)),
+        "ours, one level, 10 iterations": by_layer(RepresentationFlow(10)),
+        "ours, one level, 20 iterations": by_layer(RepresentationFlow(20)),
     }
 
 

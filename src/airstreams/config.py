@@ -1,8 +1,8 @@
 """Every knob of a run: one tree of typed dataclasses. A recipe is a YAML file with some of these keys; the rest are
 the defaults. The text below a key is what `airstreams train --help` says of it.
 
-Sections and tables named here are those of the paper, *AIRStreams: Adaptive Intermediate Representations
-for Video Understanding*. Where the paper is silent the value is ours, and says why.
+Sections and tables named here are those of the paper, *Adaptive Intermediate Representations for Video Understanding*.
+It gives no size of a clip, no augmentation, no optimiser and no views: values without a section are ours.
 """
 
 import math
@@ -236,7 +236,7 @@ class LossWeights:
 
 @dataclass
 class TrainingConfig:
-    """The optimiser and its schedule (ours: the paper gives none)."""
+    """The optimiser and its schedule."""
 
     epochs: int = 60
     """passes over the training videos"""
@@ -255,7 +255,7 @@ class TrainingConfig:
     clip_norm: float = 5.0
     """greatest norm of the whole gradient; 0: any"""
     label_smoothing: float = 0.1
-    """of the softmax cross-entropy"""
+    """of the softmax cross-entropy (section 3.2: none)"""
     ema: float = 0.0
     """decay a step of averaged weights, which are then the result; 0: the weights themselves are"""
     freeze: list[str] = field(default_factory=list)

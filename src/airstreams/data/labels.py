@@ -40,7 +40,9 @@ COCO_CLASSES = (
     "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
     "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
-"""What a teacher trained on MS-COCO sees: background and the 80 things, in COCO's own order."""
+"""What a teacher trained on MS-COCO sees: background and the 80 things, in COCO's own order. (The paper speaks of 90
+classes, section 3.2: COCO's ids go to 90, and ten of them are unused.)
+"""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What papers report on each published data set, and with which views, as far as there is a custom.
 
-The AIRStreams paper names figures and splits ("standard protocols", section 4) but neither clips nor views. A recipe
-of the data set's name has these views; `evaluate` scores by those that the run was trained with, and says where they
-differ.
+The AIRStreams paper names figures ("standard protocols", section 4) but neither clips nor views, and no split of
+HMDB-51. A recipe of the data set's name has these views; `evaluate` scores by those that the run was trained with, and
+says where they differ.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class Published(NamedTuple):
     figures: those that are reported, the first one foremost.
     views, crops: of a video, as in `EvaluationConfig`.
     note: what else a reported figure has to do; a value of the data set's option is data of its own here.
-    options: of which data the paper's figure is; of several it is the mean.
+    options: of which data the customary figure is; of several it is the mean.
     """
 
     figures: tuple[str, ...]

@@ -301,4 +301,6 @@ def _about_weights(table: Table, jobs: Sequence[Job]) -> str:
     text = ", ".join(f"{name} {value:.2g}" for name, value in weights.items())
     if evolved:
         return f"Our evolved loss weights: {text}."
-    return f"Our loss weights are the fixed ones ({text}); the paper's are evolved: give --weights-from STUDY."
+    return (
+        f"Our loss weights are the fixed ones ({text}); the paper's, as we read it, evolved: give --weights-from STUDY."
+    )

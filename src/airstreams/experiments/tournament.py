@@ -32,7 +32,8 @@ class TournamentSampler(BaseSampler):
     Args:
         population_size: trials that are drawn at random first, and members from then on.
         tournament_size: members that compete to be the parent; the more, the greedier.
-        dies: "worst": the population is the best trials of all, the paper's choice, which "preserves the best".
+        dies: "worst": the population is the best trials of all, as we read the paper: "the best performing combination
+            of weights are preserved" (section 3.3).
             "oldest": it is the last ones to complete, so that a lucky score is forgotten (Real et al. 2019).
         seed: the same seed draws the same; None: drawn from the system's entropy.
 
