@@ -19,7 +19,7 @@ from rich.console import Console
 from airstreams.data.sources import open_source
 from airstreams.data.video import iterate_frames, probe
 from airstreams.distributed import device_of_process
-from airstreams.memory import keep_freed_memory
+from airstreams.machine import keep_freed_memory
 from airstreams.teachers.annotate import Settings, annotate
 from airstreams.teachers.teacher import load_teacher
 

@@ -20,9 +20,10 @@ from rich.console import Console
 from airstreams.config import Config, load_config, recipe_path
 from airstreams.data.listing import Source
 from airstreams.data.sources import open_source
+from airstreams.data.splits import with_drawn_splits
 from airstreams.experiments.evolve import Search, evolve, scored_source, trial_config
 from airstreams.experiments.workers import begin_work
-from airstreams.training.loop import train, with_drawn_splits
+from airstreams.training.loop import train
 
 
 def train_alone(source: Source, config: Config, run: Path, workers: int) -> None:

@@ -36,6 +36,8 @@ from airstreams.data.transforms import LABEL_STRIDE
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.training import loop
+from airstreams.training.learner import Learner, make_accelerator
+from airstreams.training.learner import make_learner as learner_of
 
 CLASSES = 21  # J-HMDB's
 WARM_UP = 2  # steps that are not timed: memory is allocated and kernels are chosen
@@ -52,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = load_config(recipe_path(arguments.recipe))
     batch = arguments.batch or recipe.training.batch_size
-    accelerator = loop.make_accelerator(recipe.training)
+    accelerator = make_accelerator(recipe.training)
     device = accelerator.device
     print(f"{arguments.recipe}, batch {batch}, {device.type}, {torch.get_num_threads()} CPU threads; rates in GFLOP/s")
     print("                                      flow layer     counted/matmul       needed/best")
@@ -105,12 +107,12 @@ def measure(config: Config, steps: int, accelerator: Accelerator) -> Times:
     return Times(step_s, flow_s, matmul_s, 2 * side**3, convolution_s, 2 * 16 * 64**2 * 9 * channels**2)
 
 
-def make_learner(config: Config, accelerator: Accelerator) -> loop.Learner:
+def make_learner(config: Config, accelerator: Accelerator) -> Learner:
     """The recipe's model and optimiser, as training makes them."""
     torch.manual_seed(0)
     model = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
     sampler = StepSampler([""] * config.training.batch_size, config)
-    learner = loop.make_learner(model, config, sampler, accelerator, Console(stderr=True))
+    learner = learner_of(model, config, sampler, accelerator, Console(stderr=True))
     learner.begin_training()
     return learner
 

@@ -356,7 +356,8 @@ def train(call: Namespace) -> int:
     from airstreams.data.sources import open_source
     from airstreams.distributed import leads
     from airstreams.models.saved import load as load_model
-    from airstreams.training import loop
+    from airstreams.training.loop import train as run_training
+    from airstreams.training.prepare import may_begin
 
     if call.resume:
         for name in ("init", "weights_from", "top"):
@@ -376,7 +377,7 @@ def train(call: Namespace) -> int:
                 f"{', '.join(sorted(OF_THE_MACHINE))}"
             )
     else:
-        if not loop.may_begin(call.out):
+        if not may_begin(call.out):
             mend = "--resume to go on with it, or " if (call.out / "config.yaml").is_file() else ""
             raise InputError(f"--out {call.out}: already there; give {mend}another --out")
         config = config_from(call)
@@ -387,7 +388,7 @@ def train(call: Namespace) -> int:
     if call.labels is not None and "semantic" not in config.model.streams:
         remark = "--labels is of no use to this recipe, which has no semantic stream"
         source = replace(source, remarks=(*source.remarks, remark))
-    record = loop.train(source, config, call.out, call.resume, stderr, init)
+    record = run_training(source, config, call.out, call.resume, stderr, init)
     if not leads():
         return DONE
     if call.json:

@@ -7,7 +7,8 @@ import pytest
 
 from airstreams.data.benchmarks.jhmdb import CLASSES
 from airstreams.data.labels import create, save
-from airstreams.data.sources import automatic_split, open_source
+from airstreams.data.sources import open_source
+from airstreams.data.splits import automatic_split
 from airstreams.errors import InputError
 
 

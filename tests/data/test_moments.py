@@ -6,7 +6,8 @@ import pytest
 from rich.progress import Progress
 
 from airstreams.data.check import check_videos
-from airstreams.data.sources import automatic_split, open_source
+from airstreams.data.sources import open_source
+from airstreams.data.splits import automatic_split
 from airstreams.data.synthetic import _encode, make_clip
 from airstreams.errors import InputError
 

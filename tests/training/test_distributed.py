@@ -83,6 +83,7 @@ EXACT = """
 
     torch.set_default_dtype(torch.float64)
     torch.Tensor.float = torch.Tensor.double
+    import airstreams.training.learner as learner
     import airstreams.training.loop as loop
     from airstreams.config import load_config
     from airstreams.data.sources import open_source
@@ -97,7 +98,7 @@ EXACT = """
         return real(frames, box.double(), inside, flip, colour.double(), size)
 
     real, loop.augment = loop.augment, augment
-    loop.make_optimizer = lambda model, config: Sgd(
+    learner.make_optimizer = lambda model, config: Sgd(
         [parameter for parameter in model.parameters() if parameter.requires_grad], config.lr, momentum=0.9
     )
     config, videos, labels, run = sys.argv[1:]

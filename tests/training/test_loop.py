@@ -20,13 +20,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import airstreams
 from airstreams.config import LossWeights, TrainingConfig, load_config
 from airstreams.data import dataset
-from airstreams.data.sources import open_source, read_splits
+from airstreams.data.sources import open_source
+from airstreams.data.splits import read_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.training import loop
-from airstreams.training.loop import make_optimizer, make_schedule, train
+from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner, make_optimizer, make_schedule
+from airstreams.training.loop import train
 from airstreams.training.state import load_state
 
 QUIET = Console(quiet=True)
@@ -570,9 +572,9 @@ def test_a_step_whose_numbers_are_not_finite_is_named_and_changes_nothing(
 def test_a_skipped_step_leaves_weights_optimiser_and_batch_statistics_alone(synthetic, tiny, optimizer, first):
     config = of_one_stream(tiny, optimizer=optimizer, lr=0.1)
     source = open_source(str(synthetic / "videos"))
-    accelerator = loop.make_accelerator(config.training)
+    accelerator = make_accelerator(config.training)
     sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
-    learner = loop.make_learner(build(config.model, 4, 6), config, sampler, accelerator, QUIET)
+    learner = make_learner(build(config.model, 4, 6), config, sampler, accelerator, QUIET)
     learner.begin_training()
     batch = next(iter(loader))
     if not first:
@@ -622,10 +624,10 @@ def test_ten_wrong_steps_in_a_row_are_enough(synthetic, tiny, tmp_path, monkeypa
 def one_step(synthetic, config):
     """A learner that is about to make its first step, and what it needs for that."""
     source = open_source(str(synthetic / "videos"))
-    accelerator = loop.make_accelerator(config.training)
+    accelerator = make_accelerator(config.training)
     sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
     torch.manual_seed(0)
-    learner = loop.make_learner(build(config.model, 4, 6), config, sampler, accelerator, QUIET)
+    learner = make_learner(build(config.model, 4, 6), config, sampler, accelerator, QUIET)
     learner.begin_training()
     return learner, accelerator, next(iter(loader))
 
@@ -648,7 +650,7 @@ def test_of_one_frame_the_flow_layer_learns_nothing_and_no_process_waits_for_its
     one, two = (replace(tiny, clip=replace(tiny.clip, frames=frames)) for frames in (1, 2))
     for config, learns in ((one, False), (two, True)):
         model = build(config.model, 4, 81)
-        loop.freeze(model, config)
+        freeze(model, config)
         assert any(p.requires_grad for p in model.representations["flow"].parameters()) is learns
 
 
@@ -710,7 +712,7 @@ def test_accumulated_batches_make_the_step_that_one_batch_of_them_all_makes(synt
     for path in (labels / "train" / "disc_left").glob("*.npz"):
         path.unlink()
     source = open_source(str(synthetic / "videos"), labels)
-    monkeypatch.setattr(loop.Learner, "begin_training", lambda learner: learner.prepared.eval())
+    monkeypatch.setattr(Learner, "begin_training", lambda learner: learner.prepared.eval())
     losses, norms, weights = [], [], []
     for accumulate in (1, 4):
         run = tmp_path / str(accumulate)
@@ -757,7 +759,7 @@ def test_every_parameter_that_is_to_learn_gets_a_gradient(tiny, stopped, interm)
     """Processes that train together wait for each of them."""
     config = replace(tiny, model=replace(tiny.model, stop_gradient=stopped), loss_weights=LossWeights(interm=interm))
     model = build(config.model, 4, 6)
-    loop.freeze(model, config)
+    freeze(model, config)
     output = model(torch.rand(2, 3, 4, 64, 64), config.trained_heads())
     total = sum(logits.sum() for logits in output.logits.values())
     if interm:

@@ -17,6 +17,7 @@ from airstreams.data.cache import FrameCache
 from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.video import check, probe
+from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
 
 T = TypeVar("T")
@@ -58,6 +59,16 @@ def check_videos(
         else:
             bad.append(BadVideo(video, reason))
     return good, bad
+
+
+def check_together(
+    videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None
+) -> tuple[list[Video], list[BadVideo]]:
+    """`check_videos`, each process opening its share."""
+    _, bad = check_videos(share(videos), progress, cache)
+    reasons = {item.video.name: item for item in gather(bad)}
+    good = [video for video in videos if video.name not in reasons]
+    return good, [reasons[video.name] for video in videos if video.name in reasons]
 
 
 def _complaint(look: Callable[[T], object], thing: T) -> str | None:

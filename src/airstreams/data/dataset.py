@@ -5,21 +5,14 @@ clips an optimiser step takes does not depend on the number of processes either.
 `BadVideo` in its place: it is counted, never replaced by another one.
 """
 
-import ctypes
 import math
-import multiprocessing
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, Sampler
 
 from airstreams.config import Config
 from airstreams.data.cache import FrameCache
@@ -27,6 +20,7 @@ from airstreams.data.check import BadVideo
 from airstreams.data.clips import active_labels, clip_places, frame_range, latest_start
 from airstreams.data.labels import NO_LABEL, LabelStore, file_of, read_array
 from airstreams.data.listing import Video
+from airstreams.data.loading import share_memory
 from airstreams.data.transforms import (
     LABEL_STRIDE,
     crop_frames,
@@ -37,8 +31,6 @@ from airstreams.data.transforms import (
 )
 from airstreams.data.video import probe, read_frames
 from airstreams.errors import InputError, VideoError
-
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 Key = tuple[int, int, int]
 """(epoch, draw, index): the draw's place in its epoch, and the video's in the list."""
@@ -350,61 +342,6 @@ class VideoViews(Dataset[Views | BadVideo]):
         )
         share_memory(views)
         return views
-
-
-def start_method(workers: int) -> str | None:
-    """How a loader's so many processes start. On Linux always as copies of this one: they begin at once, and know what
-    this one has learnt of the videos. None: as torch has it.
-    """
-    return "fork" if workers and sys.platform == "linux" else None
-
-
-def share_memory(tensors: Iterable[object]) -> None:
-    """In a loader's process, move the tensors among these to the memory that it shares with the others. RuntimeError:
-    there is too little of it, as in a container.
-
-    torch would do so later, in a thread whose errors nobody hears: the batch would be lost and awaited forever.
-    """
-    if get_worker_info() is not None:
-        try:
-            for tensor in tensors:
-                if isinstance(tensor, Tensor):
-                    tensor.share_memory_()
-        except RuntimeError as error:
-            raise RuntimeError(
-                f"no shared memory for what a process decoded ({error}); give a container more of it (docker run "
-                "--shm-size=2g), or decode with 0 workers"
-            ) from error
-
-
-def bind_to_parent(worker: int) -> None:
-    """For a loader's processes, which are to stop when their parent does and not before.
-
-    A terminal and a scheduler signal the whole group: what that means is the parent's to decide. When the parent is
-    killed, torch's own watch over it misses a kill that falls while this process starts, so Linux is asked to tell.
-    """
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has fewer
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:
-        os._exit(1)
-
-
-@contextmanager
-def ends_its_loaders() -> Iterator[None]:
-    """Decorates what makes a loader of processes bound to this one: they end with the call, also by an error.
-
-    A traceback keeps the call's variables, the loader among them. If it lives on until Python's end, as where nobody
-    catches the error, Python asks the processes to stop by SIGTERM, to which they are deaf, and waits forever.
-    """
-    try:
-        yield
-    except BaseException as error:
-        traceback.clear_frames(error.__traceback__)
-        raise
 
 
 def _read_mask(video: Video) -> np.ndarray | None:

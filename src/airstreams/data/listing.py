@@ -5,9 +5,12 @@ in `benchmarks/` can fill them too without a circle of imports. Class names stay
 them into numbers: it costs a look-up a video, and no list of integers can be read against the wrong list of names.
 """
 
+import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
 
 from airstreams.data.labels import LabelStore
 from airstreams.errors import InputError
@@ -70,6 +73,11 @@ class Source:
     """What people should know of the listing, a line each, such as what was passed over."""
 
     @property
+    def metric(self) -> str:
+        """The figure that says how good a model is on it."""
+        return "map" if self.multi_label else "top1"
+
+    @property
     def has_splits(self) -> bool:
         """Whether the videos say which split they belong to."""
         return any(video.split is not None for video in self.videos)
@@ -87,3 +95,32 @@ class Source:
                 "of these, or give data that has some there"
             )
         return videos
+
+
+def listed(data: str, videos: Iterable[Video], multi_label: bool) -> Source:
+    """A source of these videos and of the classes that occur among them."""
+    classes = sorted({label for video in videos for label in video.labels})
+    return Source(data, tuple(classes), tuple(sorted(videos, key=lambda video: video.name)), multi_label)
+
+
+def labels_digest(videos: Iterable[Video]) -> str:
+    """A checksum of what people said of these videos."""
+    said = [(video.name, video.labels, video.start, video.end, video.actions) for video in videos]
+    return sha256(repr(said).encode()).hexdigest()
+
+
+def composed(name: str) -> str:
+    """A name with its accents in one piece with their letters, however the system that wrote it keeps them. What lies
+    beside a video, such as its label maps, is found by the name as it stands on the disk.
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def without_suffix(name: str) -> str:
+    """A video's name as the key of its label maps."""
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def some(names: list[str]) -> str:
+    """The first of many names, for a complaint."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.config import EvaluationConfig
+from airstreams.data.check import check_together
 from airstreams.data.labels import OTHER
 from airstreams.data.listing import SPLITS, Source
-from airstreams.data.sources import SPLIT_FILE, read_splits, with_splits
-from airstreams.distributed import check_together, device_of_process, leads
+from airstreams.data.splits import SPLIT_FILE, read_splits, with_splits
+from airstreams.distributed import device_of_process, leads
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
 from airstreams.evaluation.metrics import FIGURES, confusion, outcomes_of

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import VideoViews, Views, bind_to_parent, ends_its_loaders, start_method, target_of
+from airstreams.data.dataset import VideoViews, Views, target_of
 from airstreams.data.labels import LabelStore
 from airstreams.data.listing import Video
+from airstreams.data.loading import ends_its_loaders, processes
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
 from airstreams.evaluation.metrics import FIGURES, MultiLabelOutcomes, SegmentationFigures, action_figures
@@ -141,11 +142,4 @@ def figures_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
 
 
 def _read_ahead(views_of_videos: VideoViews, workers: int) -> Iterator[Views | BadVideo]:
-    loader = DataLoader(
-        views_of_videos,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context=start_method(workers),
-        worker_init_fn=bind_to_parent,
-    )
-    return iter(loader)
+    return iter(DataLoader(views_of_videos, batch_size=None, **processes(workers)))

@@ -40,14 +40,15 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from airstreams.config import Config, LossWeights, comparable, from_dict, load_config
-from airstreams.data.listing import Source
-from airstreams.data.sources import automatic_split, with_splits
+from airstreams.data.listing import Source, labels_digest
+from airstreams.data.splits import automatic_split, with_drawn_splits, with_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments.study import RESULTS
 from airstreams.experiments.tournament import TournamentSampler
 from airstreams.experiments.workers import as_told, begin_work, end
 from airstreams.files import replacing
-from airstreams.training.loop import labels_digest, may_begin, train, with_drawn_splits, with_segment_classes
+from airstreams.training.loop import train
+from airstreams.training.prepare import may_begin, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
@@ -78,11 +79,6 @@ class Search:
     trials: int
     sampler: SamplerName = "tournament"
     heartbeat: int = HEARTBEAT
-
-    @property
-    def metric(self) -> str:
-        """By which trials are scored."""
-        return "map" if self.source.multi_label else "top1"
 
     @property
     def name(self) -> str:
@@ -221,7 +217,7 @@ def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, 
         "trials": sum(trial.state.is_finished() for trial in _counted(trials)),
         "pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
         "diverged": sum("diverged" in trial.user_attrs for trial in trials),
-        "metric": search.metric,
+        "metric": search.source.metric,
         "sampler": search.sampler,
         "best": {**top[0], "fresh": fresh.pop("evolved", None)} if top else None,
         "references": fresh,
@@ -449,7 +445,7 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         if _is_lost(study, trial):
             raise _LostError
         if "val" in record and record["epoch"] < config.training.epochs:
-            trial.report(record["val"][search.metric], record["epoch"])
+            trial.report(record["val"][search.source.metric], record["epoch"])
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -463,7 +459,7 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         if not _is_lost(study, trial):
             _do_again(study, trial)
         raise
-    return float(record["val"][search.metric])
+    return float(record["val"][search.source.metric])
 
 
 def make_sampler(search: Search, draw: int) -> BaseSampler:

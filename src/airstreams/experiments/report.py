@@ -40,7 +40,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         command: that made them.
     """
     outcomes = RunOutcomes(jobs)
-    metric = jobs[0].metric
+    metric = jobs[0].source.metric
     metrics = [of_cell or metric for of_cell in table.metrics]
     runs: dict[str, dict[str, dict[str, Any]]] = {run: {} for run in table.runs}
     pairs: list[dict[str, Any]] = []

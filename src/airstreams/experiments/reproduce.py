@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from airstreams.config import Config, comparable, load_config
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.listing import Source
-from airstreams.data.sources import SPLIT_FILE, read_splits
+from airstreams.data.splits import SPLIT_FILE, read_splits, with_drawn_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
@@ -32,8 +32,10 @@ from airstreams.experiments.workers import as_told, begin_work, end
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
+from airstreams.training.learner import make_accelerator
 from airstreams.training.log import METRICS
-from airstreams.training.loop import make_accelerator, may_begin, train, with_drawn_splits, with_segment_classes
+from airstreams.training.loop import train
+from airstreams.training.prepare import may_begin, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 
 
@@ -58,14 +60,9 @@ class Job:
         return self.figures.is_file()
 
     @property
-    def metric(self) -> str:
-        """By which its data are scored."""
-        return "map" if self.source.multi_label else "top1"
-
-    @property
     def score(self) -> float:
         """What `evaluate` said, in 0..1."""
-        return float(json.loads(self.figures.read_text())[self.metric])
+        return float(json.loads(self.figures.read_text())[self.source.metric])
 
     @property
     def seconds(self) -> float:

@@ -8,7 +8,7 @@ from multiprocessing.context import SpawnProcess
 
 import torch
 
-from airstreams.data.dataset import bind_to_parent
+from airstreams.data.loading import bind_to_parent
 from airstreams.errors import InputError
 from airstreams.training.signals import STOP
 

@@ -26,14 +26,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from airstreams.data.clips import frame_range
-from airstreams.data.dataset import share_memory
 from airstreams.data.labels import LabelStore, LabelWriter, create, file_of
 from airstreams.data.listing import Video
+from airstreams.data.loading import share_memory
 from airstreams.data.video import check, iterate_frames, probe
 from airstreams.distributed import gather, leads, share
 from airstreams.errors import InputError, VideoError
 from airstreams.files import is_temporary, replacing, temporary_name
-from airstreams.memory import keep_freed_memory
+from airstreams.machine import keep_freed_memory
 from airstreams.teachers.teacher import Teacher
 
 GROUP_FILES = 16

@@ -5,7 +5,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from airstreams.data.dataset import Batch
+from airstreams.distributed import gather
 from airstreams.files import replacing
+from airstreams.training.state import TrainingState
 
 Item = TypeVar("Item")
 METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
@@ -163,6 +166,51 @@ class Meter:
             "seconds": self.seconds,
             "skipped": self.skipped,
         }
+
+
+@dataclass
+class EpochFigures:
+    """What the steps of an epoch have come to so far.
+
+    whole: of the epoch. recent: since the last line of the log. left_out: this process's clips that could not be read.
+    """
+
+    whole: Meter
+    recent: Meter
+    left_out: list[str]
+    taken: list[TakenStep] = field(default_factory=list)
+
+    @classmethod
+    def resumed(cls, state: TrainingState, leads: bool) -> "EpochFigures":
+        """As a state has them, whose unreadable clips are those of all processes."""
+        return cls(Meter(**state.meter), Meter(**state.recent), list(state.left_out) if leads else [])
+
+    def took(self, step: int, values: dict[str, Tensor], batches: Sequence[Batch], time: StepTime) -> None:
+        """Note a step, whose values stay on the device."""
+        self.taken.append(TakenStep(step, values, [name for batch in batches for name in batch.names], time))
+        self.left_out += [f"{bad.video.name}: {bad.reason}" for batch in batches for bad in batch.bad_videos]
+
+    def settle(self) -> list[StepFigures]:
+        """Count the steps noted, which waits for the device; returns the skipped ones."""
+        settled = read(self.taken)
+        self.taken.clear()
+        for figures in settled:
+            self.whole.add(figures)
+            self.recent.add(figures)
+        return [figures for figures in settled if not figures.good]
+
+    def since_last_line(self) -> dict[str, Any]:
+        """The recent figures, which begin anew."""
+        recent, self.recent = self.recent, Meter()
+        return recent.figures()
+
+    def of_the_epoch(self) -> dict[str, Any]:
+        """For its record, of all processes."""
+        return self.whole.figures() | {"left_out": gather(self.left_out)}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+        """What resuming needs of it, of all processes."""
+        return asdict(self.whole), asdict(self.recent), gather(self.left_out)
 
 
 class Log:

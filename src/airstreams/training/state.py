@@ -28,7 +28,7 @@ class TrainingState:
     epoch_step: int
     step: int
     best: float | None  # figure of the best validation so far
-    learns: dict[str, Any]  # what the data taught: classes, segment_classes, multi_label
+    learns: dict[str, Any]  # from what: classes, segment_classes, multi_label, teacher, labels
     learner: dict[str, Any]  # weights, their average, optimiser and schedule
     meter: dict[str, Any] = field(default_factory=dict)  # the figures of the epoch under way so far
     recent: dict[str, Any] = field(default_factory=dict)  # and those since the last line of the log

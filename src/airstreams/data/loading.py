@@ -1,0 +1,76 @@
+"""The processes that decode beside a training or scoring: how they start, hand over, and end with their parent."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def share_memory(tensors: Iterable[object]) -> None:
+    """In a loader's process, move the tensors among these to the memory that it shares with the others. RuntimeError:
+    there is too little of it, as in a container.
+
+    torch would do so later, in a thread whose errors nobody hears: the batch would be lost and awaited forever.
+    """
+    if get_worker_info() is not None:
+        try:
+            for tensor in tensors:
+                if isinstance(tensor, Tensor):
+                    tensor.share_memory_()
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"no shared memory for what a process decoded ({error}); give a container more of it (docker run "
+                "--shm-size=2g), or decode with 0 workers"
+            ) from error
+
+
+def bind_to_parent(worker: int) -> None:
+    """For a loader's processes, which are to stop when their parent does and not before.
+
+    A terminal and a scheduler signal the whole group: what that means is the parent's to decide. When the parent is
+    killed, torch's own watch over it misses a kill that falls while this process starts, so Linux is asked to tell.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has fewer
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:
+        os._exit(1)
+
+
+def processes(workers: int) -> dict[str, Any]:
+    """For a `DataLoader` that is to have so many processes: how they start and whom they obey."""
+    return {"num_workers": workers, "multiprocessing_context": _start_method(workers), "worker_init_fn": bind_to_parent}
+
+
+def _start_method(workers: int) -> str | None:
+    """How a loader's so many processes start. On Linux always as copies of this one: they begin at once, and know what
+    this one has learnt of the videos. None: as torch has it.
+    """
+    return "fork" if workers and sys.platform == "linux" else None
+
+
+@contextmanager
+def ends_its_loaders() -> Iterator[None]:
+    """Decorates what makes a loader of processes bound to this one: they end with the call, also by an error.
+
+    A traceback keeps the call's variables, the loader among them. If it lives on until Python's end, as where nobody
+    catches the error, Python asks the processes to stop by SIGTERM, to which they are deaf, and waits forever.
+    """
+    try:
+        yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)
+        raise

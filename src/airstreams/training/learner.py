@@ -1,0 +1,180 @@
+"""What changes while a model learns: the model on its device, its optimiser with the schedule, and averaged weights."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from rich.console import Console
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from airstreams.config import Config, TrainingConfig
+from airstreams.data.dataset import StepSampler
+from airstreams.errors import InputError
+from airstreams.machine import keep_freed_memory
+from airstreams.models.airstreams import AIRStreams
+from airstreams.training.ema import WeightAverage
+from airstreams.training.norms import synchronise_norms
+
+
+@dataclass
+class Learner:
+    """All that changes while a model learns.
+
+    prepared: the model as a step calls it: on its device, compiled, wrapped for several processes.
+    frozen: what stays as it is, batch statistics included.
+    """
+
+    model: AIRStreams
+    prepared: nn.Module
+    frozen: list[nn.Module]
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    average: WeightAverage | None
+
+    @property
+    def result(self) -> AIRStreams:
+        """The model that training is for."""
+        return self.model if self.average is None else self.average.model
+
+    def begin_training(self) -> None:
+        """Training mode."""
+        _train_mode(self.prepared, self.frozen)
+
+    def state(self) -> dict[str, Any]:
+        """What resuming needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.model.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where a state was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.model.load_state_dict(state["average"])
+
+
+def _train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+    model.train()
+    for part in frozen:
+        part.eval()
+
+
+def make_learner(
+    model: AIRStreams, config: Config, sampler: StepSampler, accelerator: Accelerator, console: Console
+) -> Learner:
+    """Put the model on its device and give it an optimiser. InputError: a part to freeze that it does not have."""
+    frozen = freeze(model, config)
+    if config.training.sync_batch_norm and accelerator.num_processes > 1:
+        synchronise_norms(model, accelerator.device)
+    model = model.to(accelerator.device)
+    average = WeightAverage(model, config.training.ema) if config.training.ema else None
+    optimizer = make_optimizer(model, config.training)
+    schedule = make_schedule(optimizer, config.training, sampler.steps)
+    stepped: nn.Module = model
+    if config.training.compile:
+        stepped = compiled(model, frozen, config, sampler.batch_size, console)
+    return Learner(model, accelerator.prepare(stepped), frozen, optimizer, schedule, average)
+
+
+def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
+    """Stop the learning of the parts that the config names and of those that no loss reaches; returns them.
+
+    A process that waits for gradients that never come would wait for ever, hence the second kind.
+    """
+    parts = model.parts()
+    unknown = [name for name in config.training.freeze if name not in parts]
+    if unknown:
+        raise InputError(f"training.freeze: got {', '.join(unknown)}; expected some of {', '.join(parts)}")
+    frozen = [parts[name] for name in config.training.freeze]
+    frozen += [late for head, late in model.late.items() if head not in config.trained_heads()]
+    if "semantic" in config.model.stop_gradient and not config.needs_labels and "semantic" in model.representations:
+        frozen.append(model.representations["semantic"].segmenter)  # type: ignore[arg-type]
+    if config.clip.frames == 1 and "flow" in model.representations:  # of one frame there is none
+        frozen.append(model.representations["flow"])
+    for part in frozen:
+        part.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(f"training.freeze: got {', '.join(config.training.freeze)}; expected a part left to learn")
+    return frozen
+
+
+def compiled(
+    model: AIRStreams, frozen: Sequence[nn.Module], config: Config, batch_size: int, console: Console
+) -> nn.Module:
+    """The model compiled, which is tried out on a black batch; as it was, with a warning, where that fails."""
+    clip = config.clip
+    device = next(model.parameters()).device
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    try:
+        graph: nn.Module = torch.compile(model)  # type: ignore[assignment]
+        _train_mode(graph, frozen)
+        black = torch.zeros(batch_size, clip.frames, clip.size, clip.size, 3, device=device).permute(0, 4, 1, 2, 3)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            output = graph(black, config.trained_heads())
+        torch.stack([logits.float().sum() for logits in output.logits.values()]).sum().backward()
+    except Exception as error:  # the compiler's failures have no common type
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        console.print(f"torch.compile failed, going on without it: {reason}", soft_wrap=True)
+        graph = model
+    model.zero_grad()
+    model.load_state_dict(before)  # the black batch has moved the batch statistics
+    return graph
+
+
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """The device of a config, and its precision. InputError: a device that this machine lacks."""
+    if config.device == "mps":
+        raise InputError("training.device: mps is not supported; expected cpu or cuda; give --training.device cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("training.device: got cuda, but torch sees no CUDA card here; give --training.device cpu")
+    on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    if not on_cuda:
+        keep_freed_memory()
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    # Machines may prepare their videos for hours apart. Of a process that died, torchrun tells the others.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    precision = "bf16" if on_cuda else "no"
+    return Accelerator(cpu=not on_cuda, mixed_precision=precision, kwargs_handlers=[patience])
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over the parameters that learn; weight decay on convolution and linear weights alone."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},  # norms, biases, the flow's parameters
+    ]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
+    for parameter in learning:  # or a skipped first step would leave whatever lay in memory
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int) -> LambdaLR:
+    """Linear warm-up, then a cosine to 0 at the end."""
+    warmup = config.warmup_epochs * steps_per_epoch
+    total = config.epochs * steps_per_epoch
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,152 @@
+"""What a training learns from: its videos with their splits and label maps, and what a run's folder says of them."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from airstreams.config import Config
+from airstreams.data.cache import FrameCache
+from airstreams.data.check import BadVideo, check_together
+from airstreams.data.listing import Source, Video
+from airstreams.data.splits import SPLIT_FILE, read_splits, with_drawn_splits, with_splits
+from airstreams.distributed import gather, share, share_on_this_machine
+from airstreams.errors import InputError
+from airstreams.files import replacing
+from airstreams.training.state import FOLDER as STATE_FOLDER
+
+LEFT_OUT = "left_out.csv"
+
+
+def prepare_source(source: Source, config: Config, run: Path, resume: bool, console: Console) -> Source:
+    """The source with splits and with label maps of the segmenter's classes. InputError: it does not fit the config."""
+    _require_labels(source, config)
+    for remark in source.remarks:
+        console.print(remark, soft_wrap=True)
+    source = with_segment_classes(_with_splits(source, config, run, resume), config)
+    return _with_compact_classes(source, console) if config.data.compact_classes else source
+
+
+def prepare_videos(
+    source: Source, config: Config, run: Path, resume: bool, console: Console
+) -> tuple[list[Video], list[Video], list[BadVideo], FrameCache | None]:
+    """The training and the validation videos that can be read, those that cannot, and the cache with the frames.
+
+    A resumed run goes by what was found at its beginning: with other videos its order would be another one.
+    """
+    wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
+    cache = None
+    if config.data.cache is not None:
+        cache = FrameCache(Path(config.data.cache), round(config.data.cache_gb * 1e9), config.decoded_side)
+    bad: list[BadVideo] = []
+    with Progress(console=console) as progress:
+        if resume:
+            left_out = _read_left_out(run / LEFT_OUT)
+            good = [video for video in wanted if video.name not in left_out]
+        else:
+            good, bad = check_together(wanted, progress, cache)
+        train_videos, val_videos = _parts(source, good)
+        if cache is not None:
+            label_store = source.label_store if config.needs_labels else None
+            cache.prepare(train_videos, label_store, progress, share_on_this_machine())
+    if bad:
+        console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
+        console.print(f"  {bad[0].video.name}: {bad[0].reason}")
+    if config.needs_labels and source.label_store is not None and not console.quiet:  # it goes through all of them
+        keys = {video.label_map for video in train_videos}
+        labelled = keys & set(source.label_store.keys())
+        if len(labelled) < len(keys):
+            console.print(f"label maps of {len(labelled)} of {len(keys)} training videos; the others teach no segments")
+    return train_videos, val_videos, bad, cache
+
+
+def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Source:
+    """The source with its own splits, or with drawn ones.
+
+    A resumed run's stay what they were: with others, test clips would leak into training.
+    """
+    if not resume:
+        return with_drawn_splits(source, config)
+    splits = read_splits(run / SPLIT_FILE)
+    if not source.has_splits:
+        source = with_splits(source, splits)
+    here = {video.name: video.split for video in source.videos}
+    different = [
+        name
+        for name in sorted((here.keys() | splits.keys()) - _read_left_out(run / LEFT_OUT))
+        if here.get(name) != splits.get(name)
+    ]
+    if different:
+        raise InputError(
+            f"--resume: {source.name} has other videos or splits than {run / SPLIT_FILE}, such as {different[0]}; give "
+            "its own DATA, with all of its videos"
+        )
+    return source
+
+
+def with_segment_classes(source: Source, config: Config) -> Source:
+    """The source with label maps of the classes that the segmenter is to tell apart. InputError: they lack one."""
+    store = source.label_store
+    if store is None or "semantic" not in config.model.streams:
+        return source
+    return replace(source, label_store=store.apart(config.data.segment_classes))
+
+
+def _with_compact_classes(source: Source, console: Console) -> Source:
+    """The source with label maps of those classes alone that occur in training."""
+    store = source.label_store
+    if store is None:
+        raise InputError(f"{source.name}: --compact-classes needs label maps; give --labels LABELS, or leave it out")
+    keys = [video.label_map for video in source.split("train") if video.label_map is not None]
+    seen = set(gather(list(store.occurring(share(keys)))))
+    kept = [name for name in store.classes if name in seen]
+    dropped = [name for name in store.classes if name not in seen]
+    console.print(
+        f"segmenter: {len(kept)} of {len(store.classes)} classes; in no training label map: "
+        f"{', '.join(dropped) or 'none'}",
+        soft_wrap=True,
+    )
+    return replace(source, label_store=store.with_classes(kept))
+
+
+def _parts(source: Source, good: list[Video]) -> tuple[list[Video], list[Video]]:
+    train_videos = [video for video in good if video.split == "train"]
+    seen = {label for video in train_videos for label in video.labels}
+    missing = [name for name in source.classes if name not in seen]
+    if missing:
+        raise InputError(
+            f"{source.name}: no readable training video of {', '.join(missing[:5])}{' ...' if missing[5:] else ''}; "
+            "expected one at least of every class; `airstreams check-data` lists the bad files"
+        )
+    return train_videos, [video for video in good if video.split == "val"]
+
+
+def _require_labels(source: Source, config: Config) -> None:
+    if config.needs_labels and source.label_store is None:
+        raise InputError(
+            f"{source.name}: no label maps, but loss_weights.interm is {config.loss_weights.interm}; "
+            "give --labels LABELS, or --loss_weights.interm 0, or leave semantic out of --model.streams"
+        )
+
+
+def may_begin(run: Path) -> bool:
+    """Whether a training may begin in this folder: it holds nothing but what one that was killed at its start left."""
+    remains = {LEFT_OUT, SPLIT_FILE, STATE_FOLDER}
+    if not run.exists():
+        return True
+    return run.is_dir() and all(path.name in remains or path.name.startswith(".") for path in run.iterdir())
+
+
+def write_left_out(path: Path, bad: list[BadVideo]) -> None:
+    """Write down which videos could not be read, and why."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["name", "reason"])
+        rows.writerows([video.video.name, video.reason] for video in bad)
+
+
+def _read_left_out(path: Path) -> set[str]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return {row["name"] for row in csv.DictReader(file)}

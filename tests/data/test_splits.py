@@ -1,0 +1,175 @@
+"""Splits are drawn by whole groups and near the fractions, whatever the data, and survive their file."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from airstreams.data.listing import Video
+from airstreams.data.sources import open_source
+from airstreams.data.splits import automatic_split, read_splits, with_splits, write_splits
+from airstreams.errors import InputError
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Sources never open a video, so an empty file will do."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def listed(sizes: dict[str, int], group_of=lambda label, i: None) -> list[Video]:
+    names = [(label, i) for label in sizes for i in range(sizes[label])]
+    return [Video(Path(f"{c}/{i}.mp4"), f"{c}/{i}.mp4", (c,), group=group_of(c, i)) for c, i in names]
+
+
+def counts(videos: list[Video], split: dict[str, str]) -> dict[str, tuple[int, int, int]]:
+    """(train, val, test) of each class."""
+    found = Counter((label, split[video.name]) for video in videos for label in video.labels)
+    labels = {label for video in videos for label in video.labels}
+    return {label: (found[label, "train"], found[label, "val"], found[label, "test"]) for label in sorted(labels)}
+
+
+def test_an_automatic_split_has_the_fractions_in_every_class():
+    videos = listed({"a": 10, "b": 20, "c": 100})
+    split = automatic_split(videos, seed=0)
+    assert counts(videos, split) == {"a": (7, 1, 2), "b": (14, 2, 4), "c": (70, 10, 20)}
+    split = automatic_split(videos, seed=0, val_fraction=0.5, test_fraction=0)
+    assert counts(videos, split) == {"a": (5, 5, 0), "b": (10, 10, 0), "c": (50, 50, 0)}
+
+
+def test_the_seed_decides_and_the_order_does_not():
+    videos = listed({"a": 20, "b": 20}, lambda label, i: f"{label}{i // 2}")
+    split = automatic_split(videos, seed=3)
+    mixed = videos.copy()
+    random.Random(1).shuffle(mixed)
+    moved = [replace(video, path=Path("/else/where", video.path)) for video in mixed]
+    assert automatic_split(moved, seed=3) == split
+    assert len({tuple(sorted(automatic_split(videos, seed).items())) for seed in range(10)}) == 10
+
+
+def test_every_video_may_come_into_the_test():
+    videos = listed({"a": 10, "b": 10})
+    tested = Counter(n for seed in range(300) for n, s in automatic_split(videos, seed).items() if s == "test")
+    assert all(30 <= tested[video.name] <= 90 for video in videos)  # 60 expected, 7 standard deviation
+
+
+def test_small_classes_train_first_then_test_then_validate():
+    videos = listed({"one": 1, "two": 2})
+    assert counts(videos, automatic_split(videos, 0)) == {"one": (1, 0, 0), "two": (1, 0, 1)}
+    assert counts(videos, automatic_split(videos, 0, val_fraction=0.5)) == {"one": (1, 0, 0), "two": (1, 0, 1)}
+    videos = listed({f"c{i}": 4 for i in range(10)})
+    found = counts(videos, automatic_split(videos, 0)).values()
+    assert sum(val for _, val, _ in found) == 4
+    assert all(test == 1 and train >= 2 for train, _, test in found)
+
+
+def test_segments_of_one_file_stay_together(tmp_path):
+    lines = [f"{file}.mp4,{'xy'[start % 2]},{start}" for file in "abc" for start in range(10)]
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,start", *lines]))
+    source = open_source(str(tmp_path / "list.csv"))
+    for seed in range(20):
+        split = automatic_split(source.videos, seed)
+        sides = {(video.path, split[video.name]) for video in source.videos}
+        assert len(sides) == 3
+        assert Counter(side for _, side in sides)["test"] == 1
+
+
+@pytest.mark.parametrize("trial", range(30))
+def test_whole_groups_and_training_videos_in_any_data(trial):
+    """Drawn data sets: groups of many sizes, some across classes, one or more labels a video, some without."""
+    chance = random.Random(trial)
+    labels = [f"c{i}" for i in range(chance.randint(2, 8))]
+    several = trial % 3 == 0
+    videos = []
+    for g in range(chance.randint(2, 60)):
+        label = chance.choice(labels)
+        for i in range(chance.randint(1, 6)):
+            own = tuple(chance.sample(labels, chance.randint(0, 2))) if several else (label,)
+            if trial % 3 == 1:
+                own = (chance.choice(labels),)
+            videos.append(Video(Path(f"{g}/{i}"), f"{g}/{i}", own, group=f"g{g}"))
+    split = automatic_split(videos, seed=trial)
+    assert split.keys() == {video.name for video in videos}
+    for group in {video.group for video in videos}:
+        assert len({split[video.name] for video in videos if video.group == group}) == 1
+    for label, (train, _, test) in counts(videos, split).items():
+        assert train >= 1
+        groups = {video.group for video in videos if label in video.labels}
+        if not several and trial % 3 == 2:  # each group has one class, so nothing else can stand in the way
+            assert (test >= 1) == (len(groups) > 1)
+
+
+def test_groups_come_close_to_the_fractions():
+    """Groups of 1 to 6 videos, 15 a class: within one small group of the best that is possible, whatever the seed."""
+    chance = random.Random(0)
+    sizes = {label: [chance.randint(1, 6) for _ in range(15)] for label in "abcd"}
+    videos = [
+        Video(Path(f"{c}{g}/{i}"), f"{c}{g}/{i}", (c,), group=f"{c}{g}")
+        for c in sizes
+        for g, size in enumerate(sizes[c])
+        for i in range(size)
+    ]
+    for seed in range(50):
+        split = automatic_split(videos, seed)
+        for label, (_, val, test) in counts(videos, split).items():
+            total = sum(sizes[label])
+            assert abs(test - 0.2 * total) <= 2
+            assert abs(val - 0.1 * total) <= 2
+
+
+def test_groups_larger_than_any_class_can_spare_still_fill_the_split_as_a_whole():
+    videos = listed({f"c{i}": 12 for i in range(10)}, lambda label, i: f"{label}{i // 4}")
+    split = automatic_split(videos, seed=0, val_fraction=0.1, test_fraction=0)
+    assert Counter(split.values()) == {"train": 108, "val": 12}
+
+
+def test_videos_without_actions_are_shared_out_too():
+    videos = [Video(Path(f"{i}"), f"{i}", ("x", "y") if i % 2 else ()) for i in range(40)]
+    split = automatic_split(videos, seed=0)
+    assert Counter(split[video.name] for video in videos if not video.labels) == {"train": 14, "val": 2, "test": 4}
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (-0.1, 0.2), (0.1, 1.2)])
+def test_fractions_that_leave_nothing_to_train(val, test):
+    with pytest.raises(InputError, match="less than 1 together"):
+        automatic_split(listed({"a": 5}), 0, val, test)
+
+
+def test_splits_survive_the_file(tmp_path):
+    touch(tmp_path / "d", *(f'{label}/{i}, "ä".mp4' for label in ("clap", " wave") for i in range(10)))
+    source = open_source(str(tmp_path / "d"))
+    split = with_splits(source, automatic_split(source.videos, seed=0))
+    assert [len(split.split(name)) for name in ("train", "val", "test")] == [14, 2, 4]
+    write_splits(tmp_path / "splits.csv", split)
+    assert (tmp_path / "splits.csv").read_text(encoding="utf-8").startswith("name,split\n")
+    assert with_splits(source, read_splits(tmp_path / "splits.csv")) == split
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "splits.csv"]
+
+
+def test_splits_of_another_data_set(tmp_path):
+    source = open_source(str(touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4")))
+    with pytest.raises(InputError, match=r"none for 2 of the 3 videos of .*, such as b/1\.mp4"):
+        with_splits(source, {"a/1.mp4": "train", "elsewhere.mp4": "test"})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("video,split\na,train\n", "no column 'name'"),
+        ("name,split\na,dev\n", "line 2: the split is 'dev'"),
+        ("name,split\na,\n", "line 2: the split is ''"),
+        ("name,split\na,train\na,test\n", "line 3: a stands there twice"),
+    ],
+)
+def test_a_file_that_holds_no_splits(tmp_path, text, words):
+    path = tmp_path / "splits.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=words):
+        read_splits(path)
