@@ -17,12 +17,15 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from airstreams.config import Config, load_config, recipe_path
+from airstreams.config import Config
 from airstreams.data.listing import Source
 from airstreams.data.sources import open_source
 from airstreams.data.splits import with_drawn_splits
-from airstreams.experiments.evolve import Search, evolve, scored_source, trial_config
+from airstreams.experiments.evolve import evolve
+from airstreams.experiments.search import Search
+from airstreams.experiments.trials import scored_source, trial_config
 from airstreams.experiments.workers import begin_work
+from airstreams.recipe import load_config, recipe_path
 from airstreams.training.loop import train
 
 

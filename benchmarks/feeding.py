@@ -27,13 +27,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from airstreams.config import Config, load_config, recipe_path
+from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import check_videos
 from airstreams.data.clips import clip_places, frame_range, latest_start
 from airstreams.data.listing import Source, Video
 from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
+from airstreams.recipe import load_config, recipe_path
 
 CLIPS = 300
 REPETITIONS = 7

@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from airstreams.config import load_config, recipe_path
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.models.airstreams import build
+from airstreams.recipe import load_config, recipe_path
 
 CLASSES = 400  # Kinetics'
 MARK = 4.0  # times as many views a second

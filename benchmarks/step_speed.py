@@ -29,12 +29,13 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch.overrides import TorchFunctionMode
 
-from airstreams.config import Config, load_config, recipe_path
+from airstreams.config import Config
 from airstreams.data.dataset import Batch, StepSampler
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.transforms import LABEL_STRIDE
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
+from airstreams.recipe import load_config, recipe_path
 from airstreams.training import loop
 from airstreams.training.learner import Learner, make_accelerator
 from airstreams.training.learner import make_learner as learner_of

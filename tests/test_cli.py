@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,11 @@ import torch
 
 import airstreams
 from airstreams.cli import main, make_parser
-from airstreams.config import Config, load_config, save_config, to_dict
+from airstreams.config import Config
 from airstreams.data import labels
 from airstreams.errors import InputError
 from airstreams.models import saved as saved_models
+from airstreams.recipe import load_config, save_config
 
 
 @pytest.fixture
@@ -550,7 +552,7 @@ def test_help_says_of_every_key_what_it_does(capsys, monkeypatch):
         main(["train", "--help"])
     lines = re.sub(r"\n {8,}", "  ", capsys.readouterr().out).splitlines()
     said = {found[1]: found[2] for line in lines if (found := re.match(r"  --(\w+\.[\w.]+) .*?  +(\S.*)", line))}
-    sections = {name: values for name, values in to_dict(Config()).items() if isinstance(values, dict)}
+    sections = {name: values for name, values in asdict(Config()).items() if isinstance(values, dict)}
     keys = {f"{section}.{key}" for section, values in sections.items() for key in values}
     assert keys <= said.keys()
     assert not [key for key in keys if said[key].startswith("(type:")]

@@ -1,5 +1,6 @@
 """Configs: what is written is what is read, and every mistake is one line that names its key."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,11 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import airstreams
-from airstreams.config import (
-    Config,
-    DataConfig,
-    LossWeights,
-    ModelConfig,
-    TrainingConfig,
+from airstreams.config import Config, DataConfig, LossWeights, ModelConfig, TrainingConfig
+from airstreams.errors import InputError
+from airstreams.models.airstreams import build
+from airstreams.models.backbones import BACKBONES, Block, Layer
+from airstreams.recipe import (
     add_config_arguments,
     comparable,
     config_from,
@@ -22,11 +22,7 @@ from airstreams.config import (
     moved,
     recipe_path,
     save_config,
-    to_dict,
 )
-from airstreams.errors import InputError
-from airstreams.models.airstreams import build
-from airstreams.models.backbones import BACKBONES, Block, Layer
 
 RECIPES = sorted(path.stem for path in (Path(airstreams.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -77,7 +73,7 @@ def test_configs_that_differ_in_where_they_run_alone_are_comparable():
 
 def test_a_saved_config_is_complete(tmp_path):
     save_config(Config(), tmp_path / "config.yaml")
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == to_dict(Config())
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == asdict(Config())
 
 
 def test_keys_left_out_keep_their_defaults():
@@ -157,7 +153,7 @@ def test_a_backbone_stands_in_the_config_block_by_block_and_another_may_take_its
     config = from_dict({"model": {"backbone": name}})
     assert config.model.tower == BACKBONES[name]()
     save_config(config, tmp_path / "config.yaml")
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["tower"] == to_dict(config)["model"]["tower"]
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["tower"] == asdict(config)["model"]["tower"]
     assert load_config(tmp_path / "config.yaml") == config
     other = parse(
         "--config", str(tmp_path / "config.yaml"), "--model.backbone", "tvn2", "--model.merge_levels", "[7,2]"

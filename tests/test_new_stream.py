@@ -14,11 +14,12 @@ import torch
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import Config, ModelConfig, from_dict, load_config
+from airstreams.config import Config, ModelConfig
 from airstreams.errors import InputError
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.models.transfer import take_over
+from airstreams.recipe import from_dict, load_config
 
 PAGE = (Path(__file__).parents[1] / "docs" / "new-stream.md").read_text(encoding="utf-8")
 

@@ -23,20 +23,19 @@ from rich.progress import Progress
 from rich.table import Table
 
 import airstreams
-from airstreams.config import (
+from airstreams.config import Config, LossWeights
+from airstreams.errors import InputError, VideoError
+from airstreams.experiments.study import read_results, weights_from
+from airstreams.experiments.tables import FIGURES, TABLES, Figure, reproducible
+from airstreams.recipe import (
     OF_THE_MACHINE,
     RECIPES,
-    Config,
-    LossWeights,
     add_config_arguments,
     config_from,
     load_config,
     moved,
     recipe_path,
 )
-from airstreams.errors import InputError, VideoError
-from airstreams.experiments.study import read_results, weights_from
-from airstreams.experiments.tables import FIGURES, TABLES, Figure, reproducible
 
 # By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
 # another training, or the processes that decode. Read when torch is imported, hence here.
@@ -410,7 +409,8 @@ def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
 def evolve(call: Namespace) -> int:
     """`airstreams evolve DATA --out STUDY`."""
     from airstreams.data.sources import open_source
-    from airstreams.experiments import evolve as evolution
+    from airstreams.experiments.evolve import evolve as run_search
+    from airstreams.experiments.search import Search
     from airstreams.viewing.evolution import search_figure, weights_figure
 
     for name in ("trials", "workers"):
@@ -418,8 +418,8 @@ def evolve(call: Namespace) -> int:
             raise InputError(f"--{name} {call[name]}: expected at least 1")
     url = call.storage or f"sqlite:///{call.out.resolve() / 'study.db'}"
     source = open_source(call.source, call.labels)
-    search = evolution.Search(source, config_from(call), call.out, url, call.trials, call.sampler)
-    results = evolution.evolve(search, call.workers, stderr)
+    search = Search(source, config_from(call), call.out, url, call.trials, call.sampler)
+    results = run_search(search, call.workers, stderr)
     weights_figure(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
     search_figure(call.out / "search.png", {call.sampler: results["values"]}, results["metric"])
     if call.json:

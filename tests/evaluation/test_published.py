@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from airstreams.config import EvaluationConfig, load_config, recipe_path
+from airstreams.config import EvaluationConfig
 from airstreams.data.benchmarks import BENCHMARKS
 from airstreams.data.listing import Source
 from airstreams.evaluation.metrics import FIGURES
 from airstreams.evaluation.published import NAMES, PUBLISHED, deviations, published_for
+from airstreams.recipe import load_config, recipe_path
 
 
 def test_every_published_data_set_has_a_protocol_of_known_figures():

@@ -26,12 +26,16 @@ from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig, save_config
+from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments import evolve as evolution
-from airstreams.experiments.evolve import Search, evolve, open_storage, scored_source, trial_config
+from airstreams.experiments import trials as worker
+from airstreams.experiments.evolve import evolve
+from airstreams.experiments.search import Search, open_storage
 from airstreams.experiments.study import weights_from
+from airstreams.experiments.trials import scored_source, trial_config
+from airstreams.recipe import load_config, save_config
 
 QUIET = Console(quiet=True)
 NAMES = ["rgb", "flow", "semantic", "merged", "interm"]
@@ -76,7 +80,7 @@ def test_every_trial_is_a_training_with_the_weights_that_were_drawn(study, recip
     trials = trials_of(study)
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
     for trial in trials:
-        config = evolution.load_config(study / "trials" / f"{trial.number:04d}" / "config.yaml")
+        config = load_config(study / "trials" / f"{trial.number:04d}" / "config.yaml")
         assert config.active_loss_weights() == trial.params  # as drawn: no normalisation
         assert sorted(trial.params) == sorted(NAMES)
         assert all(0 <= weight <= 1 for weight in trial.params.values())
@@ -110,7 +114,7 @@ def test_the_winner_and_the_references_are_compared_with_fresh_seeds(study, reci
     seen: dict[str, Any] = {}
     for trial in finals:
         run = study / f"winner-{found['best']['trial']}" / f"{trial.number:04d}"
-        config = evolution.load_config(run / "config.yaml")
+        config = load_config(run / "config.yaml")
         assert config.seed == trial.user_attrs["seed"] != recipe.seed
         seen.setdefault(trial.user_attrs["weighting"], []).append((config.seed, config.active_loss_weights()))
     assert sorted(seen) == ["evolved", "fixed", "uniform"]
@@ -200,18 +204,18 @@ def test_a_lost_trial_ends_its_worker_only_when_that_was_asked_to_stop(source, r
         taken.append(trial.number)
         if trial.number == 0:  # somebody takes this worker for dead
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            evolution._do_again(study, trial)
+            worker._do_again(study, trial)
             if ends_by is not None:
                 raise ends_by
         return 0.5
 
-    monkeypatch.setattr(evolution, "run_trial", run_trial)
+    monkeypatch.setattr(worker, "run_trial", run_trial)
     if isinstance(ends_by, Stopped):
         with pytest.raises(Stopped):
-            evolution._work_off(search, study, 2)
+            worker._work_off(search, study, 2)
         assert taken == [0]
     else:
-        evolution._work_off(search, study, 2)
+        worker._work_off(search, study, 2)
         assert taken == [0, 1, 2]
 
 
@@ -220,11 +224,11 @@ def test_one_worker_with_a_seed_draws_the_same_again(source, recipe, tmp_path):
     for name in ("a", "b"):
         search = search_in(tmp_path / name, source, recipe, trials=5)
         search.folder.mkdir()
-        sampler = evolution.make_sampler(search, 0)
+        sampler = worker.make_sampler(search, 0)
         study = optuna.create_study(
             storage=open_storage(search), study_name=name, direction="maximize", sampler=sampler
         )
-        evolution._work_off(search, study, 5)
+        worker._work_off(search, study, 5)
         alone.append([(trial.params, trial.value) for trial in study.get_trials()])
     assert len(alone[0]) == 5
     assert alone[0] == alone[1]
@@ -374,7 +378,7 @@ def test_command_line(study, synthetic, recipe, tmp_path, capsys):
 
     run = tmp_path / "run"
     assert main(["train", *data, "--out", str(run), "--weights-from", str(study), "--top", "2"]) == 0
-    used = evolution.load_config(run / "config.yaml").active_loss_weights()
+    used = load_config(run / "config.yaml").active_loss_weights()
     assert used == {name: pytest.approx(sum(row["weights"][name] for row in found["top"][:2]) / 2) for name in NAMES}
     assert main([*call, "--trials", "0"]) == 2
     capsys.readouterr()
@@ -404,9 +408,10 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
     from rich.console import Console
-    from airstreams.config import load_config
+    from airstreams.recipe import load_config
     from airstreams.data.sources import open_source
-    from airstreams.experiments.evolve import Search, evolve
+    from airstreams.experiments.evolve import evolve
+    from airstreams.experiments.search import Search
     data, folder, trials, workers, url, recipe, heartbeat = sys.argv[1:]
     source = open_source(data + "/videos", Path(data) / "labels")
     search = Search(source, load_config(Path(recipe)), Path(folder), url, int(trials), heartbeat=int(heartbeat))

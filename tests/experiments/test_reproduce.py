@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import Config, LossWeights, load_config, save_config, to_dict
+from airstreams.config import Config, LossWeights
 from airstreams.data.listing import Source
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
@@ -33,6 +33,7 @@ from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, pla
 from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
 from airstreams.models import saved as saved_models
 from airstreams.models.backbones import BACKBONES, default_tower
+from airstreams.recipe import load_config, save_config
 
 QUIET = Console(quiet=True)
 
@@ -61,7 +62,7 @@ def test_every_run_differs_from_the_recipe_in_what_the_table_says(recipe):
     tuned = replace(recipe, loss_weights=LossWeights(flow=0.7))
 
     def changes(name, evolved=None):
-        before, after = to_dict(tuned), to_dict(run_config(name, tuned, evolved))
+        before, after = asdict(tuned), asdict(run_config(name, tuned, evolved))
         assert {key for key in before if before[key] != after[key]} <= {"model", "loss_weights"}
         return (
             "+".join(after["model"]["streams"]),

@@ -9,12 +9,13 @@ import torch
 from jsonargparse import ArgumentParser
 from torch.export import Dim
 
-from airstreams.config import FlowConfig, ModelConfig, add_config_arguments, config_from, from_dict
+from airstreams.config import FlowConfig, ModelConfig
 from airstreams.data.synthetic import make_clip
 from airstreams.errors import InputError
 from airstreams.models import flow as flow_module
 from airstreams.models.airstreams import build
 from airstreams.models.flow import LARGEST_TAP, MAX_TAU, FrameDifference, RepresentationFlow, make_flow, warp
+from airstreams.recipe import add_config_arguments, config_from, from_dict
 
 # Options of the layer; each takes its own way through it.
 PLAIN: dict[str, int] = {}

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import airstreams
-from airstreams.config import save_config
+from airstreams.recipe import save_config
 from airstreams.training.state import load_state
 
 
@@ -85,7 +85,7 @@ EXACT = """
     torch.Tensor.float = torch.Tensor.double
     import airstreams.training.learner as learner
     import airstreams.training.loop as loop
-    from airstreams.config import load_config
+    from airstreams.recipe import load_config
     from airstreams.data.sources import open_source
     from rich.console import Console
 

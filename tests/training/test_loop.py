@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import airstreams
-from airstreams.config import LossWeights, TrainingConfig, load_config
+from airstreams.config import LossWeights, TrainingConfig
 from airstreams.data import dataset
 from airstreams.data.sources import open_source
 from airstreams.data.splits import read_splits
@@ -26,6 +26,7 @@ from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
+from airstreams.recipe import load_config
 from airstreams.training import loop
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner, make_optimizer, make_schedule
 from airstreams.training.loop import train

@@ -17,10 +17,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import airstreams
-from airstreams.config import load_config, save_config
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
 from airstreams.models import saved as saved_models
+from airstreams.recipe import load_config, save_config
 from airstreams.training import loop
 from airstreams.training.loop import train
 from airstreams.training.signals import STOP

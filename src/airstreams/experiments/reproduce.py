@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from airstreams.config import Config, comparable, load_config
+from airstreams.config import Config
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.listing import Source
 from airstreams.data.splits import SPLIT_FILE, read_splits, with_drawn_splits
@@ -32,6 +32,7 @@ from airstreams.experiments.workers import as_told, begin_work, end
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
+from airstreams.recipe import comparable, load_config
 from airstreams.training.learner import make_accelerator
 from airstreams.training.log import METRICS
 from airstreams.training.loop import train

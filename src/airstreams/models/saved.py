@@ -13,7 +13,7 @@ against a forger, who would write new ones.
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 import airstreams
-from airstreams.config import Config, from_dict, to_dict
+from airstreams.config import Config
 from airstreams.errors import InputError
 from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
+from airstreams.recipe import from_dict
 
 FORMAT = 3
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -64,7 +65,7 @@ def save(saved: SavedModel, run: Path) -> None:
     """
     description = {
         "format": FORMAT,
-        "config": to_dict(saved.config),
+        "config": asdict(saved.config),
         "classes": list(saved.classes),
         "segment_classes": list(saved.segment_classes),
         "multi_label": saved.multi_label,

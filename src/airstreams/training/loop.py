@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.data import DataLoader
 
-from airstreams.config import Config, save_config
+from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.dataset import Batch, StepSampler, TrainingClips
 from airstreams.data.labels import COCO_CLASSES, NO_LABEL
@@ -38,6 +38,7 @@ from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.saved import SavedModel
 from airstreams.models.transfer import take_over
+from airstreams.recipe import save_config
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.log import EpochFigures, Log, StepClock, StepFigures, last_epoch, note, summary
 from airstreams.training.losses import compute_losses, total_loss

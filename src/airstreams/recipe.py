@@ -1,0 +1,112 @@
+"""A `Config` and its keys in files and on the command line: YAML recipes, and the `config.yaml` of a run."""
+
+from argparse import ArgumentError
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from airstreams.config import Config
+from airstreams.errors import InputError
+from airstreams.files import replacing
+
+RECIPES = Path(__file__).parent / "recipes"
+
+OF_THE_MACHINE = frozenset({"data.workers", "data.cache", "data.cache_gb", "training.device"})
+"""Keys that say where data lie and on what a run runs, and change no model."""
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Give a parser every key of `Config` as an option, such as `--training.epochs`, and `--config` for a YAML file."""
+    parser.add_argument("--config", action="config", help="a packaged recipe's name or a YAML file")
+    parser.add_class_arguments(Config)
+
+
+def config_from(parsed: Namespace) -> Config:
+    """The `Config` in what a parser with `add_config_arguments` parsed. InputError: a value out of its range."""
+    return Config(**{item.name: parsed[item.name] for item in fields(Config)})
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """A `Config` from plain values, as `asdict` gives them. InputError: an unknown key or an impossible value."""
+    _refuse_bare_sections(values, Config)
+    parser = ArgumentParser(exit_on_error=False)
+    add_config_arguments(parser)
+    try:
+        return config_from(parser.instantiate(parser.parse_object(values)))
+    except ArgumentError as error:
+        raise InputError(" ".join(str(error).split())) from error
+
+
+def _refuse_bare_sections(values: Mapping[str, Any], config: type, at: str = "") -> None:
+    for item in fields(config):
+        section = item.default_factory
+        if item.name in values and isinstance(section, type) and is_dataclass(section):
+            given = values[item.name]
+            if not isinstance(given, Mapping):
+                got = "nothing" if given is None else given
+                raise InputError(f"{at}{item.name}: got {got}, expected keys below it; indent them, or delete the line")
+            _refuse_bare_sections(given, section, f"{at}{item.name}.")
+
+
+def comparable(config: Config) -> dict[str, Any]:
+    """A config's values but for `OF_THE_MACHINE`: equal ones train the same model, perhaps on different machines."""
+    values = asdict(config)
+    for key in OF_THE_MACHINE:
+        section, name = key.split(".")
+        del values[section][name]
+    return values
+
+
+def moved(config: Config, there: Config, keys: Iterable[str]) -> Config:
+    """A config with those of the keys that are `OF_THE_MACHINE` as they are in another one."""
+    config = deepcopy(config)
+    for key in OF_THE_MACHINE.intersection(keys):
+        section, name = key.split(".")
+        setattr(getattr(config, section), name, getattr(getattr(there, section), name))
+    return config
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the complete config as YAML."""
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+
+
+def load_config(path: Path) -> Config:
+    """Read a YAML file of some or all keys. InputError: not YAML, an unknown key or an impossible value."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: got {type(values).__name__}, expected keys such as `training:`")
+    try:
+        return from_dict(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """YAML itself takes the last of equal keys and forgets the others: half a recipe, where it is a section's."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} stands there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def recipe_path(name: str) -> Path:
+    """The YAML file that a recipe's name or path stands for. InputError: neither."""
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    raise InputError(f"{name}: neither a YAML file nor a packaged recipe ({known})")
