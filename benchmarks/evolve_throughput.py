@@ -29,9 +29,9 @@ from airstreams.recipe import load_config, recipe_path
 from airstreams.training.loop import train
 
 
-def train_alone(source: Source, config: Config, run: Path, workers: int) -> None:
+def train_alone(source: Source, config: Config, run: Path, number: int, workers: int) -> None:
     """One training, in a process of its own."""
-    begin_work(workers)
+    begin_work(number, workers, config.training.device)
     train(source, config, run, resume=False, console=Console(quiet=True))
 
 
@@ -54,7 +54,7 @@ def main() -> None:
         context = multiprocessing.get_context("spawn")
         alone = [
             context.Process(
-                target=train_alone, args=(scored_source(source, trial), trial, Path(folder) / str(n), call.workers)
+                target=train_alone, args=(scored_source(source, trial), trial, Path(folder) / str(n), n, call.workers)
             )
             for n in range(call.workers)
         ]

@@ -24,7 +24,7 @@ from rich.table import Table
 
 import airstreams
 from airstreams.config import Config, LossWeights
-from airstreams.errors import InputError, VideoError
+from airstreams.errors import InputError, VideoError, in_words
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import FIGURES, TABLES, Figure, reproducible
 from airstreams.recipe import (
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     except (VideoError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
         if debug:
             raise
-        return _complain(str(error) or type(error).__name__, FAILED)
+        return _complain(in_words(error), FAILED)
     except KeyboardInterrupt:
         same = "; the same call goes on"
         hints = {"train": "; --resume goes on from the last saved state, if there is one yet"}

@@ -15,7 +15,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 
+from airstreams.errors import InputError
+
 Item = TypeVar("Item")
+
+# Processes end their shares of a long job, or prepare their videos, hours apart; torch's own patience ends after half
+# an hour. Of a process that died, torchrun tells the others.
+PATIENCE = timedelta(days=7)
 
 
 def leads() -> bool:
@@ -25,9 +31,17 @@ def leads() -> bool:
 
 
 def device_of_process() -> torch.device:
-    """The CUDA device that is this process's, or the CPU. Processes wait a week for each other from then on."""
-    # Their shares of a long job end hours apart; torch's own patience ends after half of one.
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)).device
+    """The CUDA device that is this process's, or the CPU. InputError: there are fewer cards than processes."""
+    if torch.cuda.is_available():
+        require_a_card_each()
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
+
+
+def require_a_card_each() -> None:
+    """Raise InputError if `torchrun` started more processes on this machine than it has CUDA cards."""
+    processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if processes > cards:
+        raise InputError(f"torchrun: got {processes} processes for {cards} CUDA cards; give --nproc-per-node {cards}")
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:
@@ -56,7 +70,7 @@ def any_process(flags: Sequence[bool]) -> list[bool]:
 
 @functools.cache
 def _hosts() -> dist.ProcessGroup:
-    return dist.new_group(backend="gloo")
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def share_on_this_machine() -> tuple[int, int]:

@@ -13,6 +13,14 @@ class Stopped(RuntimeError):  # noqa: N818 (it is no error)
     """A signal asked a training to stop; its state is saved."""
 
 
+def in_words(error: BaseException) -> str:
+    """What an error says, or else what it is called. A card's full memory is told in short, with what helps."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file need not import
+        told = ". ".join(str(error).split(". ")[:2])
+        return f"{told}; do less at once: --training.accumulate 2, fewer --workers, annotate's --batch-size"
+    return str(error) or type(error).__name__
+
+
 def require(holds: bool, key: str, given: object, expected: str) -> None:
     """Raise InputError for a key's value unless it holds."""
     if not holds:

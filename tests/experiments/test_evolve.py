@@ -296,21 +296,6 @@ def test_what_cannot_be_evolved_is_refused_before_anything_is_written(source, re
     assert not (tmp_path / "x").exists()
 
 
-CORES = os.cpu_count() or 1
-
-
-@pytest.mark.parametrize(
-    ("limit", "workers", "threads"),
-    [({"OMP_NUM_THREADS": "1"}, 1, 1), ({"OMP_NUM_THREADS": "2"}, 1, min(2, CORES)), ({}, CORES, 1)],
-    ids=str,
-)
-def test_a_worker_has_its_share_of_the_threads_and_no_more_than_it_may(limit, workers, threads):
-    said = f"import airstreams.experiments.workers as w, torch; w.begin_work({workers}); print(torch.get_num_threads())"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | limit
-    environment["PYTHONPATH"] = str(Path(airstreams.__file__).parents[1])
-    assert int(subprocess.check_output([sys.executable, "-c", said], env=environment)) == threads
-
-
 def take_all(search, took, together):
     study = optuna.load_study(storage=open_storage(search), study_name="queue")
     together.wait()

@@ -18,6 +18,7 @@ from airstreams.data.synthetic import make_clip, render
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.protocols import score_videos
+from airstreams.inference.recogniser import Recogniser
 from airstreams.models import saved as saved_models
 
 
@@ -69,7 +70,7 @@ def test_predict_gives_the_scores_that_evaluate_writes_down(run, synthetic):
     with (run / "evaluation" / "test" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
-    recogniser = airstreams.load(run)
+    recogniser = Recogniser(run, "cpu")
     for row in reversed(rows):  # another order than evaluation's: no video may know of the one before
         probabilities = recogniser.predict(synthetic / "videos" / row["name"]).probabilities
         assert_same(probabilities, {name: row[name] for name in probabilities})
@@ -100,7 +101,7 @@ def test_windows_of_a_long_video_cover_every_frame_once_and_score_their_own_fram
     root = tmp_path / "long"
     render(root, ("disc",), ("up",), {"test": 1}, frames=30, size=64, seed=1, fps=10)
     path = root / "videos" / "test" / "disc_up" / "000.mp4"
-    prediction = airstreams.load(with_window(run, seconds)).predict(path)
+    prediction = Recogniser(with_window(run, seconds), "cpu").predict(path)
     windows = prediction.windows
     assert windows[0].start == 0
     assert windows[-1].end == pytest.approx(3.0)

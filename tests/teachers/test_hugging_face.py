@@ -218,6 +218,14 @@ def test_semantic_models_keep_their_background_or_get_one(transformers, segforme
     np.testing.assert_array_equal(teacher(FRAMES_THW3), expected)
 
 
+def test_a_model_that_is_stored_in_half_precision(transformers, segformer_of):
+    folder = segformer_of(NAMES)
+    before = load_teacher(f"hf:{folder}", {}, CPU)(FRAMES_THW3)
+    transformers.SegformerForSemanticSegmentation.from_pretrained(folder).half().save_pretrained(folder)
+    after = load_teacher(f"hf:{folder}", {}, CPU)(FRAMES_THW3)
+    assert (before == after).mean() > 0.95  # only the weights are rounded
+
+
 def test_unsure_pixels_of_a_semantic_model_are_no_label_where_asked_for(transformers, segformer_of):
     folder = segformer_of(NAMES)
     _, outputs = outputs_of(transformers, folder, "SegformerForSemanticSegmentation")

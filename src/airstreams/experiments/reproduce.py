@@ -206,7 +206,9 @@ def _clips_a_second(job: Job) -> float:
     accelerator = make_accelerator(config.training)
     device = accelerator.device
     model = build(config.model, len(job.source.classes), job.segment_classes).to(device)
-    clips = config.training.batch_size if device.type == "cuda" else 2  # a card is fast with many at once alone
+    clips = 2
+    if device.type == "cuda":  # a card is fast with many at once alone
+        clips = config.training.batch_size // config.training.accumulate
     noise_B3THW = torch.rand(clips, 3, clip.frames, clip.size, clip.size, device=device)
     seconds = 0.0
     for _ in range(2):  # of which the first makes everything ready
@@ -232,7 +234,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
     context = multiprocessing.get_context("spawn")
     columns = (TextColumn("runs"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     waiting, failed = deque(todo), list[str]()
-    running: dict[SpawnProcess, tuple[Job, Connection]] = {}
+    running: dict[SpawnProcess, tuple[Job, Connection, int]] = {}
     with Progress(*columns, console=console) as progress, interrupted_by_signals():
         task = progress.add_task("", total=len(jobs), completed=len(jobs) - len(todo))
         try:
@@ -240,13 +242,14 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
                 while waiting and len(running) < workers:
                     job = waiting.popleft()
                     report, reports = context.Pipe(duplex=False)
-                    process = context.Process(target=_work, args=(job, workers, reports))
+                    number = min(set(range(workers)) - {taken for _, _, taken in running.values()})
+                    process = context.Process(target=_work, args=(job, number, workers, reports))
                     process.start()
                     reports.close()
-                    running[process] = job, report
+                    running[process] = job, report, number
                 wait([process.sentinel for process in running])
                 for process in [process for process in running if process.exitcode is not None]:
-                    job, report = running.pop(process)
+                    job, report, _ = running.pop(process)
                     if process.exitcode == 0:
                         progress.advance(task)
                         console.print(f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s")
@@ -272,10 +275,10 @@ def _why_it_failed(process: SpawnProcess, report: Connection) -> str:
     return str(error)
 
 
-def _work(job: Job, workers: int, reports: Connection) -> None:
+def _work(job: Job, number: int, workers: int, reports: Connection) -> None:
     """A process's life."""
     try:
-        begin_work(workers)
+        begin_work(number, workers, job.config.training.device)
         _do(job)
     except (KeyboardInterrupt, Stopped):
         raise SystemExit(1) from None

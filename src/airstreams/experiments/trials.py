@@ -45,7 +45,7 @@ def work(
     """One worker's life."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     try:
-        begin_work(workers)
+        begin_work(number, workers, search.config.training.device)
         storage = open_storage(search)
         pruner = make_pruner(search.config) if study_name == search.name else NopPruner()
         study = optuna.load_study(storage=storage, study_name=study_name, pruner=pruner)

@@ -1,5 +1,6 @@
 """Processes that train side by side on one machine: each has its share of the threads and of the card's memory."""
 
+import math
 import os
 import signal
 import warnings
@@ -9,7 +10,7 @@ from multiprocessing.context import SpawnProcess
 import torch
 
 from airstreams.data.loading import bind_to_parent
-from airstreams.errors import InputError
+from airstreams.errors import InputError, in_words
 from airstreams.training.signals import STOP
 
 
@@ -24,17 +25,27 @@ def end(processes: Iterable[SpawnProcess]) -> None:
 
 def as_told(error: Exception) -> Exception:
     """An error for the parent: one that every process can read, with the same words."""
-    text = str(error) or type(error).__name__
-    return InputError(text) if isinstance(error, InputError) else RuntimeError(text)
+    return InputError(str(error)) if isinstance(error, InputError) else RuntimeError(in_words(error))
 
 
-def begin_work(workers: int) -> None:
-    """What each of so many workers does first. It dies with its parent; asked to stop, it raises in Python."""
+def begin_work(number: int, workers: int, device: str) -> None:
+    """What worker `number` of so many does first. It dies with its parent; asked to stop, it raises in Python.
+
+    `device`: the config's.
+    """
     bind_to_parent(0)
     for asked in STOP:
         signal.signal(asked, signal.default_int_handler)
     warnings.simplefilter("ignore")
     share = max(1, (os.cpu_count() or 1) // workers)
     torch.set_num_threads(min(share, torch.get_num_threads()))  # which is OMP_NUM_THREADS where that is given
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(1 / workers)
+    if device != "cpu" and torch.cuda.is_available():
+        take_card(number, workers)
+
+
+def take_card(number: int, workers: int) -> None:
+    """Give a worker one of the cards, by turns, and bound its memory there to an equal part."""
+    cards = torch.cuda.device_count()
+    torch.cuda.set_device(number % cards)
+    # Of which 5 % are for what CUDA itself takes for each process.
+    torch.cuda.set_per_process_memory_fraction(0.95 / math.ceil(workers / cards))

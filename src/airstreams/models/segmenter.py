@@ -92,10 +92,10 @@ def enlarge(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 
 def enlarge_by_product(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """The same as one matrix product: on a GPU the gradient of an interpolation is slow, as many pixels add to one."""
+    """The same as matrix products: on a GPU the gradient of an interpolation is slow, as many pixels add to one."""
     down, across = (
         F.interpolate(torch.eye(n, device=frames_NCHW.device, dtype=frames_NCHW.dtype)[None], m, mode="linear")[0].T
         for n, m in zip(frames_NCHW.shape[-2:], size, strict=True)
     )
-    places_NPC = frames_NCHW.permute(0, 2, 3, 1).flatten(1, 2)
-    return torch.matmul(torch.kron(down, across), places_NPC).unflatten(1, tuple(size)).permute(0, 3, 1, 2)
+    wide_NhWC = torch.matmul(across, frames_NCHW.permute(0, 2, 3, 1))
+    return torch.matmul(down, wide_NhWC.flatten(2)).unflatten(2, (size[1], -1)).permute(0, 3, 1, 2)

@@ -127,7 +127,11 @@ def load(
                 "as an id is one byte; take a model with fewer classes"
             )
         processor = AutoImageProcessor.from_pretrained(model, backend="pil")
-        network, about = getattr(transformers, architecture).from_pretrained(model, output_loading_info=True)
+        network, about = getattr(transformers, architecture).from_pretrained(
+            model,
+            output_loading_info=True,
+            dtype=torch.float32,  # some are stored in half of it
+        )
     except InputError:
         raise
     except (OSError, ValueError, ImportError, RuntimeError) as error:

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from airstreams.config import Config, TrainingConfig
 from airstreams.data.dataset import StepSampler
+from airstreams.distributed import PATIENCE, require_a_card_each
 from airstreams.errors import InputError
 from airstreams.machine import keep_freed_memory
 from airstreams.models.airstreams import AIRStreams
@@ -140,14 +140,15 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device: got cuda, but torch sees no CUDA card here; give --training.device cpu")
     on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    if not on_cuda:
+    if on_cuda:
+        require_a_card_each()
+    else:
         keep_freed_memory()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
-    # Machines may prepare their videos for hours apart. Of a process that died, torchrun tells the others.
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=1))
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
     precision = "bf16" if on_cuda else "no"
     return Accelerator(cpu=not on_cuda, mixed_precision=precision, kwargs_handlers=[patience])
 

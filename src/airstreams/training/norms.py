@@ -10,7 +10,8 @@ from torch import Tensor, nn
 def synchronise_norms(model: nn.Module, device: torch.device) -> None:
     """Make batch normalisation use the mean and variance over the clips of all processes.
 
-    On CUDA these are torch's own layers. They refuse a CPU, so there it is `SynchronisedNorm`.
+    On CUDA these are torch's own layers, each of which waits for the device. They refuse a CPU, so there it is
+    `SynchronisedNorm`.
     """
     for name, child in model.named_children():
         if not isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):

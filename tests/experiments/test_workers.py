@@ -1,0 +1,59 @@
+"""Workers share a machine's cards and threads, and tell their errors to the one that started them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import airstreams
+from airstreams.errors import InputError
+from airstreams.experiments.workers import as_told, take_card
+
+CORES = os.cpu_count() or 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "workers", "threads"),
+    [({"OMP_NUM_THREADS": "1"}, 1, 1), ({"OMP_NUM_THREADS": "2"}, 1, min(2, CORES)), ({}, CORES, 1)],
+    ids=str,
+)
+def test_a_worker_has_its_share_of_the_threads_and_no_more_than_it_may(limit, workers, threads):
+    begin = f"from airstreams.experiments.workers import begin_work; begin_work(0, {workers}, 'cpu')"
+    said = f"{begin}; import torch; print(torch.get_num_threads())"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | limit
+    environment["PYTHONPATH"] = str(Path(airstreams.__file__).parents[1])
+    assert int(subprocess.check_output([sys.executable, "-c", said], env=environment)) == threads
+
+
+@pytest.mark.parametrize(("workers", "cards"), [(1, 1), (3, 1), (5, 2), (2, 4)])
+def test_workers_are_shared_out_over_the_cards_whose_memory_suffices_for_all(monkeypatch, workers, cards):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    taken: list[int] = []
+    shares = dict.fromkeys(range(cards), 0.0)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+
+    def bound(share):
+        shares[taken[-1]] += share
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", bound)
+    for number in range(workers):
+        take_card(number, workers)
+    assert len(set(taken)) == min(workers, cards)
+    assert max(shares.values()) < 1  # CUDA itself takes some for each process
+    assert max(shares.values()) > 0.9
+
+
+def test_errors_are_told_in_words_that_help():
+    assert str(as_told(InputError("--lr: got x, expected y"))) == "--lr: got x, expected y"
+    assert str(as_told(ZeroDivisionError())) == "ZeroDivisionError"
+    full = torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.50 GiB is "
+        "free. Including non-PyTorch memory, this process has 26.05 GiB memory in use. See documentation for more."
+    )
+    assert str(as_told(full)) == (
+        "CUDA out of memory. Tried to allocate 2.00 GiB; do less at once: --training.accumulate 2, fewer --workers, "
+        "annotate's --batch-size"
+    )
