@@ -1,4 +1,4 @@
-"""The command line: one function a verb. It parses, calls and prints; the work is done elsewhere.
+"""The command line: one function a verb. It calls and prints; the work is done elsewhere.
 
 What does the work is imported when its verb is called, so that help and complaints come at once.
 """
@@ -6,43 +6,34 @@ What does the work is imported when its verb is called, so that help and complai
 import io
 import json
 import os
-import re
 import shlex
 import sys
 import warnings
 from argparse import ArgumentError
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import airstreams
+from airstreams.arguments import config_keys, in_our_words, make_parser, with_recipe_paths
 from airstreams.config import Config, LossWeights
 from airstreams.errors import InputError, VideoError, in_words
 from airstreams.experiments.study import read_results, weights_from
-from airstreams.experiments.tables import FIGURES, TABLES, Figure, reproducible
-from airstreams.recipe import (
-    OF_THE_MACHINE,
-    RECIPES,
-    add_config_arguments,
-    config_from,
-    load_config,
-    moved,
-    recipe_path,
-)
+from airstreams.experiments.tables import Figure, reproducible
+from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume
 
 # By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
 # another training, or the processes that decode. Read when torch is imported, hence here.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
-DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
 
 
 def _console(to_stderr: bool) -> Console:
@@ -65,14 +56,14 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("default" if debug else "ignore")
-    parser, verbs = make_parser()
+    parser, keys = make_parser(), config_keys(argv)
     try:
-        if argv[:1] == ["reproduce"] and (keys := _keys(argv)):
+        if argv[:1] == ["reproduce"] and keys:
             raise InputError(f"--{keys[0]}: reproduce takes no single keys; write them into a recipe and give --config")
-        call = parser.instantiate(parser.parse_args(_with_recipe_paths(argv)))
-        run_verb = verbs[call.verb]
-        call[call.verb].command = shlex.join(["airstreams", *argv])
-        return run_verb(call[call.verb])
+        parsed = parser.instantiate(parser.parse_args(with_recipe_paths(argv)))
+        call = parsed[parsed.verb]
+        call.command, call.config_keys = shlex.join(["airstreams", *argv]), keys
+        return VERBS[parsed.verb](call)
     except InputError as error:
         if debug:
             raise
@@ -80,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     except ArgumentError as error:
         if debug:
             raise
-        verb = f"{argv[0]} " if argv and argv[0] in verbs else ""
-        return _complain(f"{_in_our_words(str(error))}; `airstreams {verb}--help` shows what there is", WRONG_INPUT)
+        verb = f"{argv[0]} " if argv and argv[0] in VERBS else ""
+        return _complain(f"{in_our_words(str(error))}; `airstreams {verb}--help` shows what there is", WRONG_INPUT)
     except (VideoError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
         if debug:
             raise
@@ -93,124 +84,6 @@ def main(argv: list[str] | None = None) -> int:
         hint = hints.get(argv[0] if argv else "", "")
         print(f"airstreams: interrupted{hint}", file=sys.stderr)
         return FAILED
-
-
-def _in_our_words(complaint: str) -> str:
-    """The parser's complaint, in which arguments are called what help calls them."""
-    names = {"source": "DATA", "run": "RUN", "videos": "VIDEO", "labels": "LABELS", "table": "TABLE"}
-    names |= {"what": "RECIPE_OR_RUN"}
-    listed = re.search(r"arguments are required: (.*)", complaint)
-    if listed:
-        lacking = [word.rpartition(".")[2] for word in listed[1].split(", ")]
-        return "expected " + " and ".join(names.get(name, f"--{name.replace('_', '-')}") for name in lacking)
-    if key := re.match(r'Parser key "([\w.]+)":', complaint):
-        name = key[1] if "." in key[1] else key[1].replace("_", "-")
-        complaint = f"--{name}:{complaint[key.end() :]}"
-    return re.sub(r"<class '(\w+)'>", r"\1", complaint)
-
-
-def _keys(argv: Sequence[str]) -> list[str]:
-    """The config's keys among the words of a command."""
-    return [found[1] for word in argv if (found := re.match(r"--(\w+\.[\w.]+)", word))]
-
-
-def make_parser() -> tuple[ArgumentParser, dict[str, Any]]:
-    """The parser, and each verb's function."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # what `config.py` says of its keys
-    parser = ArgumentParser(
-        prog="airstreams",
-        description="Video action recognition from RGB alone.",
-        version=airstreams.__version__,
-        exit_on_error=False,
-        allow_abbrev=False,  # a mistyped key is an error, not another key
-    )
-    subcommands = parser.add_subcommands(dest="verb", required=True)
-    verbs: dict[str, Any] = {}
-
-    def add(name: str, function: Any, help: str, example: str) -> ArgumentParser:
-        verb = ArgumentParser(description=f"{help}.", epilog=f"Example: airstreams {example}", exit_on_error=False)
-        subcommands.add_subcommand(name, verb, help=help)
-        verbs[name] = function
-        verb.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
-        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        return verb
-
-    verb = add("check-data", check_data, "Open every video and list the bad ones", "check-data videos/")
-    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
-
-    verb = add("annotate", annotate, "Label frames by a teacher", "annotate videos/ --teacher maskrcnn --out labels/")
-    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
-    verb.add_argument("--teacher", required=True, type=str, help="maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY")
-    verb.add_argument("--out", type=Path, required=True, help="the label maps' folder; what is there already is kept")
-    verb.add_argument("--stride", type=int, default=1, help="label every so many frames")
-    verb.add_argument("--max-side", type=int, help="px, to which larger frames are reduced first")
-    verb.add_argument("--classes", type=str, help="those to keep, joined by commas; the others become background")
-    verb.add_argument("--score-threshold", type=float, help="what the teacher is less sure of is left out (0.5)")
-    verb.add_argument("--unsure-from", type=float, help="from this score up to the threshold: no label instead")
-    verb.add_argument("--batch-size", type=int, default=16, help="frames that the teacher sees at once")
-    verb.add_argument("--workers", type=int, default=2, help="processes that decode")
-
-    verb = add("labels", labels, "Look at what a teacher saw", "labels labels/ --data videos/")
-    verb.add_argument("labels", metavar="LABELS", type=Path, help="a teacher's label maps")
-    verb.add_argument("--data", metavar="DATA", type=str, help="show the frames too; " + DATA_HELP)
-    verb.add_argument("--picture", metavar="PNG", type=Path, help="the contact sheet (LABELS/contact_sheet.png)")
-    verb.add_argument("--truth", metavar="DATA", type=str, help="score people against the masks that DATA brings")
-
-    verb = add("train", train, "Train a recogniser", "train videos/ --labels labels/ --out runs/mine --config demo")
-    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
-    verb.add_argument("--out", type=Path, required=True, help="the run's folder")
-    verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
-    verb.add_argument("--resume", action="store_true", help="go on with a run, by its own config")
-    verb.add_argument("--init", metavar="RUN", type=Path, help="start from this run's model, as far as it fits")
-    verb.add_argument(
-        "--compact-classes", action="store_true", help="leave the classes that never occur out of the segmenter"
-    )
-    verb.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, of its best trial")
-    verb.add_argument("--top", metavar="K", type=int, help="with --weights-from: the mean of the K best trials'")
-    add_config_arguments(verb)
-
-    verb = add("evolve", evolve, "Evolve the loss weights", "evolve videos/ --out studies/mine --config mine.yaml")
-    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
-    verb.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; goes on with one")
-    verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
-    verb.add_argument("--trials", type=int, default=100, help="weightings to evaluate in all")
-    verb.add_argument("--workers", type=int, default=1, help="trials side by side on this machine")
-    verb.add_argument("--sampler", type=str, choices=("tournament", "tpe", "random"), default="tournament")
-    verb.add_argument("--storage", metavar="URL", type=str, help="of a database that machines share (a file in STUDY)")
-    add_config_arguments(verb)
-
-    verb = add("evaluate", evaluate, "Score a split of a data set", "evaluate runs/mine videos/ --split test")
-    verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
-    verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
-    verb.add_argument("--split", type=str, default="test", help="train, val or test")
-    verb.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
-
-    verb = add("predict", predict, "Name what happens in videos", "predict runs/mine a.mp4 b.mp4")
-    verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
-    verb.add_argument("videos", metavar="VIDEO", type=str, nargs="+", help="video files")
-
-    verb = add(
-        "reproduce",
-        reproduce,
-        "Measure a table of the paper, or draw a figure",
-        "reproduce table1 --data videos/ --labels labels/ --out repro/",
-    )
-    listed = "; ".join(f"{name}: {what.title.rpartition(': ')[2]}" for name, what in (TABLES | FIGURES).items())
-    verb.add_argument("table", metavar="TABLE", type=str, help=listed)
-    verb.add_argument("--data", nargs="+", type=str, help="DATA, one or more: a table's figures are their mean")
-    verb.add_argument("--out", type=Path, required=True, help="a folder for runs and results; finished runs are read")
-    verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
-    verb.add_argument("--config", metavar="RECIPE", type=str, help="of all runs: a recipe's name or a YAML file")
-    verb.add_argument("--seeds", type=int, default=3, help="trainings of each run of a table; a figure takes the first")
-    verb.add_argument("--workers", type=int, default=1, help="trainings side by side")
-    verb.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, for table3 to table6")
-    verb.add_argument("--init", metavar="RUN", type=Path, help="the run that table5 starts from")
-    verb.add_argument("--study", metavar="STUDY", type=Path, help="what figure5 and figure8 show")
-    verb.add_argument("--dry-run", action="store_true", help="show the runs and their cost, and do nothing")
-
-    verb = add("info", info, "Count parameters and cost, part by part", "info jhmdb")
-    verb.add_argument("what", metavar="RECIPE_OR_RUN", type=str, help="a recipe's name, a YAML file or a run's folder")
-    return parser, verbs
 
 
 def check_data(call: Namespace) -> int:
@@ -367,14 +240,7 @@ def train(call: Namespace) -> int:
                 )
         if not (call.out / "config.yaml").is_file():
             raise InputError(f"--resume: {call.out} holds no run; drop --resume, or give --out the run's folder")
-        given, keys = config_from(call), _keys(shlex.split(call.command))
-        config = moved(load_config(call.out / "config.yaml"), given, keys)
-        silent = given == moved(Config(), given, keys) and OF_THE_MACHINE.issuperset(keys)
-        if not (silent or given == config) or (call.compact_classes and not config.data.compact_classes):
-            raise InputError(
-                f"--resume goes by {call.out / 'config.yaml'}; leave out --config and all keys but "
-                f"{', '.join(sorted(OF_THE_MACHINE))}"
-            )
+        config = to_resume(call.out / "config.yaml", config_from(call), call.config_keys, call.compact_classes)
     else:
         if not may_begin(call.out):
             mend = "--resume to go on with it, or " if (call.out / "config.yaml").is_file() else ""
@@ -662,27 +528,6 @@ def info(call: Namespace) -> int:
     return DONE
 
 
-def _with_recipe_paths(argv: list[str]) -> list[str]:
-    """`--config NAME` becomes the path of the recipe, once that has been found good by itself. It goes before all keys,
-    or the parser would let it override those.
-    """
-    recipes, rest = [], []
-    words = iter(argv)
-    for word in words:
-        name = next(words, None) if word == "--config" else word.removeprefix("--config=")
-        if name is None or name == word:
-            rest.append(word)
-        else:
-            recipes.append(f"--config={_good_recipe(name)}")
-    return [*rest[:1], *recipes, *rest[1:]]
-
-
-def _good_recipe(name: str) -> str:
-    path = recipe_path(name)
-    load_config(path)
-    return str(path)
-
-
 def _top(probabilities: dict[str, float]) -> list[dict[str, Any]]:
     return [{"label": label, "probability": value} for label, value in list(probabilities.items())[:5]]
 
@@ -715,3 +560,16 @@ def _complain(message: str, status: int) -> int:
         message = message.strip().splitlines()[-1]
     print(f"airstreams: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+VERBS: dict[str, Callable[[Namespace], int]] = {
+    "check-data": check_data,
+    "annotate": annotate,
+    "labels": labels,
+    "train": train,
+    "evolve": evolve,
+    "evaluate": evaluate,
+    "predict": predict,
+    "reproduce": reproduce,
+    "info": info,
+}

@@ -1,7 +1,7 @@
 """A `Config` and its keys in files and on the command line: YAML recipes, and the `config.yaml` of a run."""
 
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -68,6 +68,28 @@ def moved(config: Config, there: Config, keys: Iterable[str]) -> Config:
     for key in OF_THE_MACHINE.intersection(keys):
         section, name = key.split(".")
         setattr(getattr(config, section), name, getattr(getattr(there, section), name))
+    return config
+
+
+def to_resume(path: Path, given: Config, keys: Sequence[str], compact_classes: bool) -> Config:
+    """A run's own config, with those of the keys given that are `OF_THE_MACHINE`.
+
+    Args:
+        path: of the run's config.
+        given: what the call says, which is the default where it says nothing.
+        keys: those that it names.
+        compact_classes: whether it asks for them.
+
+    Raises:
+        InputError: it asks for another training.
+    """
+    run = load_config(path)
+    config = moved(run, given, keys)
+    silent = given == moved(Config(), given, keys) and OF_THE_MACHINE.issuperset(keys)
+    if not (silent or given == config) or (compact_classes and not run.data.compact_classes):
+        raise InputError(
+            f"--resume goes by {path}; leave out --config and all keys but {', '.join(sorted(OF_THE_MACHINE))}"
+        )
     return config
 
 
