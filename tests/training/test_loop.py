@@ -231,7 +231,7 @@ def test_a_resumed_run_wants_its_labels_and_its_teacher(synthetic, videos, tiny,
         train(source, tiny, tmp_path / "run", False, Stops(quiet=True))
     about = json.loads((labels / "labels.json").read_text())
     (labels / "labels.json").write_text(json.dumps(about | {"teacher": "another"}))
-    with pytest.raises(InputError, match="other classes or label maps"):
+    with pytest.raises(InputError, match="other teacher than"):
         train(open_source(str(videos), labels), tiny, tmp_path / "run", True, QUIET)
     swapped = {"disc_up": "disc_left", "disc_left": "disc_up"}
     mislabelled = [
