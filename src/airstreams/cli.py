@@ -24,7 +24,7 @@ from rich.table import Table
 import airstreams
 from airstreams.arguments import config_keys, in_our_words, make_parser, with_recipe_paths
 from airstreams.config import Config, LossWeights
-from airstreams.errors import InputError, VideoError, in_words
+from airstreams.errors import InputError, VideoError, in_a_line, in_words
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
 from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume
@@ -558,7 +558,7 @@ def _complain(message: str, status: int) -> int:
     # A data-loading process hands its error over with its traceback in front; the last line is the error itself.
     if "Traceback" in message:
         message = message.strip().splitlines()[-1]
-    print(f"airstreams: {' '.join(message.split())}", file=sys.stderr)
+    print(f"airstreams: {in_a_line(message)}", file=sys.stderr)
     return status
 
 

@@ -13,6 +13,16 @@ class Stopped(RuntimeError):  # noqa: N818 (it is no error)
     """A signal asked a training to stop; its state is saved."""
 
 
+def in_a_line(said: object) -> str:
+    """What somebody else's error says, without its line breaks."""
+    return " ".join(str(said).split())
+
+
+def named(error: Exception) -> str:
+    """An error of unknown code: its class, and what it says."""
+    return in_a_line(f"{type(error).__name__}: {error}")
+
+
 def in_words(error: BaseException) -> str:
     """What an error says, or else what it is called. A card's full memory is told in short, with what helps."""
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file need not import

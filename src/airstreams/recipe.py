@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.config import Config
-from airstreams.errors import InputError
+from airstreams.errors import InputError, in_a_line
 from airstreams.files import replacing
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -39,7 +39,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     try:
         return config_from(parser.instantiate(parser.parse_object(values)))
     except ArgumentError as error:
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(in_a_line(error)) from error
 
 
 def _refuse_bare_sections(values: Mapping[str, Any], config: type, at: str = "") -> None:
@@ -104,7 +104,7 @@ def load_config(path: Path) -> Config:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path}: not YAML: {in_a_line(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: got {type(values).__name__}, expected keys such as `training:`")
     try:

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from airstreams.errors import InputError, VideoError
-from airstreams.files import replacing, settle, temporary_name
+from airstreams.errors import InputError, VideoError, in_a_line
+from airstreams.files import settle, temporary_name, write_json
 
 MAPS_A_PIECE = 16
 NO_LABEL = 255
@@ -198,15 +198,10 @@ class LabelStore:
         """
 
         def ids_of(key: str) -> set[int]:
-            found: set[int] = set()
             try:
-                frames = self.labelled_frames(key)
-                for start in range(0, len(frames), MAPS_A_PIECE):  # an hour's label maps need not fit into memory
-                    labels_NHW = self.read(key, frames[start : start + MAPS_A_PIECE])
-                    found |= set() if labels_NHW is None else set(np.unique(labels_NHW).tolist())
+                return {int(place) for _, maps_MHW in self.pieces(key) for place in np.unique(maps_MHW)}
             except VideoError:
                 return set()
-            return found
 
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             seen = {0}.union(*pool.map(ids_of, keys))
@@ -216,8 +211,7 @@ class LabelStore:
 def create(root: Path, teacher: str, classes: Sequence[str], settings: Mapping[str, Any]) -> LabelStore:
     """Write `labels.json` into the folder `root`, which is made if need be; label maps already there stay."""
     content = {"teacher": teacher, "classes": list(classes), "settings": dict(settings)}
-    with replacing(root / "labels.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(root / "labels.json", content)
     return LabelStore.open(root)
 
 
@@ -379,4 +373,4 @@ def _opened(path: Path) -> Iterator[Any]:
         with np.load(path, allow_pickle=False) as archive:
             yield archive
     except broken as error:
-        raise VideoError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise VideoError(f"{path} cannot be read: {in_a_line(error)}") from error

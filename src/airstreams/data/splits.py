@@ -1,6 +1,5 @@
 """Which videos a model learns from and which it is scored by: shared out by chance, written down, read again."""
 
-import csv
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -11,7 +10,7 @@ from airstreams.config import Config
 from airstreams.data.csv_list import check_split, read_rows
 from airstreams.data.listing import Source, Video, composed
 from airstreams.errors import InputError
-from airstreams.files import replacing
+from airstreams.files import write_rows
 
 SPLIT_FILE = "split.csv"  # in a run: which video was used for what
 
@@ -74,10 +73,7 @@ def with_drawn_splits(source: Source, config: Config) -> Source:
 
 def write_splits(path: Path, source: Source) -> None:
     """Write the split of each video as a CSV file with the header `name,split`; every video must have one."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("name", "split"))
-        writer.writerows((video.name, video.split) for video in source.videos)
+    write_rows(path, ("name", "split"), ((video.name, video.split or "") for video in source.videos))
 
 
 def read_splits(path: Path) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """Score a split of a data set with a trained run; figures, scores and confusions are left in the run's folder."""
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from airstreams.evaluation.intervals import intervals
 from airstreams.evaluation.metrics import FIGURES, confusion, outcomes_of
 from airstreams.evaluation.protocols import Scores, figures_of, score_videos, targets_of
 from airstreams.evaluation.published import deviations, published_for
-from airstreams.files import replacing, require_writable
+from airstreams.files import require_writable, write_json, write_rows
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
 
@@ -160,19 +158,13 @@ def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, A
     evaluation = Evaluation(figures, saved.classes, counts, folder)
     if not leads():
         return evaluation
-    with replacing(folder / "figures.json") as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "figures.json", figures)
     if counts is not None:
-        with replacing(folder / "confusion.json") as temporary:
-            temporary.write_text(
-                json.dumps({"classes": list(saved.classes), "counts": counts}) + "\n", encoding="utf-8"
-            )
-    with replacing(folder / "scores.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["name", "label", "predicted", *saved.classes])
-        for video, row in zip(scores.videos, answer, strict=True):
-            predicted = saved.classes[int(row.argmax())]
-            rows.writerow([video.name, ";".join(video.labels), predicted, *(f"{value:.9g}" for value in row)])
-        for bad in scores.left_out:
-            rows.writerow([bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}"])
+        write_json(folder / "confusion.json", {"classes": list(saved.classes), "counts": counts}, indent=None)
+    rows = [
+        (video.name, ";".join(video.labels), saved.classes[int(row.argmax())], *(f"{value:.9g}" for value in row))
+        for video, row in zip(scores.videos, answer, strict=True)
+    ]
+    rows += [(bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}") for bad in scores.left_out]
+    write_rows(folder / "scores.csv", ("name", "label", "predicted", *saved.classes), rows)
     return evaluation

@@ -14,7 +14,6 @@ and the uniform weights are compared in the end by trainings with fresh seeds, w
 Optuna keeps time by the clock of the database, so the clocks of the machines may differ.
 """
 
-import json
 import multiprocessing
 import time
 import warnings
@@ -40,7 +39,7 @@ from airstreams.experiments.search import Search, best_first, counted, open_stor
 from airstreams.experiments.study import RESULTS
 from airstreams.experiments.trials import scored_source, work
 from airstreams.experiments.workers import end
-from airstreams.files import replacing
+from airstreams.files import write_json
 from airstreams.recipe import comparable, from_dict
 from airstreams.training.prepare import with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
@@ -77,8 +76,7 @@ def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
 
     def tell(finals: Study | None = None) -> dict[str, Any]:
         results = results_of(search, study, finals)
-        with replacing(search.folder / RESULTS) as temporary:
-            temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(search.folder / RESULTS, results)
         return results
 
     _run_workers(search, study, search.trials, workers, console, "evolving", tell)

@@ -25,7 +25,7 @@ from airstreams.evaluation.metrics import Outcomes, outcomes_of
 from airstreams.evaluation.published import NAMES, deviations, published_for
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
-from airstreams.files import replacing
+from airstreams.files import replacing, write_json
 
 REPLICATES = 2000  # of the bootstrap
 
@@ -103,8 +103,7 @@ def write(out: Path, name: str, result: Mapping[str, Any], markdown: str) -> Non
     """Leave a table in `out`, as Markdown and as JSON."""
     with replacing(out / f"{name}.md") as temporary:
         temporary.write_text(markdown, encoding="utf-8")
-    with replacing(out / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(out / f"{name}.json", result)
 
 
 class RunOutcomes:

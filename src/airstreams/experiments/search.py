@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from airstreams.config import Config
 from airstreams.data.listing import Source
-from airstreams.errors import InputError
+from airstreams.errors import InputError, in_a_line
 
 HEARTBEAT = 20  # s
 RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
@@ -72,7 +72,7 @@ def open_storage(search: Search) -> RDBStorage:
             f"--storage {search.url.split('://')[0]}: no driver for it ({error}); pip install pg8000"
         ) from error
     except (ArgumentError, SQLAlchemyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_a_line(error)[:200]
         raise InputError(
             f"--storage: the database cannot be used ({reason}); expected a URL such as "
             "postgresql://user:password@host/database of a database that runs"

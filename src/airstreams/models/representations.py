@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from airstreams.config import FlowConfig
 from airstreams.data.transforms import LUMA
-from airstreams.errors import InputError
+from airstreams.errors import InputError, named
 from airstreams.models.flow import make_flow
 from airstreams.models.segmenter import DilatedResNet18, enlarge
 from airstreams.models.tower import on_frames
@@ -112,7 +112,7 @@ def further(stream: str, place: str) -> nn.Module:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise InputError(
-            f"{key} cannot be imported ({_in_a_line(error)}); expected a module that Python finds; put its folder on "
+            f"{key} cannot be imported ({named(error)}); expected a module that Python finds; put its folder on "
             "PYTHONPATH or pip install it"
         ) from error
     found = getattr(module, class_name, None)
@@ -125,7 +125,7 @@ def further(stream: str, place: str) -> nn.Module:
         representation = found()
     except Exception as error:
         raise InputError(
-            f"{key} cannot be made ({_in_a_line(error)}); expected {class_name}() to do, on torch's "
+            f"{key} cannot be made ({named(error)}); expected {class_name}() to do, on torch's "
             "meta device as well, where tensors hold no values"
         ) from error
     channels = getattr(representation, "channels", None)
@@ -141,7 +141,3 @@ def _check(key: str, representation: nn.Module, inputs: tuple[Tensor], output: A
     given = tuple(output.tower_input.shape) if isinstance(output, Representation) else type(output).__name__
     if given != expected:
         raise InputError(f"{key}: forward gave {given}, expected Representation(tower_input of {expected}, shown)")
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

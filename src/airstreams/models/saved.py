@@ -25,7 +25,7 @@ from torch import Tensor
 
 import airstreams
 from airstreams.config import Config
-from airstreams.errors import InputError
+from airstreams.errors import InputError, in_a_line
 from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import from_dict
@@ -98,7 +98,7 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_a_line(error)[:200]
         raise InputError(f"{path}: not a model of this config ({reason}); {_OTHER_VERSION}") from error
     return SavedModel(**vars(description), model=model.eval().to(device))
 
@@ -140,7 +140,7 @@ def _sums(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             sums: dict[str, str] = file.metadata() or {}
     except SafetensorError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = in_a_line(error)[:200]
         raise InputError(f"{path}: damaged ({reason}); copy the run again") from error
     if sums.keys() != {"sha256", "description"}:
         raise InputError(f"{path}: damaged (no checksums in its header); copy the run again")

@@ -32,7 +32,7 @@ from airstreams.data.loading import share_memory
 from airstreams.data.video import check, iterate_frames, probe
 from airstreams.distributed import gather, leads, share
 from airstreams.errors import InputError, VideoError
-from airstreams.files import is_temporary, replacing, temporary_name
+from airstreams.files import is_temporary, temporary_name, write_rows
 from airstreams.machine import keep_freed_memory
 from airstreams.teachers.teacher import Teacher
 
@@ -401,7 +401,4 @@ def _write_left_out(path: Path, left_out: list[tuple[str, str]]) -> None:
     if not left_out:
         path.unlink(missing_ok=True)
         return
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "reason"])
-        rows.writerows(left_out)
+    write_rows(path, ("path", "reason"), left_out)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from airstreams.data.labels import NO_LABEL
-from airstreams.errors import InputError
+from airstreams.errors import InputError, named
 from airstreams.teachers import hugging_face, maskrcnn, onnx
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD, label_map
 
@@ -94,7 +94,7 @@ class _Checked:
         try:
             labels_THW = self._teacher(frames_THW3)
         except Exception as error:
-            raise RuntimeError(f"teacher {self.name} failed: {_in_a_line(error)}") from error
+            raise RuntimeError(f"teacher {self.name} failed: {named(error)}") from error
         expected = frames_THW3.shape[:3]
         if not isinstance(labels_THW, np.ndarray):
             raise RuntimeError(f"teacher {self.name} returned a {type(labels_THW).__name__}; expected a numpy array")
@@ -138,9 +138,7 @@ def _own(file: Path, factory: str, options: Mapping[str, Any]) -> Any:
     try:
         return make(**options)
     except Exception as error:
-        raise InputError(
-            f"{call} failed: {_in_a_line(error)}; expected it to return a teacher; mend the factory"
-        ) from error
+        raise InputError(f"{call} failed: {named(error)}; expected it to return a teacher; mend the factory") from error
 
 
 def _factory(file: Path, name: str) -> Callable[..., Any]:
@@ -155,7 +153,7 @@ def _factory(file: Path, name: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(
-            f"teacher file {file} cannot be imported: {_in_a_line(error)}; expected a Python file that can; mend it"
+            f"teacher file {file} cannot be imported: {named(error)}; expected a Python file that can; mend it"
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -165,7 +163,3 @@ def _factory(file: Path, name: str) -> Callable[..., Any]:
             f"take one of its own: {', '.join(own) or 'there is none'}"
         )
     return found
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -14,7 +14,7 @@ from airstreams.data.listing import Source, Video
 from airstreams.data.splits import SPLIT_FILE, read_splits, with_drawn_splits, with_splits
 from airstreams.distributed import gather, share, share_on_this_machine
 from airstreams.errors import InputError
-from airstreams.files import replacing
+from airstreams.files import write_rows
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
 LEFT_OUT = "left_out.csv"
@@ -141,10 +141,7 @@ def may_begin(run: Path) -> bool:
 
 def write_left_out(path: Path, bad: list[BadVideo]) -> None:
     """Write down which videos could not be read, and why."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["name", "reason"])
-        rows.writerows([video.video.name, video.reason] for video in bad)
+    write_rows(path, ("name", "reason"), ((item.video.name, item.reason) for item in bad))
 
 
 def _read_left_out(path: Path) -> set[str]:
