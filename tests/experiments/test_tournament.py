@@ -383,6 +383,7 @@ def test_four_workers_with_one_seed_share_a_file(shared):
         ({"tournament_size": 0}, "tournament_size: got 0, expected 1 to population_size 10"),
         ({"population_size": 4, "tournament_size": 5}, "tournament_size: got 5, expected 1 to population_size 4"),
         ({"dies": "youngest"}, "dies: got 'youngest', expected 'worst' or 'oldest'"),
+        ({"seed": -1}, "seed: got -1, expected at least 0"),
     ],
 )
 def test_options_that_do_not_fit(options, message):

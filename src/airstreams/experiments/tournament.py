@@ -63,6 +63,8 @@ class TournamentSampler(BaseSampler):
             raise ValueError(f"tournament_size: got {tournament_size}, expected 1 to population_size {population_size}")
         if dies not in ("worst", "oldest"):
             raise ValueError(f"dies: got {dies!r}, expected 'worst' or 'oldest'")
+        if seed is not None and seed < 0:
+            raise ValueError(f"seed: got {seed}, expected at least 0")
         self._population_size = population_size
         self._tournament_size = tournament_size
         self._dies = dies
