@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 import airstreams
 from airstreams.experiments.tables import FIGURES, TABLES
-from airstreams.recipe import add_config_arguments, load_config, recipe_path
+from airstreams.recipe import about_types, add_config_arguments, load_config, recipe_path
 
 DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
 
@@ -143,7 +143,9 @@ def in_our_words(complaint: str) -> str:
     if listed:
         lacking = [word.rpartition(".")[2] for word in listed[1].split(", ")]
         return "expected " + " and ".join(names.get(name, f"--{name.replace('_', '-')}") for name in lacking)
+    if complaint.startswith('expected "verb"'):
+        return "expected a verb"
     if key := re.match(r'Parser key "([\w.]+)":', complaint):
         name = key[1] if "." in key[1] else key[1].replace("_", "-")
         complaint = f"--{name}:{complaint[key.end() :]}"
-    return re.sub(r"<class '(\w+)'>", r"\1", complaint)
+    return about_types(complaint)

@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from argparse import ArgumentError
 from collections import Counter
@@ -65,18 +66,17 @@ def main(argv: list[str] | None = None) -> int:
         call.command, call.config_keys = shlex.join(["airstreams", *argv]), keys
         return VERBS[parsed.verb](call)
     except InputError as error:
-        if debug:
-            raise
-        return _complain(str(error), WRONG_INPUT)
+        return _complain(str(error), WRONG_INPUT, debug)
     except ArgumentError as error:
-        if debug:
-            raise
         verb = f"{argv[0]} " if argv and argv[0] in VERBS else ""
-        return _complain(f"{in_our_words(str(error))}; `airstreams {verb}--help` shows what there is", WRONG_INPUT)
+        return _complain(
+            f"{in_our_words(str(error))}; `airstreams {verb}--help` shows what there is", WRONG_INPUT, debug
+        )
+    except BrokenPipeError:  # who read what is printed has had enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
+        return FAILED
     except (VideoError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
-        if debug:
-            raise
-        return _complain(in_words(error), FAILED)
+        return _complain(in_words(error), FAILED, debug)
     except KeyboardInterrupt:
         same = "; the same call goes on"
         hints = {"train": "; --resume goes on from the last saved state, if there is one yet"}
@@ -359,15 +359,15 @@ def predict(call: Namespace) -> int:
     answers: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        for path in progress.track(list(map(Path, call.videos)), description="predicting"):
+        for path in progress.track(call.videos, description="predicting"):
             try:
                 prediction = recogniser.predict(path)
             except VideoError as error:
-                left_out.append({"path": str(path), "reason": str(error)})
+                left_out.append({"path": path, "reason": str(error)})
                 progress.console.print(f"airstreams: {path}: left out: {error}", soft_wrap=True)
                 continue
             windows = [{"start": w.start, "end": w.end, "top": _top(w.probabilities)} for w in prediction.windows]
-            answers.append({"path": str(path), "top": _top(prediction.probabilities), "windows": windows})
+            answers.append({"path": path, "top": _top(prediction.probabilities), "windows": windows})
             if not call.json:
                 _print_answer(answers[-1])
     if call.json:
@@ -551,10 +551,12 @@ def _with_interval(value: float | None, interval: list[float] | None) -> str:
 
 
 def _print_json(result: dict[str, Any]) -> None:
-    print(json.dumps(result))
+    print(json.dumps(result, allow_nan=False))
 
 
-def _complain(message: str, status: int) -> int:
+def _complain(message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
     # A data-loading process hands its error over with its traceback in front; the last line is the error itself.
     if "Traceback" in message:
         message = message.strip().splitlines()[-1]

@@ -21,6 +21,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         settle(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # of a full disk the file's name is not told
     finally:
         temporary.unlink(missing_ok=True)
 

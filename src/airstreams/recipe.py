@@ -1,11 +1,13 @@
 """A `Config` and its keys in files and on the command line: YAML recipes, and the `config.yaml` of a run."""
 
+import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
@@ -33,24 +35,46 @@ def config_from(parsed: Namespace) -> Config:
 
 def from_dict(values: dict[str, Any]) -> Config:
     """A `Config` from plain values, as `asdict` gives them. InputError: an unknown key or an impossible value."""
-    _refuse_bare_sections(values, Config)
+    _refuse_empty_keys(values, Config)
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
     try:
         return config_from(parser.instantiate(parser.parse_object(values)))
     except ArgumentError as error:
-        raise InputError(in_a_line(error)) from error
+        complaint = re.sub(r'^Parser key "([\w.]+)":', r"\1:", in_a_line(error))
+        raise InputError(about_types(complaint)) from error
 
 
-def _refuse_bare_sections(values: Mapping[str, Any], config: type, at: str = "") -> None:
+def about_types(complaint: str) -> str:
+    """The parser's complaint of a value, if it is one, in words that are not Python's."""
+    complaint = re.sub(r"<class '(\w+)'>", r"\1", " ".join(complaint.split()))
+    found = re.search(r"Expected an? (?P<types>.*?)\. Got value: (?P<given>.*)", complaint)
+    found = found or re.search(
+        r"Does not validate .* Subtypes: \[(?P<types>.*?)\] .* Given value: (?P<given>.*)", complaint
+    )
+    if not found:
+        return complaint
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list such as '[a,b]'"}
+    words |= {"str": "text", "NoneType": "null"}
+    types = re.sub(r"^(?:typing\.)?Literal\[(.*)]$", r"one of \1", found["types"])
+    expected = types if types.startswith("one of") else " or ".join(words.get(name, name) for name in types.split(", "))
+    return f"{complaint[: found.start()]}got {found['given']}, expected {expected}"
+
+
+def _refuse_empty_keys(values: Mapping[str, Any], config: type, at: str = "") -> None:
+    """InputError: a section without keys, or a key without a value, which the parser lets pass."""
+    types = get_type_hints(config)
     for item in fields(config):
-        section = item.default_factory
-        if item.name in values and isinstance(section, type) and is_dataclass(section):
-            given = values[item.name]
+        if item.name not in values:
+            continue
+        given, section = values[item.name], item.default_factory
+        if isinstance(section, type) and is_dataclass(section):
             if not isinstance(given, Mapping):
                 got = "nothing" if given is None else given
                 raise InputError(f"{at}{item.name}: got {got}, expected keys below it; indent them, or delete the line")
-            _refuse_bare_sections(given, section, f"{at}{item.name}.")
+            _refuse_empty_keys(given, section, f"{at}{item.name}.")
+        elif given is None and NoneType not in get_args(types[item.name]):
+            raise InputError(f"{at}{item.name}: got nothing, expected a value; write one, or delete the line")
 
 
 def comparable(config: Config) -> dict[str, Any]:

@@ -277,6 +277,20 @@ def test_a_csv_that_cannot_be_meant(folder, lines, words):
         assert part in text
 
 
+def test_what_stands_in_several_splits_is_told(folder):
+    rows = ["v/a.mp4,x,train,0,2,", "v/a.mp4,x,test,1,3,", "v/b.mp4,y,train,0,2,g", "v/b.mp4,y,val,2,4,g"]
+    (remark,) = open_source(str(write(folder, "path,label,split,start,end,group", *rows))).remarks
+    assert remark.endswith("the group g, v/a.mp4#t=1.0,3.0")
+    apart = ["v/a.mp4,x,train,0,1,", "v/a.mp4,x,test,1,3,", "v/b.mp4,y,train,0,2,g", "v/b.mp4,y,train,2,4,g"]
+    assert open_source(str(write(folder, "path,label,split,start,end,group", *apart))).remarks == ()
+
+
+def test_two_encodings_of_a_video_may_be_scored_where_there_are_no_label_maps(tmp_path):
+    touch(tmp_path, "wave/a.mov", "wave/a.webm", "clap/b.mp4")
+    assert len(open_source(str(tmp_path), to_learn_from=False).videos) == 3
+    assert "differ in more than the suffix" in refusal(tmp_path)
+
+
 def test_a_video_instead_of_a_csv(tmp_path):
     (tmp_path / "a.mp4").write_bytes(bytes(range(256)))
     assert "a.mp4 is a video; expected a folder of class folders or a CSV file" in refusal(tmp_path / "a.mp4")

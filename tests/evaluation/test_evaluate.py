@@ -7,8 +7,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+import airstreams
 from airstreams.cli import main
 from airstreams.data import labels as label_maps
 from airstreams.data.sources import open_source
@@ -178,6 +180,38 @@ def test_videos_that_were_trained_on_are_counted_and_spoken_of(run, videos):
     result = evaluate(run, open_source(str(csv_file)), "test", Console(file=said, width=200))
     assert result.figures["trained_on"] == 3
     assert "3 of these 3 videos were trained on" in said.getvalue()
+
+
+def test_parts_of_videos_that_were_trained_on_are_spoken_of(run, videos):
+    with (run / "split.csv").open("a") as file:
+        file.write('"cut/a.mp4#t=,0.1",train\n"cut/a.mp4#t=0.2,",test\n"cut/b#t=1.mp4",train\n')
+    (videos / "cut").mkdir()
+    for name in ("a.mp4", "b#t=1.mp4"):
+        shutil.copy(videos / "test" / "disc_up" / "000.mp4", videos / "cut" / name)
+    rows = ["path,label,split,start,end"]
+    rows += ["cut/a.mp4,disc_up,test,0.05,0.15", "cut/a.mp4,disc_up,test,0.15,", "cut/b#t=1.mp4,disc_up,test,,"]
+    (videos / "parts.csv").write_text("\n".join(rows))
+    result = evaluate(run, open_source(str(videos / "parts.csv")), "test", QUIET)
+    assert result.figures["trained_on"] == 2  # all but the second part
+
+
+def test_scores_that_are_no_numbers_are_no_figures(run, synthetic):
+    saved = saved_models.load(run)
+    with torch.no_grad():
+        next(saved.model.late["merged"].parameters()).fill_(float("nan"))
+    saved_models.save(saved, run)
+    with pytest.raises(FloatingPointError, match="not numbers, since its training diverged"):
+        evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET)
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        airstreams.load(run).predict(synthetic / "videos" / "test" / "disc_up" / "000.mp4")
+
+
+def test_figures_of_other_data_are_not_replaced_in_silence(run, synthetic, videos):
+    evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET)
+    for source, told in ((synthetic / "videos", False), (videos, True)):
+        said = io.StringIO()
+        evaluate(run, open_source(str(source)), "test", Console(file=said, width=500))
+        assert (f"its figures of {synthetic / 'videos'} will be replaced" in said.getvalue()) is told
 
 
 def test_a_split_without_one_readable_video_is_refused_with_a_reason(run, tmp_path):

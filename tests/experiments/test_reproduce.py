@@ -27,6 +27,7 @@ from airstreams.config import Config, LossWeights
 from airstreams.data.listing import Source
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
+from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.metrics import action_figures
 from airstreams.experiments.report import RunOutcomes, report
 from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, plan, run_jobs
@@ -295,6 +296,18 @@ def test_a_finished_run_is_only_read_and_shared_by_tables(finished, source, reci
     turned = replace(source, videos=tuple(replace(video, split=another[video.split]) for video in source.videos))
     with pytest.raises(InputError, match="on other videos or other splits"):
         plan(TABLES["table1"], recipe, [turned], 2, out)
+
+
+def test_a_run_that_was_evaluated_on_other_data_since_is_scored_again(finished, synthetic, tmp_path):
+    folder = shutil.copytree(finished[0].folder, tmp_path / "run")
+    job = replace(finished[0], folder=folder)
+    figures = json.loads(job.figures.read_text())
+    shutil.copytree(synthetic / "videos", tmp_path / "videos")
+    evaluate(folder, open_source(str(tmp_path / "videos")), "test", QUIET)
+    assert not job.done
+    run_jobs([job], 1, QUIET)
+    assert job.done
+    assert json.loads(job.figures.read_text()) == figures
 
 
 def test_a_figure_takes_the_first_seed_and_data_and_shares_the_tables_runs(finished, source, recipe):

@@ -3,10 +3,12 @@
 import csv
 import math
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from airstreams.data.listing import SPLITS, Source, Video, composed, listed, some, without_suffix
+from airstreams.data.listing import SPLITS, Source, Video, composed, listed, overlapping, some, without_suffix
 from airstreams.errors import InputError
 
 REQUIRED_COLUMNS = ("path", "label")
@@ -26,8 +28,8 @@ def read_csv(data: str, path: Path) -> Source:
         video = _video_of_row(path, line, row)
         if not multi_label and not video.labels:
             raise InputError(
-                f"{path}, line {line}: the label is empty; expected a class name (a video without actions can only "
-                "stand in a file where other rows have several labels joined by ;)"
+                f"{path}, line {line}: the label is empty; expected a class name, or, if videos may have several "
+                "actions or none, one row at least with several joined by ; (or `jump;` for one alone)"
             )
         if video.name in line_of:
             raise InputError(
@@ -50,7 +52,19 @@ def read_csv(data: str, path: Path) -> Source:
             f"{path}, line {line_of[unsplit[0].name]}: no split, as in {len(unsplit)} of {len(rows)} rows; "
             "expected one in every row or in none; fill the column or delete it"
         )
-    return listed(data, videos, multi_label)
+    return replace(listed(data, videos, multi_label), remarks=_leaks(videos))
+
+
+def _leaks(videos: Sequence[Video]) -> tuple[str, ...]:
+    """What stands in more than one split, so that a model is scored by what it has learnt from."""
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        if video.group and video.split:
+            splits_of[video.group].add(video.split)
+    shared = [f"the group {group}" for group, splits in splits_of.items() if len(splits) > 1]
+    learnt_from = [video.name for video in videos if video.split == "train"]
+    shared += overlapping([video.name for video in videos if video.split in ("val", "test")], learnt_from)
+    return (f"beware: in more than one split, and so scored by what was learnt: {some(shared)}",) if shared else ()
 
 
 def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:

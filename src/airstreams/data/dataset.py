@@ -253,7 +253,8 @@ class StepSampler(Sampler[list[Key]]):
         if step_clips == 0 or step_clips % shares:
             raise InputError(
                 f"training.batch_size: got {training.batch_size} for {len(labels)} videos, expected a multiple of "
-                f"{shares} ({processes} processes x training.accumulate {training.accumulate}) with as many videos"
+                f"{shares} ({processes} processes x training.accumulate {training.accumulate}) with as many videos; "
+                "change it, or the number of processes"
             )
         self.batch_size = step_clips // shares
         self.steps = len(labels) // step_clips  # in an epoch

@@ -5,6 +5,8 @@ in `benchmarks/` can fill them too without a circle of imports. Class names stay
 them into numbers: it costs a look-up a video, and no list of integers can be read against the wrong list of names.
 """
 
+import math
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -95,6 +97,20 @@ class Source:
                 "of these, or give data that has some there"
             )
         return videos
+
+
+def overlapping(names: Iterable[str], others: Iterable[str]) -> list[str]:
+    """Those of the videos of these names that show something of the others: the same file, or parts of it in common."""
+    times: dict[str, list[tuple[float, float]]] = {}
+    for file, start, end in map(_part_of, others):
+        times.setdefault(file, []).append((start, end))
+    parts = [(name, *_part_of(name)) for name in names]
+    return [name for name, file, start, end in parts if any(start < b and a < end for a, b in times.get(file, ()))]
+
+
+def _part_of(name: str) -> tuple[str, float, float]:
+    found = re.fullmatch(r"(.*)#t=([\d.e-]*),([\d.e-]*)", name)
+    return (found[1], float(found[2] or 0.0), float(found[3] or math.inf)) if found else (name, 0.0, math.inf)
 
 
 def listed(data: str, videos: Iterable[Video], multi_label: bool) -> Source:

@@ -53,7 +53,8 @@ def open_source(data: str, labels: Path | None = None, to_learn_from: bool = Tru
         _refuse_files_with_two_names(source)
     if to_learn_from:
         _check_classes(source)
-    _refuse_shared_label_maps(source)
+    if to_learn_from or labels is not None or source.label_store is not None:
+        _refuse_shared_label_maps(source)
     if labels is None:
         return source
     store = LabelStore.open(labels)

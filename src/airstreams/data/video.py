@@ -193,7 +193,7 @@ def check(path: str | os.PathLike[str]) -> VideoInfo:
 
     Raises:
         VideoError: a short reason without the file's name: `does not exist`, `not a file`, `empty file`,
-            `not a video: ...`, `truncated: ...`, `no video stream`, `no frames` or `unreadable: ...`.
+            `not a video: ...`, `truncated: ...`, `no video stream` or `unreadable: ...`.
     """
     return _check_version(*_version(path))
 
@@ -253,7 +253,7 @@ def _index_by_time(container: InputContainer, stream: VideoStream) -> _Index | N
         return None
     pts = np.array(sorted(time for time in shown if time >= keys[0]), np.int64)  # type: ignore[operator, type-var]
     if not len(pts) or first is None:
-        raise VideoError("no frames")
+        raise VideoError("unreadable: no frame can be decoded")
     times = (pts - pts[0]) * float(stream.time_base or 0)
     return _make_index(first, times, pts, keyframes=np.flatnonzero(np.isin(pts, np.array(keys, np.int64))))
 
@@ -265,7 +265,7 @@ def _index_by_counting(container: InputContainer, stream: VideoStream) -> _Index
         first = first or frame
         pts.append(frame.pts)
     if first is None:
-        raise VideoError("no frames")
+        raise VideoError("unreadable: no frame can be decoded")
     known = [time for time in pts if time is not None]
     if len(known) == len(pts) and all(earlier < later for earlier, later in pairwise(known)):
         times = (np.array(known) - known[0]) * float(stream.time_base or 0)

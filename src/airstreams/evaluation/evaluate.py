@@ -1,7 +1,9 @@
 """Score a split of a data set with a trained run; figures, scores and confusions are left in the run's folder."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -13,7 +15,7 @@ from rich.progress import Progress
 from airstreams.config import EvaluationConfig
 from airstreams.data.check import check_together
 from airstreams.data.labels import OTHER
-from airstreams.data.listing import SPLITS, Source
+from airstreams.data.listing import SPLITS, Source, overlapping
 from airstreams.data.splits import SPLIT_FILE, read_splits, with_splits
 from airstreams.distributed import device_of_process, leads
 from airstreams.errors import InputError, VideoError
@@ -70,7 +72,8 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     drawn = read_splits(run / SPLIT_FILE) if listed else {}
     source = _with_drawn_splits(source, drawn, console)
     wanted = source.split(split)
-    trained_on = sum(drawn.get(video.name) == "train" for video in wanted)
+    learnt_from = (name for name, use in drawn.items() if use == "train")
+    trained_on = len(overlapping([video.name for video in wanted], learnt_from))
     if trained_on and split != "train":
         console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
     label_store = source.label_store if "semantic" in saved.config.model.streams else None
@@ -82,7 +85,9 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         rest = OTHER if OTHER in set(saved.segment_classes) - set(label_store.classes) else label_store.classes[0]
         console.print(f"segmentation: what the run's segmenter has no class for is scored as {rest}")
         label_store = label_store.with_classes(saved.segment_classes)
-    require_writable(run / "evaluation" / split)
+    folder = run / "evaluation" / split
+    require_writable(folder)
+    _say_what_is_replaced(folder, source, console)
     with Progress(console=console) as progress:
         good, bad = check_together(wanted, progress)
         if not good:
@@ -106,7 +111,14 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     figures = {"data": source.name, "split": split, "trained_on": trained_on, **figures_of(saved, scores)}
     figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
     _add_intervals(figures, saved, scores)
-    return _write(run / "evaluation" / split, saved, scores, figures)
+    return _write(folder, saved, scores, figures)
+
+
+def _say_what_is_replaced(folder: Path, source: Source, console: Console) -> None:
+    with suppress(OSError, ValueError, KeyError):  # there are none, or they are damaged
+        before = json.loads((folder / "figures.json").read_text(encoding="utf-8"))["data"]
+        if before != source.name:
+            console.print(f"{folder}: its figures of {before} will be replaced", soft_wrap=True)
 
 
 def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Console) -> Source:

@@ -45,6 +45,7 @@ def score_views(
     """One video's probabilities (K,) for each head, and its segmentation logits (V T, S, h, w) where computed.
 
     The clips are its V views, uint8. Softmax (or, for multi-label data, sigmoid) comes before the average over views.
+    FloatingPointError: the scores are not numbers.
     """
     device = next(saved.model.parameters()).device
     autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
@@ -59,6 +60,10 @@ def score_views(
             if "semantic" in output.representations:
                 segmentations.append(output.representations["semantic"].shown.transpose(1, 2).flatten(0, 1))
     averaged = {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in probabilities.items()}
+    if not all(probabilities_K.isfinite().all() for probabilities_K in averaged.values()):
+        raise FloatingPointError(
+            "the model's scores are not numbers, since its training diverged; train again with a lower --training.lr"
+        )
     return averaged, torch.cat(segmentations) if segmentations else None
 
 

@@ -123,7 +123,8 @@ class RunOutcomes:
             names, labels, outcomes = _read_scores(job)
             if self._names.setdefault(data, names) != names or self._labels.setdefault(data, labels) != labels:
                 raise InputError(
-                    f"{job.folder}: scored other videos or labels than the other runs; delete it to do it again"
+                    f"{job.folder}: scored other videos or labels than the other runs; give it the same ones by "
+                    f"`airstreams evaluate {job.folder} {data}`"
                 )
             self._outcomes[job.name, data, job.config.seed] = outcomes
         place = {

@@ -57,8 +57,8 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.figures.is_file()
+        """Whether there is nothing left to do. The run may have been evaluated on other data since."""
+        return self.figures.is_file() and json.loads(self.figures.read_text())["data"] == self.source.name
 
     @property
     def score(self) -> float:

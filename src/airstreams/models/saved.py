@@ -79,7 +79,8 @@ def save(saved: SavedModel, run: Path) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.model.state_dict().items()}
     sums = {"sha256": _sum_of_weights(weights), "description": _sum_of_description(description)}
     with replacing(run / WEIGHTS) as temporary:
-        temporary.write_bytes(serialise(weights, sums))  # save_file would keep the file from all other users
+        # save_file would keep the file from all other users; of several entries the order would change each time.
+        temporary.write_bytes(serialise(weights, {"sums": json.dumps(sums)}))
     with replacing(run / DESCRIPTION) as temporary:
         temporary.write_text(_as_text(description), encoding="utf-8")
 
@@ -138,10 +139,11 @@ def _sums(path: Path) -> dict[str, str]:
     """The two sums in the weights' header. InputError: damaged, in its header or its length."""
     try:
         with safe_open(path, framework="pt") as file:
-            sums: dict[str, str] = file.metadata() or {}
+            header: dict[str, str] = file.metadata() or {}
     except SafetensorError as error:
         reason = in_a_line(error)[:200]
         raise InputError(f"{path}: damaged ({reason}); copy the run again") from error
+    sums: dict[str, str] = json.loads(header["sums"]) if "sums" in header else header  # as an earlier version had it
     if sums.keys() != {"sha256", "description"}:
         raise InputError(f"{path}: damaged (no checksums in its header); copy the run again")
     return sums
