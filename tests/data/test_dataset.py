@@ -82,10 +82,11 @@ def forty(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("videos") / "forty.mkv", 40)
 
 
-def test_training_takes_frames_a_stride_apart_from_every_start_that_fits(forty):
-    clips = [
-        numbers_in(sample.frames) for sample in drawn_clips(video_at(forty), ClipConfig(4, stride=3, size=64), 300)
-    ]
+@pytest.mark.parametrize(
+    "clip", [ClipConfig(4, stride=3, size=64), ClipConfig(4, rate=10, size=64)], ids=["stride", "rate"]
+)
+def test_training_takes_frames_a_stride_or_a_rate_apart_from_every_start_that_fits(forty, clip):
+    clips = [numbers_in(sample.frames) for sample in drawn_clips(video_at(forty), clip, 300)]
     assert all(clip == [clip[0], clip[0] + 3, clip[0] + 6, clip[0] + 9] for clip in clips)
     assert {clip[0] for clip in clips} == set(range(31))
 
@@ -119,13 +120,26 @@ def test_a_clip_longer_than_its_video_repeats_the_last_frame(tmp_path):
     assert views_of(video_at(short), ClipConfig(8, stride=1, size=64)) == [[0, 1, 2, 3, 4, 4, 4, 4]] * 3
 
 
-def test_a_segment_keeps_to_its_own_frames(forty):
+@pytest.mark.parametrize(
+    ("clip", "longer"),
+    [
+        (ClipConfig(4, stride=2, size=64), ClipConfig(4, stride=5, size=64)),
+        (ClipConfig(4, rate=15, size=64), ClipConfig(4, rate=6, size=64)),
+    ],
+    ids=["stride", "rate"],
+)
+def test_a_segment_keeps_to_its_own_frames(forty, clip, longer):
     segment = video_at(forty, start=10 / 30 - 0.005, end=20 / 30 - 0.005)  # frames 10 to 19
-    clips = [numbers_in(s.frames) for s in drawn_clips(segment, ClipConfig(4, stride=2, size=64), draws=100)]
+    clips = [numbers_in(s.frames) for s in drawn_clips(segment, clip, draws=100)]
     assert {clip[0] for clip in clips} == {10, 11, 12, 13}
     assert all(clip[-1] == clip[0] + 6 for clip in clips)
-    too_long = [numbers_in(s.frames) for s in drawn_clips(segment, ClipConfig(4, stride=5, size=64), draws=3)]
+    too_long = [numbers_in(s.frames) for s in drawn_clips(segment, longer, draws=3)]
     assert too_long == [[10, 15, 19, 19]] * 3
+
+
+def test_a_segment_of_a_single_frame_gives_clips_of_it(forty):
+    segment = video_at(forty, start=10 / 30 - 0.005, end=11 / 30 - 0.005)
+    assert views_of(segment, ClipConfig(4, stride=2, size=64)) == [[10] * 4] * 3
 
 
 def test_a_segment_without_frames_is_a_bad_video(forty):

@@ -98,6 +98,7 @@ def test_nothing_temporary_stays(store, maps):
         ((5, 4), np.uint8, [0, 1, 2, 3, 4]),
         ((3, 5, 4), np.uint8, [0, 1]),
         ((3, 5, 4), np.uint8, [0, 2, 1]),
+        ((3, 5, 4), np.uint8, [0, 1, 1]),
         ((3, 5, 4), np.uint8, [-1, 0, 1]),
     ],
 )
@@ -152,6 +153,7 @@ def arrays(**changed):
         arrays(labels=np.zeros((2, 5, 4), np.float32)),
         arrays(labels=np.zeros((2, 5), np.uint8)),
         arrays(frame_indices=np.array([1, 0], np.uint32)),
+        arrays(frame_indices=np.array([1, 1])),
         arrays(frame_indices=np.array([0.0, 1.0])),
         arrays(frame_indices=np.array([[0], [1]])),
         arrays(labels=np.array([{"a": 1}, None])),  # would have to be unpickled

@@ -128,6 +128,15 @@ def test_groups_larger_than_any_class_can_spare_still_fill_the_split_as_a_whole(
     assert Counter(split.values()) == {"train": 108, "val": 12}
 
 
+def test_where_no_group_fits_the_smallest_goes():
+    videos = listed({"a": 20}, lambda label, i: "of 5" if i < 5 else "of 6" if i < 11 else "of 9")
+    for seed in range(6):
+        tested = automatic_split(videos, seed, val_fraction=0, test_fraction=0.2)
+        assert counts(videos, tested) == {"a": (15, 0, 5)}  # so that the class is tested at all
+        validated = automatic_split(videos, seed, val_fraction=0.2, test_fraction=0)
+        assert counts(videos, validated) == {"a": (15, 5, 0)}  # 5 as well as 6 is closer to 4 than none
+
+
 def test_videos_without_actions_are_shared_out_too():
     videos = [Video(Path(f"{i}"), f"{i}", ("x", "y") if i % 2 else ()) for i in range(40)]
     split = automatic_split(videos, seed=0)

@@ -70,6 +70,14 @@ def test_a_crop_of_a_label_map_invents_no_class():
         assert set(found.unique().tolist()) == {0, 7, 80, 255}
 
 
+def test_a_label_maps_pixels_are_those_in_the_middle_of_what_they_stand_for():
+    across = np.broadcast_to(np.arange(112, dtype=np.uint8), (1, 112, 112))
+    middles = torch.arange(2, 112, 4, dtype=torch.uint8).expand(1, 28, 28)
+    whole = Crop(0, 0, 1, 1)
+    assert torch.equal(crop_label_map(across, whole, 28), middles)
+    assert torch.equal(crop_label_map(across.transpose(0, 2, 1), whole, 28), middles.mT)
+
+
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (20, 400), (400, 20), (1, 90), (240, 320)])
 def test_drawn_crops_lie_within_the_frame_and_have_the_area_and_shape_asked_for(height, width):
     config = DataConfig(crop_scale=[0.3, 0.9], crop_aspect=1.5)
@@ -93,6 +101,11 @@ def test_drawn_crops_lie_within_the_frame_and_have_the_area_and_shape_asked_for(
 def test_no_frame_is_flipped_where_left_and_right_are_classes():
     rng = np.random.default_rng(0)
     assert not any(draw_crop(64, 64, DataConfig(flip=False), rng).flip for _ in range(100))
+
+
+def test_half_of_the_crops_are_flipped():
+    rng = np.random.default_rng(0)
+    assert 450 < sum(draw_crop(64, 64, DataConfig(), rng).flip for _ in range(1000)) < 550  # standard deviation 16
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 160), (160, 60), (90, 90), (61, 160)])
@@ -126,10 +139,11 @@ def test_a_crop_that_needs_no_resizing_keeps_every_pixel():
 
 
 def test_shrinking_averages_what_lies_under_a_pixel():
-    checks = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    frames = np.broadcast_to(checks[None, :, :, None], (1, 256, 256, 3)).copy()
-    shrunk = crop_frames(frames, Crop(0, 0, 1, 1), SIZE).float()[:, 2:-2, 2:-2]
-    assert (shrunk - 127.5).abs().max() < 3  # without anti-aliasing: 0 or 255
+    every_fourth = np.where(np.arange(256) % 4 == 0, 255, 0).astype(np.uint8)
+    columns = np.broadcast_to(every_fourth[:, None], (1, 256, 256, 3)).copy()
+    for frames in (columns, columns.transpose(0, 2, 1, 3)):
+        shrunk = crop_frames(frames, Crop(0, 0, 1, 1), SIZE).float()[:, 2:-2, 2:-2]
+        assert (shrunk - 255 / 4).abs().max() < 1  # without anti-aliasing: 0, from the two black ones in the middle
 
 
 def augmented(clips, crops, colours, size=SIZE):
@@ -212,9 +226,10 @@ def test_colour_scales_brightness_then_contrast_then_saturation():
     assert (augmented([bright], [Crop(0, 0, 1, 1)], [(1.3, 1, 1)]) == 1).all()
 
 
-def test_drawn_colour_stays_within_its_strength():
+def test_drawn_colours_stay_within_their_strength_and_say_nothing_of_each_other():
     rng = np.random.default_rng(0)
     drawn = np.array([draw_colour(0.3, rng) for _ in range(300)])
     assert drawn.min() >= 0.7
     assert drawn.max() <= 1.3
     assert (np.ptp(drawn, axis=0) > 0.55).all()
+    assert np.abs(np.corrcoef(drawn, rowvar=False) - np.eye(3)).max() < 0.2  # standard deviation 0.06

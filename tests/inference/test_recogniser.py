@@ -4,7 +4,9 @@ import csv
 import json
 import pickle
 import shutil
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -96,7 +98,7 @@ def test_probabilities_are_named_surest_first_and_sum_to_one(trained, synthetic)
     assert prediction.windows == []
 
 
-@pytest.mark.parametrize("seconds", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 0.8])
 def test_windows_of_a_long_video_cover_every_frame_once_and_score_their_own_frames(run, tmp_path, seconds):
     root = tmp_path / "long"
     render(root, ("disc",), ("up",), {"test": 1}, frames=30, size=64, seed=1, fps=10)
@@ -122,6 +124,15 @@ def test_a_video_of_no_more_than_two_windows_has_none(run, synthetic):
     assert len(airstreams.load(with_window(run, 0.13)).predict(video).windows) == 2
 
 
+def test_a_window_in_which_no_frame_begins_is_left_out(run, tmp_path):
+    times_ms = [0, 100, 200, 950, 1000, 1100]
+    clip = make_clip("disc", "up", len(times_ms), 64, np.random.default_rng(0))
+    _write(tmp_path / "still.mkv", clip.frames, times_ms)
+    prediction = Recogniser(with_window(run, 0.3), "cpu").predict(tmp_path / "still.mkv")
+    assert [window.start for window in prediction.windows] == pytest.approx([0, 0.9])  # none from 0.3 s and 0.6 s on
+    assert len(prediction.probabilities) == 4
+
+
 def test_a_damaged_file_is_refused_with_its_reason(trained, tmp_path):
     render(tmp_path, ("disc",), ("up",), {"test": 1}, frames=30, size=64, seed=1)
     whole = (tmp_path / "videos" / "test" / "disc_up" / "000.mp4").read_bytes()
@@ -143,7 +154,7 @@ def test_a_file_whose_end_is_lost_but_whose_index_is_whole_is_refused_too(traine
     """The index stands first in such a file (faststart), so it opens as if nothing were amiss."""
     clip = make_clip("disc", "up", 30, 64, np.random.default_rng(0))
     whole = tmp_path / "whole.mp4"
-    _write_index_first(whole, clip.frames)
+    _write(whole, clip.frames, movflags="+faststart")
     recogniser = airstreams.load(trained)
     recogniser.predict(whole)
     content = whole.read_bytes()
@@ -152,15 +163,17 @@ def test_a_file_whose_end_is_lost_but_whose_index_is_whole_is_refused_too(traine
         recogniser.predict(tmp_path / "cut.mp4")
 
 
-def _write_index_first(path, frames_THW3):
-    import av
-
-    with av.open(str(path), "w", options={"movflags": "+faststart"}) as out:
+def _write(path, frames_THW3, times_ms=None, **options):
+    """30 fps unless `times_ms` says when each frame is shown."""
+    with av.open(str(path), "w", options=options) as out:
         stream = out.add_stream("libx264", rate=30)
         stream.height, stream.width = frames_THW3.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        for frame in frames_THW3:
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for number, picture in enumerate(frames_THW3):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            if times_ms is not None:
+                frame.pts, frame.time_base = times_ms[number], Fraction(1, 1000)
+            out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
 
 

@@ -152,6 +152,20 @@ def test_further_rgb_streams_are_towers_of_their_own_without_losses():
     assert not whole.needs_labels
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_dropout_is_drawn_anew_in_training_alone_and_before_every_head(dropout):
+    model = small_model(["rgb", "flow"], dropout=dropout)
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            return model(clip(), ["rgb", "flow", "merged"]).logits.values()
+
+    assert all(torch.equal(one, other) for one, other in zip(drawn(0), drawn(1), strict=True))
+    model.train()
+    assert all(torch.equal(one, other) == (dropout == 0) for one, other in zip(drawn(0), drawn(1), strict=True))
+
+
 def test_one_stream_has_no_merge_at_any_level():
     model = small_model(["rgb"], merge_levels=[6, 3])
     assert list(model.late) == ["rgb"]

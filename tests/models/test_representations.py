@@ -81,9 +81,9 @@ def test_flow_is_that_of_brightness_and_not_of_colour():
     rng = np.random.default_rng(0)
     clip = torch.tensor(rng.uniform(0.2, 0.8, (1, 3, 2, 16, 16))).float()
     layer = Flow(FlowConfig(iterations=5), stop_gradient=False)
-    recoloured = clip.clone()
-    recoloured[:, 0] += 0.587 * 0.1
-    recoloured[:, 1] -= 0.299 * 0.1
+    red, green = rng.uniform(-0.02, 0.02, (2, 1, 2, 16, 16))  # another change at each pixel
+    change = np.stack([red, green, -(0.299 * red + 0.587 * green) / 0.114], axis=1)
+    recoloured = clip + torch.tensor(change).float()
     torch.testing.assert_close(layer(recoloured).shown, layer(clip).shown, rtol=0, atol=1e-3)
     recoloured[:, 0, 1] += 0.1
     assert not torch.allclose(layer(recoloured).shown, layer(clip).shown, atol=1e-2)

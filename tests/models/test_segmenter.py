@@ -55,6 +55,15 @@ def test_the_fourth_stage_looks_at_every_second_cell_instead_of_striding():
     assert torch.equal(seen, expected)
 
 
+def test_the_stem_is_a_convolution_that_strides_and_a_maximum_that_strides():
+    torch.manual_seed(0)
+    stem, frames = DilatedResNet18(2, width=0.125).eval().stem, torch.randn(2, 3, 37, 50)
+    weight = stem.get_parameter("0.weight")
+    convolved = F.conv2d(frames, weight, stride=2, padding=3) / (1 + 1e-5) ** 0.5  # the norm at its start
+    expected = F.max_pool2d(F.relu(convolved), 3, stride=2, padding=1)
+    torch.testing.assert_close(stem(frames), expected)
+
+
 @pytest.mark.parametrize("stride", [8, 4])
 def test_finer_logits_are_the_coarse_ones_enlarged_and_what_earlier_stages_add(stride):
     torch.manual_seed(0)

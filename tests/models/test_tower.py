@@ -147,6 +147,20 @@ def test_gates_weigh_whole_channels_by_what_the_whole_clip_shows(gate):
     assert not torch.allclose((layer(brighter) / brighter)[:, 1, 0, 0, 0], weights[:, 1, 0, 0, 0], rtol=1e-3)
 
 
+def test_the_gates_are_their_formulas():
+    x, one, two = features(), ContextGating(6, 6, Layer("context_gating")), SqueezeExcite(6, 6, Layer("squeeze_excite"))
+    means = x.mean(dim=(2, 3, 4))
+
+    def weighed(logits):
+        return x * (1 / (1 + torch.exp(-logits)))[..., None, None, None]
+
+    torch.testing.assert_close(one(x), weighed(means @ one.gate.weight.T + one.gate.bias))
+    squeezed = means @ two.squeeze.weight.T + two.squeeze.bias
+    assert (squeezed < 0).any()
+    excited = squeezed * (squeezed > 0) @ two.excite.weight.T + two.excite.bias
+    torch.testing.assert_close(two(x), weighed(excited))
+
+
 @pytest.mark.parametrize("gate", ["context_gating", "squeeze_excite"])
 def test_a_block_without_change_of_size_starts_as_the_identity(gate):
     block = TowerBlock(8, Block(8, [Layer("conv2d"), Layer("conv1d"), Layer(gate)]), width=1, repetition=0)

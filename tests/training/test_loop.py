@@ -3,6 +3,7 @@
 import copy
 import csv
 import io
+import itertools
 import json
 import multiprocessing
 import os
@@ -66,6 +67,11 @@ def test_an_error_leaves_no_process_behind_that_python_would_wait_for_at_its_end
         train(open_source(str(synthetic / "videos")), config, tmp_path / "run", False, QUIET, after_epoch=fail)
     assert caught.tb is not None  # which a script that ends by this error keeps, too
     assert not multiprocessing.active_children()
+
+
+def test_every_step_of_every_process_and_of_every_seed_draws_its_own_dropout():
+    keys = list(itertools.product((0, 1, 2), repeat=3))
+    assert len({loop.seed_of_step(*key) for key in keys}) == len(keys)
 
 
 def test_a_run_holds_every_file_that_people_rely_on(trained, tiny):

@@ -98,6 +98,18 @@ def test_a_batch_without_labels_costs_exactly_nothing_and_pulls_nowhere(labels):
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
+def test_losses_of_bfloat16_logits_are_those_of_the_same_numbers_in_float32():
+    logits_BK, logits_BSThw = torch.randn(6, 4).bfloat16(), torch.randn(2, 5, 3, 4, 4).bfloat16()
+    indices, marks = torch.tensor([0, 3, 1, 1, 2, 0]), torch.randint(0, 2, (6, 4)).float()
+    labels = torch.tensor(blocks_of_labels())
+    for loss_of, logits in (
+        (lambda logits: action_loss(logits, indices, 0.1), logits_BK),
+        (lambda logits: action_loss(logits, marks, 0.1), logits_BK),
+        (lambda logits: segmentation_loss(logits, labels), logits_BSThw),
+    ):
+        torch.testing.assert_close(loss_of(logits), loss_of(logits.float()), rtol=1e-6, atol=0)
+
+
 def outputs():
     heads = {name: torch.randn(4, 3) for name in ("rgb", "flow", "semantic", "merged")}
     seen = {"semantic": Representation(torch.empty(0), flat_logits(batch=4)[1])}
