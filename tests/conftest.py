@@ -1,6 +1,7 @@
 """What many tests share: real data where it is at hand, a small rendered data set, and one small training on it."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ from airstreams.config import (
 from airstreams.data.sources import open_source
 from airstreams.data.synthetic import render
 from airstreams.training.loop import train
+
+
+# A shell that starts this in the background has it ignore Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

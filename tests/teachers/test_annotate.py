@@ -66,7 +66,7 @@ TEACHERS = '''
 
 
     class SlowlySwayed(Swayed):
-        pause = 0.1
+        pause = 0.04
 
 
     class Renamed(Teacher):

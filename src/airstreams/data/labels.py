@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -320,10 +320,10 @@ def _maps_at(path: Path, places: np.ndarray, count: int) -> np.ndarray:
     """The label maps (M, H, W) that stand at `places` (M,) among the `count` of a file, as they are."""
     with _opened(path) as archive:
         if "labels" in archive.files:
-            return _whole(path, archive["labels"], count)[places]
+            return _whole(path, _array_of(archive, "labels"), count)[places]
         starts = np.unique(places // MAPS_A_PIECE * MAPS_A_PIECE).tolist() or [0]
         sizes = [min(start + MAPS_A_PIECE, count) - start for start in starts]
-        pieces = [_whole(path, archive[_piece(start)], size) for start, size in zip(starts, sizes, strict=True)]
+        pieces = [_whole(path, _array_of(archive, _piece(at)), n) for at, n in zip(starts, sizes, strict=True)]
         if any(piece.shape[1:] != pieces[0].shape[1:] for piece in pieces):
             raise VideoError(f"label maps {path} are broken: they are of several sizes")
         maps_MHW = np.empty((len(places), *pieces[0].shape[1:]), np.uint8)
@@ -337,11 +337,11 @@ def _pieces_of(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     frames = _read_frame_indices(path)
     with _opened(path) as archive:
         if "labels" in archive.files:
-            yield frames, _whole(path, archive["labels"], len(frames))
+            yield frames, _whole(path, _array_of(archive, "labels"), len(frames))
             return
         for start in range(0, len(frames), MAPS_A_PIECE):
             some = frames[start : start + MAPS_A_PIECE]
-            yield some, _whole(path, archive[_piece(start)], len(some))
+            yield some, _whole(path, _array_of(archive, _piece(start)), len(some))
 
 
 def _piece(start: int) -> str:
@@ -361,7 +361,16 @@ def _whole(path: Path, labels_NHW: np.ndarray, count: int) -> np.ndarray:
 def read_array(path: Path, name: str) -> np.ndarray:
     """One array of an npz file. VideoError: the file is broken or lacks it."""
     with _opened(path) as archive:
-        return archive[name]
+        return _array_of(archive, name)
+
+
+def _array_of(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    for _ in range(3):
+        # Python before 3.11.8, and 3.12 before 3.12.2, may take two threads that read a header at once for a mistake of
+        # its own (gh-106905).
+        with suppress(SystemError):
+            return archive[name]
+    return archive[name]
 
 
 @contextmanager
