@@ -21,7 +21,6 @@ from airstreams.data.sources import open_source
 from airstreams.data.synthetic import render
 from airstreams.training.loop import train
 
-
 # A shell that starts this in the background has it ignore Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -397,7 +397,8 @@ def test_a_mistake_of_pythons_in_reading_is_no_broken_file(store, maps, monkeypa
         return real(archive, name)
 
     save(store.root, "a", maps, FRAMES)
-    asked, real = [], np.lib.npyio.NpzFile.__getitem__
+    asked: list[str] = []
+    real = np.lib.npyio.NpzFile.__getitem__
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", read_once_in_vain)
     np.testing.assert_array_equal(store.read("a", FRAMES), maps)
     assert len(asked) == 2
