@@ -157,7 +157,10 @@ def test_the_segmentation_s_figures_are_those_counted_frame_by_frame_of_what_mov
 
     counts = np.zeros((len(classes), len(classes)), int)
     overlaps = {"person_iou": np.zeros(2), "teacher_person_iou": np.zeros(2)}
-    for views in VideoViews(videos, saved.config, store, masks=True):
+    for video in videos:
+        views = VideoViews([video], saved.config, store, masks=True)[0]
+        assert isinstance(views, Views)
+        assert views.label_maps is not None
         for view, clip in enumerate(views.clips):
             for t, frame_HW3 in enumerate(clip):
                 with torch.inference_mode():
@@ -171,6 +174,7 @@ def test_the_segmentation_s_figures_are_those_counted_frame_by_frame_of_what_mov
                         overlaps[name] += (person_HW & mask_HW).sum(), (person_HW | mask_HW).sum()
 
     scored = score_videos(saved, videos, store).segmentation
+    assert scored is not None
     assert scored["pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
     occurring = np.flatnonzero(counts.sum(axis=1))
     unions = [counts[n].sum() + counts[:, n].sum() - counts[n, n] for n in occurring]
