@@ -33,6 +33,13 @@ def test_what_is_created_is_what_opens(store):
     assert (store.teacher, store.classes, store.settings) == ("painter", tuple(CLASSES), {"stride": 3})
 
 
+def test_the_identity_tells_teachers_and_settings_apart_but_not_the_order_of_the_settings(store):
+    store = replace(store, settings={"stride": 3, "threshold": 0.5})
+    assert replace(store, settings={"threshold": 0.5, "stride": 3}).identity == store.identity
+    assert replace(store, settings={"stride": 4, "threshold": 0.5}).identity != store.identity
+    assert replace(store, teacher="sculptor").identity != store.identity
+
+
 def test_reads_the_frames_asked_for_in_their_order_and_no_label_elsewhere(store, maps):
     save(store.root, "clap/a.b", maps, FRAMES)
     read_NHW = store.read("clap/a.b", [7, 1, 0, 7, 8, 3, 100])

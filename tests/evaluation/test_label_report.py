@@ -102,6 +102,7 @@ def test_the_samples_are_the_same_whatever_the_order_and_show_an_instance_where_
     assert len(set(keys)) == 12
     assert keys == sorted(keys)
     assert {f"{name:02d}" for name in range(0, 40, 5)} < set(keys)  # the eight with a person, and four more
+    assert [key for key in keys if int(key) % 5] != ["01", "02", "03", "04"]
     assert [key for key, _ in count(store, progress, to_show={"03", "10", "absent"}).samples] == ["03", "10"]
 
 
@@ -141,20 +142,26 @@ def test_person_iou_known_by_hand(store, tmp_path, progress):
     right_THW[3, :, 2:] = 1
     nobody_THW = np.zeros((1, 2, 4), np.uint8)
     save(store.root, "nobody", nobody_THW, [0])
+    missed_THW = np.zeros((1, 2, 4), np.uint8)
+    missed_THW[0, 1, 1:] = 1  # 3 px in either, none in both
+    save(store.root, "missed", nobody_THW, [0])
+    save(store.root, "beyond", half, [1, 2, 3])
     videos = [
         video(tmp_path, "half", mask_THW),
         video(tmp_path, "small", right_THW),
         video(tmp_path, "nobody", nobody_THW),
+        video(tmp_path, "missed", missed_THW),
+        video(tmp_path, "beyond", nobody_THW),
         video(tmp_path, "not_labelled", nobody_THW),
         video(tmp_path, "no_mask"),
     ]
     found = score(store, videos, progress)
     assert found.figures() == {
-        "person_iou": (1 + 2 + 4) / (6 + 5 + 4),
-        "person_iou_mean": pytest.approx((3 / 11 + 1) / 2),
-        "videos": 3,
-        "frames": 4,
-        "videos_with_masks": 4,
+        "person_iou": (1 + 2 + 4) / (6 + 5 + 4 + 3),
+        "person_iou_mean": pytest.approx((3 / 11 + 1 + 0) / 3),
+        "videos": 4,
+        "frames": 5,
+        "videos_with_masks": 6,
     }
     assert found.bad == {}
 
@@ -164,7 +171,7 @@ def test_person_iou_known_by_hand(store, tmp_path, progress):
     save(store.root, "flat", half, [0, 4, 6])
     flat = replace(videos[0], mask=tmp_path / "flat.npz", label_map="flat")
     found = score(store, [*videos, flat], progress)
-    assert (found.person_iou, found.videos) == (1.0, 1)
+    assert (found.person_iou, found.videos) == (4 / (4 + 3), 2)
     assert set(found.bad) == {tmp_path / "half.npz", store.root / "nobody.npz", tmp_path / "flat.npz"}
 
 

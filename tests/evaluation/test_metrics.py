@@ -181,13 +181,29 @@ def test_pixels_without_label_count_for_nothing():
 
 def test_person_figures_compare_segmenter_and_teacher_with_the_human_mask_on_labelled_frames():
     mask = tensor([[[1, 1, 0, 0], [1, 1, 0, 0]]] * 2, dtype=torch.uint8)
-    labels = tensor([[[1, 1, 1, 0], [1, 2, 0, 0]], [[255] * 4] * 2], dtype=torch.uint8)
+    labels = tensor([[[1, 1, 1, 0], [1, 2, 0, 255]], [[255] * 4] * 2], dtype=torch.uint8)
     predicted = tensor([[[1, 1, 1, 1], [1, 1, 1, 1]], [[1, 1, 0, 0]] * 2])
     result = counted(logits_of(predicted), labels, mask)
     assert result["person_iou"] == pytest.approx(4 / 8)
     assert result["teacher_person_iou"] == pytest.approx(3 / 5)
     assert result["ceiling"]["person_iou"] == 1
     assert "person_iou" not in counted(logits_of(predicted), labels, mask, ("background", "thing", "dog"))
+
+
+def test_the_figures_of_two_shares_of_the_frames_add_up_to_those_of_all_frames():
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, 2, 2, generator=rng)
+    labels = torch.randint(0, 3, (5, 8, 8), generator=rng)
+    masks = torch.randint(0, 2, (5, 8, 8), generator=rng)
+    whole, *shares = (SegmentationFigures(NAMES) for _ in range(3))
+    whole.add(logits, labels, masks)
+    for share, frames in zip(shares, (slice(0, 2), slice(2, 5)), strict=True):
+        share.add(logits[frames], labels[frames], masks[frames])
+    result = whole.figures()
+    assert result is not None
+    assert "person_iou" in result
+    assert (shares[0] + shares[1]).figures() == result
+    assert shares[0].figures() != result
 
 
 def test_the_teachers_person_overlap_is_counted_as_numpy_counts_it(test_data):
@@ -215,6 +231,14 @@ def test_the_ceiling_of_labels_that_fit_the_grid_is_nearly_perfect_and_of_specks
     specks = torch.zeros(1, 64, 64, dtype=torch.long)
     specks[:, 3::16, 3::16] = 1
     assert (reduce_to_grid(specks, (4, 4)) == 0).all()
+
+
+def test_the_ceiling_knows_no_class_of_pixels_without_label():
+    """A grid of one cell, of which class 1 has most after what is not labelled."""
+    labels = torch.full((1, 4, 4), 255)
+    labels[0, 0] = tensor([1, 1, 0, 1])
+    ceiling = counted(torch.zeros(1, 3, 1, 1), labels)["ceiling"]
+    assert ceiling == {"pixel_accuracy": 3 / 4, "miou": (0 / 1 + 3 / 4) / 2}
 
 
 def test_no_segmenter_on_the_grid_beats_the_ceiling_of_half_planes():

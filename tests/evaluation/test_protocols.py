@@ -1,5 +1,6 @@
 """How a video is scored, seen from its parts: views one by one, heads one by one, videos one by one."""
 
+import copy
 import multiprocessing
 import signal
 import sys
@@ -8,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from airstreams.config import EvaluationConfig
 from airstreams.data.dataset import VideoViews, Views
@@ -135,6 +137,51 @@ def test_loaders_work_where_python_starts_processes_by_a_server(saved, source):
         assert len(score_videos(saved, source.split("test"), workers=1).videos) == 8
     finally:
         multiprocessing.set_start_method(before, force=True)
+
+
+def test_the_segmentation_s_figures_are_those_counted_frame_by_frame_of_what_moves(saved, source, tmp_path):
+    """With the disc taken for a person, whom a mask shows in another place than the teacher does."""
+    classes = ("background", "person", *saved.segment_classes[2:])
+    store = replace(source.label_store, classes=classes)
+    masked = replace(source.split("test")[0], mask=tmp_path / "mask.npz")
+    assert masked.labels == ("disc_left",)
+    np.savez(masked.mask, mask=np.roll(store.read(masked.label_map, range(8)) == 1, 2, axis=1))
+    videos = [masked, source.split("test")[2]]
+    saved = replace(saved, segment_classes=classes, model=copy.deepcopy(saved.model))
+    segmenter = saved.model.representations["semantic"].segmenter
+    with torch.no_grad():  # as trained it may say the same everywhere: now a person where a feature is above its mean
+        torch.nn.init.zeros_(segmenter.classifier.bias)
+        torch.nn.init.zeros_(segmenter.classifier.weight)[1].normal_(generator=torch.Generator().manual_seed(0))
+        frames_N3HW = clips_of(masked, saved.config).flatten(0, 1).permute(0, 3, 1, 2) / 255 - 0.5
+        segmenter.classifier.bias[1] = -segmenter(frames_N3HW)[:, 1].mean()
+
+    counts = np.zeros((len(classes), len(classes)), int)
+    overlaps = {"person_iou": np.zeros(2), "teacher_person_iou": np.zeros(2)}
+    for video in videos:
+        views = VideoViews([video], saved.config, store, masks=True)[0]
+        assert isinstance(views, Views)
+        assert views.label_maps is not None
+        for view, clip in enumerate(views.clips):
+            for t, frame_HW3 in enumerate(clip):
+                with torch.inference_mode():
+                    logits_1Shw = segmenter(frame_HW3.permute(2, 0, 1)[None] / 255 - 0.5)
+                found_HW = F.interpolate(logits_1Shw, (64, 64), mode="bilinear")[0].argmax(dim=0).numpy()
+                label_map_HW = views.label_maps[view, t].numpy()
+                np.add.at(counts, (label_map_HW, found_HW), 1)
+                if views.masks is not None:
+                    mask_HW = views.masks[view, t].numpy() == 1
+                    for name, person_HW in (("person_iou", found_HW == 1), ("teacher_person_iou", label_map_HW == 1)):
+                        overlaps[name] += (person_HW & mask_HW).sum(), (person_HW | mask_HW).sum()
+
+    scored = score_videos(saved, videos, store).segmentation
+    assert scored is not None
+    assert scored["pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
+    occurring = np.flatnonzero(counts.sum(axis=1))
+    unions = [counts[n].sum() + counts[:, n].sum() - counts[n, n] for n in occurring]
+    assert scored["miou"] == pytest.approx(np.mean(counts[occurring, occurring] / unions))
+    for name, (both, either) in overlaps.items():
+        assert 0 < both < either
+        assert scored[name] == pytest.approx(both / either)
 
 
 def test_segmentation_is_scored_where_there_are_label_maps(saved, source):

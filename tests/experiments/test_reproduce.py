@@ -421,7 +421,7 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_done(source, recip
 
 
 def made_up(folder, scores, labels=None, multi_label=False):
-    """Jobs whose evaluations say what is given: run name to, for each seed, who was right.
+    """Jobs whose evaluations say what is given: run name to, for each seed, who was right, or each video's scores.
 
     labels: of the videos, "a" for all by default; class b then gets the scores of what was wrong.
     """
@@ -437,8 +437,11 @@ def made_up(folder, scores, labels=None, multi_label=False):
                 for number, is_right in enumerate(right):
                     label = labels[number] if labels else "a"
                     row = (0.9, 0.1) if is_right == (label == "a") else (0.2, 0.8)
+                    row = is_right if isinstance(is_right, tuple) else row
                     rows.writerow([f"v{number}", label, "", *row])
                 rows.writerow(["broken", "a", "left out: empty file"])
+            job.figures.write_text(json.dumps({"left_out": 1}))
+            (job.folder / "metrics.jsonl").write_text(json.dumps({"train": {"seconds": 1.0}}))
             jobs.append(job)
     return jobs
 
@@ -475,6 +478,46 @@ def test_of_one_seed_there_is_no_verdict(finished):
     assert result["runs"]["all"]["top1"]["undecided"] is None
     assert "undecided" not in markdown
     assert "bootstrap over videos alone, and say nothing of other seeds; differences are paired" in markdown
+
+
+def versus_x(*others):
+    rows = {run: (Cell(run, hmdb51=50.0),) for run in ("x", *others)}
+    return Table("Made up", rows, reference="x", pairs=tuple((other, "x") for other in others))
+
+
+def test_of_several_seeds_a_difference_is_undecided_where_its_interval_spans_0(tmp_path):
+    """For its 200 videos a standard error is 0.045 or less: 0.3 lies far from 0, and 0.01 does not."""
+    of_x, better, worse, alike = (
+        [np.roll(np.arange(200) < right, by) for right, by in seeds]
+        for seeds in (
+            ((100, 0), (102, 3), (98, 5)),
+            ((160, 2), (162, 9), (158, 1)),
+            ((40, 8), (42, 4), (38, 7)),
+            ((102, 50), (104, 53), (100, 55)),
+        )
+    )
+    jobs = made_up(tmp_path, {"x": of_x, "better": better, "worse": worse, "alike": alike})
+    result, markdown = report("table1", versus_x("better", "worse", "alike"), jobs, "")
+    verdicts = {pair["run"]: (round(pair["difference"], 6), pair["undecided"]) for pair in result["pairs"]}
+    assert verdicts == {"better": (0.3, False), "worse": (-0.3, False), "alike": (0.01, True)}
+    for run, verdict in verdicts.items():
+        assert (result["runs"][run]["top1"]["difference_interval"][0] <= 0) == (run != "better")
+        told = [line for line in markdown.splitlines() if line.startswith((f"| {run} |", f"- {run} minus x"))]
+        assert [", undecided)" in line for line in told] == [verdict[1]] * 2
+
+
+def test_the_interval_of_a_difference_of_maps_lies_around_it(tmp_path):
+    """What a run lacks to one without error is uncertain by as much as the run itself; draws with copies flatter it."""
+    rng = np.random.default_rng(0)
+    labels = ["a", "b"] * 10
+    scores = [tuple(row) for row in (rng.random((20, 2)) + 0.3 * np.tile(np.eye(2), (10, 1))).tolist()]
+    jobs = made_up(tmp_path, {"x": [scores], "perfect": [[True] * 20]}, labels, multi_label=True)
+    result, _ = report("table1", versus_x("perfect"), jobs, "")
+    of_x = result["runs"]["x"]["map"]
+    low, high = of_x["interval"]
+    assert 0 < low < of_x["mean"] < high < 1
+    assert result["pairs"][0]["difference"] == pytest.approx(1 - of_x["mean"])
+    assert result["pairs"][0]["difference_interval"] == pytest.approx([1 - high, 1 - low])
 
 
 def test_runs_with_other_labels_make_no_table(tmp_path):

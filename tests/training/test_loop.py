@@ -190,6 +190,19 @@ def test_the_validation_part_chooses_the_epoch_that_is_kept(learnt):
     assert kept.figures["top1"] == max(validated)
 
 
+def test_of_epochs_that_validate_alike_the_later_one_is_kept(learnt, tiny, tmp_path):
+    """The same file under each of four names: one of four is right, whatever the model says."""
+    shutil.copytree(learnt[0] / "train", tmp_path / "videos" / "train")
+    for folder in (tmp_path / "videos" / "train").iterdir():
+        (tmp_path / "videos" / "val" / folder.name).mkdir(parents=True)
+        shutil.copy(learnt[0] / "train/disc_up/000.mp4", tmp_path / "videos" / "val" / folder.name)
+    train(open_source(str(tmp_path / "videos")), of_one_stream(tiny, epochs=2), tmp_path / "run", False, QUIET)
+    assert [entry["val"]["top1"] for entry in epochs(tmp_path / "run")] == [0.25, 0.25]
+    kept = load_file(tmp_path / "run" / "model.safetensors")
+    last = load_state(tmp_path / "run")[0].learner["model"]
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in last.items())
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_one_others(synthetic, tiny, tmp_path):
     config = of_one_stream(tiny)
     weights = []
@@ -236,9 +249,10 @@ def test_a_resumed_run_wants_its_labels_and_its_teacher(synthetic, videos, tiny,
     with pytest.raises(Stopped):
         train(source, tiny, tmp_path / "run", False, Stops(quiet=True))
     about = json.loads((labels / "labels.json").read_text())
-    (labels / "labels.json").write_text(json.dumps(about | {"teacher": "another"}))
-    with pytest.raises(InputError, match="other teacher than"):
-        train(open_source(str(videos), labels), tiny, tmp_path / "run", True, QUIET)
+    for other in ({"teacher": "another"}, {"settings": {**about["settings"], "stride": 7}}):
+        (labels / "labels.json").write_text(json.dumps(about | other))
+        with pytest.raises(InputError, match="other teacher than"):
+            train(open_source(str(videos), labels), tiny, tmp_path / "run", True, QUIET)
     swapped = {"disc_up": "disc_left", "disc_left": "disc_up"}
     mislabelled = [
         replace(v, labels=(swapped.get(v.labels[0], v.labels[0]),)) if v.split == "train" else v for v in source.videos
@@ -603,6 +617,18 @@ def test_a_skipped_step_leaves_weights_optimiser_and_batch_statistics_alone(synt
     assert all(parameter.isfinite().all() for parameter in learner.model.parameters())
 
 
+def test_a_step_of_finite_losses_is_skipped_where_a_gradient_is_not_finite(synthetic, tiny):
+    config = of_one_stream(tiny)
+    learner, accelerator, batch = one_step(synthetic, config)
+    weight = next(learner.model.parts()["rgb.early"].parameters())
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = [parameter.detach().clone() for parameter in learner.model.parameters()]
+    values = loop.training_step(learner, accelerator, [batch], 1, config)
+    assert all(value.isfinite() for name, value in values.items() if name.startswith("losses/"))
+    assert not values["good"]
+    assert all(torch.equal(now, was) for now, was in zip(learner.model.parameters(), before, strict=True))
+
+
 def load_learner(run, step):
     return torch.load(run / "state" / f"step-{step:09d}.pt", weights_only=True)["learner"]
 
@@ -651,6 +677,32 @@ def test_the_gradient_is_clipped_to_its_norm_as_a_whole(synthetic, tiny):
     assert norm > 0.05
     for free, clipped in zip(*moved.values(), strict=True):
         torch.testing.assert_close(clipped, free * (0.01 / norm), rtol=1e-3, atol=1e-7)
+
+
+def test_a_step_without_any_labelled_pixel_is_taken_with_nothing_for_the_segmenter(synthetic, tiny):
+    config = of_one_stream(tiny, "semantic")
+    learner, accelerator, batch = one_step(synthetic, replace(config, loss_weights=LossWeights(interm=0.5)))
+    assert batch.label_map is None
+    unlabelled = batch._replace(label_map=torch.full((4, 4, 16, 16), 255, dtype=torch.uint8))
+    for step, given in enumerate((batch, unlabelled), 1):
+        values = loop.training_step(learner, accelerator, [given], step, config)
+        assert values["good"]
+        assert values["losses/interm"] == 0
+
+
+def test_a_batch_of_which_nothing_could_be_read_changes_no_gradient(synthetic, tiny):
+    found = []
+    for alone in (True, False):
+        config = of_one_stream(tiny, optimizer="sgd", clip_norm=0.0, warmup_epochs=0.0)
+        learner, accelerator, batch = one_step(synthetic, config)
+        source = open_source(str(synthetic / "videos"))
+        clips = dataset.TrainingClips(source.videos, config, source.classes, source.multi_label, None)
+        black = clips.collate([dataset.BadVideo(source.videos[0], "unreadable")] * 4)
+        torch.manual_seed(0)
+        values = loop.training_step(learner, accelerator, [batch] if alone else [batch, black], 1, config)
+        found.append(values | dict(learner.model.named_parameters()))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, msg=name)
 
 
 def test_of_one_frame_the_flow_layer_learns_nothing_and_no_process_waits_for_its_gradient(tiny):

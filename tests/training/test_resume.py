@@ -299,6 +299,18 @@ def test_of_a_state_cut_short_the_one_before_is_taken(tmp_path, share):
         load_state(tmp_path)
 
 
+def test_a_state_that_would_run_code_is_passed_over_as_a_damaged_one(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "it ran"),)
+
+    save_state(a_state(3), tmp_path, keep=2)
+    save_state(replace(a_state(7), learner={"model": Bomb()}), tmp_path, keep=2)
+    state, damaged = load_state(tmp_path)
+    assert (state.step, [path.name for path in damaged]) == (3, ["step-000000007.pt"])
+    assert not (tmp_path / "it ran").exists()
+
+
 def test_without_a_state_there_is_nothing_to_resume(synthetic, tiny, tmp_path):
     with pytest.raises(InputError, match="nothing to resume"):
         train(open_source(str(synthetic / "videos"), synthetic / "labels"), tiny, tmp_path / "absent", True, QUIET)
