@@ -144,6 +144,14 @@ def test_one_seed_gives_one_clip():
     assert (first.frames != other.frames).mean() > 0.5
 
 
+def test_one_seed_gives_the_same_files(tmp_path):
+    for copy in "abc":
+        render(tmp_path / copy, ("disc",), ("up", "left"), {"test": 4}, frames=8, size=64, seed=0)
+    files = [sorted((tmp_path / copy).rglob("*.mp4")) for copy in "abc"]
+    assert len(files[0]) == 8
+    assert len({tuple(path.read_bytes() for path in found) for found in files}) == 1
+
+
 def test_the_shape_says_nothing_about_the_motion_nor_the_motion_about_the_looks():
     # Stronger than equal distributions: with equal generators, only what the class names is different.
     for seed in range(3):
