@@ -35,7 +35,7 @@ from airstreams.config import LossWeights
 from airstreams.data.listing import labels_digest
 from airstreams.data.splits import with_drawn_splits
 from airstreams.errors import InputError
-from airstreams.experiments.search import Search, best_first, counted, open_storage
+from airstreams.experiments.search import LOOK_EVERY, Search, best_first, counted, open_storage
 from airstreams.experiments.study import RESULTS
 from airstreams.experiments.trials import scored_source, work
 from airstreams.experiments.workers import end
@@ -43,8 +43,6 @@ from airstreams.files import write_json
 from airstreams.recipe import comparable, from_dict
 from airstreams.training.prepare import with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
-
-LOOK_EVERY = 1.0  # s
 
 
 def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:

@@ -20,15 +20,13 @@ from airstreams.config import Config
 from airstreams.data.listing import Source
 from airstreams.data.splits import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
-from airstreams.experiments.search import Search, counted, open_storage, run_of
+from airstreams.experiments.search import LOOK_EVERY, Search, counted, open_storage, run_of
 from airstreams.experiments.tournament import TournamentSampler
 from airstreams.experiments.workers import as_told, begin_work
 from airstreams.recipe import comparable, load_config
 from airstreams.training.loop import train
 from airstreams.training.prepare import may_begin
 from airstreams.training.state import FOLDER as STATE_FOLDER
-
-LOOK_EVERY = 1.0  # s
 
 
 class _SurplusError(Exception):
