@@ -519,6 +519,26 @@ def test_training_on_nothing_but_bad_files_is_refused_in_a_line(call, videos, re
     assert "no readable training video of disc_left" in err.splitlines()[-1]
 
 
+PRINTS_AS_A_LIBRARY_DOES = """
+import os
+from airstreams.cli import main
+from airstreams.models import cost
+def count(*arguments):
+    os.write(1, b"[Gloo] Rank 0 is connected")
+    return real(*arguments)
+real, cost.count = cost.count, count
+raise SystemExit(main(["info", "demo", "--json"]))
+"""
+
+
+def test_under_torchrun_json_is_alone_on_stdout_whatever_libraries_print():
+    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "WORLD_SIZE": "1"}
+    command = [sys.executable, "-c", PRINTS_AS_A_LIBRARY_DOES]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["parameters"] > 0
+    assert "[Gloo]" in done.stderr
+
+
 def in_a_process(*argv, **environment):
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), **environment}
     command = [sys.executable, "-m", "airstreams", *map(str, argv)]

@@ -56,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # which may have no letter for a name's
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if "--json" in argv and "WORLD_SIZE" in os.environ:  # under torchrun, where torch 2.9 prints of its connections
+        sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
     warnings.filterwarnings("default" if debug else "ignore")
     parser, keys = make_parser(), config_keys(argv)
     try:
