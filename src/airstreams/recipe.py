@@ -41,13 +41,13 @@ def from_dict(values: dict[str, Any]) -> Config:
     try:
         return config_from(parser.instantiate(parser.parse_object(values)))
     except ArgumentError as error:
-        complaint = re.sub(r'^Parser key "([\w.]+)":', r"\1:", in_a_line(error))
+        complaint = re.sub(r'^Parser key "([\w.]+)":', r"\1:", str(error))
         raise InputError(about_types(complaint)) from error
 
 
 def about_types(complaint: str) -> str:
     """The parser's complaint of a value, if it is one, in words that are not Python's."""
-    complaint = re.sub(r"<class '(\w+)'>", r"\1", " ".join(complaint.split()))
+    complaint = re.sub(r"<class '(\w+)'>", r"\1", in_a_line(complaint))
     found = re.search(r"Expected an? (?P<types>.*?)\. Got value: (?P<given>.*)", complaint)
     found = found or re.search(
         r"Does not validate .* Subtypes: \[(?P<types>.*?)\] .* Given value: (?P<given>.*)", complaint

@@ -180,6 +180,16 @@ def test_the_sum_of_the_weights_is_what_any_program_can_compute(run):
     assert json.loads(sums["sums"])["sha256"] == summed.hexdigest()
 
 
+def test_a_bit_changed_in_the_sums_themselves_is_refused(run):
+    path = run / "model.safetensors"
+    content = path.read_bytes()
+    start, end = content.index(b"sha256"), content.index(b"description") + 80
+    for bit in random.Random(0).sample(range(8 * start, 8 * end), 100):
+        flip(path, bit)
+        assert "model.safetensors" in complaint(run), bit
+        flip(path, bit)
+
+
 def test_the_same_model_is_the_same_file(run, tmp_path):
     saved = load(run)
     for copy in "abc":  # several entries of a header would stand there in another order each time

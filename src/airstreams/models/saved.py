@@ -140,10 +140,10 @@ def _sums(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-    except SafetensorError as error:
+        sums: dict[str, str] = json.loads(header["sums"]) if "sums" in header else header  # as an earlier version had it
+    except (SafetensorError, ValueError) as error:
         reason = in_a_line(error)[:200]
         raise InputError(f"{path}: damaged ({reason}); copy the run again") from error
-    sums: dict[str, str] = json.loads(header["sums"]) if "sums" in header else header  # as an earlier version had it
     if sums.keys() != {"sha256", "description"}:
         raise InputError(f"{path}: damaged (no checksums in its header); copy the run again")
     return sums
