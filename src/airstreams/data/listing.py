@@ -109,7 +109,8 @@ def overlapping(names: Iterable[str], others: Iterable[str]) -> list[str]:
 
 
 def _part_of(name: str) -> tuple[str, float, float]:
-    found = re.fullmatch(r"(.*)#t=([\d.e-]*),([\d.e-]*)", name)
+    seconds = r"(\d+(?:\.\d+)?(?:e[+-]\d+)?)?"  # as Python writes a float, or nothing
+    found = re.fullmatch(rf"(.*)#t={seconds},{seconds}", name)
     return (found[1], float(found[2] or 0.0), float(found[3] or math.inf)) if found else (name, 0.0, math.inf)
 
 

@@ -140,7 +140,8 @@ def _sums(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-        sums: dict[str, str] = json.loads(header["sums"]) if "sums" in header else header  # as an earlier version had it
+        # An earlier version had them there one by one.
+        sums: dict[str, str] = json.loads(header["sums"]) if "sums" in header else header
     except (SafetensorError, ValueError) as error:
         reason = in_a_line(error)[:200]
         raise InputError(f"{path}: damaged ({reason}); copy the run again") from error
