@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -39,6 +40,8 @@ from airstreams.errors import InputError, VideoError
 
 _MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
 _CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
+# Old files' tags need not be UTF-8, which PyAV before 19 complains of unless it is told not to.
+_TAGS: Any = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 _CUT_S = 0.25  # how much earlier than its header says a file may end, s: headers round, and count other streams' tails
 
 
@@ -424,8 +427,8 @@ def _opened(
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Opens a file and finds its video stream; FFmpeg's errors inside the block become a VideoError."""
     try:
-        # "file:" keeps a colon in the name from being read as a protocol; old files' tags need not be UTF-8.
-        container = av.open(f"file:{os.fspath(path)}", "r", options=options, metadata_errors="ignore")
+        # "file:" keeps a colon in the name from being read as a protocol.
+        container = av.open(f"file:{os.fspath(path)}", "r", options=options, **_TAGS)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(_reason_not_to_open(path)) from error
     with container:
