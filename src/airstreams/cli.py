@@ -230,7 +230,6 @@ def train(call: Namespace) -> int:
     """`airstreams train DATA --out RUN`."""
     from airstreams.data.sources import open_source
     from airstreams.distributed import leads
-    from airstreams.models.saved import load as load_model
     from airstreams.training.loop import train as run_training
     from airstreams.training.prepare import may_begin
 
@@ -251,12 +250,11 @@ def train(call: Namespace) -> int:
         config = config_from(call)
         config.data.compact_classes |= call.compact_classes
         config.loss_weights = _evolved_weights(call, config)
-    init = None if call.init is None else load_model(call.init)
     source = open_source(call.source, call.labels)
     if call.labels is not None and "semantic" not in config.model.streams:
         remark = "--labels is of no use to this recipe, which has no semantic stream"
         source = replace(source, remarks=(*source.remarks, remark))
-    record = run_training(source, config, call.out, call.resume, stderr, init)
+    record = run_training(source, config, call.out, call.resume, stderr, call.init)
     if not leads():
         return DONE
     if call.json:

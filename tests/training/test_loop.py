@@ -22,7 +22,7 @@ import airstreams
 from airstreams.config import LossWeights, TrainingConfig
 from airstreams.data import dataset
 from airstreams.data.sources import open_source
-from airstreams.data.splits import read_splits
+from airstreams.data.splits import learnt_from, read_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.models import saved as saved_models
@@ -832,12 +832,37 @@ def test_a_model_starts_from_another_runs_weights(trained, synthetic, tiny, tmp_
     source = open_source(str(synthetic / "videos"), synthetic / "labels")
     config = replace(tiny, training=replace(tiny.training, epochs=1, lr=1e-12, weight_decay=0.0))
     said = io.StringIO()
-    train(source, config, tmp_path / "run", False, Console(file=said, width=200), saved_models.load(trained))
+    train(source, config, tmp_path / "run", False, Console(file=said, width=200), trained)
     assert "rgb.early" in said.getvalue()
+    assert "beware" not in said.getvalue()
     before, after = (load_file(run / "model.safetensors") for run in (trained, tmp_path / "run"))
     for name, tensor in after.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(tensor, before[name], atol=1e-6, rtol=0)
+
+
+def test_what_a_run_to_start_from_learnt_is_known_to_the_last_run_that_starts_from_it(trained, videos, tiny, tmp_path):
+    rows = [
+        f"train/{name}/{number:03d}.mp4,{name},{'test' if number == 0 else 'train'}"
+        for name in ("disc_up", "disc_left")
+        for number in range(4)
+    ]
+    (videos / "other.csv").write_text("\n".join(["path,label,split", *rows]))
+    other = open_source(str(videos / "other.csv"))
+    config = of_one_stream(tiny)
+    said = io.StringIO()
+    train(other, config, tmp_path / "second", False, Console(file=said, width=300), trained)
+    assert (
+        f"beware: {trained} learnt from 2 of the 2 validation and test videos, such as train/disc_left/000.mp4"
+        in said.getvalue()
+    )
+    assert evaluate(tmp_path / "second", other, "test", QUIET).figures["trained_on"] == 2
+    whole = open_source(str(videos))
+    train(whole, config, tmp_path / "third", False, QUIET, tmp_path / "second")
+    assert learnt_from(tmp_path / "third") == {video.name for video in whole.split("train")}
+    train(other, config, tmp_path / "alone", False, QUIET)
+    assert learnt_from(tmp_path / "alone") == {video.name for video in other.split("train")}
+    assert evaluate(tmp_path / "alone", other, "test", QUIET).figures["trained_on"] == 0
 
 
 def test_where_the_compiler_fails_training_goes_on_without_it(synthetic, tiny, tmp_path, monkeypatch):

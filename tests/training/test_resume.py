@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 import airstreams
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
-from airstreams.models import saved as saved_models
 from airstreams.recipe import load_config, save_config
 from airstreams.training import loop
 from airstreams.training.loop import train
@@ -202,7 +201,7 @@ def test_before_the_first_step_a_signal_stops_at_once(videos, config, trained, t
 
     source = open_source(str(videos / "videos"), videos / "labels")
     with pytest.raises(KeyboardInterrupt):
-        train(source, config, tmp_path / "run", False, Stops(quiet=True), saved_models.load(trained))
+        train(source, config, tmp_path / "run", False, Stops(quiet=True), trained)
     assert not (tmp_path / "run").exists()
 
 

@@ -13,6 +13,7 @@ from airstreams.errors import InputError
 from airstreams.files import write_rows
 
 SPLIT_FILE = "split.csv"  # in a run: which video was used for what
+LEARNT_BEFORE = "learnt_before.csv"  # in a run that started from another: what that one had learnt from
 
 
 def automatic_split(
@@ -86,6 +87,18 @@ def read_splits(path: Path) -> dict[str, str]:
             raise InputError(f"{path}, line {line}: {name} stands there twice; expected it once; delete a line")
         splits[name] = row["split"]
     return splits
+
+
+def learnt_from(run: Path) -> set[str]:
+    """The names of the videos that a run's model learnt from, in it and in the runs that it started from.
+
+    Of a model that was copied without these lists nothing is known: then there are none.
+    """
+    splits = read_splits(run / SPLIT_FILE) if (run / SPLIT_FILE).is_file() else {}
+    names = {name for name, use in splits.items() if use == "train"}
+    if (run / LEARNT_BEFORE).is_file():
+        names |= {row["name"] for _, row in read_rows(run / LEARNT_BEFORE, required=("name",), optional=())}
+    return names
 
 
 def _shares(class_sizes: Mapping[str, int], fraction: float) -> dict[str, int]:

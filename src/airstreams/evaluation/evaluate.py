@@ -16,7 +16,7 @@ from airstreams.config import EvaluationConfig
 from airstreams.data.check import check_together
 from airstreams.data.labels import OTHER
 from airstreams.data.listing import SPLITS, Source, overlapping
-from airstreams.data.splits import SPLIT_FILE, read_splits, with_splits
+from airstreams.data.splits import SPLIT_FILE, learnt_from, read_splits, with_splits
 from airstreams.distributed import device_of_process, leads
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
@@ -72,8 +72,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     drawn = read_splits(run / SPLIT_FILE) if listed else {}
     source = _with_drawn_splits(source, drawn, console)
     wanted = source.split(split)
-    learnt_from = (name for name, use in drawn.items() if use == "train")
-    trained_on = len(overlapping([video.name for video in wanted], learnt_from))
+    trained_on = len(overlapping([video.name for video in wanted], learnt_from(run)))
     if trained_on and split != "train":
         console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
     label_store = source.label_store if "semantic" in saved.config.model.streams else None

@@ -292,8 +292,7 @@ def _do(job: Job) -> None:
     begun = (job.folder / "config.yaml").is_file()
     if not begun and not may_begin(job.folder):
         raise InputError(f"{job.folder}: holds something else; delete it, or give another --out")
-    init = None if begun or job.init is None else saved_models.load(job.init)
-    train(job.source, job.config, job.folder, begun, quiet, init)
+    train(job.source, job.config, job.folder, begun, quiet, None if begun else job.init)
     evaluate(job.folder, job.source, "test", quiet)
 
 

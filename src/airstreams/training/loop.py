@@ -25,14 +25,14 @@ from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.dataset import Batch, StepSampler, TrainingClips
 from airstreams.data.labels import COCO_CLASSES, NO_LABEL
-from airstreams.data.listing import Source, Video, labels_digest
+from airstreams.data.listing import Source, Video, labels_digest, overlapping
 from airstreams.data.loading import ends_its_loaders, processes
-from airstreams.data.splits import SPLIT_FILE, write_splits
+from airstreams.data.splits import LEARNT_BEFORE, SPLIT_FILE, learnt_from, write_splits
 from airstreams.data.transforms import augment
 from airstreams.distributed import align_buffers, any_process, gather, leads
 from airstreams.errors import InputError, Stopped, VideoError
 from airstreams.evaluation.protocols import figures_of, score_videos
-from airstreams.files import require_writable
+from airstreams.files import require_writable, write_rows
 from airstreams.machine import hardware
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import AIRStreams, build
@@ -60,7 +60,7 @@ def train(
     run: Path,
     resume: bool,
     console: Console,
-    init: SavedModel | None = None,
+    init: Path | None = None,
     after_epoch: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
     """Train a model on a source's training part and leave it in `run`.
@@ -71,14 +71,15 @@ def train(
         run: its folder.
         resume: go on from the run's newest state.
         console: to talk to.
-        init: a trained model to start from.
+        init: a run to start from.
         after_epoch: called with each epoch's record. What it raises ends the training.
 
     Returns:
         The last epoch's record.
 
     Raises:
-        InputError: a source that this config cannot be trained on; nothing is written into `run` then.
+        InputError: a source that this config cannot be trained on, or nothing to start from; nothing is written into
+            `run` then.
         VideoError: no clip could be read for some time.
         FloatingPointError: no step's numbers were finite for some time; the last good state is kept.
         Stopped: a signal asked for it; the state is saved.
@@ -97,8 +98,7 @@ def train(
                 return last_epoch(run)
         torch.manual_seed(config.seed)
         model = build(config.model, len(source.classes), len(segment_classes))
-        if init is not None:
-            console.print(str(take_over(model, source.classes, segment_classes, init)), soft_wrap=True)
+        learnt_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
         freeze(model, config)
         require_writable(run)
         # Refused is what can be before the videos are gone through, which takes hours where there are many.
@@ -119,6 +119,8 @@ def train(
                 save_state(state, run, config.training.keep)
                 write_left_out(run / LEFT_OUT, bad)
                 write_splits(run / SPLIT_FILE, source)
+                if learnt_before:
+                    write_rows(run / LEARNT_BEFORE, ("name",), ((name,) for name in sorted(learnt_before)))
                 save_config(config, run / "config.yaml")  # last: a folder that has it can be resumed
         accelerator.wait_for_everyone()
 
@@ -197,6 +199,22 @@ def train(
             if leads():
                 save_state(state, run, config.training.keep)
         return record
+
+
+def _start_from(
+    init: Path, model: AIRStreams, source: Source, segment_classes: Sequence[str], console: Console
+) -> set[str]:
+    """Take over what fits of a run's model, and return the names of the videos that it learnt from."""
+    console.print(str(take_over(model, source.classes, segment_classes, saved_models.load(init))), soft_wrap=True)
+    learnt_before = learnt_from(init)
+    held_out = [video.name for video in source.videos if video.split != "train"]
+    if again := overlapping(held_out, learnt_before):
+        console.print(
+            f"beware: {init} learnt from {len(again)} of the {len(held_out)} validation and test videos, such as "
+            f"{again[0]}, so their figures will flatter",
+            soft_wrap=True,
+        )
+    return learnt_before
 
 
 def _what_is_learnt(source: Source, segment_classes: Sequence[str], config: Config) -> dict[str, Any]:

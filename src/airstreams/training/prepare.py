@@ -11,7 +11,7 @@ from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo, check_together
 from airstreams.data.listing import Source, Video
-from airstreams.data.splits import SPLIT_FILE, read_splits, with_drawn_splits, with_splits
+from airstreams.data.splits import LEARNT_BEFORE, SPLIT_FILE, read_splits, with_drawn_splits, with_splits
 from airstreams.distributed import gather, share, share_on_this_machine
 from airstreams.errors import InputError
 from airstreams.files import write_rows
@@ -133,7 +133,7 @@ def _require_labels(source: Source, config: Config) -> None:
 
 def may_begin(run: Path) -> bool:
     """Whether a training may begin in this folder: it holds nothing but what one that was killed at its start left."""
-    remains = {LEFT_OUT, SPLIT_FILE, STATE_FOLDER}
+    remains = {LEFT_OUT, SPLIT_FILE, LEARNT_BEFORE, STATE_FOLDER}
     if not run.exists():
         return True
     return run.is_dir() and all(path.name in remains or path.name.startswith(".") for path in run.iterdir())
