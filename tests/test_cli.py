@@ -575,7 +575,7 @@ def test_help_says_of_every_key_what_it_does(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     lines = re.sub(r"\n {8,}", "  ", capsys.readouterr().out).splitlines()
-    said = {found[1]: found[2] for line in lines if (found := re.match(r"  --(\w+\.[\w.]+) .*?  +(\S.*)", line))}
+    said = {found[1]: found[2] for line in lines if (found := re.match(r"  --(\w+\.[\w.]+),? .*?  +(\S.*)", line))}
     sections = {name: values for name, values in asdict(Config()).items() if isinstance(values, dict)}
     keys = {f"{section}.{key}" for section, values in sections.items() for key in values}
     assert keys <= said.keys()

@@ -334,7 +334,7 @@ def evaluate(call: Namespace) -> int:
         stdout.print(table)
     stdout.print(
         f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder}. They are of "
-        f"{figures['classes']} classes; in brackets, 95 % intervals over videos."
+        f"{figures['classes']} classes; in brackets, 95 % intervals over {figures['groups']} groups of videos."
     )
     if figures["unlabelled"]:
         stdout.print(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airstreams.data.listing import Video
+from airstreams.data.listing import Video, groups_of
 from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split, read_splits, with_splits, write_splits
 from airstreams.errors import InputError
@@ -49,6 +49,23 @@ def test_the_seed_decides_and_the_order_does_not():
     moved = [replace(video, path=Path("/else/where", video.path)) for video in mixed]
     assert automatic_split(moved, seed=3) == split
     assert len({tuple(sorted(automatic_split(videos, seed).items())) for seed in range(10)}) == 10
+
+
+def test_rows_of_one_file_and_of_one_group_stay_together_and_so_does_what_hangs_together_by_them():
+    """Person a is seen in the files 0 and 1, person b in 1 and 2: neither may be on two sides."""
+    rows = [(0, "a"), (1, "a"), (1, "b"), (2, "b"), (3, None), (3, "c"), (4, None), (4, None), (5, "d")]
+    videos = [
+        Video(Path(f"/there/{file}.mp4"), f"{file}.mp4#t={part},", ("x",), group=group)
+        for part, (file, group) in enumerate(rows)
+    ]
+    expected = ["a", "a", "a", "a", "c", "c", "/there/4.mp4", "/there/4.mp4", "d"]
+    for order in (videos, videos[::-1]):
+        found = groups_of(order)
+        assert [found[video.name] for video in videos] == expected
+    for seed in range(20):
+        splits = automatic_split(videos, seed)
+        sides = {group: {splits[video.name] for video in videos if found[video.name] == group} for group in expected}
+        assert all(len(side) == 1 for side in sides.values())
 
 
 def test_every_video_may_come_into_the_test():

@@ -63,6 +63,7 @@ def test_the_figures_are_those_of_the_scores_written_down(run, synthetic):
 def test_the_figures_say_how_sure_they_are_and_by_which_views(run, synthetic):
     figures = evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET).figures
     assert (figures["classes"], figures["unlabelled"], figures["map_unlabelled_as_negatives"]) == (4, 0, None)
+    assert figures["groups"] == 8
     assert figures["protocol"] == {"views": 2, "crops": 1, "published": None}
     for name in ("top1", "mean_per_class"):
         low, high = figures["intervals"][name]
@@ -107,7 +108,7 @@ def test_charades_is_scored_as_its_official_script_does_and_says_so(multi_label_
     figures = json.loads(capsys.readouterr().out)
     published = figures["protocol"]["published"]
     assert (published["name"], published["figures"], published["split"]) == ("charades", ["map"], "test")
-    assert published["deviations"] == ["2 views, not 10", "1 crops, not 3"]
+    assert published["deviations"] == ["8 videos listed, not 1863", "2 views, not 10", "1 crops, not 3"]
     assert (figures["videos"], figures["unlabelled"], figures["classes"]) == (8, 2, 4)
     with (multi_label_run / "evaluation" / "test" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -124,7 +125,7 @@ def test_charades_is_scored_as_its_official_script_does_and_says_so(multi_label_
     printed = " ".join(capsys.readouterr().out.split())
     for words in (
         "Protocol of charades: mAP on test; the custom is each class's highest score over the views, not the mean.",
-        "Here otherwise: 2 views, not 10; 1 crops, not 3.",
+        "Here otherwise: 8 videos listed, not 1863; 2 views, not 10; 1 crops, not 3.",
         "2 videos without any action are ranked last",
         "the mean over 2 clips, 1 crops each",
     ):
@@ -164,12 +165,29 @@ def test_data_without_splits_is_scored_by_those_that_training_drew_and_new_video
     evaluate(run, open_source(str(videos / "list.csv")), "test", Console(file=said, width=200))
     assert "12 of 12 videos are new to the run" in said.getvalue()
     assert (
-        "beware: 10 of them look like the run's own under other names (train/disc_left/000.mp4 for disc_left/000.mp4)"
-        in said.getvalue()
+        "beware: 8 of these 12 videos look like some that were trained on under other names (train/disc_left/000.mp4 "
+        "for disc_left/000.mp4)" in said.getvalue()
     )
     (run / "split.csv").unlink()
     with pytest.raises(InputError, match=r"no split\.csv in it, .*; copy it with the model"):
         evaluate(run, open_source(str(videos / "list.csv")), "test", QUIET)
+
+
+def test_data_of_another_form_that_hold_what_was_trained_on_are_spoken_of(run, videos, tmp_path):
+    other = tmp_path / "moved" / "test" / "disc_left" / "000.avi"
+    other.parent.mkdir(parents=True)
+    shutil.copy(videos / "train" / "disc_left" / "000.mp4", other)
+    said = io.StringIO()
+    (run / "split.csv").write_text("name,split\ndisc_left/000.mp4,train\n")
+    evaluate(run, open_source(str(tmp_path / "moved")), "test", Console(file=said, width=200))
+    assert (
+        "beware: 1 of these 1 videos look like some that were trained on under other names (test/disc_left/000.avi for"
+        in said.getvalue()
+    )
+    (run / "split.csv").write_text("name,split\ntrain/disc_left/000.mp4,train\ntest/disc_left/000.avi,test\n")
+    said = io.StringIO()
+    evaluate(run, open_source(str(tmp_path / "moved")), "test", Console(file=said, width=200))
+    assert "beware" not in said.getvalue()  # the run knows it by name
 
 
 def test_videos_that_were_trained_on_are_counted_and_spoken_of(run, videos):
@@ -193,6 +211,7 @@ def test_parts_of_videos_that_were_trained_on_are_spoken_of(run, videos):
     (videos / "parts.csv").write_text("\n".join(rows))
     result = evaluate(run, open_source(str(videos / "parts.csv")), "test", QUIET)
     assert result.figures["trained_on"] == 2  # all but the second part
+    assert result.figures["groups"] == 2  # files
 
 
 def test_scores_that_are_no_numbers_are_no_figures(run, synthetic):

@@ -1,26 +1,57 @@
-"""Intervals against closed forms, and against what happens with fresh videos."""
+"""Intervals against closed forms, and against what happens with fresh videos and seeds."""
+
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
-from airstreams.evaluation.intervals import intervals
+from airstreams.evaluation.intervals import intervals, of_difference, of_share
 from airstreams.evaluation.metrics import FIGURES, outcomes_of
 
 
-def interval(outcomes, name):
-    found = intervals(outcomes)[name]
+def interval(outcomes, name, groups=None):
+    found = intervals(outcomes, groups or [str(number) for number in range(outcomes.videos)])[name]
     assert found is not None
     return found
 
 
-def test_the_interval_of_an_accuracy_is_that_of_a_binomial():
-    N, p = 600, 0.3
-    scores = np.zeros((N, 7))
-    scores[:, 0] = 1
-    targets = np.where(np.arange(N) < p * N, 0, 6)  # the first 180 are right
-    low, high = interval(outcomes_of(scores, targets), "top1")
-    half = 1.96 * np.sqrt(p * (1 - p) / N)
-    assert (low, high) == (pytest.approx(p - half, abs=0.006), pytest.approx(p + half, abs=0.006))
+def of_two_classes(right_N, classes=2):
+    """Outcomes of videos of the first class, of which some are right."""
+    scores_NK = np.eye(classes)[np.where(right_N, 0, 1)]
+    return outcomes_of(scores_NK, np.zeros(len(right_N), dtype=np.int64))
+
+
+def wilson(right, N):
+    """Wilson (1927), the textbook's form."""
+    p, z = right / N, 1.96
+    middle, half = p + z**2 / (2 * N), z * np.sqrt(p * (1 - p) / N + z**2 / (4 * N**2))
+    return (middle - half) / (1 + z**2 / N), (middle + half) / (1 + z**2 / N)
+
+
+@pytest.mark.parametrize(("right", "N"), [(180, 600), (57, 60), (1, 40)])
+def test_the_interval_of_an_accuracy_is_wilsons(right, N):
+    low, high = interval(of_two_classes(np.arange(N) < right, classes=7), "top1")
+    width = high - low
+    assert (low, high) == pytest.approx(wilson(right, N), abs=0.06 * width)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_where_nothing_varies_as_many_videos_count_as_there_are_groups(share):
+    right = np.full(60, bool(share))
+    for size in (1, 3):
+        bounds = interval(of_two_classes(right), "top1", [f"g{number // size}" for number in range(60)])
+        assert bounds == pytest.approx(wilson(share * 60 / size, 60 / size), abs=0.02)
+
+
+def test_groups_that_are_right_or_wrong_as_a_whole_count_as_one_video_each():
+    right = np.arange(400) // 4 % 10 < 3
+    groups = [f"g{number // 4}" for number in range(400)]
+    assert interval(of_two_classes(right), "top1", groups) == pytest.approx(wilson(30, 100), abs=0.01)
+
+
+def test_of_one_group_nothing_is_known():
+    assert interval(of_two_classes(np.arange(9) < 3), "top1", ["film"] * 9) == [0, 1]
+    assert of_difference(np.array([0.1]), np.full((1000, 1), 0.1), groups=1) == [-1, 1]
 
 
 def test_the_interval_of_the_mean_per_class_is_that_of_a_mean_of_binomials():
@@ -56,16 +87,54 @@ def test_the_interval_of_map_holds_what_other_videos_give_on_average():
 
 def test_intervals_hold_their_figures_lie_in_0_to_1_and_are_the_same_every_time():
     rng = np.random.default_rng(0)
-    scores, targets = rng.random((30, 8)), rng.integers(0, 8, 30)
-    found = intervals(outcomes_of(scores, targets))
+    outcomes = outcomes_of(rng.random((30, 8)), rng.integers(0, 8, 30))
+    groups = [f"g{number // 2}" for number in range(30)]
+    found = intervals(outcomes, groups)
     assert list(found) == list(FIGURES)
     assert found["map"] is None
-    for name, value in outcomes_of(scores, targets).figures(np.ones(30)).items():
+    for name, value in outcomes.figures(np.ones(30)).items():
         if value is not None:
             low, high = found[name] or (1, 0)
             assert 0 <= low < value < high <= 1
-    assert intervals(outcomes_of(scores, targets)) == found
+    assert intervals(outcomes, groups) == found
 
 
-def test_with_every_video_right_the_interval_is_a_point():
-    assert interval(outcomes_of(np.eye(3), np.arange(3)), "top1") == [1, 1]
+def test_of_many_videos_a_mean_over_seeds_has_the_interval_of_students_t():
+    values_S = np.array([0.2, 0.5, 0.6])
+    drawn_RS = values_S + np.random.default_rng(0).normal(size=(1000, 3)) * 1e-4
+    half = 4.303 * values_S.std(ddof=1) / np.sqrt(3)  # of two degrees of freedom, from a table
+    expected = values_S.mean() - half, values_S.mean() + half
+    assert of_difference(values_S, drawn_RS, groups=10**6) == pytest.approx(expected, rel=1e-3)
+
+
+def test_seeds_that_differ_by_their_errors_on_few_videos_alone_make_no_interval_wider():
+    rng = np.random.default_rng(0)
+    drawn_RS = rng.normal(size=(20000, 1)) * 0.03 + rng.normal(size=(20000, 3)) * 0.06
+    low, high = of_difference(np.array([-0.06, 0.0, 0.06]), drawn_RS, groups=1000)
+    # Satterthwaite's 6.125 degrees of freedom, between the table's 2.447 for 6 and 2.365 for 7.
+    assert high == pytest.approx(2.435 * np.sqrt(0.03**2 + 0.06**2 / 3), rel=0.02)
+    assert low == pytest.approx(-high)
+
+
+@pytest.mark.parametrize(("videos", "seed_deviation"), [(268, 0.0), (268, 0.025), (5433, 0.025)])
+def test_runs_that_are_equally_good_are_seldom_called_different(videos, seed_deviation):
+    """Of 200 pairs with three seeds each: 5 % by the intervals' promise, over 18 only once in a hundred times."""
+    rng = np.random.default_rng(0)
+    normal = NormalDist()
+    different = 0
+    for _ in range(200):
+        hard_N = rng.normal(size=videos) * 0.8
+        shifts = rng.normal(size=(2, 3, 1)) * seed_deviation / normal.pdf(normal.inv_cdf(0.3))
+        right = hard_N + 0.6 * rng.normal(size=(2, 3, videos)) + shifts < normal.inv_cdf(0.3)
+        difference_SN = right[0].astype(float) - right[1]
+        weights_RN = rng.multinomial(videos, [1 / videos] * videos, size=200) / videos
+        low, high = of_difference(difference_SN.mean(axis=1), weights_RN @ difference_SN.T, groups=videos)
+        different += not low <= 0 <= high
+    assert different <= 18
+
+
+def test_a_share_over_seeds_stays_within_0_and_1():
+    values_S = np.array([0.9, 0.99, 1.0])
+    drawn_RS = values_S + np.random.default_rng(0).normal(size=(1000, 3)) * 0.01
+    low, high = of_share(values_S, drawn_RS, groups=50)
+    assert 0 < low < values_S.mean() < high < 1

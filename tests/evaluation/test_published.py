@@ -6,10 +6,16 @@ import pytest
 
 from airstreams.config import EvaluationConfig
 from airstreams.data.benchmarks import BENCHMARKS
-from airstreams.data.listing import Source
+from airstreams.data.listing import Source, Video
+from airstreams.data.sources import open_source
 from airstreams.evaluation.metrics import FIGURES
 from airstreams.evaluation.published import NAMES, PUBLISHED, deviations, published_for
 from airstreams.recipe import load_config, recipe_path
+
+
+def listed(name, videos, split="test"):
+    """A listed data set of so many videos."""
+    return Source(name, ("a",), tuple(Video(Path(str(n)), str(n), ("a",), split=split) for n in range(videos)))
 
 
 def test_every_published_data_set_has_a_protocol_of_known_figures():
@@ -21,7 +27,10 @@ def test_every_published_data_set_has_a_protocol_of_known_figures():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_recipe_of_a_data_set_has_its_views(name):
     config = load_config(recipe_path(name))
-    assert deviations(PUBLISHED[name], "test", config.evaluation, left_out=0) == []
+    published = PUBLISHED[name]
+    for option, videos in published.videos.items() or {"": 3}.items():
+        source = listed(f"{name}:there{'?' * bool(option)}{option}", videos)
+        assert deviations(published, source, "test", config.evaluation, left_out=0) == []
 
 
 def test_a_source_is_of_a_published_data_set_by_its_name(tmp_path):
@@ -31,5 +40,30 @@ def test_a_source_is_of_a_published_data_set_by_its_name(tmp_path):
 
 
 def test_every_deviation_from_a_protocol_is_named():
-    said = deviations(PUBLISHED["charades"], "train", EvaluationConfig(views=4, crops=1), left_out=2)
+    some = listed("charades:there", 3, "train")
+    said = deviations(PUBLISHED["charades"], some, "train", EvaluationConfig(views=4, crops=1), left_out=2)
     assert said == ["split train, not test", "4 views, not 10", "1 crops, not 3", "2 videos left out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("charades:there", 1863),
+        ("hmdb51:there", 1530),
+        ("jhmdb:there?split=2", 270),
+        ("moments:there?release=305", 30500),
+        ("moments:there", None),  # a release of one class
+        ("smarthome:there", None),
+    ],
+)
+def test_a_shortened_list_is_no_published_data_set(name, expected):
+    published = PUBLISHED[name.partition(":")[0]]
+    evaluation = EvaluationConfig(views=published.views, crops=published.crops)
+    said = deviations(published, listed(name, 10), "test", evaluation, left_out=0)
+    assert said == ([f"10 videos listed, not {expected}"] if expected else [])
+
+
+def test_the_real_lists_are_as_long_as_they_should_be(test_data):
+    for split in (1, 2, 3):
+        source = open_source(f"jhmdb:{test_data}/jhmdb?split={split}")
+        assert len(source.split("test")) == PUBLISHED["jhmdb"].videos[f"split={split}"]

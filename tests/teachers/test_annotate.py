@@ -92,7 +92,7 @@ TEACHERS = '''
 
         def __call__(self, frames_THW3):
             if len(CALLS.read_text().splitlines() if CALLS.exists() else []) == 15:
-                next(Path(__file__).with_name("labels").rglob("*.npz")).unlink()
+                next(Path(__file__).with_name("labels").rglob("[!.]*.npz")).unlink()
             return super().__call__(frames_THW3)
 '''
 NAMES = ("background", "red", "green", "blue")

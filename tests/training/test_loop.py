@@ -553,6 +553,14 @@ def test_a_semantic_stream_without_label_maps_is_refused_unless_its_loss_has_no_
     train(source, config, tmp_path / "run", False, QUIET)
 
 
+def test_balance_is_refused_where_a_video_has_several_labels(synthetic, tiny, tmp_path):
+    source = replace(open_source(str(synthetic / "videos")), multi_label=True)
+    config = replace(of_one_stream(tiny), data=replace(tiny.data, balanced=True))
+    with pytest.raises(InputError, match=r"data\.balanced: got true for .*; expected one a video"):
+        train(source, config, tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def with_numbers_gone_wrong(monkeypatch, wrong):
     """Make the inputs of some steps, `wrong(step)`, not a number, as an overflow would the activations."""
     steps = iter(range(1, 1000))

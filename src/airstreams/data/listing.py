@@ -47,7 +47,7 @@ class Video:
     end: float | None = None
     """Seconds after the first frame, exclusive; None is the end."""
     group: str | None = None
-    """Videos of one group never stand on both sides of an automatic split."""
+    """What it was cut from, or who is seen: see `groups_of`."""
     label_map: str | None = None
     """Key of the video's label maps in any label store; several segments of one file share it."""
     mask: Path | None = None
@@ -112,6 +112,26 @@ def _part_of(name: str) -> tuple[str, float, float]:
     seconds = r"(\d+(?:\.\d+)?(?:e[+-]\d+)?)?"  # as Python writes a float, or nothing
     found = re.fullmatch(rf"(.*)#t={seconds},{seconds}", name)
     return (found[1], float(found[2] or 0.0), float(found[3] or math.inf)) if found else (name, 0.0, math.inf)
+
+
+def groups_of(videos: Iterable[Video]) -> dict[str, str]:
+    """Each video's group by its name: those with one `group` or of one file, and so all that hang together by others.
+
+    No group stands on both sides of an automatic split, and one is drawn as a whole for intervals.
+    """
+    root: dict[tuple[bool, str], tuple[bool, str]] = {}
+
+    def find(key: tuple[bool, str]) -> tuple[bool, str]:
+        while root.setdefault(key, key) != key:
+            root[key] = root[root[key]]
+            key = root[key]
+        return key
+
+    keys = [((False, video.group) if video.group else (True, str(video.path)), video) for video in videos]
+    for key, video in keys:
+        first, second = sorted((find(key), find((True, str(video.path)))))
+        root[second] = first  # a group's name, where there is one: that does not depend on where the files lie
+    return {video.name: find(key)[1] for key, video in keys}
 
 
 def listed(data: str, videos: Iterable[Video], multi_label: bool) -> Source:

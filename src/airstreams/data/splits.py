@@ -2,13 +2,13 @@
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from airstreams.config import Config
 from airstreams.data.csv_list import check_split, read_rows
-from airstreams.data.listing import Source, Video, composed
+from airstreams.data.listing import Source, Video, composed, groups_of
 from airstreams.errors import InputError
 from airstreams.files import write_rows
 
@@ -17,14 +17,13 @@ LEARNT_BEFORE = "learnt_before.csv"  # in a run that started from another: what 
 
 
 def automatic_split(
-    videos: Iterable[Video], seed: int, val_fraction: float = 0.1, test_fraction: float = 0.2
+    videos: Sequence[Video], seed: int, val_fraction: float = 0.1, test_fraction: float = 0.2
 ) -> dict[str, str]:
     """Share the videos out by chance: name -> "train", "val" or "test", the same for the same seed in any order.
 
-    Every class comes as close to the fractions as whole groups allow (a video without group is a group, and so are all
-    segments of one file), keeps at least one training video, and gives to the test as soon as it has two groups; val
-    takes what can be spared after that. A class of n videos gives val n times the fraction, rounded up or down so that
-    the sum over the classes comes out right.
+    Every class comes as close to the fractions as whole groups allow, keeps at least one training video, and gives to
+    the test as soon as it has two groups; val takes what can be spared after that. A class of n videos gives val n
+    times the fraction, rounded up or down so that the sum over the classes comes out right.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise InputError(
@@ -32,8 +31,9 @@ def automatic_split(
             "expected both at least 0 and less than 1 together, so that videos to train with are left"
         )
     members: dict[str, list[Video]] = defaultdict(list)
+    group_of = groups_of(videos)
     for video in videos:
-        members[video.group or str(video.path)].append(video)
+        members[group_of[video.name]].append(video)
     groups = sorted(members)
     random.Random(seed).shuffle(groups)
     # Videos without actions count as a class of their own, named "", so that they are shared out evenly as well.

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,7 @@ from rich.progress import Progress
 from airstreams.config import EvaluationConfig
 from airstreams.data.check import check_together
 from airstreams.data.labels import OTHER
-from airstreams.data.listing import SPLITS, Source, overlapping
+from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping, without_suffix
 from airstreams.data.splits import SPLIT_FILE, learnt_from, read_splits, with_splits
 from airstreams.distributed import device_of_process, leads
 from airstreams.errors import InputError, VideoError
@@ -75,6 +75,8 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     trained_on = len(overlapping([video.name for video in wanted], learnt_from(run)))
     if trained_on and split != "train":
         console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
+    elif not any(video.name in drawn for video in source.videos):
+        _warn_of_other_names(wanted, drawn, console)
     label_store = source.label_store if "semantic" in saved.config.model.streams else None
     grouped = {OTHER} if saved.config.data.segment_classes else set()
     if label_store is not None and not set(saved.segment_classes) <= {*label_store.classes, *grouped}:
@@ -109,7 +111,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         )
     figures = {"data": source.name, "split": split, "trained_on": trained_on, **figures_of(saved, scores)}
     figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
-    _add_intervals(figures, saved, scores)
+    _add_intervals(figures, saved, scores, groups_of(wanted))
     return _write(folder, saved, scores, figures)
 
 
@@ -131,16 +133,27 @@ def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Consol
     new = [video for video in source.videos if video.name not in drawn]
     if new:
         console.print(f"{len(new)} of {len(source.videos)} videos are new to the run: they count as test videos")
-    endings = {PurePosixPath(name).parts[-2:]: name for name in drawn}
-    alike = [video for video in new if PurePosixPath(video.name).parts[-2:] in endings]
+    return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
+
+
+def _warn_of_other_names(wanted: Sequence[Video], drawn: Mapping[str, str], console: Console) -> None:
+    """Say what looks as if the run had learnt from it, where data come in another form and no name is a known one."""
+    learnt = {_ending(name): name for name, use in drawn.items() if use == "train"}
+    alike = [video for video in wanted if _ending(video.name) in learnt]
     if alike:
-        once = endings[PurePosixPath(alike[0].name).parts[-2:]]
+        once = learnt[_ending(alike[0].name)]
         console.print(
-            f"beware: {len(alike)} of them look like the run's own under other names ({alike[0].name} for {once}); if "
-            "they are, the figures flatter: give DATA in the form in which training had it",
+            f"beware: {len(alike)} of these {len(wanted)} videos look like some that were trained on under other names "
+            f"({alike[0].name} for {once}); if they are, the figures flatter: give DATA in the form in which training "
+            "had it",
             soft_wrap=True,
         )
-    return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
+
+
+def _ending(name: str) -> tuple[str, ...]:
+    """By which a video is recognised in another folder, or after it was encoded anew."""
+    file, _, part = name.partition("#t=")
+    return *PurePosixPath(without_suffix(file)).parts[-2:], part
 
 
 def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out: int) -> dict[str, Any]:
@@ -148,14 +161,16 @@ def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out
     protocol: dict[str, Any] = {"views": evaluation.views, "crops": evaluation.crops, "published": None}
     if found := published_for(source):
         name, published = found
-        deviates = deviations(published, split, evaluation, left_out)
+        deviates = deviations(published, source, split, evaluation, left_out)
         protocol["published"] = {"name": name, **published._asdict(), "deviations": deviates}
     return protocol
 
 
-def _add_intervals(figures: dict[str, Any], saved: SavedModel, scores: Scores) -> None:
+def _add_intervals(figures: dict[str, Any], saved: SavedModel, scores: Scores, group_of: Mapping[str, str]) -> None:
     targets = targets_of(saved, scores.videos)
-    by_head = {head: intervals(outcomes_of(values, targets)) for head, values in scores.probabilities.items()}
+    groups = [group_of[video.name] for video in scores.videos]
+    figures["groups"] = len(set(groups))
+    by_head = {head: intervals(outcomes_of(values, targets), groups) for head, values in scores.probabilities.items()}
     figures["intervals"] = by_head[saved.config.model.answer]
     for head, row in figures["streams"].items():
         figures["streams"][head] = row | {"intervals": by_head.get(head, dict.fromkeys(FIGURES))}

@@ -1,33 +1,30 @@
 """A table of the paper with our figures beside the published ones.
 
-Intervals come from a bootstrap that draws test videos and seeds anew, the same ones for all runs: two runs that err on
-the same videos are told apart better than their own intervals show. Several DATA are splits of one data set, and the
-official ones share test videos: a video is drawn as often in each of them. Where the interval of a difference spans 0,
-the table says `undecided`; of one seed it says nothing.
+Intervals (see `evaluation/intervals.py`) come from draws of the test videos that are the same for all runs and seeds:
+two runs that err on the same videos are told apart better than their own intervals show. Several DATA are splits of one
+data set, and the official ones share test videos: a video is drawn as often in each of them. Where the interval of a
+difference spans 0, the table says `undecided`; of one seed it says nothing.
 
-Legend of shape suffixes: N videos, K action classes.
+Legend of shape suffixes: N videos, K action classes, R draws, S seeds.
 """
 
 import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from airstreams.data.benchmarks import BENCHMARKS
-from airstreams.data.listing import Source
+from airstreams.data.listing import groups_of
 from airstreams.errors import InputError
-from airstreams.evaluation.intervals import BOUNDS, around
+from airstreams.evaluation.intervals import REPLICATES, draw_groups, of_difference, of_share
 from airstreams.evaluation.metrics import Outcomes, outcomes_of
-from airstreams.evaluation.published import NAMES, deviations, published_for
+from airstreams.evaluation.published import NAMES, deviations, options_of, published_for
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
 from airstreams.files import replacing, write_json
-
-REPLICATES = 2000  # of the bootstrap
 
 
 def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[dict[str, Any], str]:
@@ -45,7 +42,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
     runs: dict[str, dict[str, dict[str, Any]]] = {run: {} for run in table.runs}
     pairs: list[dict[str, Any]] = []
     for of_cell in metrics:
-        drawn = outcomes.bootstrap(table.runs, of_cell)
+        drawn = outcomes.draws(table.runs, of_cell)
         for run in table.runs:
             runs[run][of_cell] = _figures(outcomes, drawn, run, of_cell, table.reference)
         if of_cell == metric:
@@ -63,6 +60,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         "classes": len(jobs[0].source.classes),
         "seeds": outcomes.seeds,
         "videos": outcomes.videos,
+        "groups": outcomes.groups,
         "hardware": sorted(set().union(*(job.hardware for job in jobs))),
         "deviations": _deviations(jobs),
         "training_hours": hours,
@@ -79,10 +77,10 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         "",
         f"`{command}`",
         "",
-        f"{NAMES[metric]} over {result['classes']} classes on {outcomes.videos} test videos of "
-        f"{', '.join(result['data'])}; seeds {', '.join(map(str, outcomes.seeds))}; trained on "
-        f"{' and '.join(result['hardware'])}, {hours:.1f} h in all. Intervals are 95 % of a bootstrap over videos"
-        f"{' and seeds' if len(outcomes.seeds) > 1 else ' alone, and say nothing of other seeds'}"
+        f"{NAMES[metric]} over {result['classes']} classes on {outcomes.videos} test videos "
+        f"({outcomes.groups} groups) of {', '.join(result['data'])}; seeds {', '.join(map(str, outcomes.seeds))}; "
+        f"trained on {' and '.join(result['hardware'])}, {hours:.1f} h in all. Intervals are of 95 %, over groups of "
+        f"videos{' and seeds' if len(outcomes.seeds) > 1 else ' alone, and say nothing of other seeds'}"
         f"{'; differences are paired' if table.reference else ''}.",
         "",
         *_rows(table, result, published),
@@ -118,6 +116,7 @@ class RunOutcomes:
         self._outcomes: dict[tuple[str, str, int], Outcomes] = {}
         self._names: dict[str, list[str]] = {}
         self._labels: dict[str, list[str]] = {}
+        group_of: dict[str, str] = {}
         for job in jobs:
             data = job.source.name
             names, labels, outcomes = _read_scores(job)
@@ -127,49 +126,41 @@ class RunOutcomes:
                     f"`airstreams evaluate {job.folder} {data}`"
                 )
             self._outcomes[job.name, data, job.config.seed] = outcomes
-        place = {
-            name: n for n, name in enumerate(dict.fromkeys(name for names in self._names.values() for name in names))
-        }
-        self.videos = len(place)  # scored ones, of all data
-        self._places = {data: np.array([place[name] for name in names]) for data, names in self._names.items()}
+            group_of |= groups_of(job.source.videos)
+        scored = list(dict.fromkeys(name for names in self._names.values() for name in names))
+        groups, group_N = np.unique([group_of[name] for name in scored], return_inverse=True)
+        group = dict(zip(scored, group_N, strict=True))
+        self.videos, self.groups = len(scored), len(groups)  # of all data
+        self._groups = {data: np.array([group[name] for name in names]) for data, names in self._names.items()}
 
-    def values(self, run: str, metric: str) -> list[float]:
-        """A run's figure for each seed: the mean over the data (splits)."""
-        once = {data: np.ones(len(places), dtype=np.int64) for data, places in self._places.items()}
-        return [
-            float(np.mean([self._figure(run, data, seed, metric, once[data]) for data in self.data]))
-            for seed in self.seeds
-        ]
+    def values(self, run: str, metric: str) -> np.ndarray:
+        """A run's figure for each seed (S,): the mean over the data (splits)."""
+        return self._figures(run, metric, np.ones(self.groups, dtype=np.int64))
 
-    def bootstrap(self, runs: Sequence[str], metric: str) -> dict[str, np.ndarray]:
-        """Each run's mean figure (R,) over videos and seeds that were drawn anew R times, the same for all runs.
-
-        Seeds that are drawn from so few vary too little, three of three by two thirds of their variance. So what the
-        draw of seeds changes is enlarged by as much as that lacks.
-        """
+    def draws(self, runs: Sequence[str], metric: str) -> dict[str, np.ndarray]:
+        """Each run's figures (R, S) over groups of videos that were drawn anew R times, the same for all runs."""
         rng = np.random.default_rng(0)
-        drawn = {run: np.zeros(REPLICATES) for run in runs}
-        S = len(self.seeds)
-        enlarged = math.sqrt(S / (S - 1)) if S > 1 else 0.0
-        for replicate in range(REPLICATES):
-            shares_S = np.bincount(rng.integers(S, size=S), minlength=S) / S
-            weights_S = 1 / S + enlarged * (shares_S - 1 / S)
-            for data, counts_N in self._draw(rng).items():
-                for run in runs:
-                    figures_S = [self._figure(run, data, seed, metric, counts_N) for seed in self.seeds]
-                    drawn[run][replicate] += np.dot(weights_S, figures_S) / len(self.data)
-        return drawn
+        drawn: dict[str, list[np.ndarray]] = {run: [] for run in runs}
+        for _ in range(REPLICATES):
+            counts = self._draw(rng)
+            for run in runs:
+                drawn[run].append(self._figures(run, metric, counts))
+        return {run: np.stack(figures) for run, figures in drawn.items()}
 
-    def _draw(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """How often each video of each data counts, once some of every data are drawn."""
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        """How often each group counts, once some of every data are drawn."""
         while True:
-            counts = np.bincount(rng.integers(self.videos, size=self.videos), minlength=self.videos)
-            drawn = {data: counts[places] for data, places in self._places.items()}
-            if all(counts_N.any() for counts_N in drawn.values()):
-                return drawn
+            counts = draw_groups(rng, self.groups)
+            if all(counts[group_N].any() for group_N in self._groups.values()):
+                return counts
 
-    def _figure(self, run: str, data: str, seed: int, metric: str, counts_N: np.ndarray) -> float:
-        return self._outcomes[run, data, seed].figures(counts_N)[metric] or 0.0  # none: no video of any class was drawn
+    def _figures(self, run: str, metric: str, counts: np.ndarray) -> np.ndarray:
+        figures_S = np.zeros(len(self.seeds))
+        for data, group_N in self._groups.items():
+            for place, seed in enumerate(self.seeds):
+                figure = self._outcomes[run, data, seed].figures(counts[group_N])[metric]
+                figures_S[place] += (figure or 0.0) / len(self.data)  # none: no video of any class was drawn
+        return figures_S
 
 
 def _figures(
@@ -178,8 +169,8 @@ def _figures(
     values = outcomes.values(run, metric)
     found: dict[str, Any] = {
         "mean": float(np.mean(values)),
-        "values": values,
-        "interval": around(float(np.mean(values)), drawn[run]),
+        "values": values.tolist(),
+        "interval": of_share(values, drawn[run], outcomes.groups),
     }
     if reference is not None:
         found |= _difference(outcomes, drawn, run, reference, metric)
@@ -190,11 +181,10 @@ def _difference(
     outcomes: RunOutcomes, drawn: Mapping[str, np.ndarray], run: str, other: str, metric: str
 ) -> dict[str, Any]:
     """A run's mean figure minus another's. Of one seed nothing says how far another one would lie: no verdict then."""
-    difference = float(np.mean(outcomes.values(run, metric)) - np.mean(outcomes.values(other, metric)))
-    differences = drawn[run] - drawn[other]
-    low, high = (difference + np.percentile(differences, BOUNDS) - differences.mean()).tolist()
+    differences_S = outcomes.values(run, metric) - outcomes.values(other, metric)
+    low, high = of_difference(differences_S, drawn[run] - drawn[other], outcomes.groups)
     undecided = low <= 0 <= high if len(outcomes.seeds) > 1 else None
-    return {"difference": difference, "difference_interval": [low, high], "undecided": undecided}
+    return {"difference": float(differences_S.mean()), "difference_interval": [low, high], "undecided": undecided}
 
 
 def _cost(job: Job) -> dict[str, int]:
@@ -277,20 +267,15 @@ def _deviations(jobs: Sequence[Job]) -> list[str]:
     if found is None:
         return [f"{left_out} videos left out"] if left_out else []
     _, published = found
-    said = deviations(published, "test", jobs[0].config.evaluation, left_out)
-    options = {_options_of(job.source) for job in jobs}
+    sources = {job.source.name: job.source for job in jobs}.values()
+    evaluation = jobs[0].config.evaluation
+    of_each = (deviations(published, source, "test", evaluation, left_out) for source in sources)
+    said = list(dict.fromkeys(chain.from_iterable(of_each)))
+    options = {options_of(source) for source in sources}
     if published.options and options != set(published.options):
         mean = "the mean of " if len(published.options) > 1 else ""
         said.insert(0, f"{', '.join(sorted(options))}, not {mean}{', '.join(published.options)}")
     return said
-
-
-def _options_of(source: Source) -> str:
-    """The options of NAME:ROOT[?OPTIONS], or the default ones."""
-    name, _, rest = source.name.partition(":")
-    defaults = "&".join(f"{key}={values[0]}" for key, values in BENCHMARKS[name].options.items())
-    options = rest.rpartition("?")[2] if "?" in rest else defaults
-    return options.replace("=auto", f"={len(source.classes)}")  # Moments' releases are called by their classes
 
 
 def _about_weights(table: Table, jobs: Sequence[Job]) -> str:

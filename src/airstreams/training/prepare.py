@@ -23,6 +23,11 @@ LEFT_OUT = "left_out.csv"
 def prepare_source(source: Source, config: Config, run: Path, resume: bool, console: Console) -> Source:
     """The source with splits and with label maps of the segmenter's classes. InputError: it does not fit the config."""
     _require_labels(source, config)
+    if config.data.balanced and source.multi_label:
+        raise InputError(
+            f"data.balanced: got true for {source.name}, whose videos have several labels; expected one a video; give "
+            "--data.balanced false"
+        )
     for remark in source.remarks:
         console.print(remark, soft_wrap=True)
     source = with_segment_classes(_with_splits(source, config, run, resume), config)
