@@ -37,7 +37,7 @@ from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, recipe_path
 from airstreams.training import loop
-from airstreams.training.learner import Learner, make_accelerator
+from airstreams.training.learner import Learner, freeze, make_accelerator
 from airstreams.training.learner import make_learner as learner_of
 
 CLASSES = 21  # J-HMDB's
@@ -113,7 +113,7 @@ def make_learner(config: Config, accelerator: Accelerator) -> Learner:
     torch.manual_seed(0)
     model = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
     sampler = StepSampler([""] * config.training.batch_size, config)
-    learner = learner_of(model, config, sampler, accelerator, Console(stderr=True))
+    learner = learner_of(model, freeze(model, config), config, sampler, accelerator, Console(stderr=True))
     learner.begin_training()
     return learner
 

@@ -18,8 +18,8 @@ from airstreams.data.dataset import VideoViews, Views
 from airstreams.data.labels import LabelStore
 from airstreams.data.listing import Video
 from airstreams.data.synthetic import render
-from airstreams.models.representations import enlarge
 from airstreams.models.saved import load
+from airstreams.models.segmenter import enlarge
 from airstreams.viewing.figures import RepresentationRow, representations_figure
 
 WHATS, HOWS = ["disc", "cross"], ["left", "right", "up", "down"]

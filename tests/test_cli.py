@@ -253,7 +253,10 @@ def test_what_is_of_no_use_is_told(call, videos, synthetic, recipe, tmp_path):
     options = ("--config", recipe, "--model.streams", "[rgb]", "--training.epochs", "1")
     said = call("train", videos, "--labels", synthetic / "labels", "--out", tmp_path / "run", *options)[2]
     assert "train/empty" in said
-    assert "--labels is of no use to this recipe" in said
+    assert "--labels is of no use here" in said
+    said = call("evaluate", tmp_path / "run", videos, "--labels", synthetic / "labels", "--json")[2]
+    assert "train/empty" in said
+    assert "--labels is of no use here" in said
 
 
 def test_the_parsers_complaints_call_things_what_help_calls_them(call):
@@ -305,8 +308,14 @@ def test_a_folder_with_a_recipes_name_hides_it_only_if_it_is_a_run(call, run, tm
 
 
 def test_a_run_without_a_model_yet_says_so(call, run, synthetic):
+    weights = (run / "model.safetensors").read_bytes()
+    (run / "model.safetensors").unlink()
+    copied = "no model.safetensors in it; expected the folder that `airstreams train --out` wrote"
+    complaint(call("evaluate", run, synthetic / "videos"), run, copied)
     (run / "model.json").unlink()
     complaint(call("evaluate", run, synthetic / "videos"), run, "its training has not got so far")
+    (run / "model.safetensors").write_bytes(weights)
+    complaint(call("evaluate", run, synthetic / "videos"), run, "no model.json in it; expected the folder")
 
 
 def test_a_folder_that_is_no_run_is_not_offered_to_resume(call, synthetic, tmp_path):
@@ -362,7 +371,11 @@ def test_an_unknown_config_key_is_refused(call, synthetic, tmp_path):
     data = synthetic / "videos"
     complaint(call("train", data, "--out", tmp_path / "run", "--training.epoch", "3"), "training.epoch")
     (tmp_path / "mine.yaml").write_text("training: {epohcs: 3}\n")
-    complaint(call("train", data, "--out", tmp_path / "run", "--config", tmp_path / "mine.yaml"), "epohcs")
+    complaint(
+        call("train", data, "--out", tmp_path / "run", "--config", tmp_path / "mine.yaml"),
+        "training.epohcs",
+        "expected epochs",
+    )
     assert not (tmp_path / "run").exists()
 
 

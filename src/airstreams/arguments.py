@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -13,9 +14,13 @@ from airstreams.recipe import about_types, add_config_arguments, load_config, re
 DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
 
 
-def make_parser() -> ArgumentParser:
-    """The parser of all verbs; `verb` is the one that was called, and stands beside its arguments of the same name."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # what `config.py` says of its keys
+def make_parser(words: Sequence[str]) -> ArgumentParser:
+    """The parser of all verbs; `verb` is the one that was called, and stands beside its arguments of the same name.
+
+    Only the verb among the command's words gets the config's keys, and only help what `config.py` says of them: the two
+    take longer than all else here.
+    """
+    set_parsing_settings(docstring_parse_attribute_docstrings=not {"-h", "--help"}.isdisjoint(words))
     parser = ArgumentParser(
         prog="airstreams",
         description="Video action recognition from RGB alone.",
@@ -64,7 +69,8 @@ def make_parser() -> ArgumentParser:
     )
     verb.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, of its best trial")
     verb.add_argument("--top", metavar="K", type=int, help="with --weights-from: the mean of the K best trials'")
-    add_config_arguments(verb)
+    if "train" in words:
+        add_config_arguments(verb)
 
     verb = add("evolve", "Evolve the loss weights", "evolve videos/ --out studies/mine --config mine.yaml")
     verb.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
@@ -72,9 +78,10 @@ def make_parser() -> ArgumentParser:
     verb.add_argument("--labels", type=Path, help="a teacher's label maps, for the semantic stream")
     verb.add_argument("--trials", type=int, default=100, help="weightings to evaluate in all")
     verb.add_argument("--workers", type=int, default=1, help="trials side by side on this machine")
-    verb.add_argument("--sampler", type=str, choices=("tournament", "tpe", "random"), default="tournament")
+    verb.add_argument("--sampler", type=Literal["tournament", "tpe", "random"], default="tournament")
     verb.add_argument("--storage", metavar="URL", type=str, help="of a database that machines share (a file in STUDY)")
-    add_config_arguments(verb)
+    if "evolve" in words:
+        add_config_arguments(verb)
 
     verb = add("evaluate", "Score a split of a data set", "evaluate runs/mine videos/ --split test")
     verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -29,6 +29,9 @@ from airstreams.errors import InputError, VideoError, in_a_line, in_words
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
 from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume
+
+if TYPE_CHECKING:
+    from airstreams.data.listing import Source
 
 # By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
 # another training, or the processes that decode. Read when torch is imported, hence here.
@@ -53,14 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]  # so that it may stand before the verb too
-    for stream in (sys.stdout, sys.stderr):  # which may have no letter for a name's
+    for stream in (sys.stdout, sys.stderr):  # whose encoding may lack a file name's letters
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if "--json" in argv and "WORLD_SIZE" in os.environ:  # under torchrun, where torch 2.9 prints of its connections
         sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
     warnings.filterwarnings("default" if debug else "ignore")
-    parser, keys = make_parser(), config_keys(argv)
+    parser, keys = make_parser(argv), config_keys(argv)
     try:
         if argv[:1] == ["reproduce"] and keys:
             raise InputError(f"--{keys[0]}: reproduce takes no single keys; write them into a recipe and give --config")
@@ -131,10 +134,7 @@ def annotate(call: Namespace) -> int:
     from airstreams.teachers import annotate as job
     from airstreams.teachers.teacher import load_teacher
 
-    for name in ("batch_size", "workers"):
-        least = 1 if name == "batch_size" else 0
-        if call[name] < least:
-            raise InputError(f"--{name.replace('_', '-')} {call[name]}: expected at least {least}")
+    _require_at_least(call, batch_size=1, workers=0)
     given = {name: call[name] for name in ("score_threshold", "unsure_from") if call[name] is not None}
     classes = None if call.classes is None else tuple(name.strip() for name in call.classes.split(","))
     settings = job.Settings(call.stride, call.max_side, classes, given)
@@ -228,7 +228,6 @@ def labels(call: Namespace) -> int:
 
 def train(call: Namespace) -> int:
     """`airstreams train DATA --out RUN`."""
-    from airstreams.data.sources import open_source
     from airstreams.distributed import leads
     from airstreams.training.loop import train as run_training
     from airstreams.training.prepare import may_begin
@@ -250,10 +249,7 @@ def train(call: Namespace) -> int:
         config = config_from(call)
         config.data.compact_classes |= call.compact_classes
         config.loss_weights = _evolved_weights(call, config)
-    source = open_source(call.source, call.labels)
-    if call.labels is not None and "semantic" not in config.model.streams:
-        remark = "--labels is of no use to this recipe, which has no semantic stream"
-        source = replace(source, remarks=(*source.remarks, remark))
+    source = _labelled_source(call, config)
     record = run_training(source, config, call.out, call.resume, stderr, call.init)
     if not leads():
         return DONE
@@ -262,6 +258,17 @@ def train(call: Namespace) -> int:
     else:
         stdout.print(f"trained: {call.out}")
     return DONE
+
+
+def _labelled_source(call: Namespace, config: Config, to_learn_from: bool = True) -> "Source":
+    """DATA with LABELS, and a remark where no semantic stream reads these."""
+    from airstreams.data.sources import open_source
+
+    source = open_source(call.source, call.labels, to_learn_from)
+    if call.labels is None or "semantic" in config.model.streams:
+        return source
+    remark = "--labels is of no use here: the model has no semantic stream"
+    return replace(source, remarks=(*source.remarks, remark))
 
 
 def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
@@ -280,11 +287,11 @@ def evolve(call: Namespace) -> int:
     from airstreams.experiments.search import Search
     from airstreams.viewing.evolution import search_figure, weights_figure
 
-    for name in ("trials", "workers"):
-        if call[name] < 1:
-            raise InputError(f"--{name} {call[name]}: expected at least 1")
-    url = call.storage or f"sqlite:///{call.out.resolve() / 'study.db'}"
+    _require_at_least(call, trials=1, workers=1)
     source = open_source(call.source, call.labels)
+    for remark in source.remarks:
+        stderr.print(remark, soft_wrap=True)
+    url = call.storage or f"sqlite:///{call.out.resolve() / 'study.db'}"
     search = Search(source, config_from(call), call.out, url, call.trials, call.sampler)
     results = run_search(search, call.workers, stderr)
     weights_figure(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
@@ -305,13 +312,14 @@ def evolve(call: Namespace) -> int:
 
 def evaluate(call: Namespace) -> int:
     """`airstreams evaluate RUN DATA`."""
-    from airstreams.data.sources import open_source
     from airstreams.distributed import leads
     from airstreams.evaluation.evaluate import evaluate as evaluate_run
     from airstreams.evaluation.published import NAMES
+    from airstreams.models.saved import read_description
     from airstreams.viewing.figures import confusion_figure
 
-    result = evaluate_run(call.run, open_source(call.source, call.labels, to_learn_from=False), call.split, stderr)
+    source = _labelled_source(call, read_description(call.run).config, to_learn_from=False)
+    result = evaluate_run(call.run, source, call.split, stderr)
     if not leads():
         return DONE
     if result.confusion is not None:
@@ -378,9 +386,7 @@ def predict(call: Namespace) -> int:
 
 def reproduce(call: Namespace) -> int:
     """`airstreams reproduce TABLE --data DATA --out FOLDER`."""
-    for name in ("seeds", "workers"):
-        if call[name] < 1:
-            raise InputError(f"--{name} {call[name]}: expected at least 1")
+    _require_at_least(call, seeds=1, workers=1)
     wanted = reproducible(call.table, evolved=call.weights_from is not None)
     of_a_study = isinstance(wanted, Figure) and wanted.study
     for name, needed in (("data", not of_a_study), ("study", of_a_study)):
@@ -405,6 +411,8 @@ def reproduce(call: Namespace) -> int:
     if call.weights_from is not None:
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     sources = [open_source(data, call.labels) for data in call.data]
+    for remark in dict.fromkeys(remark for source in sources for remark in source.remarks):
+        stderr.print(remark, soft_wrap=True)
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init)
     if isinstance(wanted, Figure):
         from airstreams.experiments import paper_figures
@@ -444,9 +452,9 @@ def _say_plan(call: Namespace, jobs: Sequence[Any], work: Sequence[int], hours: 
         return DONE
     shown = Table("run", "done", "training, T multiply-adds")
     for job, count in zip(jobs, work, strict=True):
-        shown.add_row(job.folder.name, "yes" if job.done else "", f"{count / 1e12:.1f}")
+        shown.add_row(job.folder.name, "yes" if job.done else "", f"{count / 1e12:.3g}")
     stdout.print(shown)
-    pace = f"about {hours:.1f} h of training left"
+    pace = f"about {hours:.1f} h of training left" if jobs else "nothing to train"
     if hours and call.workers > 1:
         pace += f", {hours / call.workers:.1f} h by {call.workers} workers"
     if hours and not any(job.done for job in jobs):
@@ -527,6 +535,12 @@ def info(call: Namespace) -> int:
         "classes. Training: a step's forward pass. Operations are twice the multiply-adds."
     )
     return DONE
+
+
+def _require_at_least(call: Namespace, **least: int) -> None:
+    for name, lowest in least.items():
+        if call[name] < lowest:
+            raise InputError(f"--{name.replace('_', '-')} {call[name]}: expected at least {lowest}")
 
 
 def _top(probabilities: dict[str, float]) -> list[dict[str, Any]]:

@@ -96,13 +96,13 @@ class FlowConfig:
     kind: Literal["tvl1", "difference"] = "tvl1"
     """TV-L1, or the difference of two frames, to compare with"""
     iterations: int = 20
-    """iterations at each warp; Piergiovanni and Ryoo (2019) use 10 to 20"""
+    """TV-L1 iterations, at each warp where there are any; Piergiovanni and Ryoo (2019) use 10 to 20"""
     levels: int = 1
-    """levels of the pyramid"""
+    """pyramid levels, each half the size of the one before; 1: full size only"""
     warps: int = 0
-    """warps at each level; 0: flow is small"""
+    """warps of the second frame by the flow so far, at each level; 0: none, for motion of up to a pixel or two"""
     learn_kernels: bool = False
-    """learn the differences' kernels too, as they do; takes far more memory"""
+    """learn the kernels of gradients and divergence too, as Piergiovanni and Ryoo (2019) do; 20 times the memory"""
 
     def __post_init__(self) -> None:
         require(self.iterations >= 1, "model.flow.iterations", self.iterations, "at least 1")
@@ -242,11 +242,11 @@ class TrainingConfig:
     warmup_epochs: float = 2.0
     """the learning rate rises linearly from 0, then falls by a cosine to 0"""
     clip_norm: float = 5.0
-    """greatest norm of the whole gradient; 0: any"""
+    """gradients are scaled down to this norm, taken over all of them; 0: no clipping"""
     label_smoothing: float = 0.1
     """of the softmax cross-entropy (section 3.2: none)"""
     ema: float = 0.0
-    """decay a step of averaged weights, which are then the result; 0: the weights themselves are"""
+    """decay per step of an exponential moving average of the weights, which then is the model; 0: no average"""
     freeze: list[str] = field(default_factory=list)
     """parts that stay as they are, as `airstreams info` names them"""
     sync_batch_norm: bool = False
@@ -305,7 +305,7 @@ class EvolutionConfig:
     population_size: int = 10
     """weightings that may become parents"""
     tournament_size: int = 3
-    """of these, so many are drawn, and the best is the parent"""
+    """weightings drawn from the population, of which the best becomes the parent"""
     dies: Literal["worst", "oldest"] = "worst"
     """who leaves the population; oldest: regularised evolution (Real et al. 2019)"""
     epochs: int | None = None
@@ -313,7 +313,7 @@ class EvolutionConfig:
     held_out: float = 0.2
     """share of the training videos by which trials are scored"""
     pruner: Literal["none", "median", "halving"] = "none"
-    """Optuna's, which stops a trial that falls behind"""
+    """Optuna's pruner, which stops a trial that falls behind the others"""
     fresh_seeds: int = 3
     """trainings by which the winner and the references are compared at the end"""
 
@@ -331,7 +331,7 @@ class Config:
     """A run."""
 
     seed: int = 0
-    """of everything that is drawn"""
+    """of every random draw: weights, splits, clips, dropout, loss weights"""
     clip: ClipConfig = field(default_factory=ClipConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

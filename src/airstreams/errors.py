@@ -24,7 +24,9 @@ def named(error: Exception) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """What an error says, or else what it is called. A card's full memory is told in short, with what helps."""
+    """An error's message, or its class's name where it has none. Of CUDA's out of memory the first two sentences, and
+    what to do less of.
+    """
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file need not import
         told = ". ".join(str(error).split(". ")[:2])
         return f"{told}; do less at once: --training.accumulate 2, fewer --workers, annotate's --batch-size"

@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # of a full disk the file's name is not told
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's names no file
     finally:
         temporary.unlink(missing_ok=True)
 

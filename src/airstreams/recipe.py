@@ -5,6 +5,7 @@ from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -35,7 +36,7 @@ def config_from(parsed: Namespace) -> Config:
 
 def from_dict(values: dict[str, Any]) -> Config:
     """A `Config` from plain values, as `asdict` gives them. InputError: an unknown key or an impossible value."""
-    _refuse_empty_keys(values, Config)
+    _refuse_wrong_keys(values, Config)
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
     try:
@@ -61,9 +62,14 @@ def about_types(complaint: str) -> str:
     return f"{complaint[: found.start()]}got {found['given']}, expected {expected}"
 
 
-def _refuse_empty_keys(values: Mapping[str, Any], config: type, at: str = "") -> None:
-    """InputError: a section without keys, or a key without a value, which the parser lets pass."""
+def _refuse_wrong_keys(values: Mapping[str, Any], config: type, at: str = "") -> None:
+    """InputError: an unknown key, or a section without keys or a key without a value, which the parser lets pass."""
     types = get_type_hints(config)
+    for key in values:
+        if key not in types:
+            alike = get_close_matches(str(key), types, n=1)
+            expected = alike[0] if alike else f"one of {', '.join(types)}"
+            raise InputError(f"{at}{key}: there is no such key, expected {expected}; change it, or delete the line")
     for item in fields(config):
         if item.name not in values:
             continue
@@ -72,7 +78,7 @@ def _refuse_empty_keys(values: Mapping[str, Any], config: type, at: str = "") ->
             if not isinstance(given, Mapping):
                 got = "nothing" if given is None else given
                 raise InputError(f"{at}{item.name}: got {got}, expected keys below it; indent them, or delete the line")
-            _refuse_empty_keys(given, section, f"{at}{item.name}.")
+            _refuse_wrong_keys(given, section, f"{at}{item.name}.")
         elif given is None and NoneType not in get_args(types[item.name]):
             raise InputError(f"{at}{item.name}: got nothing, expected a value; write one, or delete the line")
 

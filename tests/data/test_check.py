@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 from rich.console import Console
@@ -31,6 +33,11 @@ def test_a_segment_that_lies_outside_its_video_is_bad(synthetic):
     assert good == [inside]
     assert [item.video for item in bad] == [outside]
     assert "no frames between 5.0 s" in bad[0].reason
+
+
+def test_it_needs_no_torch_which_takes_long_to_import():
+    code = "import sys, airstreams.data.check, airstreams.data.sources; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 def test_all_of_j_hmdb_is_good(test_data):

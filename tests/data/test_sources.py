@@ -224,7 +224,7 @@ def test_a_csv_to_evaluate_on_may_lack_training_videos_and_classes(folder):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([""], ["no column 'path' but none"]),
+        ([""], ["is empty; expected a CSV file with the header path,label"]),
         (["path,label"], ["has a header but no rows"]),
         (["path,class", "v/a.mp4,x"], ["no column 'label' but path, class", "path,label[,split]"]),
         (["v/a.mp4,x", "v/b.mp4,y"], ["no column 'path' but v/a.mp4, x"]),

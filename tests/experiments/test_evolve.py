@@ -20,6 +20,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
@@ -259,18 +260,25 @@ def test_a_pruner_hears_of_every_epoch(recipe):
 def test_pruned_trials_count_and_are_no_parents(source, recipe, tmp_path):
     """After five trials that were perfect from their first epoch on, which every real one falls behind."""
     training = replace(recipe.training, epochs=2)
-    patient = replace(recipe, training=training, evolution=replace(recipe.evolution, pruner="median", fresh_seeds=1))
+    patient = replace(recipe, training=training, evolution=replace(recipe.evolution, pruner="median"))
     search = search_in(tmp_path / "p", source, patient, trials=7)
     search.folder.mkdir()
-    study = optuna.create_study(storage=open_storage(search), study_name="p", direction="maximize")
+    study = optuna.create_study(
+        storage=open_storage(search),
+        study_name="p",
+        direction="maximize",
+        sampler=worker.make_sampler(search, 0),
+        pruner=worker.make_pruner(patient),
+    )
     uniform: dict[str, Any] = dict.fromkeys(NAMES, FloatDistribution(0.0, 1.0))
     for number in range(5):
         weights = dict.fromkeys(NAMES, (number + 1) / 6)
         perfect = create_trial(value=1.0, intermediate_values={1: 1.0, 2: 1.0}, params=weights, distributions=uniform)
         study.add_trial(perfect)
-    found = evolve(search, workers=1, console=QUIET)
-    trials = trials_of(tmp_path / "p")
+    worker._work_off(search, study, 7)
+    trials = study.get_trials()
     assert [trial.state for trial in trials[5:]] == [TrialState.PRUNED] * 2
+    found = evolution.results_of(search, study, None)
     assert (found["trials"], found["pruned"]) == (7, 2)
     assert {trial.user_attrs["parent"] for trial in trials[5:]} <= set(range(5))
 
@@ -323,6 +331,16 @@ def test_workers_that_begin_at_once_never_take_the_same_trial(source, recipe, tm
         process.join()
     assert len(numbers) == len(set(numbers))
     assert set(range(60)) <= set(numbers)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_two_workers_finish_their_trials_on_one_card(source, recipe, tmp_path):
+    on_a_card = replace(recipe, training=replace(recipe.training, device="cuda"))
+    found = evolve(search_in(tmp_path / "c", source, on_a_card, trials=4), workers=2, console=QUIET)
+    assert (found["trials"], found["diverged"]) == (4, 0)
+    told = [json.loads(file.read_text().splitlines()[-1]) for file in (tmp_path / "c").rglob("metrics.jsonl")]
+    assert len(told) == 4 + 3 * recipe.evolution.fresh_seeds
+    assert {record["train"]["hardware"] for record in told} == {torch.cuda.get_device_name(0)}
 
 
 def test_an_error_of_a_worker_reaches_the_caller(source, recipe, tmp_path):

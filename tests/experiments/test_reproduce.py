@@ -166,7 +166,7 @@ def test_the_table_holds_the_means_of_what_evaluate_said(finished):
     assert result["videos"] == 8
     assert "| RGB + flow |" in markdown
     assert "47.66 %" in markdown
-    assert "| top-1 | minus rgb | paper, HMDB-51 |" in markdown
+    assert "| top-1 | minus RGB | paper, HMDB-51 |" in markdown
     assert "The paper's figures are of HMDB-51, not of these data." in markdown
     assert "loss weights" not in markdown
 

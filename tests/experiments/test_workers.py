@@ -46,6 +46,19 @@ def test_workers_are_shared_out_over_the_cards_whose_memory_suffices_for_all(mon
     assert max(shares.values()) > 0.9
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
+def test_a_worker_gets_its_share_of_a_card_and_no_more():
+    fill = (
+        "import torch; from airstreams.experiments.workers import begin_work; begin_work(1, 2, 'cuda')\n"
+        "total = torch.cuda.get_device_properties(0).total_memory\n"
+        "kept = torch.empty(int({share} * total), dtype=torch.uint8, device='cuda')"
+    )
+    for share, fits in ((0.4, True), (0.5, False)):
+        ended = subprocess.run([sys.executable, "-c", fill.format(share=share)], capture_output=True, text=True)
+        assert (ended.returncode == 0) == fits, ended.stderr
+        assert fits or "OutOfMemoryError" in ended.stderr
+
+
 def test_errors_are_told_in_words_that_help():
     assert str(as_told(InputError("--lr: got x, expected y"))) == "--lr: got x, expected y"
     assert str(as_told(ZeroDivisionError())) == "ZeroDivisionError"

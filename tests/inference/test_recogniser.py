@@ -98,7 +98,7 @@ def test_probabilities_are_named_surest_first_and_sum_to_one(trained, synthetic)
     assert prediction.windows == []
 
 
-@pytest.mark.parametrize("seconds", [0.5, 0.7, 0.8])
+@pytest.mark.parametrize("seconds", [0.5, 0.7, 0.8, 1.2])
 def test_windows_of_a_long_video_cover_every_frame_once_and_score_their_own_frames(run, tmp_path, seconds):
     root = tmp_path / "long"
     render(root, ("disc",), ("up",), {"test": 1}, frames=30, size=64, seed=1, fps=10)

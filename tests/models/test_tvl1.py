@@ -1,6 +1,8 @@
 """TV-L1's iterations: those in place with their own backward pass against the plain ones, and the memory they take."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +119,23 @@ def test_a_flow_that_becomes_flat_under_a_dual_that_is_not_has_finite_gradients(
 def test_torch_finds_no_fault_with_the_operator(start, gradients):
     given = [x.requires_grad_(gradients) for x in arguments(2, 5, 6)]
     torch.library.opcheck(recomputed, (*given[:4], 3, given[4] if start else None))
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["from a start", "from rest"])
+def test_without_gradients_the_flow_is_the_operators_to_the_bit(start):
+    given = arguments(3, 9, 8, dtype=torch.float32)
+    given = (*given[:4], 5, given[4] if start else None)
+    with torch.inference_mode():
+        assert torch.equal(tvl1.iterate(*given), recomputed(*given))
+
+
+def test_without_gradients_torchs_compiler_is_not_imported():
+    code = (
+        "import sys, torch; from airstreams.models.flow import RepresentationFlow\n"
+        "with torch.no_grad(): RepresentationFlow(3)(torch.rand(1, 1, 3, 8, 8))\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 def test_the_divergence_is_the_negative_adjoint_of_forward_differences():

@@ -309,4 +309,4 @@ def test_a_model_that_cannot_be_downloaded_is_named(transformers, monkeypatch):
 
 def test_a_missing_transformers_is_asked_for_in_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "pip install transformers pillow scipy" in refusal_of("some/model")
+    assert "pip install transformers pillow" in refusal_of("some/model")

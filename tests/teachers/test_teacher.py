@@ -4,8 +4,8 @@ import torch
 
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError
-from airstreams.teachers.drawing import pixel_map
-from airstreams.teachers.teacher import label_map, load_teacher
+from airstreams.teachers.drawing import label_map, pixel_map
+from airstreams.teachers.teacher import load_teacher
 
 CPU = torch.device("cpu")
 FRAMES_THW3 = np.zeros((2, 4, 6, 3), np.uint8)

@@ -64,14 +64,15 @@ def epochs(run):
 
 def test_two_processes_give_the_loss_curve_of_one_with_the_same_global_batch(synthetic, config, tmp_path):
     """float32, with synchronised batch normalisation. What a segmenter adds to rounding is left to the next test."""
-    config = replace(config, model=replace(config.model, streams=["rgb", "flow"]))
+    training = replace(config.training, epochs=4)  # 24 steps
+    config = replace(config, model=replace(config.model, streams=["rgb", "flow"]), training=training)
     finish(train(1, synthetic, tmp_path / "one", config))
     finish(train(2, synthetic, tmp_path / "two", config))
     for one, two in zip(entries(tmp_path / "one"), entries(tmp_path / "two"), strict=True):
         assert one["step"] == two["step"]
         figures = (one.get("train", one), two.get("train", two))
         assert figures[1]["losses"] == pytest.approx(figures[0]["losses"], rel=1e-4)
-    assert [epoch["clips"] for epoch in epochs(tmp_path / "two")] == [24] * 2
+    assert [epoch["clips"] for epoch in epochs(tmp_path / "two")] == [24] * 4
 
 
 EXACT = """

@@ -603,7 +603,8 @@ def test_a_skipped_step_leaves_weights_optimiser_and_batch_statistics_alone(synt
     source = open_source(str(synthetic / "videos"))
     accelerator = make_accelerator(config.training)
     sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
-    learner = make_learner(build(config.model, 4, 6), config, sampler, accelerator, QUIET)
+    model = build(config.model, 4, 6)
+    learner = make_learner(model, freeze(model, config), config, sampler, accelerator, QUIET)
     learner.begin_training()
     batch = next(iter(loader))
     if not first:
@@ -668,7 +669,8 @@ def one_step(synthetic, config):
     accelerator = make_accelerator(config.training)
     sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
     torch.manual_seed(0)
-    learner = make_learner(build(config.model, 4, 6), config, sampler, accelerator, QUIET)
+    model = build(config.model, 4, 6)
+    learner = make_learner(model, freeze(model, config), config, sampler, accelerator, QUIET)
     learner.begin_training()
     return learner, accelerator, next(iter(loader))
 

@@ -22,7 +22,7 @@ from airstreams.errors import InputError, Stopped
 from airstreams.recipe import load_config, save_config
 from airstreams.training import loop
 from airstreams.training.loop import train
-from airstreams.training.signals import STOP
+from airstreams.training.signals import STOP, Signals
 from airstreams.training.state import TrainingState, load_state, save_state, saved_states
 
 QUIET = Console(quiet=True)
@@ -162,13 +162,20 @@ def test_the_number_of_decoding_processes_changes_nothing(videos, config, undist
 
 
 @pytest.mark.parametrize("number", STOP)
-def test_a_signal_to_stop_saves_the_state_first_and_says_how_to_go_on(videos, config, undisturbed, tmp_path, number):
+def test_each_signal_to_stop_asks_for_the_state_to_be_saved_and_the_end(number):
+    with Signals() as signals:
+        signals.has_steps = True
+        os.kill(os.getpid(), number)
+        assert (signals.save, signals.stop) == (True, True)
+
+
+def test_ctrl_c_saves_the_state_first_and_says_how_to_go_on(videos, config, undisturbed, tmp_path):
     config = replace(config, training=replace(config.training, save_every=10_000))
     run = tmp_path / "run"
     process = start(videos, run, config)
     while process.poll() is None and not entries(run):
         time.sleep(0.01)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "airstreams: stopped at step" in said

@@ -38,7 +38,7 @@ import av
 import numpy as np
 from rich.progress import Progress
 
-from airstreams.data.labels import NO_LABEL, LabelStore, file_of
+from airstreams.data.labels import LabelStore, at_frames, file_of
 from airstreams.data.listing import Video
 from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
@@ -151,17 +151,11 @@ class FrameCache:
     def read_labels(self, label_store: LabelStore, key: str, places: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """What `label_store.read(key, places)` gives, uint8 (N, H, W) or None; raises what that raises."""
         entry = self._entry(file_of(label_store.root, key), "labels", _label_settings(label_store))
-        if entry is None:
-            return label_store.read(key, places)
-        frames = label_store.labelled_frames(key)
-        wanted = np.asarray(places, np.int64)
-        labelled = np.isin(wanted, frames)
-        labels_MHW = _pictures_at(entry, np.searchsorted(frames, wanted[labelled]).tolist())
-        if labels_MHW is None:
-            return label_store.read(key, places)
-        chosen_NHW = np.full((len(wanted), *labels_MHW.shape[1:]), NO_LABEL, np.uint8)
-        chosen_NHW[labelled] = labels_MHW
-        return chosen_NHW
+        labels_NHW = None
+        if entry is not None:
+            frames = label_store.labelled_frames(key)
+            labels_NHW = at_frames(places, frames, lambda at: _pictures_at(entry, at.tolist()))
+        return label_store.read(key, places) if labels_NHW is None else labels_NHW
 
     @property
     def _frame_settings(self) -> str:

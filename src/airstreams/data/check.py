@@ -17,7 +17,6 @@ from airstreams.data.cache import FrameCache
 from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.video import check, probe
-from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
 
 T = TypeVar("T")
@@ -65,6 +64,8 @@ def check_together(
     videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None
 ) -> tuple[list[Video], list[BadVideo]]:
     """`check_videos`, each process opening its share."""
+    from airstreams.distributed import gather, share  # with torch, which takes longer than to check a hundred videos
+
     _, bad = check_videos(share(videos), progress, cache)
     reasons = {item.video.name: item for item in gather(bad)}
     good = [video for video in videos if video.name not in reasons]

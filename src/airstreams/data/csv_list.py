@@ -80,7 +80,9 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) 
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         mend = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         raise InputError(f"{path} cannot be read as text ({error}); {expected}{mend}") from error
-    header = [name.strip() for name in table[0][1]] if table else []
+    if not table:
+        raise InputError(f"{path} is empty; {expected}")
+    header = [name.strip() for name in table[0][1]]
     if len(header) == 1 and (found := re.search(r"[;\t|]", header[0])):
         raise InputError(f"{path} has {found[0]!r} between its cells; {expected}; save it with commas")
     for name in required:

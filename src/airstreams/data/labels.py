@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -160,12 +160,7 @@ class LabelStore:
         if not path.is_file():
             return None
         frames = self.labelled_frames(key)
-        wanted = np.asarray(indices, np.int64)
-        labelled = np.isin(wanted, frames)
-        maps_MHW = self._in_our_ids(path, _maps_at(path, np.searchsorted(frames, wanted[labelled]), len(frames)))
-        chosen_NHW = np.full((len(wanted), *maps_MHW.shape[1:]), NO_LABEL, np.uint8)
-        chosen_NHW[labelled] = maps_MHW
-        return chosen_NHW
+        return at_frames(indices, frames, lambda places: self._in_our_ids(path, _maps_at(path, places, len(frames))))
 
     def pieces(self, key: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All label maps of a video, in order: some frames at a time, int64 (M,), and their maps, uint8 (M, H, W).
@@ -276,6 +271,23 @@ def save(root: Path, key: str, labels_NHW: np.ndarray, frame_indices: Sequence[i
     writer.finish(labels_NHW.shape[1:])
 
 
+def at_frames(
+    indices: Sequence[int] | np.ndarray, frames: np.ndarray, read: Callable[[np.ndarray], np.ndarray | None]
+) -> np.ndarray | None:
+    """The label maps of the frames `indices`, uint8 (N, H, W), 255 where a frame has none; None: `read` found nothing.
+
+    read: what gives those (M, H, W) that stand at some places (M,) among the labelled `frames`.
+    """
+    wanted = np.asarray(indices, np.int64)
+    labelled = np.isin(wanted, frames)
+    maps_MHW = read(np.searchsorted(frames, wanted[labelled]))
+    if maps_MHW is None:
+        return None
+    chosen_NHW = np.full((len(wanted), *maps_MHW.shape[1:]), NO_LABEL, np.uint8)
+    chosen_NHW[labelled] = maps_MHW
+    return chosen_NHW
+
+
 def resized(labels_NHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Label maps (..., H, W) at another height and width, by the nearest pixel."""
     rows, columns = (
@@ -366,8 +378,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
 
 def _array_of(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     for _ in range(3):
-        # Python before 3.11.8, and 3.12 before 3.12.2, may take two threads that read a header at once for a mistake of
-        # its own (gh-106905).
+        # CPython before 3.11.8, and 3.12 before 3.12.2, may raise SystemError where two threads parse npz headers at
+        # once (gh-106905).
         with suppress(SystemError):
             return archive[name]
     return archive[name]

@@ -139,6 +139,6 @@ def _colour_matrix(colour_B3: Tensor) -> Tensor:
     """What a row of red, green and blue is multiplied by, (B, 3, 3): all of the change but contrast's offset."""
     brightness_B11, contrast_B11, saturation_B11 = colour_B3[:, :, None, None].unbind(1)
     one_33 = torch.eye(3, device=colour_B3.device)
-    # To the pixel's grey, thrice; filled in there, as a copy from the host would wait for the device.
+    # Each column gives the pixel's grey. By torch.full: torch.tensor would copy from the host and wait for the device.
     grey_33 = torch.stack([torch.full((3,), share, device=colour_B3.device) for share in LUMA])
     return brightness_B11 * contrast_B11 * (saturation_B11 * one_33 + (1 - saturation_B11) * grey_33)

@@ -24,6 +24,7 @@ from airstreams.evaluation.metrics import FIGURES, confusion, outcomes_of
 from airstreams.evaluation.protocols import Scores, figures_of, score_videos, targets_of
 from airstreams.evaluation.published import deviations, published_for
 from airstreams.files import require_writable, write_json, write_rows
+from airstreams.machine import keep_freed_memory
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
 
@@ -52,10 +53,13 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         InputError: no run, no such split, class names that the model does not know, or a folder that cannot be written.
         VideoError: no video can be read.
     """
+    keep_freed_memory()
     device = device_of_process()
     if not leads():
         console = Console(quiet=True)
     saved = saved_models.load(run, device)
+    for remark in source.remarks:
+        console.print(remark, soft_wrap=True)
     unknown = sorted(set(source.classes) - set(saved.classes))
     if unknown:
         given, expected = (", ".join(names[:5]) + " ..." * (len(names) > 5) for names in (unknown, saved.classes))

@@ -225,7 +225,7 @@ def _rows(table: Table, result: Mapping[str, Any], published: str) -> list[str]:
         cells = [row[place] for row in table.rows.values()]
         metric = next((cell.metric for cell in cells if cell and cell.metric), result["metric"])
         head.append(column or NAMES[metric])
-        head += [f"minus {table.reference}"] if table.reference else []
+        head += [f"minus {table.reference_row}"] if table.reference else []
         head.append(f"paper, {DATA_SETS[published]}")
     head += ["parameters, M", "G multiply-adds a clip"] if table.costs else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]

@@ -25,10 +25,10 @@ from airstreams.config import Config
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.listing import Source
 from airstreams.data.splits import SPLIT_FILE, read_splits, with_drawn_splits
-from airstreams.errors import InputError, Stopped
+from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
-from airstreams.experiments.workers import as_told, begin_work, end
+from airstreams.experiments.workers import at_work, end
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
@@ -277,14 +277,8 @@ def _why_it_failed(process: SpawnProcess, report: Connection) -> str:
 
 def _work(job: Job, number: int, workers: int, reports: Connection) -> None:
     """A process's life."""
-    try:
-        begin_work(number, workers, job.config.training.device)
+    with at_work(number, workers, job.config.training.device, reports.send):
         _do(job)
-    except (KeyboardInterrupt, Stopped):
-        raise SystemExit(1) from None
-    except Exception as error:
-        reports.send(as_told(error))
-        raise SystemExit(1) from None
 
 
 def _do(job: Job) -> None:

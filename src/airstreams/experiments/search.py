@@ -16,7 +16,7 @@ from airstreams.data.listing import Source
 from airstreams.errors import InputError, in_a_line
 
 HEARTBEAT = 20  # s
-LOOK_EVERY = 1.0  # s, into the storage
+LOOK_EVERY = 1.0  # s from one look into the storage to the next
 RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
 
 SamplerName = Literal["tournament", "tpe", "random"]

@@ -103,6 +103,12 @@ class Table:
         return list(dict.fromkeys(cell.run for cell in cells if cell.run is not None))
 
     @property
+    def reference_row(self) -> str:
+        """The row of the reference."""
+        of_runs = {cell.run: name for name, row in self.rows.items() for cell in row if cell is not None}
+        return of_runs[self.reference]
+
+    @property
     def data_sets(self) -> list[str]:
         """Of which it has figures of the paper."""
         cells = [cell for row in self.rows.values() for cell in row if cell is not None]

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
@@ -22,7 +23,7 @@ from airstreams.data.splits import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments.search import LOOK_EVERY, Search, counted, open_storage, run_of
 from airstreams.experiments.tournament import TournamentSampler
-from airstreams.experiments.workers import as_told, begin_work
+from airstreams.experiments.workers import at_work
 from airstreams.recipe import comparable, load_config
 from airstreams.training.loop import train
 from airstreams.training.prepare import may_begin
@@ -42,31 +43,56 @@ def work(
 ) -> None:
     """One worker's life."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    try:
-        begin_work(number, workers, search.config.training.device)
+    with at_work(number, workers, search.config.training.device, errors.put):
         storage = open_storage(search)
         pruner = make_pruner(search.config) if study_name == search.name else NopPruner()
         study = optuna.load_study(storage=storage, study_name=study_name, pruner=pruner)
         study.sampler = make_sampler(search, len(study.get_trials(deepcopy=False)) * workers + number)
         _work_off(search, study, trials)
-    except (KeyboardInterrupt, Stopped):
-        raise SystemExit(1) from None
-    except Exception as error:
-        errors.put(as_told(error))
-        raise SystemExit(1) from error
 
 
 def _work_off(search: Search, study: Study, trials: int) -> None:
-    """Take trials until the study has so many, others' included.
+    """Take trials until the study has so many, others' included."""
+    searching = study.study_name == search.name
+    first_seen: dict[int, float] = {}
+    while True:
+        optuna.storages.fail_stale_trials(study)
+        everything = study.get_trials(deepcopy=False)
+        there = counted(everything)
+        if sum(trial.state.is_finished() for trial in there) >= trials:
+            return
+        dying = _dying(everything, first_seen)
+        waiting = any(trial.state == TrialState.WAITING for trial in there)
+        if waiting or (searching and len(there) + dying < trials):
+            _take_one(search, study, trials)
+        elif dying or any(not trial.state.is_finished() for trial in there):
+            time.sleep(LOOK_EVERY)  # the others have the rest in hand, unless one dies
+        else:  # its worker died after the training failed and before `_do_again`
+            raise RuntimeError("a training with a fresh seed was lost; the same call does it again")
+
+
+def _dying(everything: Sequence[FrozenTrial], first_seen: dict[int, float]) -> int:
+    """How many dead trials keep their place: who notices a death enters the new try only a moment later.
+
+    first_seen: by number, when this worker first saw them dead.
+    """
+    retried = {number for trial in everything for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
+    dead = {trial.number for trial in everything} - {trial.number for trial in counted(everything)}
+    now = time.monotonic()
+    return sum(now - first_seen.setdefault(number, now) < 2 * LOOK_EVERY for number in dead - retried)
+
+
+def _take_one(search: Search, study: Study, trials: int) -> None:
+    """Take one trial and train it. What ends it ends the worker too, unless others have ended that trial meanwhile.
 
     Where the weights are given, each is to be trained: what failed is done again, by the others or the next call.
     """
     searching = study.study_name == search.name
     taken: Trial | None = None
-    failed_by: BaseException | None = None
+    ended_by: BaseException | None = None
 
     def objective(trial: Trial) -> float:
-        nonlocal taken, failed_by
+        nonlocal taken, ended_by
         taken = trial
         number = _original(_frozen(study, trial))
         before = sum(_original(other) < number for other in counted(study.get_trials(deepcopy=False)))
@@ -75,7 +101,7 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
         try:
             return run_trial(search, study, trial)
         except BaseException as error:
-            failed_by = error
+            ended_by = error
             raise
 
     def tidy(study: Study, trial: FrozenTrial) -> None:
@@ -84,39 +110,17 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
         shutil.rmtree(run / STATE_FOLDER, ignore_errors=True)
         (run / "model.safetensors").unlink(missing_ok=True)
 
-    first_seen: dict[int, float] = {}
-    while True:
-        optuna.storages.fail_stale_trials(study)
-        everything = study.get_trials(deepcopy=False)
-        there = counted(everything)
-        if sum(trial.state.is_finished() for trial in there) >= trials:
-            return
-        # Who notices a death enters the new try a moment later; until then the dead trial keeps its place.
-        retried = {number for trial in everything for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
-        dying = [
-            trial
-            for trial in everything
-            if trial.state == TrialState.FAIL and trial not in there and trial.number not in retried
-            if time.monotonic() - first_seen.setdefault(trial.number, time.monotonic()) < 2 * LOOK_EVERY
-        ]
-        waiting = any(trial.state == TrialState.WAITING for trial in there)
-        if waiting or (searching and len(there) + len(dying) < trials):
-            taken = failed_by = None
-            try:
-                study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[tidy])
-            except Exception as error:
-                if isinstance(failed_by, (Stopped, KeyboardInterrupt)):
-                    raise failed_by from error
-                # Of a trial that others have ended, Optuna complains by an error of its own.
-                if taken is None or error is failed_by or _frozen(study, taken).state != TrialState.FAIL:
-                    if taken is not None and error is failed_by and not searching:
-                        _do_again(study, taken)
-                    raise
-                _clear_away(run_of(search, study, taken))
-        elif dying or any(not trial.state.is_finished() for trial in there):
-            time.sleep(LOOK_EVERY)  # the others have the rest in hand, unless one dies
-        else:  # who did the last one was killed when it had failed
-            raise RuntimeError("a training with a fresh seed was lost; the same call does it again")
+    try:
+        study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[tidy])
+    except Exception as error:
+        if isinstance(ended_by, (Stopped, KeyboardInterrupt)):
+            raise ended_by from None
+        if taken is not None and error is ended_by and not searching:
+            _do_again(study, taken)
+        # Of a trial that others have ended, Optuna complains by an error of its own.
+        if taken is None or error is ended_by or _frozen(study, taken).state != TrialState.FAIL:
+            raise
+        _clear_away(run_of(search, study, taken))
 
 
 def run_trial(search: Search, study: Study, trial: Trial) -> float:

@@ -4,13 +4,14 @@ import math
 import os
 import signal
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing.context import SpawnProcess
 
 import torch
 
 from airstreams.data.loading import bind_to_parent
-from airstreams.errors import InputError, in_words
+from airstreams.errors import InputError, Stopped, in_words
 from airstreams.training.signals import STOP
 
 
@@ -26,6 +27,19 @@ def end(processes: Iterable[SpawnProcess]) -> None:
 def as_told(error: Exception) -> Exception:
     """An error for the parent: one that every process can read, with the same words."""
     return InputError(str(error)) if isinstance(error, InputError) else RuntimeError(in_words(error))
+
+
+@contextmanager
+def at_work(number: int, workers: int, device: str, tell: Callable[[Exception], None]) -> Iterator[None]:
+    """The life of a worker's process: with status 1 it ends when it was asked to stop, or fails and has told why."""
+    try:
+        begin_work(number, workers, device)
+        yield
+    except (KeyboardInterrupt, Stopped):
+        raise SystemExit(1) from None
+    except Exception as error:
+        tell(as_told(error))
+        raise SystemExit(1) from error
 
 
 def begin_work(number: int, workers: int, device: str) -> None:

@@ -55,7 +55,8 @@ class Recogniser:
     def predict(self, path: Path | str) -> Prediction:
         """Score a video file by the views that evaluation uses; a long video window by window too.
 
-        Windows are of `evaluation.window` s (the recipe's), and there are some where the video is longer than two.
+        Windows are of `evaluation.window` s (the recipe's), the last one of half to one and a half of that, and there
+        are some where the video is longer than two.
 
         Raises:
             VideoError: the file cannot be read; the message is the reason.
@@ -66,7 +67,7 @@ class Recogniser:
         length = self.saved.config.evaluation.window
         windows = []
         if duration > 2 * length:
-            edges = [index * length for index in range(round(duration / length))] + [duration]
+            edges = [index * length for index in range(int(duration / length + 0.5))] + [duration]
             for start, end in pairwise(edges):
                 part = replace(video, start=start, end=end)
                 if len(info.times[(info.times >= start) & (info.times < end)]):  # a still stretch may hold no frame

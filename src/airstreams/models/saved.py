@@ -106,13 +106,11 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
 
 def read_description(run: Path) -> Description:
     """Read what stands beside a model's weights. InputError: not a run, of another format, or a damaged file."""
-    for name in (DESCRIPTION, WEIGHTS):
-        if not (run / name).is_file():
-            begun = (run / "config.yaml").is_file()
-            mend = (
-                "its training has not got so far; `airstreams train ... --resume` goes on with it" if begun else _MEND
-            )
-            raise InputError(f"{run}: no {name} in it; {mend}")
+    lacking = [name for name in (DESCRIPTION, WEIGHTS) if not (run / name).is_file()]
+    if lacking:
+        begun = len(lacking) == 2 and (run / "config.yaml").is_file()
+        mend = "its training has not got so far; `airstreams train ... --resume` goes on with it" if begun else _MEND
+        raise InputError(f"{run}: no {lacking[0]} in it; {mend}")
     path = run / DESCRIPTION
     try:
         text = path.read_text(encoding="utf-8")

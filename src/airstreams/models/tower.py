@@ -172,8 +172,8 @@ def clip_mean(features_BCTHW: Tensor) -> Tensor:
 class InputNorm(nn.BatchNorm3d):
     """Batch normalisation of what a stream sees, which has few channels.
 
-    A GPU's own kernels give each channel to one group of threads, so that two to eight groups do all the work: half of
-    a step of RGB alone on an H100 (11 of 24 ms). There it is written out, and all threads share the sums.
+    cuDNN's kernels give each channel to one thread block, so that two to eight blocks do all the work: 11 of 24 ms of
+    a step of RGB alone on an H100. On CUDA it is written out as reductions, which use the whole card.
     """
 
     def forward(self, representation_BCTHW: Tensor) -> Tensor:

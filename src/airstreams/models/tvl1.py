@@ -62,6 +62,10 @@ def iterate(
     """
     if torch.compiler.is_exporting() or difference_taps is not None or divergence_taps is not None:
         return unrolled(offset, slope, gradient, tau, iterations, start, difference_taps, divergence_taps)
+    if offset.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # Without a graph the operator does no more than this, but its first call imports torch's compiler, which is a
+        # third of the time that predicting a short video takes.
+        return in_place(offset, slope, gradient, tau, iterations, start)
     return recomputed(offset, slope, gradient, tau, iterations, start)
 
 
@@ -111,11 +115,10 @@ def _difference(near: Tensor, far: Tensor, taps: Tensor | None) -> Tensor:
     return far - near if taps is None else taps[0] * near + taps[1] * far
 
 
-@torch.library.custom_op("airstreams::tvl1", mutates_args=())
-def recomputed(
+def in_place(
     offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, iterations: int, start: Tensor | None = None
 ) -> Tensor:
-    """`iterate` in place, a block of pairs at a time; autograd knows its backward pass."""
+    """`iterate` in place, a block of pairs at a time, without a graph."""
     flow = torch.empty_like(gradient, memory_format=torch.contiguous_format)
     blocks = _blocks(offset, FORWARD_BLOCK)
     scratch = _Scratch(offset[blocks[0]], (2,), (2, 2), (2, 2), (2,))
@@ -129,6 +132,10 @@ def recomputed(
         if not whole:
             flow[:, pairs] = now
     return flow
+
+
+# `in_place` as an operator: autograd knows its backward pass.
+recomputed = torch.library.custom_op("airstreams::tvl1", in_place, mutates_args=())
 
 
 @torch.library.custom_op("airstreams::tvl1_backward", mutates_args=())

@@ -107,12 +107,14 @@ def load(
     """
     try:
         import transformers
+        from huggingface_hub.utils import logging
         from transformers import AutoConfig, AutoImageProcessor
     except ImportError as error:
         raise InputError(
-            f"the teacher hf:{model} needs transformers, which cannot be imported ({_in_a_line(error)}); "
-            "pip install transformers pillow scipy, and remove a torchvision that is built for another torch"
+            f"the teacher hf:{model} needs transformers, which cannot be imported ({_point_of(error)}); "
+            "pip install transformers pillow, and remove a torchvision that is built for another torch"
         ) from error
+    logging.set_verbosity_error()  # of a hub out of reach it tells each of five tries; below it is told once
     try:
         config = AutoConfig.from_pretrained(model)
         architecture = (config.architectures or ["model of no architecture"])[0]
@@ -136,7 +138,7 @@ def load(
         raise
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise InputError(
-            f"hf:{model} cannot be loaded ({_in_a_line(error)}); expected a folder with config.json, "
+            f"hf:{model} cannot be loaded ({_point_of(error)}); expected a folder with config.json, "
             "preprocessor_config.json and weights, or a model's name on the Hugging Face hub and a way there; correct "
             "the name, or download the model where there is a network and give its folder"
         ) from error
@@ -175,7 +177,7 @@ def _finds_segments(processor: Any) -> bool:
     return _gives_overlapping_masks(processor) or hasattr(processor, "post_process_panoptic_segmentation")
 
 
-def _in_a_line(error: BaseException) -> str:
+def _point_of(error: BaseException) -> str:
     # transformers' first line is the point, the rest advice; what went wrong below it is at the end of the causes.
     root = error
     while root.__cause__ is not None:

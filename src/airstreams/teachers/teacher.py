@@ -19,9 +19,7 @@ import torch
 from airstreams.data.labels import NO_LABEL
 from airstreams.errors import InputError, named
 from airstreams.teachers import hugging_face, maskrcnn, onnx
-from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD, label_map
-
-__all__ = ["Teacher", "label_map", "load_teacher"]
+from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD
 
 
 class Teacher(Protocol):

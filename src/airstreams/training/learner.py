@@ -72,10 +72,14 @@ def _train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
 
 
 def make_learner(
-    model: AIRStreams, config: Config, sampler: StepSampler, accelerator: Accelerator, console: Console
+    model: AIRStreams,
+    frozen: list[nn.Module],
+    config: Config,
+    sampler: StepSampler,
+    accelerator: Accelerator,
+    console: Console,
 ) -> Learner:
-    """Put the model on its device and give it an optimiser. InputError: a part to freeze that it does not have."""
-    frozen = freeze(model, config)
+    """Put a model, some parts of which are frozen, on its device and give it an optimiser."""
     if config.training.sync_batch_norm and accelerator.num_processes > 1:
         synchronise_norms(model, accelerator.device)
     model = model.to(accelerator.device)

@@ -99,16 +99,16 @@ def train(
         torch.manual_seed(config.seed)
         model = build(config.model, len(source.classes), len(segment_classes))
         learnt_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
-        freeze(model, config)
+        frozen = freeze(model, config)
         require_writable(run)
-        # Refused is what can be before the videos are gone through, which takes hours where there are many.
+        # All that can be refused has been refused by now: going through the videos can take hours.
         train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
         learns["labels"] = labels_digest([*train_videos, *val_videos])
         tested = sum(video.split == "test" for video in source.videos)
         counts = f"{len(train_videos)} training, {len(val_videos)} validation and {tested} test videos"
         console.print(f"{counts} of {len(source.classes)} classes")
         sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
-        learner = make_learner(model, config, sampler, accelerator, console)
+        learner = make_learner(model, frozen, config, sampler, accelerator, console)
         saved = SavedModel(config, source.classes, segment_classes, source.multi_label, learner.result)
         if state is not None:
             _refuse_other_data(state, learns, source, run)

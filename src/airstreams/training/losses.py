@@ -71,5 +71,5 @@ def segmentation_loss(logits_BSThw: Tensor, label_map_BTHW: Tensor | None) -> Te
     logits_BSTHW = on_frames(lambda frames: enlarge(frames, label_map_BTHW.shape[-2:]), logits_BSThw.float())
     # A row a pixel, as the logits lie in memory.
     rows_NS = logits_BSTHW.permute(0, 2, 3, 4, 1).flatten(0, 3)
-    # Added up by itself, since within the loss one part of a GPU alone would do it.
+    # reduction="sum" would leave the sum to a single thread block of a GPU.
     return F.cross_entropy(rows_NS, label_map_BTHW.flatten().long(), ignore_index=NO_LABEL, reduction="none").sum()

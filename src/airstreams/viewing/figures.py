@@ -9,10 +9,11 @@ Shapes: H, W pixels, K action classes, S segmentation classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure, FigureBase, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
@@ -79,15 +80,13 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
     columns += ["segmentation"] if any(row.segmentation is not None for row in rows) else []
     columns += ["teacher"] if any(row.teacher is not None for row in rows) else []
     maps = [m for row in rows for m in (row.segmentation, row.teacher) if m is not None]
-    seen = _seen(maps, segment_classes)
-    colours = label_colours(len(segment_classes)) if maps else np.zeros((0, 3), np.uint8)
 
     panel_width = 2.4
     panel_heights = [panel_width * row.frame.shape[0] / row.frame.shape[1] for row in rows]
     width = len(columns) * panel_width + 0.4
     wheel_width = 1.7 if compares or flow_column in columns else 0.0
-    names_a_line = max(1, int((width - wheel_width) / 1.45))
-    legend_height = max(0.19 * -(-len(seen) // names_a_line), 0.85 if wheel_width else 0) + 0.15
+    legend = _Legend(maps, segment_classes, width - wheel_width)
+    legend_height = max(legend.height, 0.85 if wheel_width else 0) + 0.15
     figure = Figure(
         figsize=(width, sum(panel_heights) + 0.08 * len(rows) + 0.4 + legend_height),
         facecolor="white",
@@ -110,22 +109,15 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
             elif column == flow_column and row.flow is not None:
                 _show_flow(ax, row.flow, max_px)
             elif column == "segmentation" and row.segmentation is not None:
-                _show_labels(ax, row.segmentation, row.frame, colours)
+                _show_labels(ax, row.segmentation, row.frame, legend.colours)
             elif column == "teacher" and row.teacher is not None:
-                _show_labels(ax, row.teacher, row.frame, colours)
+                _show_labels(ax, row.teacher, row.frame, legend.colours)
             else:
                 ax.axis("off")
     for column, ax in zip(columns, axes[0], strict=True):
         ax.set_title(column, fontsize=11)
 
-    if seen:
-        footer.legend(
-            handles=_patches(seen, colours, segment_classes),
-            loc="center right",
-            ncols=min(len(seen), names_a_line),
-            fontsize=9,
-            frameon=False,
-        )
+    legend.draw(footer, "center right")
     if wheel_width:
         _show_wheel(footer)
     save_figure(figure, Path(path))
@@ -145,13 +137,11 @@ def segmentations_figure(path: str | Path, frames: Sequence[SegmentedFrame], seg
     if not frames:
         raise InputError("no frames to draw: expected at least one")
     titles = ["frame", *frames[0].maps]
-    seen = _seen([label_map for shown in frames for label_map in shown.maps.values()], segment_classes)
-    colours = label_colours(len(segment_classes))
     panel_width = 1.6
     panel_height = panel_width * frames[0].frame.shape[0] / frames[0].frame.shape[1]
     width = len(frames) * panel_width + 0.4
-    names_a_line = max(1, int(width / 1.45))
-    legend_height = 0.19 * -(-len(seen) // names_a_line) + 0.15
+    legend = _Legend([label_map for shown in frames for label_map in shown.maps.values()], segment_classes, width)
+    legend_height = legend.height + 0.15
     rows_height = len(titles) * panel_height + 0.3
     figure = Figure(
         figsize=(width, rows_height + legend_height),
@@ -166,18 +156,12 @@ def segmentations_figure(path: str | Path, frames: Sequence[SegmentedFrame], seg
         top.imshow(shown.frame)
         top.set_title(shown.title, fontsize=9, parse_math=False)
         for ax, label_map in zip(others, shown.maps.values(), strict=True):
-            _show_labels(ax, label_map, shown.frame, colours)
+            _show_labels(ax, label_map, shown.frame, legend.colours)
     for title, row_axes in zip(titles, axes, strict=True):
         row_axes[0].set_ylabel(title, fontsize=9)
         for ax in row_axes:
             _bare(ax)
-    footer.legend(
-        handles=_patches(seen, colours, segment_classes),
-        loc="center",
-        ncols=min(len(seen), names_a_line),
-        fontsize=9,
-        frameon=False,
-    )
+    legend.draw(footer, "center")
     save_figure(figure, Path(path))
 
 
@@ -194,8 +178,6 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
     """
     if not frames:
         raise InputError("no label maps to draw: expected at least one")
-    seen = _seen([shown.label_map for shown in frames], segment_classes)
-    colours = label_colours(len(segment_classes))
     with_frames = any(shown.frame is not None for shown in frames)
     a_line = min(len(frames), 3 if with_frames else 4)
     panel_width = 1.7 if with_frames else 2.4
@@ -206,8 +188,8 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
 
     gap, title_height = 0.15, 0.22
     cell_width, cell_height = panels * panel_width + gap, panel_height + title_height
-    names_a_line = max(1, int((a_line * cell_width) / 1.45))
-    legend_height = 0.19 * -(-len(seen) // names_a_line) + 0.25
+    legend = _Legend([shown.label_map for shown in frames], segment_classes, a_line * cell_width)
+    legend_height = legend.height + 0.25
     width, height = a_line * cell_width + gap, lines * cell_height + legend_height
     figure = Figure(figsize=(width, height), facecolor="white")
     letters = int(16 * panels * panel_width)
@@ -222,16 +204,10 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
             )
             _bare(ax)
             if panel == panels - 1:
-                _show_labels(ax, shown.label_map, shown.frame, colours)
+                _show_labels(ax, shown.label_map, shown.frame, legend.colours)
             elif shown.frame is not None:
                 ax.imshow(shown.frame)
-    figure.legend(
-        handles=_patches(seen, colours, segment_classes),
-        loc="lower left",
-        ncols=min(len(seen), names_a_line),
-        fontsize=9,
-        frameon=False,
-    )
+    legend.draw(figure, "lower left")
     save_figure(figure, Path(path))
 
 
@@ -315,25 +291,33 @@ def _show_flow(ax: Axes, flow_HW2: NDArray[np.floating], max_px: float) -> None:
     )
 
 
-def _seen(maps: Sequence[NDArray[np.integer]], segment_classes: Sequence[str]) -> list[int]:
-    """The ids in the label maps, 255 included. InputError: one has no name."""
-    seen = sorted({int(label) for label_map in maps for label in np.unique(label_map)})
-    unnamed = [label for label in seen if label != NO_LABEL and not 0 <= label < len(segment_classes)]
-    if unnamed:
-        raise InputError(
-            f"class id {unnamed[0]} in a label map, but {len(segment_classes)} segmentation classes are named"
-        )
-    return seen
+class _Legend:
+    """The classes that are seen in label maps, 255 included, in lines of a width, in inches.
 
+    InputError: a class id has no name.
+    """
 
-def _patches(seen: Sequence[int], colours: Bytes, segment_classes: Sequence[str]) -> list[Patch]:
-    """The legend's."""
-    return [
-        Patch(facecolor=NO_LABEL_COLOUR, hatch="////", edgecolor="0.45", label="no label")
-        if label == NO_LABEL
-        else Patch(facecolor=colours[label] / 255, label=segment_classes[label])
-        for label in seen
-    ]
+    def __init__(self, maps: Sequence[NDArray[np.integer]], segment_classes: Sequence[str], width: float) -> None:
+        seen = sorted({int(label) for label_map in maps for label in np.unique(label_map)})
+        unnamed = [label for label in seen if label != NO_LABEL and not 0 <= label < len(segment_classes)]
+        if unnamed:
+            raise InputError(
+                f"class id {unnamed[0]} in a label map, but {len(segment_classes)} segmentation classes are named"
+            )
+        self.colours = label_colours(len(segment_classes)) if maps else np.zeros((0, 3), np.uint8)
+        self.patches = [
+            Patch(facecolor=NO_LABEL_COLOUR, hatch="////", edgecolor="0.45", label="no label")
+            if label == NO_LABEL
+            else Patch(facecolor=self.colours[label] / 255, label=segment_classes[label])
+            for label in seen
+        ]
+        self.names_a_line = max(1, int(width / 1.45))
+        self.height = 0.19 * -(-len(seen) // self.names_a_line)
+
+    def draw(self, figure: FigureBase, place: Literal["center", "center right", "lower left"]) -> None:
+        if self.patches:
+            columns = min(len(self.patches), self.names_a_line)
+            figure.legend(handles=self.patches, loc=place, ncols=columns, fontsize=9, frameon=False)
 
 
 def _show_labels(ax: Axes, labels_HW: NDArray[np.integer], frame_HW3: Bytes | None, colours: Bytes) -> None:
