@@ -25,7 +25,7 @@ from rich.progress import track
 from airstreams.data.labels import NO_LABEL, file_of
 from airstreams.data.sources import open_source
 from airstreams.files import replacing
-from airstreams.models.segmenter import enlarge
+from airstreams.models.segmenter import upsample
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def in_cells(frames_NHW3: np.ndarray, cell: int) -> np.ndarray:
     frames_N3HW = torch.from_numpy(frames_NHW3).permute(0, 3, 1, 2).float()
     height, width = (max(1, round(side / cell)) for side in frames_NHW3.shape[1:3])
     cells = F.adaptive_avg_pool2d(frames_N3HW, (height, width))
-    larger: np.ndarray = enlarge(cells, frames_NHW3.shape[1:3]).permute(0, 2, 3, 1).round().byte().numpy()
+    larger: np.ndarray = upsample(cells, frames_NHW3.shape[1:3]).permute(0, 2, 3, 1).round().byte().numpy()
     return larger
 
 

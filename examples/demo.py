@@ -19,7 +19,7 @@ from airstreams.data.labels import LabelStore
 from airstreams.data.listing import Video
 from airstreams.data.synthetic import render
 from airstreams.models.saved import load
-from airstreams.models.segmenter import enlarge
+from airstreams.models.segmenter import upsample
 from airstreams.viewing.figures import RepresentationRow, representations_figure
 
 WHATS, HOWS = ["disc", "cross"], ["left", "right", "up", "down"]
@@ -83,7 +83,7 @@ def draw(run: Path, data: Path, labels: Path, examples: list[Path], picture: Pat
                 title=key.parent.name,
                 frame=clip_THW3[middle].numpy(),
                 flow=seen["flow"].shown[0, :, middle].permute(1, 2, 0).numpy(),
-                segmentation=enlarge(logits_1Shw, clip_THW3.shape[1:3]).argmax(1)[0].numpy(),
+                segmentation=upsample(logits_1Shw, clip_THW3.shape[1:3]).argmax(1)[0].numpy(),
                 teacher=label_map_THW[middle].numpy(),
             )
         )

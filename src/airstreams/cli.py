@@ -197,7 +197,7 @@ def labels(call: Namespace) -> int:
                 "teacher": store.teacher,
                 "settings": store.settings,
                 **shares,
-                "truth": truth.figures() if truth else None,
+                "truth": truth.metrics() if truth else None,
                 "picture": str(picture) if frames else None,
                 "bad": [{"path": str(path), "reason": reason} for path, reason in bad],
             }

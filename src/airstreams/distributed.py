@@ -78,7 +78,7 @@ def share_on_this_machine() -> tuple[int, int]:
     return PartialState().local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def align_buffers(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Give every process the batch statistics of the first, which are those that are saved."""
     if PartialState().num_processes > 1:
         for buffer in model.buffers():

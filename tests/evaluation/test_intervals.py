@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from airstreams.evaluation.intervals import intervals, of_difference, of_share
-from airstreams.evaluation.metrics import FIGURES, outcomes_of
+from airstreams.evaluation.metrics import METRICS, outcomes_of
 
 
 def interval(outcomes, name, groups=None):
@@ -72,7 +72,7 @@ def draw(seed, videos):
 
 
 def figure(outcomes):
-    return outcomes.figures(np.ones(outcomes.videos, dtype=np.int64))["map"]
+    return outcomes.metrics(np.ones(outcomes.videos, dtype=np.int64))["map"]
 
 
 def test_the_interval_of_map_holds_what_other_videos_give_on_average():
@@ -90,9 +90,9 @@ def test_intervals_hold_their_figures_lie_in_0_to_1_and_are_the_same_every_time(
     outcomes = outcomes_of(rng.random((30, 8)), rng.integers(0, 8, 30))
     groups = [f"g{number // 2}" for number in range(30)]
     found = intervals(outcomes, groups)
-    assert list(found) == list(FIGURES)
+    assert list(found) == list(METRICS)
     assert found["map"] is None
-    for name, value in outcomes.figures(np.ones(30)).items():
+    for name, value in outcomes.metrics(np.ones(30)).items():
         if value is not None:
             low, high = found[name] or (1, 0)
             assert 0 <= low < value < high <= 1

@@ -156,7 +156,7 @@ def test_person_iou_known_by_hand(store, tmp_path, progress):
         video(tmp_path, "no_mask"),
     ]
     found = score(store, videos, progress)
-    assert found.figures() == {
+    assert found.metrics() == {
         "person_iou": (1 + 2 + 4) / (6 + 5 + 4 + 3),
         "person_iou_mean": pytest.approx((3 / 11 + 1 + 0) / 3),
         "videos": 4,

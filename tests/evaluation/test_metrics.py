@@ -7,8 +7,8 @@ from torch import tensor
 
 from airstreams.evaluation.metrics import (
     MultiLabelOutcomes,
-    SegmentationFigures,
-    action_figures,
+    SegmentationMetrics,
+    action_metrics,
     confusion,
     outcomes_of,
     reduce_to_grid,
@@ -37,7 +37,7 @@ def test_accuracies_agree_with_their_definitions(seed):
     scores, targets = scores_and_targets(seed)
     ranked = [sorted(range(12), key=row.__getitem__, reverse=True) for row in scores]
     hits = np.array([ranks[0] == target for ranks, target in zip(ranked, targets, strict=True)])
-    figures = action_figures(scores, targets)
+    figures = action_metrics(scores, targets)
     assert figures["top1"] == pytest.approx(hits.mean())
     assert figures["top5"] == pytest.approx(np.mean([t in r[:5] for r, t in zip(ranked, targets, strict=True)]))
     assert figures["mean_per_class"] == pytest.approx(np.mean([hits[targets == name].mean() for name in set(targets)]))
@@ -64,11 +64,11 @@ OCCURRING = (0, 1, 3, 4, 6, 7, 8)
 def test_mean_average_precision_agrees_with_its_definition_with_ties_and_unlabelled_videos_last(seed):
     scores, targets = multi_label(seed, ties=True)
     last = np.where(targets.any(axis=1)[:, None], scores, -np.inf)
-    figures = action_figures(scores, targets)
+    figures = action_metrics(scores, targets)
     expected = np.mean([average_precision(last[:, k], targets[:, k]) for k in OCCURRING])
     assert figures["map"] == pytest.approx(expected, abs=1e-6)
     assert [figures[name] for name in ("top1", "top5", "mean_per_class")] == [None] * 3
-    competing = MultiLabelOutcomes(scores, targets, unlabelled_last=False).figures(np.ones(60, dtype=np.int64))
+    competing = MultiLabelOutcomes(scores, targets, unlabelled_last=False).metrics(np.ones(60, dtype=np.int64))
     expected = np.mean([average_precision(scores[:, k], targets[:, k]) for k in OCCURRING])
     assert competing["map"] == pytest.approx(expected, abs=1e-6)
     assert expected < float(figures["map"] or 0)
@@ -87,21 +87,21 @@ def test_mean_average_precision_agrees_with_a_walk_down_each_classs_ranking(seed
                 found += 1
                 total += found / place
         precisions.append(total / found)
-    assert action_figures(scores, targets)["map"] == pytest.approx(np.mean(precisions), abs=1e-6)
+    assert action_metrics(scores, targets)["map"] == pytest.approx(np.mean(precisions), abs=1e-6)
 
 
 def test_mean_average_precision_of_a_case_counted_by_hand():
     scores = np.array([[0.9, 0.1], [0.8, 0.5], [0.7, 0.5], [0.95, 0.9]])
     targets = np.array([[1, 0], [0, 1], [1, 0], [0, 0]])
     # Class 0: first and third of three. Class 1: one of two with the highest score. The last video stands behind.
-    assert action_figures(scores, targets)["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
+    assert action_metrics(scores, targets)["map"] == pytest.approx(((1 + 2 / 3) / 2 + 1 / 2) / 2)
     # Now it leads both rankings.
-    competing = MultiLabelOutcomes(scores, targets, unlabelled_last=False).figures(np.ones(4, dtype=np.int64))
+    competing = MultiLabelOutcomes(scores, targets, unlabelled_last=False).metrics(np.ones(4, dtype=np.int64))
     assert competing["map"] == pytest.approx(((1 / 2 + 2 / 4) / 2 + 1 / 3) / 2)
 
 
 def test_mean_average_precision_says_nothing_where_no_class_occurs():
-    assert action_figures(np.eye(3, dtype=np.float32), np.zeros((3, 3)))["map"] is None
+    assert action_metrics(np.eye(3, dtype=np.float32), np.zeros((3, 3)))["map"] is None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,21 +109,21 @@ def test_figures_of_videos_counted_several_times_are_those_of_their_copies(seed)
     counts = np.random.default_rng(seed).integers(0, 3, 60)
     scores, targets = scores_and_targets(seed, videos=60)
     scores = scores.round(2)  # some ties
-    copies = action_figures(np.repeat(scores, counts, axis=0), np.repeat(targets, counts))
-    assert outcomes_of(scores, targets).figures(counts) == pytest.approx(copies)
+    copies = action_metrics(np.repeat(scores, counts, axis=0), np.repeat(targets, counts))
+    assert outcomes_of(scores, targets).metrics(counts) == pytest.approx(copies)
     scores, targets = multi_label(seed, ties=True)
-    copies = action_figures(np.repeat(scores, counts, axis=0), np.repeat(targets, counts, axis=0))
-    assert outcomes_of(scores, targets).figures(counts) == pytest.approx(copies)
+    copies = action_metrics(np.repeat(scores, counts, axis=0), np.repeat(targets, counts, axis=0))
+    assert outcomes_of(scores, targets).metrics(counts) == pytest.approx(copies)
 
 
 def test_top5_says_nothing_of_five_classes_or_fewer():
-    assert action_figures(np.eye(5, dtype=np.float32), np.arange(5))["top5"] is None
-    assert action_figures(np.eye(6, dtype=np.float32), np.arange(6))["top5"] == 1.0
+    assert action_metrics(np.eye(5, dtype=np.float32), np.arange(5))["top5"] is None
+    assert action_metrics(np.eye(6, dtype=np.float32), np.arange(6))["top5"] == 1.0
 
 
 def test_of_equal_scores_the_class_of_the_lower_index_comes_first():
     scores = np.ones((7, 7), dtype=np.float32)
-    figures = action_figures(scores, np.arange(7))
+    figures = action_metrics(scores, np.arange(7))
     assert (figures["top1"], figures["top5"]) == (pytest.approx(1 / 7), pytest.approx(5 / 7))
     assert confusion(scores, np.arange(7))[:, 0].tolist() == [1] * 7
 
@@ -131,12 +131,12 @@ def test_of_equal_scores_the_class_of_the_lower_index_comes_first():
 def test_scores_that_are_no_numbers_come_last():
     scores = np.full((3, 6), np.nan)
     scores[0, 1], scores[1, 2] = 0.1, 0.9
-    found = action_figures(scores, np.array([1, 3, 0]))
+    found = action_metrics(scores, np.array([1, 3, 0]))
     assert found["top1"] == pytest.approx(2 / 3)  # the third by its place in the list alone
     assert confusion(scores, np.array([1, 3, 0]))[3, 2] == 1
     labels = np.array([[1, 0], [0, 1], [1, 1]])
     given = np.array([[0.5, 0.2], [0.3, np.nan], [np.nan, 0.1]])
-    assert action_figures(given, labels) == action_figures(np.nan_to_num(given, nan=-1), labels)
+    assert action_metrics(given, labels) == action_metrics(np.nan_to_num(given, nan=-1), labels)
 
 
 def test_confusion_counts_true_classes_down_and_predicted_ones_across():
@@ -145,9 +145,9 @@ def test_confusion_counts_true_classes_down_and_predicted_ones_across():
 
 
 def counted(logits_NShw, labels_NHW, masks_NHW=None, classes=NAMES):
-    figures = SegmentationFigures(classes)
+    figures = SegmentationMetrics(classes)
     figures.add(logits_NShw, labels_NHW, masks_NHW)
-    return figures.figures()
+    return figures.metrics()
 
 
 def logits_of(labels_Nhw, classes=3):
@@ -168,11 +168,11 @@ def test_segmentation_figures_of_maps_counted_by_hand():
 def test_pixels_without_label_count_for_nothing():
     labels = tensor([[[0, 255, 1, 1], [0, 255, 255, 1]]], dtype=torch.uint8)
     predicted = tensor([[[0, 1, 1, 2], [0, 0, 2, 1]]])
-    figures = SegmentationFigures(NAMES)
+    figures = SegmentationMetrics(NAMES)
     figures.add(logits_of(predicted), labels, None)
     figures.add(logits_of(predicted), torch.full_like(labels, 255), None)
     figures.add(logits_of(predicted), None, None)
-    result = figures.figures()
+    result = figures.metrics()
     assert result is not None
     assert result["pixel_accuracy"] == pytest.approx(4 / 5)
     assert result["miou"] == pytest.approx((2 / 2 + 2 / 3) / 2)
@@ -195,21 +195,21 @@ def test_the_figures_of_two_shares_of_the_frames_add_up_to_those_of_all_frames()
     logits = torch.randn(5, 3, 2, 2, generator=rng)
     labels = torch.randint(0, 3, (5, 8, 8), generator=rng)
     masks = torch.randint(0, 2, (5, 8, 8), generator=rng)
-    whole, *shares = (SegmentationFigures(NAMES) for _ in range(3))
+    whole, *shares = (SegmentationMetrics(NAMES) for _ in range(3))
     whole.add(logits, labels, masks)
     for share, frames in zip(shares, (slice(0, 2), slice(2, 5)), strict=True):
         share.add(logits[frames], labels[frames], masks[frames])
-    result = whole.figures()
+    result = whole.metrics()
     assert result is not None
     assert "person_iou" in result
-    assert (shares[0] + shares[1]).figures() == result
-    assert shares[0].figures() != result
+    assert (shares[0] + shares[1]).metrics() == result
+    assert shares[0].metrics() != result
 
 
 def test_the_teachers_person_overlap_is_counted_as_numpy_counts_it(test_data):
     root = test_data / "jhmdb"
     overlaps = []  # each clip's intersection and union, in pixels
-    figures = SegmentationFigures(("background", "person", "anything else"))
+    figures = SegmentationMetrics(("background", "person", "anything else"))
     for clip in sorted((root / "teacher").glob("*/*.npz"))[::32]:
         teacher = np.load(clip)
         labels = np.minimum(teacher["labels"], 2)
@@ -219,7 +219,7 @@ def test_the_teachers_person_overlap_is_counted_as_numpy_counts_it(test_data):
         figures.add(torch.zeros(len(labels), 3, 1, 1), torch.from_numpy(labels), torch.from_numpy(mask))
     assert len(overlaps) == 29
     intersection, union = np.sum(overlaps, axis=0)
-    result = figures.figures()
+    result = figures.metrics()
     assert result is not None
     assert result["teacher_person_iou"] == pytest.approx(intersection / union)
 

@@ -15,7 +15,7 @@ from airstreams.config import EvaluationConfig
 from airstreams.data.dataset import VideoViews, Views
 from airstreams.data.sources import open_source
 from airstreams.errors import VideoError
-from airstreams.evaluation.protocols import CLIPS_AT_ONCE, figures_of, score_videos, score_views, targets_of
+from airstreams.evaluation.protocols import CLIPS_AT_ONCE, metrics_of, score_videos, score_views, targets_of
 from airstreams.models import saved as saved_models
 
 
@@ -66,7 +66,7 @@ def test_a_videos_score_depends_on_no_other_video(saved, source):
 def test_every_trained_head_is_scored_and_no_other(saved, source):
     scores = score_videos(saved, source.split("test"))
     assert set(scores.probabilities) == {"rgb", "flow", "merged"}
-    streams = figures_of(saved, scores)["streams"]
+    streams = metrics_of(saved, scores)["streams"]
     assert list(streams) == ["rgb", "flow", "semantic", "merged"]
     assert streams["semantic"]["top1"] is None
     for head in ("rgb", "flow", "merged"):
@@ -83,7 +83,7 @@ def test_a_bad_video_is_left_out_with_its_reason_and_the_others_are_scored_as_be
     assert [bad.video.name for bad in scores.left_out] == ["broken"]
     assert scores.left_out[0].reason
     assert np.array_equal(scores.probabilities["merged"], score_videos(saved, good).probabilities["merged"])
-    figures = figures_of(saved, scores)
+    figures = metrics_of(saved, scores)
     assert (figures["videos"], figures["left_out"]) == (8, 1)
     with pytest.raises(VideoError, match="none of 1 videos could be read"):
         score_videos(saved, [broken])

@@ -8,7 +8,7 @@ from airstreams.config import EvaluationConfig
 from airstreams.data.benchmarks import BENCHMARKS
 from airstreams.data.listing import Source, Video
 from airstreams.data.sources import open_source
-from airstreams.evaluation.metrics import FIGURES
+from airstreams.evaluation.metrics import METRICS
 from airstreams.evaluation.published import NAMES, PUBLISHED, deviations, published_for
 from airstreams.recipe import load_config, recipe_path
 
@@ -20,8 +20,8 @@ def listed(name, videos, split="test"):
 
 def test_every_published_data_set_has_a_protocol_of_known_figures():
     assert set(PUBLISHED) == set(BENCHMARKS)
-    assert tuple(NAMES) == FIGURES
-    assert all(set(published.figures) <= set(FIGURES) for published in PUBLISHED.values())
+    assert tuple(NAMES) == METRICS
+    assert all(set(published.figures) <= set(METRICS) for published in PUBLISHED.values())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -28,7 +28,7 @@ from airstreams.data.listing import Source, Video
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
-from airstreams.evaluation.metrics import action_figures
+from airstreams.evaluation.metrics import action_metrics
 from airstreams.experiments.report import RunOutcomes, report
 from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, plan, run_jobs
 from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
@@ -138,7 +138,7 @@ def test_each_run_is_trained_for_each_seed_and_evaluated(finished, recipe):
     assert len(finished) == 10
     for job in finished:
         assert load_config(job.folder / "config.yaml") == job.config
-        figures = json.loads(job.figures.read_text())
+        figures = json.loads(job.figures_file.read_text())
         assert figures["videos"] == 8
         assert figures["trained_on"] == 0
     assert {job.config.seed for job in finished} == {5, 6}
@@ -147,7 +147,7 @@ def test_each_run_is_trained_for_each_seed_and_evaluated(finished, recipe):
 def test_the_table_holds_the_means_of_what_evaluate_said(finished):
     result, markdown = report("table1", TABLES["table1"], finished, "airstreams reproduce table1")
     for name, found in ((name, metrics["top1"]) for name, metrics in result["runs"].items()):
-        said = [json.loads(job.figures.read_text())["top1"] for job in finished if job.name == name]
+        said = [json.loads(job.figures_file.read_text())["top1"] for job in finished if job.name == name]
         assert found["values"] == pytest.approx(said)
         assert found["mean"] == pytest.approx(np.mean(said))
         assert found["interval"][0] <= found["mean"] <= found["interval"][1]
@@ -257,7 +257,7 @@ def test_a_table_of_two_metrics_and_of_quoted_rows(finished):
     jobs = [job for job in finished if job.name == "all"]
     result, markdown = report("table6", TABLES["table6"], jobs, "")
     for metric in ("top1", "mean_per_class"):
-        said = [json.loads(job.figures.read_text())[metric] for job in jobs]
+        said = [json.loads(job.figures_file.read_text())[metric] for job in jobs]
         assert result["runs"]["all"][metric]["values"] == pytest.approx(said)
         low, high = result["runs"]["all"][metric]["interval"]
         assert low <= np.mean(said) <= high
@@ -305,13 +305,13 @@ def test_a_finished_run_is_only_read_and_shared_by_tables(finished, source, reci
 def test_a_run_that_was_evaluated_on_other_data_since_is_scored_again(finished, synthetic, tmp_path):
     folder = shutil.copytree(finished[0].folder, tmp_path / "run")
     job = replace(finished[0], folder=folder)
-    figures = json.loads(job.figures.read_text())
+    figures = json.loads(job.figures_file.read_text())
     shutil.copytree(synthetic / "videos", tmp_path / "videos")
     evaluate(folder, open_source(str(tmp_path / "videos")), "test", QUIET)
     assert not job.done
     run_jobs([job], 1, QUIET)
     assert job.done
-    assert json.loads(job.figures.read_text()) == figures
+    assert json.loads(job.figures_file.read_text()) == figures
 
 
 def test_a_figure_takes_the_first_seed_and_data_and_shares_the_tables_runs(finished, source, recipe):
@@ -438,8 +438,8 @@ def made_up(folder, scores, labels=None, multi_label=False, groups=None):
             videos = tuple(Video(Path(name), name, ("a",), group=group) for name, group in in_groups)
             source = Source("data", ("a", "b"), videos, multi_label)
             job = Job(name, source, replace(Config(), seed=seed), folder / f"{name}-{seed}")
-            job.figures.parent.mkdir(parents=True)
-            with (job.figures.parent / "scores.csv").open("w", newline="") as file:
+            job.figures_file.parent.mkdir(parents=True)
+            with (job.figures_file.parent / "scores.csv").open("w", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["name", "label", "predicted", "a", "b"])
                 for number, is_right in enumerate(right):
@@ -448,7 +448,7 @@ def made_up(folder, scores, labels=None, multi_label=False, groups=None):
                     row = is_right if isinstance(is_right, tuple) else row
                     rows.writerow([f"v{number}", label, "", *row])
                 rows.writerow(["broken", "a", "left out: empty file"])
-            job.figures.write_text(json.dumps({"left_out": 1}))
+            job.figures_file.write_text(json.dumps({"left_out": 1}))
             (job.folder / "metrics.jsonl").write_text(json.dumps({"train": {"seconds": 1.0}}))
             jobs.append(job)
     return jobs
@@ -554,10 +554,12 @@ def test_the_mean_per_class_and_its_interval_are_those_of_classes_not_of_videos(
 def test_the_mean_average_precision_is_that_of_the_metric(tmp_path):
     labels = ["a", "a;b", "", "b"] * 5
     jobs = made_up(tmp_path, {"x": [np.arange(20) % 3 > 0]}, labels, multi_label=True)
-    scores_NK = np.array([row[3:] for row in csv.reader((jobs[0].figures.parent / "scores.csv").open())][1:-1], float)
+    scores_NK = np.array(
+        [row[3:] for row in csv.reader((jobs[0].figures_file.parent / "scores.csv").open())][1:-1], float
+    )
     targets_NK = np.array([["a" in label, "b" in label] for label in labels]).astype(int)
     found = RunOutcomes(jobs).values("x", "map")
-    assert found == [pytest.approx(action_figures(scores_NK, targets_NK)["map"])]
+    assert found == [pytest.approx(action_metrics(scores_NK, targets_NK)["map"])]
 
 
 def test_runs_that_scored_other_videos_are_refused(tmp_path):

@@ -7,7 +7,7 @@ import torch
 from airstreams.config import FlowConfig, ModelConfig
 from airstreams.models.airstreams import build
 from airstreams.models.representations import Flow, Semantic
-from airstreams.models.segmenter import enlarge, enlarge_by_product
+from airstreams.models.segmenter import upsample, upsample_by_matmul
 from airstreams.models.tower import on_frames
 
 
@@ -54,7 +54,7 @@ def test_the_tower_sees_what_reducing_the_enlarged_logits_would_give(size):
     torch.manual_seed(0)
     semantic = Semantic(21, segmenter_width=0.125, segmenter_stride=16, channels=8, stop_gradient=False).eval()
     seen = semantic(torch.rand(2, 3, 3, *size))
-    enlarged = on_frames(lambda frames: enlarge(frames, size), seen.shown)
+    enlarged = on_frames(lambda frames: upsample(frames, size), seen.shown)
     expected = torch.einsum("cs,bsthw->bcthw", semantic.reduction.weight[:, :, 0, 0], enlarged)
     assert seen.tower_input.shape == (2, 8, 3, *size)
     torch.testing.assert_close(seen.tower_input, expected, rtol=1e-5, atol=1e-5)
@@ -63,7 +63,7 @@ def test_the_tower_sees_what_reducing_the_enlarged_logits_would_give(size):
 def test_enlargement_keeps_things_where_they_are():
     # Cell centres stand for 16 px each, so a ramp over cells is the ramp over pixels away from the border.
     cells = torch.arange(5.0) * 16 + 7.5
-    ramp = enlarge(cells.expand(1, 1, 4, 5), (64, 80))[0, 0]
+    ramp = upsample(cells.expand(1, 1, 4, 5), (64, 80))[0, 0]
     torch.testing.assert_close(ramp[:, 8:72], torch.arange(8.0, 72.0).expand(64, 64))
 
 
@@ -71,7 +71,7 @@ def test_enlargement_keeps_things_where_they_are():
 def test_a_gpus_enlargement_is_the_same(size):
     given = torch.randn(3, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(3, 2, *size, dtype=torch.float64)
-    plain, product = enlarge(given, size), enlarge_by_product(given, size)
+    plain, product = upsample(given, size), upsample_by_matmul(given, size)
     torch.testing.assert_close(product, plain, rtol=1e-12, atol=1e-12)
     gradients = [torch.autograd.grad((enlarged * weights).sum(), given)[0] for enlarged in (plain, product)]
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)

@@ -20,8 +20,8 @@ from airstreams.data.splits import SPLIT_FILE, learnt_from, read_splits, with_sp
 from airstreams.distributed import device_of_process, leads
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
-from airstreams.evaluation.metrics import FIGURES, confusion, outcomes_of
-from airstreams.evaluation.protocols import Scores, figures_of, score_videos, targets_of
+from airstreams.evaluation.metrics import METRICS, confusion, outcomes_of
+from airstreams.evaluation.protocols import Scores, metrics_of, score_videos, targets_of
 from airstreams.evaluation.published import deviations, published_for
 from airstreams.files import require_writable, write_json, write_rows
 from airstreams.machine import keep_freed_memory
@@ -113,7 +113,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         console.print(
             f"{len(scores.left_out)} of {len(wanted)} videos left out; such as {first.video.name}: {first.reason}"
         )
-    figures = {"data": source.name, "split": split, "trained_on": trained_on, **figures_of(saved, scores)}
+    figures = {"data": source.name, "split": split, "trained_on": trained_on, **metrics_of(saved, scores)}
     figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
     _add_intervals(figures, saved, scores, groups_of(wanted))
     return _write(folder, saved, scores, figures)
@@ -177,7 +177,7 @@ def _add_intervals(figures: dict[str, Any], saved: SavedModel, scores: Scores, g
     by_head = {head: intervals(outcomes_of(values, targets), groups) for head, values in scores.probabilities.items()}
     figures["intervals"] = by_head[saved.config.model.answer]
     for head, row in figures["streams"].items():
-        figures["streams"][head] = row | {"intervals": by_head.get(head, dict.fromkeys(FIGURES))}
+        figures["streams"][head] = row | {"intervals": by_head.get(head, dict.fromkeys(METRICS))}
 
 
 def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any]) -> Evaluation:

@@ -26,9 +26,9 @@ def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> dict[str, list[f
     rng = np.random.default_rng(0)
     names, group_N = np.unique(group_of_N, return_inverse=True)
     groups = len(names)
-    drawn = [outcomes.figures(draw_groups(rng, groups)[group_N]) for _ in range(REPLICATES)]
+    drawn = [outcomes.metrics(draw_groups(rng, groups)[group_N]) for _ in range(REPLICATES)]
     found: dict[str, list[float] | None] = {}
-    for name, figure in outcomes.figures(np.ones(len(group_N), dtype=np.int64)).items():
+    for name, figure in outcomes.metrics(np.ones(len(group_N), dtype=np.int64)).items():
         drawn_R1 = np.array([[values[name]] for values in drawn], dtype=np.float64)
         found[name] = None if figure is None else of_share(np.array([figure]), drawn_R1, groups)
     return found

@@ -119,7 +119,7 @@ class MaskScore(NamedTuple):
     videos_with_masks: int
     bad: dict[Path, str]
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """All but the broken files."""
         return {name: value for name, value in self._asdict().items() if name != "bad"}
 

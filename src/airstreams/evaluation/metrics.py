@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from airstreams.data.labels import NO_LABEL
-from airstreams.models.segmenter import enlarge
+from airstreams.models.segmenter import upsample
 
-FIGURES = ("top1", "top5", "mean_per_class", "map")
+METRICS = ("top1", "top5", "mean_per_class", "map")
 
 
 class Outcomes(Protocol):
@@ -25,8 +25,8 @@ class Outcomes(Protocol):
     def videos(self) -> int:
         """N."""
 
-    def figures(self, counts_N: np.ndarray) -> dict[str, float | None]:
-        """`FIGURES` in 0..1, None where one does not apply; `counts_N`: how often each video counts."""
+    def metrics(self, counts_N: np.ndarray) -> dict[str, float | None]:
+        """`METRICS` in 0..1, None where one does not apply; `counts_N`: how often each video counts."""
 
 
 def outcomes_of(scores_NK: np.ndarray, targets: np.ndarray) -> Outcomes:
@@ -34,14 +34,14 @@ def outcomes_of(scores_NK: np.ndarray, targets: np.ndarray) -> Outcomes:
     return MultiLabelOutcomes(scores_NK, targets) if targets.ndim == 2 else SingleLabelOutcomes(scores_NK, targets)
 
 
-def action_figures(scores_NK: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-    """`FIGURES` in 0..1; None where a figure does not apply. docs/evaluation.md defines each.
+def action_metrics(scores_NK: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
+    """`METRICS` in 0..1; None where a figure does not apply. docs/evaluation.md defines each.
 
     Args:
         scores_NK: a video's score for each class.
         targets: (N,) class indices; or (N, K) of 0 and 1 for multi-label data, for which only `map` applies.
     """
-    return outcomes_of(scores_NK, targets).figures(np.ones(len(scores_NK), dtype=np.int64))
+    return outcomes_of(scores_NK, targets).metrics(np.ones(len(scores_NK), dtype=np.int64))
 
 
 class SingleLabelOutcomes:
@@ -55,7 +55,7 @@ class SingleLabelOutcomes:
         ahead_NK = (scores_NK > own_N1) | ((scores_NK == own_N1) & (np.arange(self._K) < targets_N[:, None]))
         self._rank_N = ahead_NK.sum(axis=1)  # of the video's own class; 0 is the first
 
-    def figures(self, counts_N: np.ndarray) -> dict[str, float | None]:
+    def metrics(self, counts_N: np.ndarray) -> dict[str, float | None]:
         """See `Outcomes`; `mean_per_class` is over the classes that occur."""
         total = counts_N.sum()
         videos_K = np.bincount(self._targets_N, counts_N, self._K)
@@ -102,7 +102,7 @@ class MultiLabelOutcomes:
         self._pairs_up_to_P = np.searchsorted(self._class_P * M + place_P, self._last_P, side="right")
         self._order_KM = ranked[order_KM]
 
-    def figures(self, counts_N: np.ndarray) -> dict[str, float | None]:
+    def metrics(self, counts_N: np.ndarray) -> dict[str, float | None]:
         """See `Outcomes`; `map` is None where no class occurs."""
         at_least_KM = counts_N[self._order_KM].cumsum(axis=1)
         counts_P = counts_N[self._video_P]
@@ -129,7 +129,7 @@ def nan_last(scores_NK: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class SegmentationFigures:
+class SegmentationMetrics:
     """Counts pixels of the segmentation against label maps, and beside it of the ceiling: what the label maps keep when
     they are reduced to the segmenter's grid and enlarged again, as the best possible segmenter's output would be.
 
@@ -159,7 +159,7 @@ class SegmentationFigures:
             return
         labels_NHW = labels_NHW[labelled].long()
         size, (h, w) = labels_NHW.shape[-2:], logits_NShw.shape[-2:]
-        predicted_NHW = enlarge(logits_NShw[labelled].float(), size).argmax(dim=1)
+        predicted_NHW = upsample(logits_NShw[labelled].float(), size).argmax(dim=1)
         reduced_NHW = reduce_to_grid(labels_NHW, (h, w))
         self.counts += self._confusion(labels_NHW, predicted_NHW)
         self.ceiling += self._confusion(labels_NHW, reduced_NHW)
@@ -174,13 +174,13 @@ class SegmentationFigures:
             ):
                 self.person[name] += torch.stack([(mask & found).sum(), (mask | found).sum()]).cpu()
 
-    def __add__(self, other: "SegmentationFigures") -> "SegmentationFigures":
-        both = SegmentationFigures(self.classes)
+    def __add__(self, other: "SegmentationMetrics") -> "SegmentationMetrics":
+        both = SegmentationMetrics(self.classes)
         both.counts, both.ceiling = self.counts + other.counts, self.ceiling + other.ceiling
         both.person = {name: counts + other.person[name] for name, counts in self.person.items()}
         return both
 
-    def figures(self) -> dict[str, Any] | None:
+    def metrics(self) -> dict[str, Any] | None:
         """Pixel accuracy, mean IoU over the label maps' classes, person IoU, the ceilings; None: nothing counted."""
         if not self.counts.sum():
             return None
@@ -208,7 +208,7 @@ def reduce_to_grid(labels_NHW: Tensor, grid: tuple[int, int]) -> Tensor:
     present = torch.unique(labels_NHW[labels_NHW != NO_LABEL]).tolist() or [0]
     # Only classes that occur, one map each: S one-hot maps of full size would be large.
     shares = [F.adaptive_avg_pool2d((labels_NHW == name).float().unsqueeze(1), grid) for name in present]
-    chosen = enlarge(torch.cat(shares, dim=1), labels_NHW.shape[-2:]).argmax(dim=1)
+    chosen = upsample(torch.cat(shares, dim=1), labels_NHW.shape[-2:]).argmax(dim=1)
     return torch.tensor(present, device=labels_NHW.device)[chosen]
 
 

@@ -17,7 +17,7 @@ from airstreams.data.listing import Video
 from airstreams.data.loading import ends_its_loaders, processes
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
-from airstreams.evaluation.metrics import FIGURES, MultiLabelOutcomes, SegmentationFigures, action_figures
+from airstreams.evaluation.metrics import METRICS, MultiLabelOutcomes, SegmentationMetrics, action_metrics
 from airstreams.models.saved import SavedModel
 
 CLIPS_AT_ONCE = 16  # bounds the memory of a video with many views
@@ -30,7 +30,7 @@ class Scores:
     videos: those scored, N of them.
     probabilities: head name to (N, K).
     left_out: those that could not be read.
-    segmentation: figures of the segmenter against label maps and masks; None without any.
+    segmentation: metrics of the segmenter against label maps and masks; None without any.
     """
 
     videos: list[Video]
@@ -89,7 +89,7 @@ def score_videos(
     saved.model.eval()
     heads = saved.config.trained_heads()
     segments = label_store is not None and "semantic" in saved.config.model.streams
-    figures = SegmentationFigures(saved.segment_classes) if segments else None
+    metrics = SegmentationMetrics(saved.segment_classes) if segments else None
     views_of_videos = VideoViews(share(videos), saved.config, label_store if segments else None, masks=segments)
     scored: list[tuple[Video, dict[str, Tensor]]] = []
     left_out: list[BadVideo] = []
@@ -99,12 +99,12 @@ def score_videos(
         else:
             probabilities, logits_NShw = score_views(saved, views.clips, heads)
             scored.append((views.video, probabilities))
-            if figures is not None and logits_NShw is not None:
+            if metrics is not None and logits_NShw is not None:
                 labels, masks = (
                     None if maps is None else maps.flatten(0, 1).to(logits_NShw.device)
                     for maps in (views.label_maps, views.masks)
                 )
-                figures.add(logits_NShw, labels, masks)
+                metrics.add(logits_NShw, labels, masks)
         on_video()
     order = {video.name: number for number, video in enumerate(videos)}
     left_out = gather(left_out)
@@ -113,9 +113,9 @@ def score_videos(
         raise VideoError(f"none of {len(videos)} videos could be read; the first: {left_out[0].reason}")
     stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in heads}
     segmentation = None
-    if figures is not None:
-        first, *others = gather([figures])
-        segmentation = sum(others, start=first).figures()
+    if metrics is not None:
+        first, *others = gather([metrics])
+        segmentation = sum(others, start=first).metrics()
     return Scores([video for video, _ in scored], stacked, left_out, segmentation)
 
 
@@ -124,15 +124,15 @@ def targets_of(saved: SavedModel, videos: Sequence[Video]) -> np.ndarray:
     return torch.stack([target_of(video.labels, saved.classes, saved.multi_label) for video in videos]).numpy()
 
 
-def figures_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
-    """The figures of `airstreams evaluate`: answer, heads and segmentation; None for what does not apply."""
+def metrics_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
+    """The metrics of `airstreams evaluate`: answer, heads and segmentation; None for what does not apply."""
     targets = targets_of(saved, scores.videos)
-    by_head = {head: action_figures(probabilities, targets) for head, probabilities in scores.probabilities.items()}
-    answer, untrained = saved.config.model.answer, dict.fromkeys(FIGURES)
+    by_head = {head: action_metrics(probabilities, targets) for head, probabilities in scores.probabilities.items()}
+    answer, untrained = saved.config.model.answer, dict.fromkeys(METRICS)
     unlabelled, as_negatives = 0, None
     if saved.multi_label:
         competing = MultiLabelOutcomes(scores.probabilities[answer], targets, unlabelled_last=False)
-        as_negatives = competing.figures(np.ones(len(targets), dtype=np.int64))["map"]
+        as_negatives = competing.metrics(np.ones(len(targets), dtype=np.int64))["map"]
         unlabelled = int((~targets.any(axis=1)).sum())
     return {
         "videos": len(scores.videos),

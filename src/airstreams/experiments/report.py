@@ -158,7 +158,7 @@ class RunOutcomes:
         figures_S = np.zeros(len(self.seeds))
         for data, group_N in self._groups.items():
             for place, seed in enumerate(self.seeds):
-                figure = self._outcomes[run, data, seed].figures(counts[group_N])[metric]
+                figure = self._outcomes[run, data, seed].metrics(counts[group_N])[metric]
                 figures_S[place] += (figure or 0.0) / len(self.data)  # none: no video of any class was drawn
         return figures_S
 
@@ -199,7 +199,7 @@ def _cost(job: Job) -> dict[str, int]:
 
 def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:
     """The scored videos' names, their labels as they stand in the file, and what was said of them."""
-    with (job.figures.parent / "scores.csv").open(encoding="utf-8", newline="") as file:
+    with (job.figures_file.parent / "scores.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     classes = header[3:]
     scored = [row for row in rows if len(row) == len(header)]
@@ -262,7 +262,7 @@ def _in_points(found: Mapping[str, Any]) -> str:
 
 def _deviations(jobs: Sequence[Job]) -> list[str]:
     """What keeps figures of these runs from being compared with published ones, in words."""
-    left_out = sum({job.source.name: json.loads(job.figures.read_text())["left_out"] for job in jobs}.values())
+    left_out = sum({job.source.name: json.loads(job.figures_file.read_text())["left_out"] for job in jobs}.values())
     found = published_for(jobs[0].source)
     if found is None:
         return [f"{left_out} videos left out"] if left_out else []

@@ -34,7 +34,7 @@ from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.recipe import comparable, load_config
 from airstreams.training.learner import make_accelerator
-from airstreams.training.log import METRICS
+from airstreams.training.log import METRICS_FILE
 from airstreams.training.loop import train
 from airstreams.training.prepare import may_begin, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
@@ -51,19 +51,19 @@ class Job:
     init: Path | None = None
 
     @property
-    def figures(self) -> Path:
+    def figures_file(self) -> Path:
         """Written when all is done."""
         return self.folder / "evaluation" / "test" / "figures.json"
 
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do. The run may have been evaluated on other data since."""
-        return self.figures.is_file() and json.loads(self.figures.read_text())["data"] == self.source.name
+        return self.figures_file.is_file() and json.loads(self.figures_file.read_text())["data"] == self.source.name
 
     @property
     def score(self) -> float:
         """What `evaluate` said, in 0..1."""
-        return float(json.loads(self.figures.read_text())[self.source.metric])
+        return float(json.loads(self.figures_file.read_text())[self.source.metric])
 
     @property
     def seconds(self) -> float:
@@ -76,7 +76,7 @@ class Job:
         return {epoch.get("hardware", "hardware that was not recorded") for epoch in self._epochs()}
 
     def _epochs(self) -> list[dict[str, Any]]:
-        lines = (self.folder / METRICS).read_text(encoding="utf-8").splitlines()
+        lines = (self.folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
         return [entry["train"] for entry in map(json.loads, lines) if "train" in entry]
 
     @property
@@ -241,20 +241,20 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
             while waiting or running:
                 while waiting and len(running) < workers:
                     job = waiting.popleft()
-                    report, reports = context.Pipe(duplex=False)
+                    receiver, sender = context.Pipe(duplex=False)
                     number = min(set(range(workers)) - {taken for _, _, taken in running.values()})
-                    process = context.Process(target=_work, args=(job, number, workers, reports))
+                    process = context.Process(target=_work, args=(job, number, workers, sender))
                     process.start()
-                    reports.close()
-                    running[process] = job, report, number
+                    sender.close()
+                    running[process] = job, receiver, number
                 wait([process.sentinel for process in running])
                 for process in [process for process in running if process.exitcode is not None]:
-                    job, report, _ = running.pop(process)
+                    job, receiver, _ = running.pop(process)
                     if process.exitcode == 0:
                         progress.advance(task)
                         console.print(f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s")
                         continue
-                    failed.append(f"{job.folder.name}: {_why_it_failed(process, report)}")
+                    failed.append(f"{job.folder.name}: {_why_it_failed(process, receiver)}")
                     console.print(f"failed: {failed[-1]}", soft_wrap=True)
         finally:
             end(running)
@@ -262,10 +262,10 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed; the same call tries them again; {failed[0]}")
 
 
-def _why_it_failed(process: SpawnProcess, report: Connection) -> str:
+def _why_it_failed(process: SpawnProcess, receiver: Connection) -> str:
     """What its process said before it ended. InputError: it said one."""
     try:
-        error = report.recv()
+        error = receiver.recv()
     except EOFError:
         killed = process.exitcode is not None and process.exitcode < 0
         why = ", perhaps for want of memory; give fewer --workers" if killed else ""
@@ -275,9 +275,9 @@ def _why_it_failed(process: SpawnProcess, report: Connection) -> str:
     return str(error)
 
 
-def _work(job: Job, number: int, workers: int, reports: Connection) -> None:
+def _work(job: Job, number: int, workers: int, sender: Connection) -> None:
     """A process's life."""
-    with at_work(number, workers, job.config.training.device, reports.send):
+    with at_work(number, workers, job.config.training.device, sender.send):
         _do(job)
 
 

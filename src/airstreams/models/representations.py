@@ -15,7 +15,7 @@ from airstreams.config import FlowConfig
 from airstreams.data.transforms import LUMA
 from airstreams.errors import InputError, named
 from airstreams.models.flow import make_flow
-from airstreams.models.segmenter import DilatedResNet18, enlarge
+from airstreams.models.segmenter import DilatedResNet18, upsample
 from airstreams.models.tower import on_frames
 
 
@@ -94,7 +94,7 @@ class Semantic(nn.Module):
         centred_B3THW = (clip_B3THW - 0.5).contiguous(memory_format=torch.channels_last_3d)
         logits_BSThw = on_frames(self.segmenter, centred_B3THW)
         for_tower = logits_BSThw.detach() if self.stop_gradient else logits_BSThw
-        return Representation(on_frames(lambda frames: enlarge(self.reduction(frames), size), for_tower), logits_BSThw)
+        return Representation(on_frames(lambda frames: upsample(self.reduction(frames), size), for_tower), logits_BSThw)
 
 
 def further(stream: str, place: str) -> nn.Module:

@@ -53,7 +53,7 @@ class DilatedResNet18(nn.Module):
         logits: Tensor = self.classifier(features[-1])
         for finer, earlier in (("8", features[4]), ("4", features[2])):  # after stages two and one
             if finer in self.finer_classifiers:
-                logits = enlarge(logits, earlier.shape[-2:]) + self.finer_classifiers[finer](earlier)
+                logits = upsample(logits, earlier.shape[-2:]) + self.finer_classifiers[finer](earlier)
         return logits
 
 
@@ -82,16 +82,16 @@ class ResidualBlock(nn.Module):
         return out
 
 
-def enlarge(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+def upsample(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Bilinear enlargement: how logits on the segmenter's grid become a map of the clip's size."""
     if frames_NCHW.shape[-2:] == tuple(size):
         return frames_NCHW
     if frames_NCHW.is_cuda:
-        return enlarge_by_product(frames_NCHW, size)
+        return upsample_by_matmul(frames_NCHW, size)
     return F.interpolate(frames_NCHW, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def enlarge_by_product(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+def upsample_by_matmul(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """The same as matrix products: on a GPU the gradient of an interpolation is slow, as many pixels add to one."""
     down, across = (
         F.interpolate(torch.eye(n, device=frames_NCHW.device, dtype=frames_NCHW.dtype)[None], m, mode="linear")[0].T

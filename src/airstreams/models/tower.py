@@ -213,14 +213,14 @@ class SpatialConv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer, groups: int = 1) -> None:
         super().__init__(
-            in_channels, out_channels, layer.kernel, layer.stride, _margin(layer), groups=groups, bias=False
+            in_channels, out_channels, layer.kernel, layer.stride, _padding(layer), groups=groups, bias=False
         )
         self.uneven = _uneven(layer)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, widened(features_BCTHW, pixels=self.uneven))
+        return on_frames(super().forward, padded(features_BCTHW, pixels=self.uneven))
 
 
 class DepthwiseConv(SpatialConv):
@@ -236,14 +236,14 @@ class TemporalConv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__(
-            in_channels, out_channels, (layer.kernel, 1), (layer.stride, 1), (_margin(layer), 0), bias=False
+            in_channels, out_channels, (layer.kernel, 1), (layer.stride, 1), (_padding(layer), 0), bias=False
         )
         self.uneven = _uneven(layer)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', ceil(T / stride), H, W)."""
-        return on_time_lines(super().forward, widened(features_BCTHW, frames=self.uneven))
+        return on_time_lines(super().forward, padded(features_BCTHW, frames=self.uneven))
 
 
 class FactorisedConv(nn.Sequential):
@@ -267,39 +267,39 @@ class SpatialPool(nn.MaxPool2d):
     """Maximum over a window of each frame."""
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
-        super().__init__(layer.kernel, layer.stride, _margin(layer))
+        super().__init__(layer.kernel, layer.stride, _padding(layer))
         self.uneven = _uneven(layer)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, widened(features_BCTHW, pixels=self.uneven, mode="replicate"))
+        return on_frames(super().forward, padded(features_BCTHW, pixels=self.uneven, mode="replicate"))
 
 
 class SpatialAveragePool(nn.AvgPool2d):
     """Mean over what lies inside the frame of a window."""
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
-        super().__init__(layer.kernel, layer.stride, _margin(layer), count_include_pad=False)
+        super().__init__(layer.kernel, layer.stride, _padding(layer), count_include_pad=False)
         self.uneven = _uneven(layer)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, widened(features_BCTHW, pixels=self.uneven, mode="replicate"))
+        return on_frames(super().forward, padded(features_BCTHW, pixels=self.uneven, mode="replicate"))
 
 
 class TemporalPool(nn.MaxPool2d):
     """Maximum over neighbouring frames of each pixel."""
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
-        super().__init__((layer.kernel, 1), (layer.stride, 1), (_margin(layer), 0))
+        super().__init__((layer.kernel, 1), (layer.stride, 1), (_padding(layer), 0))
         self.uneven = _uneven(layer)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, ceil(T / stride), H, W)."""
-        return on_time_lines(super().forward, widened(features_BCTHW, frames=self.uneven, mode="replicate"))
+        return on_time_lines(super().forward, padded(features_BCTHW, frames=self.uneven, mode="replicate"))
 
 
-def widened(features_BCTHW: Tensor, frames: int = 0, pixels: int = 0, mode: str = "constant") -> Tensor:
+def padded(features_BCTHW: Tensor, frames: int = 0, pixels: int = 0, mode: str = "constant") -> Tensor:
     """Features with so much more at the end of time, or of height and width: 1, where a kernel is even.
 
     An even window then gives as many outputs as an odd one. A pooling sees the last frame, or row and column, twice.
@@ -367,7 +367,7 @@ _LAYERS: dict[str, Callable[[int, int, Layer], nn.Module]] = {
 }
 
 
-def _margin(layer: Layer) -> int:
+def _padding(layer: Layer) -> int:
     return (layer.kernel - 1) // 2
 
 

@@ -371,9 +371,9 @@ def _open(out: Path, teacher: str, classes: tuple[str, ...], settings: Settings)
                         f"--out {out}: made with {name} {then!s:.80}, not {now!s:.80}; "
                         "give the same call as then to go on with it, or another --out"
                     )
-            trial = temporary_name(out / "labels.json")
-            trial.touch()
-            trial.unlink()
+            probe_file = temporary_name(out / "labels.json")
+            probe_file.touch()
+            probe_file.unlink()
         elif out.is_dir() and not all(map(is_temporary, out.iterdir())):
             raise InputError(f"--out {out}: no store of label maps, and not empty; give a new folder")
         else:

@@ -1,4 +1,4 @@
-"""What a training says of itself: figures of its steps, `metrics.jsonl`, TensorBoard and the console's lines."""
+"""What a training says of itself: metrics of its steps, `metrics.jsonl`, TensorBoard and the console's lines."""
 
 import json
 import math
@@ -20,12 +20,12 @@ from airstreams.files import replacing
 from airstreams.training.state import TrainingState
 
 Item = TypeVar("Item")
-METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+METRICS_FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
 
 @dataclass
 class TakenStep:
-    """A step whose figures still lie on the device.
+    """A step whose metrics still lie on the device.
 
     values: scalars by name, `losses/...`, `gradient_norms/...`, `clips` and `good`: 1, or 0 for a step that was skipped
         because its numbers are not finite.
@@ -93,8 +93,8 @@ class StepClock:
 
 
 @dataclass
-class StepFigures:
-    """A step's figures, on the host."""
+class StepMetrics:
+    """A step's metrics, on the host."""
 
     step: int
     values: dict[str, float]
@@ -113,13 +113,13 @@ class StepFigures:
         return {name: value for name, value in self.values.items() if not math.isfinite(value)}
 
 
-def read(taken: Sequence[TakenStep]) -> list[StepFigures]:
-    """The figures of some steps; this waits for the device, once."""
+def read(taken: Sequence[TakenStep]) -> list[StepMetrics]:
+    """The metrics of some steps; this waits for the device, once."""
     if not taken:
         return []
     rows = torch.stack([torch.stack([value.float() for value in step.values.values()]) for step in taken]).tolist()
     return [
-        StepFigures(
+        StepMetrics(
             step.step, dict(zip(step.values, row, strict=True)), step.names, step.time.seconds, step.time.waiting()
         )
         for step, row in zip(taken, rows, strict=True)
@@ -137,7 +137,7 @@ class Meter:
     waited: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
 
-    def add(self, step: StepFigures) -> None:
+    def add(self, step: StepMetrics) -> None:
         """Count a step."""
         self.seconds += step.seconds
         self.waited += step.waited
@@ -150,7 +150,7 @@ class Meter:
         for name, value in step.values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def figures(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
         """Mean losses and gradient norms; clips, clips a second, and the share of time spent waiting for data."""
         means: dict[str, dict[str, float]] = defaultdict(dict)
         for name, value in self.sums.items():
@@ -169,7 +169,7 @@ class Meter:
 
 
 @dataclass
-class EpochFigures:
+class EpochMetrics:
     """What the steps of an epoch have come to so far.
 
     whole: of the epoch. recent: since the last line of the log. left_out: this process's clips that could not be read.
@@ -181,7 +181,7 @@ class EpochFigures:
     taken: list[TakenStep] = field(default_factory=list)
 
     @classmethod
-    def resumed(cls, state: TrainingState, leads: bool) -> "EpochFigures":
+    def resumed(cls, state: TrainingState, leads: bool) -> "EpochMetrics":
         """As a state has them, whose unreadable clips are those of all processes."""
         return cls(Meter(**state.meter), Meter(**state.recent), list(state.left_out) if leads else [])
 
@@ -190,23 +190,23 @@ class EpochFigures:
         self.taken.append(TakenStep(step, values, [name for batch in batches for name in batch.names], time))
         self.left_out += [f"{bad.video.name}: {bad.reason}" for batch in batches for bad in batch.bad_videos]
 
-    def settle(self) -> list[StepFigures]:
+    def settle(self) -> list[StepMetrics]:
         """Count the steps noted, which waits for the device; returns the skipped ones."""
         settled = read(self.taken)
         self.taken.clear()
-        for figures in settled:
-            self.whole.add(figures)
-            self.recent.add(figures)
-        return [figures for figures in settled if not figures.good]
+        for metrics in settled:
+            self.whole.add(metrics)
+            self.recent.add(metrics)
+        return [metrics for metrics in settled if not metrics.good]
 
     def since_last_line(self) -> dict[str, Any]:
-        """The recent figures, which begin anew."""
+        """The recent metrics, which begin anew."""
         recent, self.recent = self.recent, Meter()
-        return recent.figures()
+        return recent.metrics()
 
     def of_the_epoch(self) -> dict[str, Any]:
         """For its record, of all processes."""
-        return self.whole.figures() | {"left_out": gather(self.left_out)}
+        return self.whole.metrics() | {"left_out": gather(self.left_out)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
         """What resuming needs of it, of all processes."""
@@ -222,8 +222,8 @@ class Log:
     def __init__(self, run: Path, epoch: int, step: int, leads: bool) -> None:
         self.leads = leads
         if leads:
-            _forget_after(run / METRICS, epoch, step)
-            self._file = (run / METRICS).open("a", encoding="utf-8")
+            _forget_after(run / METRICS_FILE, epoch, step)
+            self._file = (run / METRICS_FILE).open("a", encoding="utf-8")
             self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step + 1)
 
     def write(self, entry: dict[str, Any]) -> None:
@@ -245,29 +245,29 @@ class Log:
             self._board.close()
 
 
-def note(figures: dict[str, Any]) -> str:
-    """One line of figures."""
-    losses = " ".join(f"{name} {value:.2f}" for name, value in figures["losses"].items())
-    return f"{losses} | {figures['clips_per_second']:.1f} clips/s, waiting {figures['waiting']:.0%}"
+def note(metrics: dict[str, Any]) -> str:
+    """One line of metrics."""
+    losses = " ".join(f"{name} {value:.2f}" for name, value in metrics["losses"].items())
+    return f"{losses} | {metrics['clips_per_second']:.1f} clips/s, waiting {metrics['waiting']:.0%}"
 
 
 def summary(record: dict[str, Any], epochs: int) -> str:
     """One line of an epoch's record."""
-    figures = record["train"]
-    line = f"epoch {record['epoch']}/{epochs}: {note(figures)}, {figures['seconds']:.0f} s"
+    metrics = record["train"]
+    line = f"epoch {record['epoch']}/{epochs}: {note(metrics)}, {metrics['seconds']:.0f} s"
     if "val" in record:
         scores = {name: record["val"][name] for name in ("top1", "map") if record["val"][name] is not None}
         line += ", val " + " ".join(f"{name} {value:.1%}" for name, value in scores.items())
-    if figures["left_out"]:
-        line += f", {len(figures['left_out'])} clips left out"
-    if figures["skipped"]:
-        line += f", {figures['skipped']} steps skipped"
+    if metrics["left_out"]:
+        line += f", {len(metrics['left_out'])} clips left out"
+    if metrics["skipped"]:
+        line += f", {metrics['skipped']} steps skipped"
     return line
 
 
 def last_epoch(run: Path) -> dict[str, Any]:
     """The record of the last epoch that a run has done."""
-    lines = (run / METRICS).read_text(encoding="utf-8").splitlines()
+    lines = (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()
     return next(record for record in map(json.loads, reversed(lines)) if "train" in record)
 
 

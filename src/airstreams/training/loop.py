@@ -29,9 +29,9 @@ from airstreams.data.listing import Source, Video, labels_digest, overlapping
 from airstreams.data.loading import ends_its_loaders, processes
 from airstreams.data.splits import LEARNT_BEFORE, SPLIT_FILE, learnt_from, write_splits
 from airstreams.data.transforms import augment
-from airstreams.distributed import align_buffers, any_process, gather, leads
+from airstreams.distributed import any_process, broadcast_buffers, gather, leads
 from airstreams.errors import InputError, Stopped, VideoError
-from airstreams.evaluation.protocols import figures_of, score_videos
+from airstreams.evaluation.protocols import metrics_of, score_videos
 from airstreams.files import require_writable, write_rows
 from airstreams.machine import hardware
 from airstreams.models import saved as saved_models
@@ -40,7 +40,7 @@ from airstreams.models.saved import SavedModel
 from airstreams.models.transfer import take_over
 from airstreams.recipe import save_config
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
-from airstreams.training.log import EpochFigures, Log, StepClock, StepFigures, last_epoch, note, summary
+from airstreams.training.log import EpochMetrics, Log, StepClock, StepMetrics, last_epoch, note, summary
 from airstreams.training.losses import compute_losses, total_loss
 from airstreams.training.prepare import LEFT_OUT, prepare_source, prepare_videos, write_left_out
 from airstreams.training.signals import Signals
@@ -137,7 +137,7 @@ def train(
             task = progress.add_task("", total=config.training.epochs * sampler.steps, completed=step, note="")
             for epoch in range(state.epoch, config.training.epochs):
                 sampler.start(epoch, state.epoch_step)
-                figures = EpochFigures.resumed(state, leads())
+                metrics = EpochMetrics.resumed(state, leads())
                 due = True  # also where the epoch was saved at its very end, and no step of it is left
                 learner.begin_training()
                 clock = StepClock(accelerator.device)
@@ -148,23 +148,23 @@ def train(
                     values = training_step(learner, accelerator, batches, step, config)
                     epoch_step = step - epoch * sampler.steps
                     ends = epoch_step == sampler.steps
-                    figures.took(step, values, batches, clock.step(ends))
+                    metrics.took(step, values, batches, clock.step(ends))
                     progress.update(task, advance=1)
 
                     due = ends and time.monotonic() - last_save > SAVE_AFTER
                     asked, stop, due = any_process([signals.save or signals.stop, signals.stop, due])
                     save = asked or due or step % config.training.save_every == 0
                     if step % LOG_EVERY == 0 or save or ends:
-                        for skipped in figures.settle():
+                        for skipped in metrics.settle():
                             console.print(_why_skipped(skipped, gather(skipped.names)), soft_wrap=True)
-                        _stop_where_all_goes_wrong(figures, ends)
-                    if step % LOG_EVERY == 0 and figures.recent.steps:
-                        said = figures.since_last_line()
+                        _stop_where_all_goes_wrong(metrics, ends)
+                    if step % LOG_EVERY == 0 and metrics.recent.steps:
+                        said = metrics.since_last_line()
                         log.write({"epoch": epoch + 1, "step": step, "lr": learner.schedule.get_last_lr()[0]} | said)
                         progress.update(task, note=note(said))
                     # After a skipped step it may be about to fail: then what is there is kept.
-                    if asked or (save and not figures.whole.skipped_in_a_row):
-                        so_far = figures.state()
+                    if asked or (save and not metrics.whole.skipped_in_a_row):
+                        so_far = metrics.state()
                         if leads():
                             underway = TrainingState(epoch, epoch_step, step, best, learns, learner.state(), *so_far)
                             save_state(underway, run, config.training.keep)
@@ -173,13 +173,13 @@ def train(
                         if stop:
                             raise Stopped(f"stopped at step {step}, in epoch {epoch + 1}; --resume goes on from there")
 
-                record = {"epoch": epoch + 1, "step": step, "train": figures.of_the_epoch()}
+                record = {"epoch": epoch + 1, "step": step, "train": metrics.of_the_epoch()}
                 record["train"]["hardware"] = hardware(accelerator.device)
                 last = epoch + 1 == config.training.epochs
                 score = None
                 if val_videos and (last or (epoch + 1) % config.training.validate_every == 0):
-                    align_buffers(saved.model)
-                    record["val"] = figures_of(saved, score_videos(saved, val_videos, workers=config.data.workers))
+                    broadcast_buffers(saved.model)
+                    record["val"] = metrics_of(saved, score_videos(saved, val_videos, workers=config.data.workers))
                     score = record["val"][source.metric]
                 if not val_videos:
                     better = last or due
@@ -187,13 +187,13 @@ def train(
                     better = last and best is None
                 else:
                     better = best is None or score >= best
-                if better and (last or not figures.whole.skipped_in_a_row):
+                if better and (last or not metrics.whole.skipped_in_a_row):
                     best = score
                     if leads():
                         saved_models.save(saved, run)
                 log.write(record)
                 console.print(summary(record, config.training.epochs), soft_wrap=True)
-                row = {"skipped_in_a_row": figures.whole.skipped_in_a_row}
+                row = {"skipped_in_a_row": metrics.whole.skipped_in_a_row}
                 state = TrainingState(epoch + 1, 0, step, best, learns, learner.state(), row)
                 after_epoch(record)
             if leads():
@@ -211,7 +211,7 @@ def _start_from(
     if again := overlapping(held_out, learnt_before):
         console.print(
             f"beware: {init} learnt from {len(again)} of the {len(held_out)} validation and test videos, such as "
-            f"{again[0]}, so their figures will flatter",
+            f"{again[0]}, so their metrics will flatter",
             soft_wrap=True,
         )
     return learnt_before
@@ -353,18 +353,18 @@ def _state_to_resume(run: Path, console: Console) -> TrainingState:
     return state
 
 
-def _why_skipped(figures: StepFigures, names: list[str]) -> str:
+def _why_skipped(metrics: StepMetrics, names: list[str]) -> str:
     if not names:
-        return f"step {figures.step} skipped: none of its clips could be read"
-    wrong = ", ".join(f"{name} is {value}" for name, value in figures.not_finite.items() if name != "losses/total")
-    return f"step {figures.step} skipped: {wrong}; its clips: {', '.join(names)}"
+        return f"step {metrics.step} skipped: none of its clips could be read"
+    wrong = ", ".join(f"{name} is {value}" for name, value in metrics.not_finite.items() if name != "losses/total")
+    return f"step {metrics.step} skipped: {wrong}; its clips: {', '.join(names)}"
 
 
-def _stop_where_all_goes_wrong(figures: EpochFigures, epoch_ends: bool) -> None:
-    meter = figures.whole
+def _stop_where_all_goes_wrong(metrics: EpochMetrics, epoch_ends: bool) -> None:
+    meter = metrics.whole
     if meter.skipped_in_a_row < SKIP_LIMIT and not (epoch_ends and meter.skipped > meter.steps):
         return
-    left_out = gather(figures.left_out)
+    left_out = gather(metrics.left_out)
     if left_out:
         raise VideoError(
             f"{meter.skipped} steps skipped in this epoch, with unreadable clips; the last: {left_out[-1]}"

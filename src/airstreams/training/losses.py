@@ -8,7 +8,7 @@ from torch import Tensor
 
 from airstreams.data.labels import NO_LABEL
 from airstreams.models.airstreams import Output
-from airstreams.models.segmenter import enlarge
+from airstreams.models.segmenter import upsample
 from airstreams.models.tower import on_frames
 
 
@@ -68,7 +68,7 @@ def segmentation_loss(logits_BSThw: Tensor, label_map_BTHW: Tensor | None) -> Te
     """
     if label_map_BTHW is None:
         return logits_BSThw.sum() * 0
-    logits_BSTHW = on_frames(lambda frames: enlarge(frames, label_map_BTHW.shape[-2:]), logits_BSThw.float())
+    logits_BSTHW = on_frames(lambda frames: upsample(frames, label_map_BTHW.shape[-2:]), logits_BSThw.float())
     # A row a pixel, as the logits lie in memory.
     rows_NS = logits_BSTHW.permute(0, 2, 3, 4, 1).flatten(0, 3)
     # reduction="sum" would leave the sum to a single thread block of a GPU.

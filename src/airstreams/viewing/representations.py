@@ -22,7 +22,7 @@ from airstreams.errors import InputError, VideoError
 from airstreams.models.airstreams import to_unit_range
 from airstreams.models.representations import Flow
 from airstreams.models.saved import SavedModel
-from airstreams.models.segmenter import enlarge
+from airstreams.models.segmenter import upsample
 from airstreams.viewing.figures import RepresentationRow, SegmentedFrame, representations_figure, segmentations_figure
 
 FLOW_PARAMETERS = {"tau": "tau", "lambda": "lambda_", "theta": "theta"}
@@ -187,5 +187,5 @@ def _segmentation(saved: SavedModel, clip_THW3: torch.Tensor, frame: int) -> np.
     clip_13THW = to_unit_range(clip_THW3[None, frame : frame + 1].permute(0, 4, 1, 2, 3))
     with torch.inference_mode():
         logits_1SThw = saved.model.representations["semantic"](clip_13THW).shown
-    ids: np.ndarray = enlarge(logits_1SThw[:, :, 0], clip_THW3.shape[1:3]).argmax(dim=1)[0].numpy()
+    ids: np.ndarray = upsample(logits_1SThw[:, :, 0], clip_THW3.shape[1:3]).argmax(dim=1)[0].numpy()
     return ids
