@@ -435,7 +435,7 @@ def made_up(folder, scores, labels=None, multi_label=False, groups=None):
         for seed, right in enumerate(seeds):
             names = [f"v{number}" for number in range(len(right))]
             in_groups = zip(names, groups or names, strict=True)
-            videos = tuple(Video(Path(name), name, ("a",), group=group) for name, group in in_groups)
+            videos = tuple(Video(Path(name), name, ("a",), split="test", group=group) for name, group in in_groups)
             source = Source("data", ("a", "b"), videos, multi_label)
             job = Job(name, source, replace(Config(), seed=seed), folder / f"{name}-{seed}")
             job.figures_file.parent.mkdir(parents=True)

@@ -119,6 +119,8 @@ class RunOutcomes:
         group_of: dict[str, str] = {}
         for job in jobs:
             data = job.source.name
+            if data not in self._names:
+                group_of |= groups_of(job.source.split("test"))
             names, labels, outcomes = _read_scores(job)
             if self._names.setdefault(data, names) != names or self._labels.setdefault(data, labels) != labels:
                 raise InputError(
@@ -126,7 +128,6 @@ class RunOutcomes:
                     f"`airstreams evaluate {job.folder} {data}`"
                 )
             self._outcomes[job.name, data, job.config.seed] = outcomes
-            group_of |= groups_of(job.source.videos)
         scored = list(dict.fromkeys(name for names in self._names.values() for name in names))
         groups, group_N = np.unique([group_of[name] for name in scored], return_inverse=True)
         group = dict(zip(scored, group_N, strict=True))
