@@ -16,6 +16,7 @@ windows, are refused.
 """
 
 import inspect
+import logging
 from typing import Any
 
 import numpy as np
@@ -107,14 +108,14 @@ def load(
     """
     try:
         import transformers
-        from huggingface_hub.utils import logging
         from transformers import AutoConfig, AutoImageProcessor
     except ImportError as error:
         raise InputError(
             f"the teacher hf:{model} needs transformers, which cannot be imported ({_point_of(error)}); "
             "pip install transformers pillow, and remove a torchvision that is built for another torch"
         ) from error
-    logging.set_verbosity_error()  # of a hub out of reach it tells each of five tries; below it is told once
+    # Of a hub out of reach it tells each of five tries; below it is told once.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         config = AutoConfig.from_pretrained(model)
         architecture = (config.architectures or ["model of no architecture"])[0]
