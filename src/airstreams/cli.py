@@ -452,7 +452,8 @@ def _say_plan(call: Namespace, jobs: Sequence[Any], work: Sequence[int], hours: 
         return DONE
     shown = Table("run", "done", "training, T multiply-adds")
     for job, count in zip(jobs, work, strict=True):
-        shown.add_row(job.folder.name, "yes" if job.done else "", f"{count / 1e12:.3g}")
+        tera = count / 1e12
+        shown.add_row(job.folder.name, "yes" if job.done else "", f"{tera:,.0f}" if tera >= 100 else f"{tera:.3g}")
     stdout.print(shown)
     pace = f"about {hours:.1f} h of training left" if jobs else "nothing to train"
     if hours and call.workers > 1:

@@ -66,7 +66,7 @@ def _refuse_wrong_keys(values: Mapping[str, Any], config: type, at: str = "") ->
     """InputError: an unknown key, or a section without keys or a key without a value, which the parser lets pass."""
     types = get_type_hints(config)
     for key in values:
-        if key not in types:
+        if key not in types and "." not in str(key):  # training.epochs means epochs below training
             alike = get_close_matches(str(key), types, n=1)
             expected = alike[0] if alike else f"one of {', '.join(types)}"
             raise InputError(f"{at}{key}: there is no such key, expected {expected}; change it, or delete the line")

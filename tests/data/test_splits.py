@@ -62,6 +62,9 @@ def test_rows_of_one_file_and_of_one_group_stay_together_and_so_does_what_hangs_
     for order in (videos, videos[::-1]):
         found = groups_of(order)
         assert [found[video.name] for video in videos] == expected
+    elsewhere = replace(videos[-3], path=Path("/other/4.mp4"))  # of one name, as in another copy of the data
+    assert groups_of([*videos, elsewhere])[elsewhere.name] == "/other/4.mp4"
+    assert groups_of([*videos, elsewhere])[videos[-2].name] == "/other/4.mp4"
     for seed in range(20):
         splits = automatic_split(videos, seed)
         sides = {group: {splits[video.name] for video in videos if found[video.name] == group} for group in expected}

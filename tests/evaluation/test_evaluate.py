@@ -197,7 +197,7 @@ def test_videos_that_were_trained_on_are_counted_and_spoken_of(run, videos):
     said = io.StringIO()
     result = evaluate(run, open_source(str(csv_file)), "test", Console(file=said, width=200))
     assert result.figures["trained_on"] == 3
-    assert "3 of these 3 videos were trained on" in said.getvalue()
+    assert "3 of these 3 videos were trained on, by their names" in said.getvalue()
 
 
 def test_parts_of_videos_that_were_trained_on_are_spoken_of(run, videos):

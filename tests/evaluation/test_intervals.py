@@ -43,6 +43,21 @@ def test_where_nothing_varies_as_many_videos_count_as_there_are_groups(share):
         assert bounds == pytest.approx(wilson(share * 60 / size, 60 / size), abs=0.02)
 
 
+def test_what_rounding_alone_moves_does_not_vary():
+    """Of each group one in three is right, in every draw; a third has no end in binary."""
+    right, groups = np.arange(30) % 3 == 0, [f"g{number // 3}" for number in range(30)]
+    assert interval(of_two_classes(right), "top1", groups) == pytest.approx([0.11, 0.66], abs=0.02)
+
+
+def test_where_no_difference_varies_an_unseen_group_may_still_differ():
+    for difference, expected in ((0.0, (-0.166, 0.166)), (1.0, (0.834, 1.0))):
+        drawn = np.full((1000, 1), difference)
+        found = of_difference(np.array([difference]), drawn, groups=24)
+        t = 2.069  # of 23 degrees of freedom, from a table
+        assert found == pytest.approx(expected, abs=0.02)
+        assert found[1 if difference == 0 else 0] == pytest.approx(abs(difference - t**2 / (24 + t**2)), abs=1e-3)
+
+
 def test_groups_that_are_right_or_wrong_as_a_whole_count_as_one_video_each():
     right = np.arange(400) // 4 % 10 < 3
     groups = [f"g{number // 4}" for number in range(400)]

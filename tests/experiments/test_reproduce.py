@@ -424,17 +424,17 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_done(source, recip
     assert not broken.done
 
 
-def made_up(folder, scores, labels=None, multi_label=False, groups=None):
+def made_up(folder, scores, labels=None, multi_label=False, groups=None, names=None):
     """Jobs whose evaluations say what is given: run name to, for each seed, who was right, or each video's scores.
 
     labels: of the videos, "a" for all by default; class b then gets the scores of what was wrong.
-    groups: of the videos, each its own by default.
+    groups, names: of the videos, each its own by default.
     """
     jobs = []
     for name, seeds in scores.items():
         for seed, right in enumerate(seeds):
-            names = [f"v{number}" for number in range(len(right))]
-            in_groups = zip(names, groups or names, strict=True)
+            called = names or [f"v{number}" for number in range(len(right))]
+            in_groups = zip(called, groups or called, strict=True)
             videos = tuple(Video(Path(name), name, ("a",), split="test", group=group) for name, group in in_groups)
             source = Source("data", ("a", "b"), videos, multi_label)
             job = Job(name, source, replace(Config(), seed=seed), folder / f"{name}-{seed}")
@@ -446,7 +446,7 @@ def made_up(folder, scores, labels=None, multi_label=False, groups=None):
                     label = labels[number] if labels else "a"
                     row = (0.9, 0.1) if is_right == (label == "a") else (0.2, 0.8)
                     row = is_right if isinstance(is_right, tuple) else row
-                    rows.writerow([f"v{number}", label, "", *row])
+                    rows.writerow([called[number], label, "", *row])
                 rows.writerow(["broken", "a", "left out: empty file"])
             job.figures_file.write_text(json.dumps({"left_out": 1}))
             (job.folder / "metrics.jsonl").write_text(json.dumps({"train": {"seconds": 1.0}}))
@@ -474,6 +474,30 @@ def test_differences_are_paired_over_videos(tmp_path):
     drawn = RunOutcomes(made_up(tmp_path, {"x": [right], "y": [better]})).draws(["x", "y"], "top1")
     difference = drawn["y"] - drawn["x"]
     assert difference.std() == pytest.approx(np.sqrt(0.05 * 0.95 / 200), rel=0.08)  # unpaired it would be 0.05
+
+
+def test_what_hangs_together_in_any_of_the_data_is_one_group_whatever_their_order(tmp_path):
+    of_data: dict[str, list[tuple[str, str | None]]] = {
+        "one": [("f#0", "g1"), ("f#1", "g2"), ("x", "g3")],
+        "other": [("f#1", None), ("x", None)],
+    }
+    jobs = []
+    for data, rows in of_data.items():
+        for job in made_up(tmp_path / data, {"x": [[True] * len(rows)]}, names=[name for name, _ in rows]):
+            videos = tuple(Video(Path(name[0]), name, ("a",), split="test", group=group) for name, group in rows)
+            jobs.append(replace(job, source=replace(job.source, name=data, videos=videos)))
+    for order in (jobs, jobs[::-1]):
+        outcomes = RunOutcomes(order)
+        assert (outcomes.videos, outcomes.groups) == (3, 2)  # the parts of f are one
+    gone = replace(jobs[0], source=replace(jobs[0].source, videos=jobs[0].source.videos[:2]))
+    with pytest.raises(InputError, match="scored other videos or labels than the other runs, or than one lists"):
+        RunOutcomes([gone])
+
+
+def test_videos_that_no_map_counts_make_no_groups(tmp_path):
+    labels = ["a", "a;b", "", "b"] * 5
+    outcomes = RunOutcomes(made_up(tmp_path, {"x": [np.arange(20) % 3 > 0]}, labels, multi_label=True))
+    assert (outcomes.videos, outcomes.groups) == (15, 15)
 
 
 def test_each_seed_is_drawn_on_the_same_videos(tmp_path):

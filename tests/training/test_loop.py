@@ -559,6 +559,8 @@ def test_balance_is_refused_where_a_video_has_several_labels(synthetic, tiny, tm
     with pytest.raises(InputError, match=r"data\.balanced: got true for .*; expected one a video"):
         train(source, config, tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run").exists()
+    train(source, replace(config, data=tiny.data), tmp_path / "run", False, QUIET)
+    train(source, config, tmp_path / "run", True, QUIET)  # one that an earlier version began goes on
 
 
 def with_numbers_gone_wrong(monkeypatch, wrong):
@@ -863,13 +865,15 @@ def test_what_a_run_to_start_from_learnt_is_known_to_the_last_run_that_starts_fr
     said = io.StringIO()
     train(other, config, tmp_path / "second", False, Console(file=said, width=300), trained)
     assert (
-        f"beware: {trained} learnt from 2 of the 2 validation and test videos, such as train/disc_left/000.mp4"
+        f"beware: {trained} learnt from 2 of the 2 validation and test videos, by their names, such as train/disc_"
         in said.getvalue()
     )
     assert evaluate(tmp_path / "second", other, "test", QUIET).figures["trained_on"] == 2
     whole = open_source(str(videos))
     train(whole, config, tmp_path / "third", False, QUIET, tmp_path / "second")
     assert learnt_from(tmp_path / "third") == {video.name for video in whole.split("train")}
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "second" / "learnt_before.csv", tmp_path / "alone")  # of a start that was killed
     train(other, config, tmp_path / "alone", False, QUIET)
     assert learnt_from(tmp_path / "alone") == {video.name for video in other.split("train")}
     assert evaluate(tmp_path / "alone", other, "test", QUIET).figures["trained_on"] == 0

@@ -115,23 +115,25 @@ def _part_of(name: str) -> tuple[str, float, float]:
 
 
 def groups_of(videos: Iterable[Video]) -> dict[str, str]:
-    """Each video's group by its name: those with one `group` or of one file, and so all that hang together by others.
+    """Each video's group by its name: those with one `group`, file or name, and so all that hang together by others.
 
     No group stands on both sides of an automatic split, and one is drawn as a whole for intervals.
     """
-    root: dict[tuple[bool, str], tuple[bool, str]] = {}
+    root: dict[tuple[int, str], tuple[int, str]] = {}
 
-    def find(key: tuple[bool, str]) -> tuple[bool, str]:
-        while root.setdefault(key, key) != key:
-            root[key] = root[root[key]]
-            key = root[key]
-        return key
+    def find(node: tuple[int, str]) -> tuple[int, str]:
+        while root.setdefault(node, node) != node:
+            root[node] = root[root[node]]
+            node = root[node]
+        return node
 
-    keys = [((False, video.group) if video.group else (True, str(video.path)), video) for video in videos]
-    for key, video in keys:
-        first, second = sorted((find(key), find((True, str(video.path)))))
-        root[second] = first  # a group's name, where there is one: that does not depend on where the files lie
-    return {video.name: find(key)[1] for key, video in keys}
+    names = []
+    for video in videos:
+        names.append(video.name)
+        for node in [(1, str(video.path)), *([(0, video.group)] if video.group else [])]:
+            first, second = sorted((find(node), find((2, video.name))))
+            root[second] = first  # a group's name, if there is one: that does not depend on where the files lie
+    return {name: find((2, name))[1] for name in names}
 
 
 def listed(data: str, videos: Iterable[Video], multi_label: bool) -> Source:

@@ -75,4 +75,7 @@ def ends_its_loaders() -> Iterator[None]:
         yield
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
+        for process in multiprocessing.active_children():
+            if process.daemon:  # a loader's, which would end what it has in hand first
+                process.kill()
         raise

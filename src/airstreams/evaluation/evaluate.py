@@ -15,12 +15,12 @@ from rich.progress import Progress
 from airstreams.config import EvaluationConfig
 from airstreams.data.check import check_together
 from airstreams.data.labels import OTHER
-from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping, without_suffix
+from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping
 from airstreams.data.splits import SPLIT_FILE, learnt_from, read_splits, with_splits
 from airstreams.distributed import device_of_process, leads
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
-from airstreams.evaluation.metrics import METRICS, confusion, outcomes_of
+from airstreams.evaluation.metrics import METRICS, confusion, outcomes_of, that_count
 from airstreams.evaluation.protocols import Scores, metrics_of, score_videos, targets_of
 from airstreams.evaluation.published import deviations, published_for
 from airstreams.files import require_writable, write_json, write_rows
@@ -74,12 +74,17 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
             "data with splits of its own"
         )
     drawn = read_splits(run / SPLIT_FILE) if listed else {}
+    splits_of_its_own = source.has_splits
     source = _with_drawn_splits(source, drawn, console)
     wanted = source.split(split)
     trained_on = len(overlapping([video.name for video in wanted], learnt_from(run)))
     if trained_on and split != "train":
-        console.print(f"beware: {trained_on} of these {len(wanted)} videos were trained on, so the figures flatter")
-    elif not any(video.name in drawn for video in source.videos):
+        console.print(
+            f"beware: {trained_on} of these {len(wanted)} videos were trained on, by their names, so the figures "
+            "flatter",
+            soft_wrap=True,
+        )
+    elif not (splits_of_its_own and any(video.name in drawn for video in source.videos)):
         _warn_of_other_names(wanted, drawn, console)
     label_store = source.label_store if "semantic" in saved.config.model.streams else None
     grouped = {OTHER} if saved.config.data.segment_classes else set()
@@ -141,9 +146,9 @@ def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Consol
 
 
 def _warn_of_other_names(wanted: Sequence[Video], drawn: Mapping[str, str], console: Console) -> None:
-    """Say what looks as if the run had learnt from it, where data come in another form and no name is a known one."""
+    """Say what looks as if the run had learnt from it under another name, as where data come in another form."""
     learnt = {_ending(name): name for name, use in drawn.items() if use == "train"}
-    alike = [video for video in wanted if _ending(video.name) in learnt]
+    alike = [video for video in wanted if video.name not in drawn and _ending(video.name) in learnt]
     if alike:
         once = learnt[_ending(alike[0].name)]
         console.print(
@@ -157,7 +162,8 @@ def _warn_of_other_names(wanted: Sequence[Video], drawn: Mapping[str, str], cons
 def _ending(name: str) -> tuple[str, ...]:
     """By which a video is recognised in another folder, or after it was encoded anew."""
     file, _, part = name.partition("#t=")
-    return *PurePosixPath(without_suffix(file)).parts[-2:], part
+    path = PurePosixPath(file)
+    return path.parent.name, path.stem, part
 
 
 def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out: int) -> dict[str, Any]:
@@ -172,9 +178,13 @@ def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out
 
 def _add_intervals(figures: dict[str, Any], saved: SavedModel, scores: Scores, group_of: Mapping[str, str]) -> None:
     targets = targets_of(saved, scores.videos)
-    groups = [group_of[video.name] for video in scores.videos]
+    counted = that_count(targets)
+    groups = [group_of[video.name] for video, counts in zip(scores.videos, counted, strict=True) if counts]
     figures["groups"] = len(set(groups))
-    by_head = {head: intervals(outcomes_of(values, targets), groups) for head, values in scores.probabilities.items()}
+    by_head = {
+        head: intervals(outcomes_of(values[counted], targets[counted]), groups) if groups else dict.fromkeys(METRICS)
+        for head, values in scores.probabilities.items()
+    }
     figures["intervals"] = by_head[saved.config.model.answer]
     for head, row in figures["streams"].items():
         figures["streams"][head] = row | {"intervals": by_head.get(head, dict.fromkeys(METRICS))}

@@ -21,7 +21,7 @@ REPLICATES = 1000
 def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> dict[str, list[float] | None]:
     """Each figure's 95 % interval, [low, high] in 0..1; the same ones every time. None for what does not apply.
 
-    group_of_N: each video's.
+    group_of_N: each video's. They are to be those that count: see `metrics.that_count`.
     """
     rng = np.random.default_rng(0)
     names, group_N = np.unique(group_of_N, return_inverse=True)
@@ -47,7 +47,7 @@ def of_share(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[fl
 
     Args:
         values_S: each seed's figure.
-        drawn_RS: the same over drawn groups of videos; NaN where none of what it counts was drawn.
+        drawn_RS: the same over drawn groups of videos.
         groups: how many there are to be drawn from.
     """
     if groups == 1:
@@ -62,11 +62,15 @@ def of_share(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[fl
 
 
 def of_difference(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
-    """The 95 % interval of the mean over seeds of a difference of two figures. Arguments as of `of_share`."""
+    """The 95 % interval of the mean over seeds of a difference of two figures. Arguments as of `of_share`.
+
+    Where nothing varies, the videos that would change it are a share that no group is of: it may be Wilson's.
+    """
     if groups == 1:
         return [-1.0, 1.0]
     variance, t = _spread(values_S, drawn_RS, groups)
-    return [float(values_S.mean() + side * t * np.sqrt(variance)) for side in (-1, 1)]
+    half = t * np.sqrt(variance) if variance > 0 else t**2 / (groups + t**2)
+    return [float(np.clip(values_S.mean() + side * half, -1, 1)) for side in (-1, 1)]
 
 
 def _spread(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> tuple[float, float]:
@@ -76,7 +80,6 @@ def _spread(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> tuple[fl
     they would differ by for each erring on other videos, which is in the first part already. Both are estimates, the
     second one of few seeds, so the bounds are Student's, with degrees of freedom by Satterthwaite (1946).
     """
-    drawn_RS = drawn_RS[~np.isnan(drawn_RS).any(axis=1)]
     S = len(values_S)
     too_little = (groups - 1) / groups  # what is drawn from so few varies
     variance = of_videos = drawn_RS.mean(axis=1).var() / too_little
@@ -86,5 +89,6 @@ def _spread(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> tuple[fl
         erring = (drawn_RS - drawn_RS.mean(axis=1, keepdims=True)).var(axis=0).sum() / (S - 1) / too_little
         variance += max(0.0, among_seeds - erring) / S
         uncertain += (among_seeds / S) ** 2 / (S - 1)
-    freedom = variance**2 / uncertain if uncertain > 0 else groups - 1
-    return float(variance), float(stdtrit(max(1.0, freedom), 0.975))
+    if variance < 1e-18:  # rounding's, where nothing varies
+        return 0.0, float(stdtrit(groups - 1, 0.975))
+    return float(variance), float(stdtrit(max(1.0, variance**2 / uncertain), 0.975))

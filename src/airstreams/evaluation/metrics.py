@@ -34,6 +34,11 @@ def outcomes_of(scores_NK: np.ndarray, targets: np.ndarray) -> Outcomes:
     return MultiLabelOutcomes(scores_NK, targets) if targets.ndim == 2 else SingleLabelOutcomes(scores_NK, targets)
 
 
+def that_count(targets: np.ndarray) -> np.ndarray:
+    """Which videos the metrics count (N,): all, but for those without any label among multi-label ones."""
+    return np.asarray(targets.any(axis=1)) if targets.ndim == 2 else np.ones(len(targets), dtype=bool)
+
+
 def action_metrics(scores_NK: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
     """`METRICS` in 0..1; None where a figure does not apply. docs/evaluation.md defines each.
 

@@ -20,7 +20,7 @@ import numpy as np
 from airstreams.data.listing import groups_of
 from airstreams.errors import InputError
 from airstreams.evaluation.intervals import REPLICATES, draw_groups, of_difference, of_share
-from airstreams.evaluation.metrics import Outcomes, outcomes_of
+from airstreams.evaluation.metrics import Outcomes, outcomes_of, that_count
 from airstreams.evaluation.published import NAMES, deviations, options_of, published_for
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
@@ -116,22 +116,22 @@ class RunOutcomes:
         self._outcomes: dict[tuple[str, str, int], Outcomes] = {}
         self._names: dict[str, list[str]] = {}
         self._labels: dict[str, list[str]] = {}
-        group_of: dict[str, str] = {}
+        sources = {job.source.name: job.source for job in jobs}.values()
+        group_of = groups_of([video for source in sources for video in source.split("test")])
         for job in jobs:
             data = job.source.name
-            if data not in self._names:
-                group_of |= groups_of(job.source.split("test"))
             names, labels, outcomes = _read_scores(job)
-            if self._names.setdefault(data, names) != names or self._labels.setdefault(data, labels) != labels:
+            alike = self._names.setdefault(data, names) == names and self._labels.setdefault(data, labels) == labels
+            if not alike or not group_of.keys() >= set(names):
                 raise InputError(
-                    f"{job.folder}: scored other videos or labels than the other runs; give it the same ones by "
-                    f"`airstreams evaluate {job.folder} {data}`"
+                    f"{job.folder}: scored other videos or labels than the other runs, or than {data} lists; give it "
+                    f"the same ones by `airstreams evaluate {job.folder} {data}`"
                 )
             self._outcomes[job.name, data, job.config.seed] = outcomes
         scored = list(dict.fromkeys(name for names in self._names.values() for name in names))
         groups, group_N = np.unique([group_of[name] for name in scored], return_inverse=True)
         group = dict(zip(scored, group_N, strict=True))
-        self.videos, self.groups = len(scored), len(groups)  # of all data
+        self.videos, self.groups = len(scored), len(groups)  # that count, of all data
         self._groups = {data: np.array([group[name] for name in names]) for data, names in self._names.items()}
 
     def values(self, run: str, metric: str) -> np.ndarray:
@@ -160,7 +160,7 @@ class RunOutcomes:
         for data, group_N in self._groups.items():
             for place, seed in enumerate(self.seeds):
                 figure = self._outcomes[run, data, seed].metrics(counts[group_N])[metric]
-                figures_S[place] += (figure or 0.0) / len(self.data)  # none: no video of any class was drawn
+                figures_S[place] += (figure or 0.0) / len(self.data)  # none: no video has a label
         return figures_S
 
 
@@ -199,7 +199,7 @@ def _cost(job: Job) -> dict[str, int]:
 
 
 def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:
-    """The scored videos' names, their labels as they stand in the file, and what was said of them."""
+    """The names of the scored videos that count, their labels as they stand in the file, and what was said of them."""
     with (job.figures_file.parent / "scores.csv").open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     classes = header[3:]
@@ -210,7 +210,9 @@ def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:
         return names, labels, outcomes_of(scores_NK, np.array([classes.index(label) for label in labels]))
     joined = [label.split(";") if label else [] for label in labels]
     targets_NK = np.array([[name in row for name in classes] for row in joined], dtype=np.int64)
-    return names, labels, outcomes_of(scores_NK, targets_NK)
+    counted = np.flatnonzero(that_count(targets_NK))
+    names, labels = [names[n] for n in counted], [labels[n] for n in counted]
+    return names, labels, outcomes_of(scores_NK[counted], targets_NK[counted])
 
 
 def _published(table: Table, data: str) -> str:
@@ -263,15 +265,18 @@ def _in_points(found: Mapping[str, Any]) -> str:
 
 def _deviations(jobs: Sequence[Job]) -> list[str]:
     """What keeps figures of these runs from being compared with published ones, in words."""
-    left_out = sum({job.source.name: json.loads(job.figures_file.read_text())["left_out"] for job in jobs}.values())
+    told = [json.loads(job.figures_file.read_text()) for job in jobs]
+    left_out = sum({job.source.name: of_job["left_out"] for job, of_job in zip(jobs, told, strict=True)}.values())
     found = published_for(jobs[0].source)
     if found is None:
         return [f"{left_out} videos left out"] if left_out else []
     _, published = found
-    sources = {job.source.name: job.source for job in jobs}.values()
+    sources = {job.source.name: job.source for job in jobs if published_for(job.source)}.values()
     evaluation = jobs[0].config.evaluation
     of_each = (deviations(published, source, "test", evaluation, left_out) for source in sources)
     said = list(dict.fromkeys(chain.from_iterable(of_each)))
+    if learnt := max(of_job.get("trained_on", 0) for of_job in told):
+        said.append(f"{learnt} test videos trained on, by their names")
     options = {options_of(source) for source in sources}
     if published.options and options != set(published.options):
         mean = "the mean of " if len(published.options) > 1 else ""

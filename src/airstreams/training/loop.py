@@ -119,6 +119,7 @@ def train(
                 save_state(state, run, config.training.keep)
                 write_left_out(run / LEFT_OUT, bad)
                 write_splits(run / SPLIT_FILE, source)
+                (run / LEARNT_BEFORE).unlink(missing_ok=True)  # of a training that was killed at its start
                 if learnt_before:
                     write_rows(run / LEARNT_BEFORE, ("name",), ((name,) for name in sorted(learnt_before)))
                 save_config(config, run / "config.yaml")  # last: a folder that has it can be resumed
@@ -210,8 +211,8 @@ def _start_from(
     held_out = [video.name for video in source.videos if video.split != "train"]
     if again := overlapping(held_out, learnt_before):
         console.print(
-            f"beware: {init} learnt from {len(again)} of the {len(held_out)} validation and test videos, such as "
-            f"{again[0]}, so their metrics will flatter",
+            f"beware: {init} learnt from {len(again)} of the {len(held_out)} validation and test videos, by their "
+            f"names, such as {again[0]}, so their metrics will flatter",
             soft_wrap=True,
         )
     return learnt_before

@@ -23,10 +23,10 @@ LEFT_OUT = "left_out.csv"
 def prepare_source(source: Source, config: Config, run: Path, resume: bool, console: Console) -> Source:
     """The source with splits and with label maps of the segmenter's classes. InputError: it does not fit the config."""
     _require_labels(source, config)
-    if config.data.balanced and source.multi_label:
+    if config.data.balanced and source.multi_label and not resume:
         raise InputError(
-            f"data.balanced: got true for {source.name}, whose videos have several labels; expected one a video; give "
-            "--data.balanced false"
+            f"data.balanced: got true for {source.name}, whose videos have several labels; expected one a video; set "
+            "data.balanced to false"
         )
     for remark in source.remarks:
         console.print(remark, soft_wrap=True)
