@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,12 +37,20 @@ def share_memory(tensors: Iterable[object]) -> None:
 def bind_to_parent(worker: int) -> None:
     """For a loader's processes, which are to stop when their parent does and not before.
 
-    A terminal and a scheduler signal the whole group: what that means is the parent's to decide. When the parent is
-    killed, torch's own watch over it misses a kill that falls while this process starts, so Linux is asked to tell.
+    A terminal and a scheduler signal the whole group: what that means is the parent's to decide.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has fewer
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    die_with_parent(worker)
+
+
+def die_with_parent(worker: int) -> None:
+    """For a loader's processes, which may stop before their parent does: what they have in hand can take long.
+
+    When the parent is killed, torch's own watch over it misses a kill that falls while this process starts, so Linux is
+    asked to tell.
+    """
     # Here the thread that hands shared memory over complains when the parent has stopped to listen, as after Ctrl-C.
     sys.excepthook = lambda *_: None
     if sys.platform == "linux":
@@ -52,9 +60,9 @@ def bind_to_parent(worker: int) -> None:
         os._exit(1)
 
 
-def processes(workers: int) -> dict[str, Any]:
-    """For a `DataLoader` that is to have so many processes: how they start and whom they obey."""
-    return {"num_workers": workers, "multiprocessing_context": _start_method(workers), "worker_init_fn": bind_to_parent}
+def processes(workers: int, begin: Callable[[int], None] = bind_to_parent) -> dict[str, Any]:
+    """For a `DataLoader` that is to have so many processes: how they start, and what they do first."""
+    return {"num_workers": workers, "multiprocessing_context": _start_method(workers), "worker_init_fn": begin}
 
 
 def _start_method(workers: int) -> str | None:
@@ -75,7 +83,4 @@ def ends_its_loaders() -> Iterator[None]:
         yield
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)
-        for process in multiprocessing.active_children():
-            if process.daemon:  # a loader's, which would end what it has in hand first
-                process.kill()
         raise

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from airstreams.data.clips import frame_range
 from airstreams.data.labels import LabelStore, LabelWriter, create, file_of
 from airstreams.data.listing import Video
-from airstreams.data.loading import ends_its_loaders, processes, share_memory
+from airstreams.data.loading import die_with_parent, processes, share_memory
 from airstreams.data.video import check, iterate_frames, probe
 from airstreams.distributed import gather, leads, share
 from airstreams.errors import InputError, VideoError
@@ -106,7 +106,6 @@ class _Chunk(NamedTuple):
     reason: str | None = None
 
 
-@ends_its_loaders()
 def annotate(
     videos: Sequence[Video],
     teacher: Teacher,
@@ -141,7 +140,7 @@ def annotate(
             _Frames(out, groups, settings, batch_size, _read_left_out(out / LEFT_OUT)),
             batch_size=None,
             prefetch_factor=4 if workers else None,
-            **processes(workers),
+            **processes(workers, die_with_parent),
         )
         for files_done in job.run(chunks):
             rate = job.frames / (time.perf_counter() - started)
