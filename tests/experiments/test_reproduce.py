@@ -500,6 +500,18 @@ def test_videos_that_no_map_counts_make_no_groups(tmp_path):
     assert (outcomes.videos, outcomes.groups) == (15, 15)
 
 
+@pytest.mark.parametrize("data", ["videos/", "charades:there"])
+def test_a_table_says_that_test_videos_were_trained_on(tmp_path, data):
+    jobs = [
+        replace(job, source=replace(job.source, name=data))
+        for job in made_up(tmp_path, {"x": [[True, False]], "y": [[True, True]]})
+    ]
+    jobs[1].figures_file.write_text(json.dumps({"left_out": 0, "trained_on": 2}))
+    result, markdown = report("table1", versus_x("y"), jobs, "")
+    assert result["deviations"][-1] == "2 test videos trained on, by their names"
+    assert "2 test videos trained on, by their names." in markdown
+
+
 def test_each_seed_is_drawn_on_the_same_videos(tmp_path):
     of_seeds = [np.arange(400) < 120, np.arange(400) < 160]
     drawn = RunOutcomes(made_up(tmp_path, {"x": of_seeds})).draws(["x"], "top1")["x"]

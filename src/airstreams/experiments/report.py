@@ -111,7 +111,6 @@ class RunOutcomes:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.data = list(dict.fromkeys(job.source.name for job in jobs))
         self.seeds = sorted({job.config.seed for job in jobs})
         self._outcomes: dict[tuple[str, str, int], Outcomes] = {}
         self._names: dict[str, list[str]] = {}
@@ -136,7 +135,7 @@ class RunOutcomes:
 
     def values(self, run: str, metric: str) -> np.ndarray:
         """A run's figure for each seed (S,): the mean over the data (splits)."""
-        return self._figures(run, metric, np.ones(self.groups, dtype=np.int64))
+        return self._of_seeds(run, metric, np.ones(self.groups, dtype=np.int64))
 
     def draws(self, runs: Sequence[str], metric: str) -> dict[str, np.ndarray]:
         """Each run's figures (R, S) over groups of videos that were drawn anew R times, the same for all runs."""
@@ -145,7 +144,7 @@ class RunOutcomes:
         for _ in range(REPLICATES):
             counts = self._draw(rng)
             for run in runs:
-                drawn[run].append(self._figures(run, metric, counts))
+                drawn[run].append(self._of_seeds(run, metric, counts))
         return {run: np.stack(figures) for run, figures in drawn.items()}
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
@@ -155,12 +154,12 @@ class RunOutcomes:
             if all(counts[group_N].any() for group_N in self._groups.values()):
                 return counts
 
-    def _figures(self, run: str, metric: str, counts: np.ndarray) -> np.ndarray:
+    def _of_seeds(self, run: str, metric: str, counts: np.ndarray) -> np.ndarray:
         figures_S = np.zeros(len(self.seeds))
         for data, group_N in self._groups.items():
             for place, seed in enumerate(self.seeds):
                 figure = self._outcomes[run, data, seed].metrics(counts[group_N])[metric]
-                figures_S[place] += (figure or 0.0) / len(self.data)  # none: no video has a label
+                figures_S[place] += (figure or 0.0) / len(self._groups)  # none: no video has a label
         return figures_S
 
 
@@ -267,21 +266,21 @@ def _deviations(jobs: Sequence[Job]) -> list[str]:
     """What keeps figures of these runs from being compared with published ones, in words."""
     told = [json.loads(job.figures_file.read_text()) for job in jobs]
     left_out = sum({job.source.name: of_job["left_out"] for job, of_job in zip(jobs, told, strict=True)}.values())
+    learnt = max(of_job.get("trained_on", 0) for of_job in told)
+    flatters = [f"{learnt} test videos trained on, by their names"] if learnt else []
     found = published_for(jobs[0].source)
     if found is None:
-        return [f"{left_out} videos left out"] if left_out else []
+        return ([f"{left_out} videos left out"] if left_out else []) + flatters
     _, published = found
     sources = {job.source.name: job.source for job in jobs if published_for(job.source)}.values()
     evaluation = jobs[0].config.evaluation
     of_each = (deviations(published, source, "test", evaluation, left_out) for source in sources)
     said = list(dict.fromkeys(chain.from_iterable(of_each)))
-    if learnt := max(of_job.get("trained_on", 0) for of_job in told):
-        said.append(f"{learnt} test videos trained on, by their names")
     options = {options_of(source) for source in sources}
     if published.options and options != set(published.options):
         mean = "the mean of " if len(published.options) > 1 else ""
         said.insert(0, f"{', '.join(sorted(options))}, not {mean}{', '.join(published.options)}")
-    return said
+    return said + flatters
 
 
 def _about_weights(table: Table, jobs: Sequence[Job]) -> str:
