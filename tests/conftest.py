@@ -1,6 +1,7 @@
 """What many tests share: real data where it is at hand, a small rendered data set, and one small training on it."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def synthetic(tmp_path_factory):
     return root
 
 
+@pytest.fixture
+def videos(synthetic, tmp_path):
+    """A copy of the videos that may be damaged."""
+    return shutil.copytree(synthetic / "videos", tmp_path / "videos")
+
+
+@pytest.fixture(scope="session")
+def source(synthetic):
+    return open_source(str(synthetic / "videos"), synthetic / "labels")
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """A config that trains in a second or two an epoch; shared, so make changed ones by `dataclasses.replace`."""
@@ -56,12 +68,17 @@ def tiny():
 
 
 @pytest.fixture(scope="session")
-def trained(synthetic, tiny, tmp_path_factory):
+def trained(source, tiny, tmp_path_factory):
     """The run that the tiny config leaves on the synthetic data; not to be written to. Its semantic head is untrained.
 
     The accuracy means nothing after so few steps.
     """
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    source = open_source(str(synthetic / "videos"), synthetic / "labels")
     train(source, tiny, run, resume=False, console=Console(quiet=True))
     return run
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy that may be written to."""
+    return shutil.copytree(trained, tmp_path / "run")

@@ -23,18 +23,6 @@ from airstreams.recipe import load_config, save_config
 
 
 @pytest.fixture
-def videos(synthetic, tmp_path):
-    """A copy of the videos that may be damaged."""
-    return shutil.copytree(synthetic / "videos", tmp_path / "videos")
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """A copy that may be written to."""
-    return shutil.copytree(trained, tmp_path / "run")
-
-
-@pytest.fixture
 def recipe(tiny, tmp_path):
     save_config(tiny, tmp_path / "tiny.yaml")
     return tmp_path / "tiny.yaml"

@@ -21,18 +21,6 @@ from airstreams.models import saved as saved_models
 QUIET = Console(quiet=True)
 
 
-@pytest.fixture
-def run(trained, tmp_path):
-    """A copy that may be written to."""
-    return shutil.copytree(trained, tmp_path / "run")
-
-
-@pytest.fixture
-def videos(synthetic, tmp_path):
-    """A copy of the videos that may be damaged."""
-    return shutil.copytree(synthetic / "videos", tmp_path / "videos")
-
-
 def rows_of(result):
     with (result.folder / "scores.csv").open() as file:
         return list(csv.DictReader(file))

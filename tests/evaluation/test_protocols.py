@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 from airstreams.config import EvaluationConfig
 from airstreams.data.dataset import VideoViews, Views
-from airstreams.data.sources import open_source
 from airstreams.errors import VideoError
 from airstreams.evaluation.protocols import CLIPS_AT_ONCE, metrics_of, score_videos, score_views, targets_of
 from airstreams.models import saved as saved_models
@@ -22,11 +21,6 @@ from airstreams.models import saved as saved_models
 @pytest.fixture(scope="module")
 def saved(trained):
     return saved_models.load(trained)
-
-
-@pytest.fixture(scope="module")
-def source(synthetic):
-    return open_source(str(synthetic / "videos"), synthetic / "labels")
 
 
 def clips_of(video, config):

@@ -28,7 +28,6 @@ from rich.console import Console
 import airstreams
 from airstreams.cli import main
 from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig
-from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments import evolve as evolution
 from airstreams.experiments import trials as worker
@@ -50,11 +49,6 @@ def recipe(tiny):
         evaluation=replace(tiny.evaluation, views=1),
         evolution=EvolutionConfig(population_size=3, tournament_size=2, held_out=0.3, fresh_seeds=2),
     )
-
-
-@pytest.fixture(scope="module")
-def source(synthetic):
-    return open_source(str(synthetic / "videos"), synthetic / "labels")
 
 
 @pytest.fixture(scope="module")

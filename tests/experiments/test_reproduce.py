@@ -47,11 +47,6 @@ def recipe(tiny):
 
 
 @pytest.fixture(scope="module")
-def source(synthetic):
-    return open_source(str(synthetic / "videos"), synthetic / "labels")
-
-
-@pytest.fixture(scope="module")
 def finished(source, recipe, tmp_path_factory):
     """Table 1 with two seeds."""
     jobs = plan(TABLES["table1"], recipe, [source], 2, tmp_path_factory.mktemp("reproduced"))

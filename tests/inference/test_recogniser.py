@@ -24,12 +24,6 @@ from airstreams.inference.recogniser import Recogniser
 from airstreams.models import saved as saved_models
 
 
-@pytest.fixture
-def run(trained, tmp_path):
-    """A copy that may be written to."""
-    return shutil.copytree(trained, tmp_path / "run")
-
-
 def test_neither_prediction_nor_evaluation_unpickles_anything(run, synthetic, monkeypatch):
     """Also where a run brings along files that would run code when unpickled."""
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import airstreams
 from airstreams.recipe import save_config
 from airstreams.training.state import load_state
+from tests.training.runs import entries, epochs
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +54,6 @@ def train(processes, synthetic, run, config):
     return launch(processes, "-m", "airstreams", "train", *data, *options)
 
 
-def entries(run):
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def epochs(run):
-    return [entry["train"] for entry in entries(run) if "train" in entry]
-
-
 def test_two_processes_give_the_loss_curve_of_one_with_the_same_global_batch(synthetic, config, tmp_path):
     """float32, with synchronised batch normalisation. What a segmenter adds to rounding is left to the next test."""
     training = replace(config.training, epochs=4)  # 24 steps
@@ -72,7 +64,7 @@ def test_two_processes_give_the_loss_curve_of_one_with_the_same_global_batch(syn
         assert one["step"] == two["step"]
         figures = (one.get("train", one), two.get("train", two))
         assert figures[1]["losses"] == pytest.approx(figures[0]["losses"], rel=1e-4)
-    assert [epoch["clips"] for epoch in epochs(tmp_path / "two")] == [24] * 4
+    assert [epoch["train"]["clips"] for epoch in epochs(tmp_path / "two")] == [24] * 4
 
 
 EXACT = """
@@ -120,8 +112,8 @@ def test_two_processes_are_exactly_one_in_double_precision_with_all_losses(synth
     for processes in (1, 2):
         finish(launch(processes, str(tmp_path / "exact.py"), *data, str(tmp_path / str(processes))))
     for one, two in zip(epochs(tmp_path / "1"), epochs(tmp_path / "2"), strict=True):
-        assert two["losses"] == pytest.approx(one["losses"], rel=1e-10)
-        assert two["gradient_norms"] == pytest.approx(one["gradient_norms"], rel=1e-8)
+        assert two["train"]["losses"] == pytest.approx(one["train"]["losses"], rel=1e-10)
+        assert two["train"]["gradient_norms"] == pytest.approx(one["train"]["gradient_norms"], rel=1e-8)
     weights = load_file(tmp_path / "2" / "model.safetensors")
     for name, tensor in load_file(tmp_path / "1" / "model.safetensors").items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-8, atol=1e-10, msg=name)

@@ -1,7 +1,6 @@
 """Small trainings from the data on disk to the run's files: what a user relies on."""
 
 import copy
-import csv
 import io
 import itertools
 import json
@@ -16,7 +15,6 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import airstreams
 from airstreams.config import LossWeights, TrainingConfig
@@ -29,33 +27,12 @@ from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.recipe import load_config
 from airstreams.training import loop
-from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner, make_optimizer, make_schedule
+from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.loop import train
 from airstreams.training.state import load_state
+from tests.training.runs import epochs, of_one_stream, write_csv
 
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture
-def videos(synthetic, tmp_path):
-    """A copy of the videos that may be damaged."""
-    return shutil.copytree(synthetic / "videos", tmp_path / "videos")
-
-
-def of_one_stream(config, stream="rgb", **training):
-    return replace(
-        config,
-        model=replace(config.model, streams=[stream]),
-        training=replace(config.training, **{"epochs": 1, **training}),
-    )
-
-
-def entries(run):
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def epochs(run):
-    return [entry for entry in entries(run) if "train" in entry]
 
 
 def test_an_error_leaves_no_process_behind_that_python_would_wait_for_at_its_end(synthetic, tiny, tmp_path):
@@ -95,29 +72,6 @@ def test_a_run_holds_every_file_that_people_rely_on(trained, tiny):
     assert description["segment_classes"][:3] == ["background", "disc", "square"]
     assert {"config", "preprocessing", "versions"} <= set(description)
     assert set(read_splits(trained / "split.csv").values()) == {"train", "test"}
-
-
-def test_metrics_tell_each_loss_the_speed_and_the_wait_for_data(trained):
-    found = epochs(trained)
-    assert [entry["epoch"] for entry in found] == [1, 2]
-    assert [entry["step"] for entry in found] == [6, 12]
-    for entry in found:
-        losses = entry["train"]["losses"]
-        assert set(losses) == {"rgb", "flow", "merged", "interm", "total"}  # semantic has weight 0
-        weighted = losses["rgb"] + 0.3 * losses["flow"] + losses["merged"] + losses["interm"]
-        assert losses["total"] == pytest.approx(weighted, rel=1e-4)
-        assert entry["train"]["clips"] == 24
-        assert entry["train"]["clips_per_second"] > 0
-        assert 0 <= entry["train"]["waiting"] <= 1
-
-
-def test_tensorboard_shows_what_the_metrics_say(trained):
-    board = EventAccumulator(str(trained / "tensorboard")).Reload()
-    for name in ("losses/merged", "gradient_norms/rgb.early", "clips_per_second"):
-        shown = {event.step: event.value for event in board.Scalars(f"train/{name}")}
-        part, _, key = name.partition("/")
-        said = {entry["step"]: entry["train"][part][key] if key else entry["train"][part] for entry in epochs(trained)}
-        assert shown == pytest.approx(said, rel=1e-5)
 
 
 def test_further_merges_have_losses_and_figures_of_their_own(synthetic, tiny, tmp_path):
@@ -214,30 +168,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(synthetic, 
     assert not all(torch.equal(tensor, weights[2][name]) for name, tensor in weights[0].items())
 
 
-def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synthetic, tiny, tmp_path):
-    videos = open_source(str(synthetic / "videos")).videos
-    rows = ["path,label,split", *(f"{video.path},{video.labels[0]},{video.split}" for video in videos)]
-    (tmp_path / "a.csv").write_text("\n".join(rows))
-    (tmp_path / "b.csv").write_text("\n".join([*rows[:1], *(row.replace(",test", ",train") for row in rows[1:])]))
-    config = of_one_stream(tiny)
-    train(open_source(str(tmp_path / "a.csv")), config, tmp_path / "run", False, QUIET)
-    with pytest.raises(InputError, match="other videos or splits"):
-        train(open_source(str(tmp_path / "b.csv")), config, tmp_path / "run", True, QUIET)
-    assert set(read_splits(tmp_path / "run" / "split.csv").values()) == {"train", "test"}
-
-
-def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(videos, tiny, tmp_path):
-    bad, good = videos / "train" / "disc_up" / "002.mp4", videos / "train" / "disc_up" / "003.mp4"
-    bad.write_bytes(b"")
-    run = tmp_path / "run"
-    train(open_source(str(videos)), of_one_stream(tiny), run, False, QUIET)
-    bad.unlink()
-    train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
-    good.unlink()
-    with pytest.raises(InputError, match=r"such as train/disc_up/003\.mp4; give its own DATA, with all of its videos"):
-        train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
-
-
 def test_a_resumed_run_wants_its_labels_and_its_teacher(synthetic, videos, tiny, tmp_path):
     class Stops(Console):
         def print(self, *objects, **options):
@@ -262,26 +192,6 @@ def test_a_resumed_run_wants_its_labels_and_its_teacher(synthetic, videos, tiny,
     train(source, tiny, tmp_path / "run", True, QUIET)
 
 
-def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "prepare_videos", None)
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="nothing can be written there"):
-        train(open_source(str(videos)), of_one_stream(tiny), tmp_path / "file" / "run", False, QUIET)
-    config = of_one_stream(tiny)
-    config = replace(config, training=replace(config.training, freeze=["flow.early"]))
-    with pytest.raises(InputError, match=r"training\.freeze"):
-        train(open_source(str(videos)), config, tmp_path / "run", False, QUIET)
-
-
-def test_label_maps_that_lack_many_videos_are_spoken_of(synthetic, tiny, tmp_path):
-    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
-    shutil.rmtree(labels / "train" / "disc_up")
-    said = io.StringIO()
-    short = replace(tiny, training=replace(tiny.training, epochs=1))
-    train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "run", False, Console(file=said, width=200))
-    assert "label maps of 18 of 24 training videos; the others teach no segments" in said.getvalue()
-
-
 def test_without_a_validation_part_the_last_epoch_is_the_result(trained):
     state, _ = load_state(trained)
     assert state.epoch == 2
@@ -301,22 +211,6 @@ def test_test_videos_are_never_opened_in_training(videos, tiny, tmp_path):
     assert epochs(run)[0]["train"]["clips"] == 24
 
 
-def test_a_bad_training_video_is_left_out_counted_and_named(videos, tiny, tmp_path):
-    cut = videos / "train" / "disc_up" / "002.mp4"
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    said = io.StringIO()
-    run = tmp_path / "run"
-    config = of_one_stream(tiny, batch_size=23)
-    train(open_source(str(videos)), config, run, False, Console(file=said, width=200))
-    with (run / "left_out.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == ["train/disc_up/002.mp4"]
-    assert "truncated" in rows[0]["reason"]
-    assert "1 of 24 videos left out" in said.getvalue()
-    assert "train/disc_up/002.mp4: truncated" in said.getvalue()
-    assert epochs(run)[0]["train"]["clips"] == 23
-
-
 def test_a_video_that_breaks_during_training_is_counted_in_its_epoch(videos, tiny, tmp_path):
     """It passed the check before the first epoch, and is overwritten when the first is done."""
 
@@ -333,48 +227,6 @@ def test_a_video_that_breaks_during_training_is_counted_in_its_epoch(videos, tin
     assert len(second["left_out"]) == 1
     assert "train/disc_up/002.mp4" in second["left_out"][0]
     assert "not a video" in second["left_out"][0]
-
-
-def test_a_class_whose_training_videos_are_all_bad_stops_the_training_before_it_begins(videos, tiny, tmp_path):
-    for path in (videos / "train" / "disc_up").iterdir():
-        path.write_bytes(b"")
-    with pytest.raises(InputError, match="no readable training video of disc_up"):
-        train(open_source(str(videos)), of_one_stream(tiny), tmp_path / "run", False, QUIET)
-    assert not (tmp_path / "run").exists()
-
-
-def write_csv(path, header, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    return path
-
-
-def test_data_without_splits_gets_a_seeded_split_that_keeps_groups_together(videos, tiny, tmp_path):
-    rows = [
-        (path.relative_to(tmp_path), path.parent.name, f"{path.parent.name}-{int(path.stem) // 2}")
-        for path in sorted((videos / "train").rglob("*.mp4"))
-    ]
-    listing = write_csv(tmp_path / "videos.csv", ("path", "label", "group"), rows)
-    config = of_one_stream(tiny)
-    drawn = []
-    for number, seed in enumerate((0, 0, 5)):
-        run = tmp_path / f"run{number}"
-        train(open_source(str(listing)), replace(config, seed=seed), run, False, QUIET)
-        drawn.append(read_splits(run / "split.csv"))
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert set(drawn[0]) == {str(path) for path, _, _ in rows}
-    for split in drawn:
-        of_group: dict[str, set[str]] = {}
-        for path, _, group in rows:
-            of_group.setdefault(group, set()).add(split[str(path)])
-        assert all(len(found) == 1 for found in of_group.values())
-        assert {"train", "test"} <= set(split.values())
-    train_part = [name for name, split in drawn[0].items() if split == "train"]
-    assert epochs(tmp_path / "run0")[0]["train"]["clips"] == len(train_part) // 4 * 4  # batches of 4, the rest dropped
-    evaluated = evaluate(tmp_path / "run0", open_source(str(listing)), "test", QUIET)
-    assert evaluated.figures["videos"] == list(drawn[0].values()).count("test")
 
 
 def test_multi_label_data_trains_and_evaluates_to_a_mean_average_precision(videos, tiny, tmp_path):
@@ -455,114 +307,6 @@ def test_a_head_of_weight_zero_keeps_its_first_weights_and_nothing_else_does(tra
             assert not torch.equal(tensor, untouched[name]), name
 
 
-def test_deterministic_algorithms_can_be_asked_for(synthetic, tiny, tmp_path):
-    """On a CPU the numbers stay what they are; that no operation refuses is what this can show."""
-    source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    config = replace(tiny, training=replace(tiny.training, epochs=1, deterministic=True))
-    try:
-        train(source, config, tmp_path / "run", False, QUIET)
-        assert torch.are_deterministic_algorithms_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-def test_weight_decay_spares_norms_biases_and_the_flows_parameters(tiny):
-    model = build(tiny.model, 4, 6)
-    decayed = {
-        id(parameter)
-        for group in make_optimizer(model, tiny.training).param_groups
-        if group["weight_decay"] > 0
-        for parameter in group["params"]
-    }
-    spared = [name for name, parameter in model.named_parameters() if id(parameter) not in decayed]
-    held = [name for name, parameter in model.named_parameters() if id(parameter) in decayed]
-    assert all(name.endswith(".weight") for name in held)
-    assert {name for name, _ in model.named_parameters() if name.startswith("representations.flow.")} <= set(spared)
-    norms = {
-        f"{name}."
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm))
-    }
-    assert norms
-    assert not any(name.startswith(norm) for name in held for norm in norms)
-    assert len(held) > 20
-    for optimizer in ("adamw", "sgd"):
-        groups = make_optimizer(model, replace(tiny.training, optimizer=optimizer)).param_groups
-        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_the_fused_optimiser_takes_the_steps_that_a_plain_one_takes_also_when_resumed(tiny, tmp_path, optimizer):
-    """Fused ones on a CPU go wrong in silence where weights, gradients and moments lie differently in memory."""
-    config = replace(tiny, training=replace(tiny.training, optimizer=optimizer, lr=0.01))
-    model = build(config.model, 4, 6)
-    plain_model = copy.deepcopy(model)
-    fused = make_optimizer(model, config.training)
-    decay = config.training.weight_decay
-    groups = [
-        {"params": [p for p in plain_model.parameters() if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in plain_model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    plain: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=0.01, foreach=False)
-    if optimizer == "sgd":
-        plain = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, foreach=False)
-    clip = torch.rand(2, 3, 4, 64, 64)
-    for step in range(4):
-        output = model(clip, config.model.heads)
-        torch.stack([logits.square().sum() for logits in output.logits.values()]).sum().backward()
-        for parameter, other in zip(model.parameters(), plain_model.parameters(), strict=True):
-            other.grad = None if parameter.grad is None else parameter.grad.clone()
-        for stepping in (fused, plain):
-            stepping.step()
-            stepping.zero_grad()
-        for (name, parameter), other in zip(model.named_parameters(), plain_model.parameters(), strict=True):
-            torch.testing.assert_close(parameter, other, atol=1e-6, rtol=1e-5, msg=name)
-        if step == 1:
-            torch.save({"model": model.state_dict(), "optimizer": fused.state_dict()}, tmp_path / "state.pt")
-            state = torch.load(tmp_path / "state.pt", weights_only=True)
-            model = build(config.model, 4, 6)
-            model.load_state_dict(state["model"])
-            fused = make_optimizer(model, config.training)
-            fused.load_state_dict(state["optimizer"])
-
-
-def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():
-    config = TrainingConfig(epochs=10, lr=0.4, warmup_epochs=2)
-    parameter = torch.nn.Parameter(torch.zeros(2, 2))
-    optimizer = torch.optim.SGD([parameter], lr=config.lr)
-    schedule = make_schedule(optimizer, config, steps_per_epoch=5)
-    rates = []
-    for _ in range(50):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert 0 < rates[0] < 0.05
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[10] == max(rates) == pytest.approx(0.4)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[30] == pytest.approx(0.2)  # half-way down the cosine
-    assert schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-6)
-
-
-def test_a_semantic_stream_without_label_maps_is_refused_unless_its_loss_has_no_weight(synthetic, tiny, tmp_path):
-    source = open_source(str(synthetic / "videos"))
-    with pytest.raises(InputError, match="no label maps"):
-        train(source, tiny, tmp_path / "run", False, QUIET)
-    assert not (tmp_path / "run").exists()
-    config = of_one_stream(replace(tiny, loss_weights=LossWeights(interm=0)), "semantic")
-    train(source, config, tmp_path / "run", False, QUIET)
-
-
-def test_balance_is_refused_where_a_video_has_several_labels(synthetic, tiny, tmp_path):
-    source = replace(open_source(str(synthetic / "videos")), multi_label=True)
-    config = replace(of_one_stream(tiny), data=replace(tiny.data, balanced=True))
-    with pytest.raises(InputError, match=r"data\.balanced: got true for .*; expected one a video"):
-        train(source, config, tmp_path / "run", False, QUIET)
-    assert not (tmp_path / "run").exists()
-    train(source, replace(config, data=tiny.data), tmp_path / "run", False, QUIET)
-    train(source, config, tmp_path / "run", True, QUIET)  # one that an earlier version began goes on
-
-
 def with_numbers_gone_wrong(monkeypatch, wrong):
     """Make the inputs of some steps, `wrong(step)`, not a number, as an overflow would the activations."""
     steps = iter(range(1, 1000))
@@ -640,10 +384,6 @@ def test_a_step_of_finite_losses_is_skipped_where_a_gradient_is_not_finite(synth
     assert all(torch.equal(now, was) for now, was in zip(learner.model.parameters(), before, strict=True))
 
 
-def load_learner(run, step):
-    return torch.load(run / "state" / f"step-{step:09d}.pt", weights_only=True)["learner"]
-
-
 def test_when_nothing_is_finite_any_more_training_stops_and_keeps_the_last_good_state(
     synthetic, tiny, tmp_path, monkeypatch
 ):
@@ -717,14 +457,6 @@ def test_a_batch_of_which_nothing_could_be_read_changes_no_gradient(synthetic, t
         torch.testing.assert_close(found[1][name], value, msg=name)
 
 
-def test_of_one_frame_the_flow_layer_learns_nothing_and_no_process_waits_for_its_gradient(tiny):
-    one, two = (replace(tiny, clip=replace(tiny.clip, frames=frames)) for frames in (1, 2))
-    for config, learns in ((one, False), (two, True)):
-        model = build(config.model, 4, 81)
-        freeze(model, config)
-        assert any(p.requires_grad for p in model.representations["flow"].parameters()) is learns
-
-
 def test_labels_are_smoothed(synthetic, tiny):
     """At the first step, with all logits 0 but for the bias of the last layer."""
     found = []
@@ -759,24 +491,6 @@ def test_gradient_norms_are_told_part_by_part(trained, tiny):
     assert norms["all"] >= max(parts)
 
 
-def test_averaged_weights_are_the_result_and_lie_between_first_and_last(synthetic, tiny, tmp_path):
-    config = of_one_stream(tiny, ema=0.8, keep=100, save_every=1)
-    source = open_source(str(synthetic / "videos"))
-    train(source, config, tmp_path / "run", False, QUIET)
-    states = [load_learner(tmp_path / "run", step) for step in range(7)]
-    expected = {name: tensor.double() for name, tensor in states[0]["model"].items()}
-    for step, state in enumerate(states[1:], 1):
-        decay = min(0.8, (1 + step) / (10 + step))
-        expected = {name: decay * tensor + (1 - decay) * state["model"][name] for name, tensor in expected.items()}
-    result = load_file(tmp_path / "run" / "model.safetensors")
-    for name, tensor in result.items():
-        if tensor.is_floating_point():
-            torch.testing.assert_close(tensor, expected[name].float(), atol=1e-6, rtol=1e-5)
-    assert not torch.equal(
-        result["early.rgb.blocks.0.body.0.weight"], states[-1]["model"]["early.rgb.blocks.0.body.0.weight"]
-    )
-
-
 def test_accumulated_batches_make_the_step_that_one_batch_of_them_all_makes(synthetic, tiny, tmp_path, monkeypatch):
     """With batch statistics out of play. Half of the videos have label maps, so batches have more and fewer of them."""
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
@@ -798,46 +512,6 @@ def test_accumulated_batches_make_the_step_that_one_batch_of_them_all_makes(synt
     assert norms[1] == pytest.approx(norms[0], rel=1e-2)  # AdamW would not tell a gradient of the wrong scale
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=2e-5, rtol=1e-3)
-
-
-def test_frozen_parts_stay_as_they_are_statistics_included(synthetic, tiny, tmp_path):
-    config = replace(tiny, training=replace(tiny.training, epochs=1, freeze=["rgb.early", "semantic.representation"]))
-    source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    train(source, config, tmp_path / "run", False, QUIET)
-    torch.manual_seed(config.seed)
-    assert source.label_store is not None
-    first = build(config.model, 4, len(source.label_store.classes)).state_dict()
-    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
-        stays = name.startswith(("early.rgb.", "representations.semantic.", "late.semantic."))
-        if tensor.is_floating_point() and tensor.numel() > 1:
-            assert torch.equal(tensor, first[name]) == stays, name
-    norms = epochs(tmp_path / "run")[0]["train"]["gradient_norms"]
-    assert not {"rgb.early", "semantic.representation"} & set(norms)
-
-
-def test_a_part_to_freeze_that_the_model_lacks_is_refused_with_those_it_has(synthetic, tiny, tmp_path):
-    source = open_source(str(synthetic / "videos"))
-    with pytest.raises(InputError, match=r"got rgb.tower; expected some of rgb.early, rgb.late"):
-        train(source, of_one_stream(tiny, freeze=["rgb.tower"]), tmp_path / "run", False, QUIET)
-    with pytest.raises(InputError, match="a part left to learn"):
-        train(source, of_one_stream(tiny, freeze=["rgb.early", "rgb.late"]), tmp_path / "run", False, QUIET)
-    assert not (tmp_path / "run").exists()  # nothing is written
-
-
-@pytest.mark.parametrize("stopped", [[], ["semantic"], ["flow", "semantic"]])
-@pytest.mark.parametrize("interm", [0.0, 1.0])
-def test_every_parameter_that_is_to_learn_gets_a_gradient(tiny, stopped, interm):
-    """Processes that train together wait for each of them."""
-    config = replace(tiny, model=replace(tiny.model, stop_gradient=stopped), loss_weights=LossWeights(interm=interm))
-    model = build(config.model, 4, 6)
-    freeze(model, config)
-    output = model(torch.rand(2, 3, 4, 64, 64), config.trained_heads())
-    total = sum(logits.sum() for logits in output.logits.values())
-    if interm:
-        total = total + output.representations["semantic"].shown.square().sum()
-    total.backward()
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
 def test_a_model_starts_from_another_runs_weights(trained, synthetic, tiny, tmp_path):
@@ -877,66 +551,3 @@ def test_what_a_run_to_start_from_learnt_is_known_to_the_last_run_that_starts_fr
     train(other, config, tmp_path / "alone", False, QUIET)
     assert learnt_from(tmp_path / "alone") == {video.name for video in other.split("train")}
     assert evaluate(tmp_path / "alone", other, "test", QUIET).figures["trained_on"] == 0
-
-
-def test_where_the_compiler_fails_training_goes_on_without_it(synthetic, tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
-    source = open_source(str(synthetic / "videos"))
-    said = io.StringIO()
-    train(source, of_one_stream(tiny, compile=True), tmp_path / "run", False, Console(file=said, width=200))
-    assert "torch.compile failed, going on without it" in said.getvalue()
-    train(source, of_one_stream(tiny), tmp_path / "plain", False, QUIET)
-    plain = load_file(tmp_path / "plain" / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
-        assert torch.equal(tensor, plain[name]), name
-
-
-def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthetic, tiny, tmp_path):
-    source = open_source(str(synthetic / "videos"))
-    with pytest.raises(InputError, match=r"give --training\.device cpu"):
-        train(source, of_one_stream(tiny, device="mps"), tmp_path / "run", False, QUIET)
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match=r"give --training\.device cpu"):
-            train(source, of_one_stream(tiny, device="cuda"), tmp_path / "run", False, QUIET)
-
-
-def test_classes_that_need_not_be_told_apart_are_one_for_the_segmenter(synthetic, tiny, tmp_path):
-    data = replace(tiny.data, segment_classes=["disc"], compact_classes=True)
-    config = replace(tiny, data=data, training=replace(tiny.training, epochs=1))
-    source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    run, told = tmp_path / "run", io.StringIO()
-    train(source, config, run, False, QUIET)
-    saved = saved_models.load(run)
-    assert saved.segment_classes == ("background", "disc", "other")
-    train(source, load_config(run / "config.yaml"), run, True, QUIET)
-    scored = evaluate(run, source, "test", Console(file=told, width=200)).figures["segmentation"]
-    assert "has no class for is scored as other" in told.getvalue()
-    assert source.label_store is not None
-    grouped = replace(source, label_store=source.label_store.apart(["disc"]))
-    assert evaluate(run, grouped, "test", QUIET).figures["segmentation"] == scored
-    absent = replace(config, data=replace(data, segment_classes=["dog"], compact_classes=False))
-    with pytest.raises(InputError, match="segment_classes: got dog; expected some of the classes"):
-        train(source, absent, tmp_path / "dog", False, QUIET)
-    assert not (tmp_path / "dog").exists()
-    train(source, of_one_stream(absent), tmp_path / "rgb", False, QUIET)  # nothing reads the label maps
-    told = io.StringIO()
-    assert evaluate(tmp_path / "rgb", source, "test", Console(file=told, width=200)).figures["segmentation"] is None
-    assert "segmentation" not in told.getvalue()
-
-
-def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthetic, tiny, tmp_path):
-    config = replace(tiny, data=replace(tiny.data, compact_classes=True), training=replace(tiny.training, epochs=1))
-    source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    run, told = tmp_path / "run", io.StringIO()
-    train(source, config, run, False, Console(file=told, width=200))
-    said = told.getvalue()
-    assert "segmenter: 3 of 6 classes; in no training label map: " in said
-    assert all(name in said for name in ("triangle", "ring", "cross"))  # discs and squares are all that was drawn
-    saved = saved_models.load(run)
-    assert saved.segment_classes == ("background", "disc", "square")
-    assert len(saved.model.state_dict()["representations.semantic.segmenter.classifier.weight"]) == 3
-    train(source, load_config(run / "config.yaml"), run, True, QUIET)
-    figures = evaluate(run, source, "test", QUIET).figures
-    assert figures["segmentation"]["pixel_accuracy"] > 0

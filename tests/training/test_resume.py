@@ -1,6 +1,5 @@
 """Trainings that are really killed, or signalled, and go on: bit for bit as if nothing had happened."""
 
-import json
 import os
 import random
 import shutil
@@ -24,6 +23,7 @@ from airstreams.training import loop
 from airstreams.training.loop import train
 from airstreams.training.signals import STOP, Signals
 from airstreams.training.state import TrainingState, load_state, save_state, saved_states
+from tests.training.runs import entries
 
 QUIET = Console(quiet=True)
 KILLS = 10
@@ -88,12 +88,6 @@ def finish(process):
     out, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     return out, said
-
-
-def entries(run):
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def comparable(entry):

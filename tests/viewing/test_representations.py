@@ -10,7 +10,6 @@ from rich.console import Console
 from airstreams.config import FlowConfig
 from airstreams.data.dataset import VideoViews, Views
 from airstreams.data.labels import LabelStore, create, save
-from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
@@ -20,11 +19,6 @@ from airstreams.models.saved import SavedModel
 from airstreams.viewing.representations import learned_flow_figure, segmentations_of
 
 QUIET = Console(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def source(synthetic):
-    return open_source(str(synthetic / "videos"), synthetic / "labels")
 
 
 def one_a_class(videos, count):

@@ -1,0 +1,32 @@
+"""What tests of trainings share: a config with one stream, and reading back what a run wrote."""
+
+import csv
+import json
+from dataclasses import replace
+
+
+def of_one_stream(config, stream="rgb", **training):
+    return replace(
+        config,
+        model=replace(config.model, streams=[stream]),
+        training=replace(config.training, **{"epochs": 1, **training}),
+    )
+
+
+def entries(run):
+    """What metrics.jsonl tells so far, but for a line that is being written."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def epochs(run):
+    return [entry for entry in entries(run) if "train" in entry]
+
+
+def write_csv(path, header, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return path

@@ -1,0 +1,202 @@
+"""What learns: optimiser, schedule, frozen parts, averaged weights, the compiler and the device."""
+
+import copy
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from airstreams.config import LossWeights, TrainingConfig
+from airstreams.data.sources import open_source
+from airstreams.errors import InputError
+from airstreams.models.airstreams import build
+from airstreams.training.learner import freeze, make_optimizer, make_schedule
+from airstreams.training.loop import train
+from tests.training.runs import epochs, of_one_stream
+
+QUIET = Console(quiet=True)
+
+
+def test_deterministic_algorithms_can_be_asked_for(synthetic, tiny, tmp_path):
+    """On a CPU the numbers stay what they are; that no operation refuses is what this can show."""
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    config = replace(tiny, training=replace(tiny.training, epochs=1, deterministic=True))
+    try:
+        train(source, config, tmp_path / "run", False, QUIET)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_weight_decay_spares_norms_biases_and_the_flows_parameters(tiny):
+    model = build(tiny.model, 4, 6)
+    decayed = {
+        id(parameter)
+        for group in make_optimizer(model, tiny.training).param_groups
+        if group["weight_decay"] > 0
+        for parameter in group["params"]
+    }
+    spared = [name for name, parameter in model.named_parameters() if id(parameter) not in decayed]
+    held = [name for name, parameter in model.named_parameters() if id(parameter) in decayed]
+    assert all(name.endswith(".weight") for name in held)
+    assert {name for name, _ in model.named_parameters() if name.startswith("representations.flow.")} <= set(spared)
+    norms = {
+        f"{name}."
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.modules.batchnorm._BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm))
+    }
+    assert norms
+    assert not any(name.startswith(norm) for name in held for norm in norms)
+    assert len(held) > 20
+    for optimizer in ("adamw", "sgd"):
+        groups = make_optimizer(model, replace(tiny.training, optimizer=optimizer)).param_groups
+        assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_fused_optimiser_takes_the_steps_that_a_plain_one_takes_also_when_resumed(tiny, tmp_path, optimizer):
+    """Fused ones on a CPU go wrong in silence where weights, gradients and moments lie differently in memory."""
+    config = replace(tiny, training=replace(tiny.training, optimizer=optimizer, lr=0.01))
+    model = build(config.model, 4, 6)
+    plain_model = copy.deepcopy(model)
+    fused = make_optimizer(model, config.training)
+    decay = config.training.weight_decay
+    groups = [
+        {"params": [p for p in plain_model.parameters() if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in plain_model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    plain: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=0.01, foreach=False)
+    if optimizer == "sgd":
+        plain = torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True, foreach=False)
+    clip = torch.rand(2, 3, 4, 64, 64)
+    for step in range(4):
+        output = model(clip, config.model.heads)
+        torch.stack([logits.square().sum() for logits in output.logits.values()]).sum().backward()
+        for parameter, other in zip(model.parameters(), plain_model.parameters(), strict=True):
+            other.grad = None if parameter.grad is None else parameter.grad.clone()
+        for stepping in (fused, plain):
+            stepping.step()
+            stepping.zero_grad()
+        for (name, parameter), other in zip(model.named_parameters(), plain_model.parameters(), strict=True):
+            torch.testing.assert_close(parameter, other, atol=1e-6, rtol=1e-5, msg=name)
+        if step == 1:
+            torch.save({"model": model.state_dict(), "optimizer": fused.state_dict()}, tmp_path / "state.pt")
+            state = torch.load(tmp_path / "state.pt", weights_only=True)
+            model = build(config.model, 4, 6)
+            model.load_state_dict(state["model"])
+            fused = make_optimizer(model, config.training)
+            fused.load_state_dict(state["optimizer"])
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():
+    config = TrainingConfig(epochs=10, lr=0.4, warmup_epochs=2)
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = torch.optim.SGD([parameter], lr=config.lr)
+    schedule = make_schedule(optimizer, config, steps_per_epoch=5)
+    rates = []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert 0 < rates[0] < 0.05
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10] == max(rates) == pytest.approx(0.4)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[30] == pytest.approx(0.2)  # half-way down the cosine
+    assert schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-6)
+
+
+def load_learner(run, step):
+    return torch.load(run / "state" / f"step-{step:09d}.pt", weights_only=True)["learner"]
+
+
+def test_of_one_frame_the_flow_layer_learns_nothing_and_no_process_waits_for_its_gradient(tiny):
+    one, two = (replace(tiny, clip=replace(tiny.clip, frames=frames)) for frames in (1, 2))
+    for config, learns in ((one, False), (two, True)):
+        model = build(config.model, 4, 81)
+        freeze(model, config)
+        assert any(p.requires_grad for p in model.representations["flow"].parameters()) is learns
+
+
+def test_averaged_weights_are_the_result_and_lie_between_first_and_last(synthetic, tiny, tmp_path):
+    config = of_one_stream(tiny, ema=0.8, keep=100, save_every=1)
+    source = open_source(str(synthetic / "videos"))
+    train(source, config, tmp_path / "run", False, QUIET)
+    states = [load_learner(tmp_path / "run", step) for step in range(7)]
+    expected = {name: tensor.double() for name, tensor in states[0]["model"].items()}
+    for step, state in enumerate(states[1:], 1):
+        decay = min(0.8, (1 + step) / (10 + step))
+        expected = {name: decay * tensor + (1 - decay) * state["model"][name] for name, tensor in expected.items()}
+    result = load_file(tmp_path / "run" / "model.safetensors")
+    for name, tensor in result.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, expected[name].float(), atol=1e-6, rtol=1e-5)
+    assert not torch.equal(
+        result["early.rgb.blocks.0.body.0.weight"], states[-1]["model"]["early.rgb.blocks.0.body.0.weight"]
+    )
+
+
+def test_frozen_parts_stay_as_they_are_statistics_included(synthetic, tiny, tmp_path):
+    config = replace(tiny, training=replace(tiny.training, epochs=1, freeze=["rgb.early", "semantic.representation"]))
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    train(source, config, tmp_path / "run", False, QUIET)
+    torch.manual_seed(config.seed)
+    assert source.label_store is not None
+    first = build(config.model, 4, len(source.label_store.classes)).state_dict()
+    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
+        stays = name.startswith(("early.rgb.", "representations.semantic.", "late.semantic."))
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            assert torch.equal(tensor, first[name]) == stays, name
+    norms = epochs(tmp_path / "run")[0]["train"]["gradient_norms"]
+    assert not {"rgb.early", "semantic.representation"} & set(norms)
+
+
+def test_a_part_to_freeze_that_the_model_lacks_is_refused_with_those_it_has(synthetic, tiny, tmp_path):
+    source = open_source(str(synthetic / "videos"))
+    with pytest.raises(InputError, match=r"got rgb.tower; expected some of rgb.early, rgb.late"):
+        train(source, of_one_stream(tiny, freeze=["rgb.tower"]), tmp_path / "run", False, QUIET)
+    with pytest.raises(InputError, match="a part left to learn"):
+        train(source, of_one_stream(tiny, freeze=["rgb.early", "rgb.late"]), tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run").exists()  # nothing is written
+
+
+@pytest.mark.parametrize("stopped", [[], ["semantic"], ["flow", "semantic"]])
+@pytest.mark.parametrize("interm", [0.0, 1.0])
+def test_every_parameter_that_is_to_learn_gets_a_gradient(tiny, stopped, interm):
+    """Processes that train together wait for each of them."""
+    config = replace(tiny, model=replace(tiny.model, stop_gradient=stopped), loss_weights=LossWeights(interm=interm))
+    model = build(config.model, 4, 6)
+    freeze(model, config)
+    output = model(torch.rand(2, 3, 4, 64, 64), config.trained_heads())
+    total = sum(logits.sum() for logits in output.logits.values())
+    if interm:
+        total = total + output.representations["semantic"].shown.square().sum()
+    total.backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+def test_where_the_compiler_fails_training_goes_on_without_it(synthetic, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
+    source = open_source(str(synthetic / "videos"))
+    said = io.StringIO()
+    train(source, of_one_stream(tiny, compile=True), tmp_path / "run", False, Console(file=said, width=200))
+    assert "torch.compile failed, going on without it" in said.getvalue()
+    train(source, of_one_stream(tiny), tmp_path / "plain", False, QUIET)
+    plain = load_file(tmp_path / "plain" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
+        assert torch.equal(tensor, plain[name]), name
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthetic, tiny, tmp_path):
+    source = open_source(str(synthetic / "videos"))
+    with pytest.raises(InputError, match=r"give --training\.device cpu"):
+        train(source, of_one_stream(tiny, device="mps"), tmp_path / "run", False, QUIET)
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match=r"give --training\.device cpu"):
+            train(source, of_one_stream(tiny, device="cuda"), tmp_path / "run", False, QUIET)

@@ -1,0 +1,29 @@
+"""What a run tells of itself: metrics.jsonl and TensorBoard."""
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.training.runs import epochs
+
+
+def test_metrics_tell_each_loss_the_speed_and_the_wait_for_data(trained):
+    found = epochs(trained)
+    assert [entry["epoch"] for entry in found] == [1, 2]
+    assert [entry["step"] for entry in found] == [6, 12]
+    for entry in found:
+        losses = entry["train"]["losses"]
+        assert set(losses) == {"rgb", "flow", "merged", "interm", "total"}  # semantic has weight 0
+        weighted = losses["rgb"] + 0.3 * losses["flow"] + losses["merged"] + losses["interm"]
+        assert losses["total"] == pytest.approx(weighted, rel=1e-4)
+        assert entry["train"]["clips"] == 24
+        assert entry["train"]["clips_per_second"] > 0
+        assert 0 <= entry["train"]["waiting"] <= 1
+
+
+def test_tensorboard_shows_what_the_metrics_say(trained):
+    board = EventAccumulator(str(trained / "tensorboard")).Reload()
+    for name in ("losses/merged", "gradient_norms/rgb.early", "clips_per_second"):
+        shown = {event.step: event.value for event in board.Scalars(f"train/{name}")}
+        part, _, key = name.partition("/")
+        said = {entry["step"]: entry["train"][part][key] if key else entry["train"][part] for entry in epochs(trained)}
+        assert shown == pytest.approx(said, rel=1e-5)

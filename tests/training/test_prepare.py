@@ -1,0 +1,175 @@
+"""What training makes of its data before the first step: splits, unreadable videos, the segmenter's classes."""
+
+import csv
+import io
+import shutil
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from airstreams.config import LossWeights
+from airstreams.data.sources import open_source
+from airstreams.data.splits import read_splits
+from airstreams.errors import InputError
+from airstreams.evaluation.evaluate import evaluate
+from airstreams.models import saved as saved_models
+from airstreams.recipe import load_config
+from airstreams.training import loop
+from airstreams.training.loop import train
+from tests.training.runs import epochs, of_one_stream, write_csv
+
+QUIET = Console(quiet=True)
+
+
+def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synthetic, tiny, tmp_path):
+    videos = open_source(str(synthetic / "videos")).videos
+    rows = ["path,label,split", *(f"{video.path},{video.labels[0]},{video.split}" for video in videos)]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    (tmp_path / "b.csv").write_text("\n".join([*rows[:1], *(row.replace(",test", ",train") for row in rows[1:])]))
+    config = of_one_stream(tiny)
+    train(open_source(str(tmp_path / "a.csv")), config, tmp_path / "run", False, QUIET)
+    with pytest.raises(InputError, match="other videos or splits"):
+        train(open_source(str(tmp_path / "b.csv")), config, tmp_path / "run", True, QUIET)
+    assert set(read_splits(tmp_path / "run" / "split.csv").values()) == {"train", "test"}
+
+
+def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(videos, tiny, tmp_path):
+    bad, good = videos / "train" / "disc_up" / "002.mp4", videos / "train" / "disc_up" / "003.mp4"
+    bad.write_bytes(b"")
+    run = tmp_path / "run"
+    train(open_source(str(videos)), of_one_stream(tiny), run, False, QUIET)
+    bad.unlink()
+    train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
+    good.unlink()
+    with pytest.raises(InputError, match=r"such as train/disc_up/003\.mp4; give its own DATA, with all of its videos"):
+        train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
+
+
+def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "prepare_videos", None)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="nothing can be written there"):
+        train(open_source(str(videos)), of_one_stream(tiny), tmp_path / "file" / "run", False, QUIET)
+    config = of_one_stream(tiny)
+    config = replace(config, training=replace(config.training, freeze=["flow.early"]))
+    with pytest.raises(InputError, match=r"training\.freeze"):
+        train(open_source(str(videos)), config, tmp_path / "run", False, QUIET)
+
+
+def test_label_maps_that_lack_many_videos_are_spoken_of(synthetic, tiny, tmp_path):
+    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
+    shutil.rmtree(labels / "train" / "disc_up")
+    said = io.StringIO()
+    short = replace(tiny, training=replace(tiny.training, epochs=1))
+    train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "run", False, Console(file=said, width=200))
+    assert "label maps of 18 of 24 training videos; the others teach no segments" in said.getvalue()
+
+
+def test_a_bad_training_video_is_left_out_counted_and_named(videos, tiny, tmp_path):
+    cut = videos / "train" / "disc_up" / "002.mp4"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    said = io.StringIO()
+    run = tmp_path / "run"
+    config = of_one_stream(tiny, batch_size=23)
+    train(open_source(str(videos)), config, run, False, Console(file=said, width=200))
+    with (run / "left_out.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["train/disc_up/002.mp4"]
+    assert "truncated" in rows[0]["reason"]
+    assert "1 of 24 videos left out" in said.getvalue()
+    assert "train/disc_up/002.mp4: truncated" in said.getvalue()
+    assert epochs(run)[0]["train"]["clips"] == 23
+
+
+def test_a_class_whose_training_videos_are_all_bad_stops_the_training_before_it_begins(videos, tiny, tmp_path):
+    for path in (videos / "train" / "disc_up").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="no readable training video of disc_up"):
+        train(open_source(str(videos)), of_one_stream(tiny), tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_without_splits_gets_a_seeded_split_that_keeps_groups_together(videos, tiny, tmp_path):
+    rows = [
+        (path.relative_to(tmp_path), path.parent.name, f"{path.parent.name}-{int(path.stem) // 2}")
+        for path in sorted((videos / "train").rglob("*.mp4"))
+    ]
+    listing = write_csv(tmp_path / "videos.csv", ("path", "label", "group"), rows)
+    config = of_one_stream(tiny)
+    drawn = []
+    for number, seed in enumerate((0, 0, 5)):
+        run = tmp_path / f"run{number}"
+        train(open_source(str(listing)), replace(config, seed=seed), run, False, QUIET)
+        drawn.append(read_splits(run / "split.csv"))
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert set(drawn[0]) == {str(path) for path, _, _ in rows}
+    for split in drawn:
+        of_group: dict[str, set[str]] = {}
+        for path, _, group in rows:
+            of_group.setdefault(group, set()).add(split[str(path)])
+        assert all(len(found) == 1 for found in of_group.values())
+        assert {"train", "test"} <= set(split.values())
+    train_part = [name for name, split in drawn[0].items() if split == "train"]
+    assert epochs(tmp_path / "run0")[0]["train"]["clips"] == len(train_part) // 4 * 4  # batches of 4, the rest dropped
+    evaluated = evaluate(tmp_path / "run0", open_source(str(listing)), "test", QUIET)
+    assert evaluated.figures["videos"] == list(drawn[0].values()).count("test")
+
+
+def test_a_semantic_stream_without_label_maps_is_refused_unless_its_loss_has_no_weight(synthetic, tiny, tmp_path):
+    source = open_source(str(synthetic / "videos"))
+    with pytest.raises(InputError, match="no label maps"):
+        train(source, tiny, tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run").exists()
+    config = of_one_stream(replace(tiny, loss_weights=LossWeights(interm=0)), "semantic")
+    train(source, config, tmp_path / "run", False, QUIET)
+
+
+def test_balance_is_refused_where_a_video_has_several_labels(synthetic, tiny, tmp_path):
+    source = replace(open_source(str(synthetic / "videos")), multi_label=True)
+    config = replace(of_one_stream(tiny), data=replace(tiny.data, balanced=True))
+    with pytest.raises(InputError, match=r"data\.balanced: got true for .*; expected one a video"):
+        train(source, config, tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run").exists()
+    train(source, replace(config, data=tiny.data), tmp_path / "run", False, QUIET)
+    train(source, config, tmp_path / "run", True, QUIET)  # one that an earlier version began goes on
+
+
+def test_classes_that_need_not_be_told_apart_are_one_for_the_segmenter(synthetic, tiny, tmp_path):
+    data = replace(tiny.data, segment_classes=["disc"], compact_classes=True)
+    config = replace(tiny, data=data, training=replace(tiny.training, epochs=1))
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    run, told = tmp_path / "run", io.StringIO()
+    train(source, config, run, False, QUIET)
+    saved = saved_models.load(run)
+    assert saved.segment_classes == ("background", "disc", "other")
+    train(source, load_config(run / "config.yaml"), run, True, QUIET)
+    scored = evaluate(run, source, "test", Console(file=told, width=200)).figures["segmentation"]
+    assert "has no class for is scored as other" in told.getvalue()
+    assert source.label_store is not None
+    grouped = replace(source, label_store=source.label_store.apart(["disc"]))
+    assert evaluate(run, grouped, "test", QUIET).figures["segmentation"] == scored
+    absent = replace(config, data=replace(data, segment_classes=["dog"], compact_classes=False))
+    with pytest.raises(InputError, match="segment_classes: got dog; expected some of the classes"):
+        train(source, absent, tmp_path / "dog", False, QUIET)
+    assert not (tmp_path / "dog").exists()
+    train(source, of_one_stream(absent), tmp_path / "rgb", False, QUIET)  # nothing reads the label maps
+    told = io.StringIO()
+    assert evaluate(tmp_path / "rgb", source, "test", Console(file=told, width=200)).figures["segmentation"] is None
+    assert "segmentation" not in told.getvalue()
+
+
+def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthetic, tiny, tmp_path):
+    config = replace(tiny, data=replace(tiny.data, compact_classes=True), training=replace(tiny.training, epochs=1))
+    source = open_source(str(synthetic / "videos"), synthetic / "labels")
+    run, told = tmp_path / "run", io.StringIO()
+    train(source, config, run, False, Console(file=told, width=200))
+    said = told.getvalue()
+    assert "segmenter: 3 of 6 classes; in no training label map: " in said
+    assert all(name in said for name in ("triangle", "ring", "cross"))  # discs and squares are all that was drawn
+    saved = saved_models.load(run)
+    assert saved.segment_classes == ("background", "disc", "square")
+    assert len(saved.model.state_dict()["representations.semantic.segmenter.classifier.weight"]) == 3
+    train(source, load_config(run / "config.yaml"), run, True, QUIET)
+    figures = evaluate(run, source, "test", QUIET).figures
+    assert figures["segmentation"]["pixel_accuracy"] > 0
