@@ -540,6 +540,12 @@ def test_under_torchrun_json_is_alone_on_stdout_whatever_libraries_print():
     assert "[Gloo]" in done.stderr
 
 
+def test_verbs_that_would_do_the_same_in_every_process_are_refused_under_torchrun(call, run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "call airstreams itself" in complaint(call("predict", run, "a.mp4"), "torchrun: predict")
+    assert "with --workers N" in complaint(call("evolve", "videos", "--out", "study"), "torchrun: evolve")
+
+
 def in_a_process(*argv, **environment):
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), **environment}
     command = [sys.executable, "-m", "airstreams", *map(str, argv)]

@@ -69,6 +69,9 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"--{keys[0]}: reproduce takes no single keys; write them into a recipe and give --config")
         parsed = parser.instantiate(parser.parse_args(with_recipe_paths(argv)))
         call = parsed[parsed.verb]
+        if os.environ.get("WORLD_SIZE", "1") != "1" and parsed.verb not in SHARED_OUT:
+            instead = " with --workers N" if "workers" in call else ""
+            raise InputError(f"torchrun: {parsed.verb} is not shared out by it; call airstreams itself{instead}")
         call.command, call.config_keys = shlex.join(["airstreams", *argv]), keys
         return VERBS[parsed.verb](call)
     except InputError as error:
@@ -580,6 +583,7 @@ def _complain(message: str, status: int, debug: bool) -> int:
     return status
 
 
+SHARED_OUT = ("annotate", "train", "evaluate")  # among the processes that torchrun starts
 VERBS: dict[str, Callable[[Namespace], int]] = {
     "check-data": check_data,
     "annotate": annotate,
