@@ -546,6 +546,13 @@ def test_verbs_that_would_do_the_same_in_every_process_are_refused_under_torchru
     assert "with --workers N" in complaint(call("evolve", "videos", "--out", "study"), "torchrun: evolve")
 
 
+def test_a_folder_that_was_deleted_under_the_feet_is_told(call, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    complaint(call("check-data", tmp_path), "the current folder was deleted")
+
+
 def in_a_process(*argv, **environment):
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), **environment}
     command = [sys.executable, "-m", "airstreams", *map(str, argv)]
@@ -567,6 +574,32 @@ def test_a_real_process_with_decoding_workers_prints_one_json_object_and_nothing
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epoch"] == 1
     assert "epoch 1/1" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is handed over in another way")
+def test_no_room_for_the_socket_by_which_memory_is_handed_over_is_told_and_not_awaited(synthetic, recipe, tmp_path):
+    temporary = tmp_path / ("x" * 100)
+    temporary.mkdir()
+    options = ("--config", recipe, "--model.streams", "[rgb]", "--data.workers", "1")
+    done = in_a_process("train", synthetic / "videos", "--out", tmp_path / "run", *options, TMPDIR=str(temporary))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("airstreams: ")
+    assert f"no socket in the temporary folder {temporary}" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("gone", ["reader", "disk"])
+def test_training_goes_on_when_nobody_can_hear_it_any_more(synthetic, recipe, tmp_path, gone):
+    command = [sys.executable, "-m", "airstreams", "train", str(synthetic / "videos"), "--out", str(tmp_path / "run")]
+    command += ["--config", str(recipe), "--model.streams", "[rgb]"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+    with Path("/dev/full").open("w") as full:
+        heard = subprocess.PIPE if gone == "reader" else full
+        process = subprocess.Popen(command, env=environment, stderr=heard, stdout=subprocess.DEVNULL)
+        if process.stderr is not None:
+            process.stderr.readline()
+            process.stderr.close()
+        assert process.wait(timeout=120) == 0
+    assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("verb", [*VERBS])

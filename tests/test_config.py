@@ -142,6 +142,12 @@ def test_a_mistake_is_one_line_that_names_its_key(values, key):
         ({"channels": 8, "layers": [{"kind": "conv2d"}, {"kind": "conv1d", "every": 2}]}, "last convolution"),
         ({"channels": 8, "layers": [{"kind": "conv2d"}, {"kind": "squeeze_excite", "ratio": 0}]}, "ratio"),
         ({"channels": 8, "layers": [{"kind": "conv2d"}], "skip": "projektion"}, "skip"),
+        (
+            {"channels": 8, "layers": [{"kind": "conv2d", "stride": None}]},
+            "tower[0].layers[0].stride: got nothing",
+        ),
+        ({"channels": 8, "layers": [None]}, "model.tower[0].layers[0]: got None, expected keys"),
+        ({"channels": 8, "layers": [{"kind": "conv2d", "strid": 2}]}, "expected stride"),
     ],
 )
 def test_a_mistake_in_a_towers_block_is_named(block, said):
@@ -168,7 +174,7 @@ def test_a_config_of_before_there_were_backbones_keeps_its_tower():
     assert (model.tower, model.merge_levels) == ([Block(24, [Layer("conv2d", 5, 2)])] * 6, [3])
 
 
-@pytest.mark.parametrize("text", ["", "- 1", "just words", "a: [", "model: {width: 1"])
+@pytest.mark.parametrize("text", ["", "- 1", "just words", "a: [", "model: {width: 1", "seed: 0b_", "seed: !!bool x"])
 def test_a_file_that_holds_no_keys_is_named(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(InputError, match=r"mine\.yaml") as raised:

@@ -13,9 +13,10 @@ import warnings
 from argparse import ArgumentError
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -28,6 +29,8 @@ from airstreams.config import Config, LossWeights
 from airstreams.errors import InputError, VideoError, in_a_line, in_words
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
+from airstreams.files import alone_in, require_writable
+from airstreams.machine import heed_cpu_quota
 from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume
 
 if TYPE_CHECKING:
@@ -36,13 +39,33 @@ if TYPE_CHECKING:
 # By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
 # another training, or the processes that decode. Read when torch is imported, hence here.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+heed_cpu_quota()
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 
+class _Stderr:
+    """stderr for as long as somebody hears it: no work ends with its log's reader, its terminal or room on its disk."""
+
+    @property
+    def rich_proxied_file(self) -> "_Stderr":  # which rich looks for, and would go past this class to another one
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(sys.stderr, "rich_proxied_file", sys.stderr) or io.StringIO(), name)
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self.__getattr__("write")(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.__getattr__("flush")()
+
+
 def _console(to_stderr: bool) -> Console:
     # Names may have square brackets, which are no markup. What goes to a file or a pipe has no width to keep to.
-    console = Console(stderr=to_stderr, markup=False, highlight=False)
+    console = Console(file=cast(IO[str], _Stderr()) if to_stderr else None, markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 200
     return console
@@ -54,6 +77,10 @@ stderr, stdout = _console(True), _console(False)
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 the work failed, 2 the call or its input is wrong."""
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # of which libraries would complain in words of their own
+        return _complain("the current folder was deleted; cd to one that is there", WRONG_INPUT, debug=False)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]  # so that it may stand before the verb too
     for stream in (sys.stdout, sys.stderr):  # whose encoding may lack a file name's letters
@@ -63,8 +90,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
     warnings.filterwarnings("default" if debug else "ignore")
-    parser, keys = make_parser(argv), config_keys(argv)
+    keys = config_keys(argv)
     try:
+        parser = make_parser(argv)
         if argv[:1] == ["reproduce"] and keys:
             raise InputError(f"--{keys[0]}: reproduce takes no single keys; write them into a recipe and give --config")
         parsed = parser.instantiate(parser.parse_args(with_recipe_paths(argv)))
@@ -143,7 +171,8 @@ def annotate(call: Namespace) -> int:
     settings = job.Settings(call.stride, call.max_side, classes, given)
     source = open_source(call.source, to_learn_from=False)
     teacher = load_teacher(call.teacher, given, device_of_process())
-    report = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
+    with _alone_in(call.out, "annotating"):
+        report = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
     if not leads():
         return DONE
     labelled = report.files - len(report.left_out) - len(report.missing)
@@ -253,7 +282,8 @@ def train(call: Namespace) -> int:
         config.data.compact_classes |= call.compact_classes
         config.loss_weights = _evolved_weights(call, config)
     source = _labelled_source(call, config)
-    record = run_training(source, config, call.out, call.resume, stderr, call.init)
+    with _alone_in(call.out, "training"):
+        record = run_training(source, config, call.out, call.resume, stderr, call.init)
     if not leads():
         return DONE
     if call.json:
@@ -285,6 +315,9 @@ def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
 
 def evolve(call: Namespace) -> int:
     """`airstreams evolve DATA --out STUDY`."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy import URL
+
     from airstreams.data.sources import open_source
     from airstreams.experiments.evolve import evolve as run_search
     from airstreams.experiments.search import Search
@@ -294,9 +327,13 @@ def evolve(call: Namespace) -> int:
     source = open_source(call.source, call.labels)
     for remark in source.remarks:
         stderr.print(remark, soft_wrap=True)
-    url = call.storage or f"sqlite:///{call.out.resolve() / 'study.db'}"
+    url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
     search = Search(source, config_from(call), call.out, url, call.trials, call.sampler)
-    results = run_search(search, call.workers, stderr)
+    try:
+        results = run_search(search, call.workers, stderr)
+    except StorageInternalError as error:
+        reason = in_a_line(error.__cause__ or error)[:200]
+        raise RuntimeError(f"the study's database failed ({reason}); mend it, or begin with another --out") from error
     weights_figure(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
     search_figure(call.out / "search.png", {call.sampler: results["values"]}, results["metric"])
     if call.json:
@@ -424,6 +461,7 @@ def reproduce(call: Namespace) -> int:
     if call.dry_run:
         work = experiments.multiply_adds(jobs)
         return _say_plan(call, jobs, work, experiments.hours_left(jobs, work))
+    require_writable(call.out)
     experiments.run_jobs(jobs, call.workers, stderr)
     if isinstance(wanted, Figure):
         said = paper_figures.draw(call.table, jobs, picture, stderr)
@@ -541,6 +579,11 @@ def info(call: Namespace) -> int:
     return DONE
 
 
+def _alone_in(folder: Path, work: str) -> AbstractContextManager[None]:
+    """Of the processes that torchrun starts, the first speaks for all."""
+    return alone_in(folder, work) if os.environ.get("RANK", "0") == "0" else nullcontext()
+
+
 def _require_at_least(call: Namespace, **least: int) -> None:
     for name, lowest in least.items():
         if call[name] < lowest:
@@ -579,7 +622,8 @@ def _complain(message: str, status: int, debug: bool) -> int:
     # A data-loading process hands its error over with its traceback in front; the last line is the error itself.
     if "Traceback" in message:
         message = message.strip().splitlines()[-1]
-    print(f"airstreams: {in_a_line(message)}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"airstreams: {in_a_line(message)}", file=sys.stderr)
     return status
 
 

@@ -14,8 +14,9 @@ class Stopped(RuntimeError):  # noqa: N818 (it is no error)
 
 
 def in_a_line(said: object) -> str:
-    """What somebody else's error says, without its line breaks."""
-    return " ".join(str(said).split())
+    """What somebody else's error says, without its line breaks and what else a terminal would obey."""
+    words = " ".join(str(said).split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
 
 
 def named(error: Exception) -> str:

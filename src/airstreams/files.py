@@ -1,14 +1,19 @@
 """Files that are whole or not there: whatever is written goes to a temporary name first."""
 
 import csv
+import errno
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 from airstreams.errors import InputError
+
+LONGEST_NAME = 255  # bytes, on the usual file systems
 
 
 @contextmanager
@@ -50,10 +55,47 @@ def require_writable(folder: Path) -> None:
         raise InputError(f"{folder}: nothing can be written there, by {there}; make that a writable folder")
 
 
+@contextmanager
+def alone_in(folder: Path, work: str) -> Iterator[None]:
+    """Keep other processes, on all machines that see the folder, from the same work in it meanwhile.
+
+    The folder is made if need be, and removed if nothing came into it. InputError: another process is at work there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    require_writable(folder)
+    path = folder / ".lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise InputError(f"{folder}: nothing can be written there ({error.strerror}); give another folder") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no process that decodes inherits it
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InputError(f"{folder}: another process is {work} there; wait for it or end it") from None
+            # Other errors are of a file system without locks.
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
 def temporary_name(path: Path) -> Path:
     """Where to write what is to become `path`, in its folder, which is made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{os.getpid()}.{path.name}")
+    # Containers that share a folder give their processes the same numbers.
+    prefix = f".{os.getpid()}{secrets.randbelow(10**9):09}."
+    too_long = len(os.fsencode(prefix + path.name)) > LONGEST_NAME
+    name = sha256(os.fsencode(path.name)).hexdigest()[:32] + path.suffix if too_long else path.name
+    return path.with_name(prefix + name)
 
 
 def is_temporary(path: Path) -> bool:

@@ -79,6 +79,13 @@ def _refuse_wrong_keys(values: Mapping[str, Any], config: type, at: str = "") ->
                 got = "nothing" if given is None else given
                 raise InputError(f"{at}{item.name}: got {got}, expected keys below it; indent them, or delete the line")
             _refuse_wrong_keys(given, section, f"{at}{item.name}.")
+        elif isinstance(given, list):
+            (kind,) = get_args(types[item.name])
+            for number, element in enumerate(given if isinstance(kind, type) and is_dataclass(kind) else ()):
+                where = f"{at}{item.name}[{number}]"
+                if not isinstance(element, Mapping):
+                    raise InputError(f"{where}: got {element}, expected keys; write some, or delete the line")
+                _refuse_wrong_keys(element, kind, f"{where}.")
         elif given is None and NoneType not in get_args(types[item.name]):
             raise InputError(f"{at}{item.name}: got nothing, expected a value; write one, or delete the line")
 
@@ -133,7 +140,7 @@ def load_config(path: Path) -> Config:
     """Read a YAML file of some or all keys. InputError: not YAML, an unknown key or an impossible value."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, RecursionError) as error:  # as it reads 2026-02-30
         raise InputError(f"{path}: not YAML: {in_a_line(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: got {type(values).__name__}, expected keys such as `training:`")

@@ -19,6 +19,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
+from airstreams.data import cache as frame_cache
 from airstreams.data import labels as label_maps
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import check_videos
@@ -27,6 +28,7 @@ from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
+from airstreams.machine import cpus
 
 PLENTY = 10**9
 SIDE = 48  # px; the synthetic videos are of 64, 8 frames
@@ -335,6 +337,36 @@ def test_room_is_made_by_removing_what_was_unused_for_longest(root, source):
     assert own[0] < left
     assert not own[2] & left
     assert len(own[1] & left) == 1
+
+
+def test_files_that_are_not_the_caches_own_are_never_removed(root, source):
+    """Such as a store of label maps, where the cache is given the folder in which that lies."""
+    theirs = [root / "labels" / "labels.json", root / "labels" / ".gitignore", root / "frames" / "notes.npy"]
+    for path in theirs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        os.utime(path, (0, 0))
+    prepare(root, source)
+    prepare(root, source, limit=ENTRY)
+    assert [path.read_text() for path in theirs] == ["mine"] * 3
+    own = {*entries(root), *entries(root, "labels")} - set(theirs)
+    assert sum(path.stat().st_size for path in own) <= ENTRY
+
+
+def test_once_it_is_full_no_other_video_is_looked_at(root, source, monkeypatch):
+    frames_only = replace(source, label_store=None)
+    prepare(root, frames_only, limit=5 * ENTRY)
+    looked_at: list[Path] = []
+    frames_of = frame_cache._frames_of
+
+    def look(path, side):
+        looked_at.append(path)
+        return frames_of(path, side)
+
+    monkeypatch.setattr(frame_cache, "_frames_of", look)
+    _, said = prepare(root, frames_only, limit=5 * ENTRY)
+    assert len(looked_at) <= cpus()  # what was under way when the first was refused
+    assert f"no room for the pictures of {len(source.videos) - 5} files" in said
 
 
 def test_a_lower_limit_shrinks_the_folder(root, source):

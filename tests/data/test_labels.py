@@ -125,6 +125,7 @@ def test_refuses_to_save_what_does_not_fit(store, shape, dtype, frames):
         ('{"teacher": "t", "classes": "person", "settings": {}}', "list of names"),
         ('{"teacher": "t", "classes": [], "settings": {}}', "names 0 classes"),
         (json.dumps({"teacher": "t", "classes": ["x"] * 256, "settings": {}}), "names 256 classes"),
+        ('{"teacher": "t", "classes": ["x"], "settings": 1}', "settings is 1"),
     ],
 )
 def test_opening_what_is_no_store(tmp_path, text, words):
@@ -172,7 +173,7 @@ def test_a_file_with_other_arrays_is_broken(store, content):
         store.read("a", [0])
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "array", "cut", "flipped"])
+@pytest.mark.parametrize("damage", ["empty", "text", "array", "cut", "flipped", "encrypted"])
 def test_a_damaged_file_is_broken(store, maps, damage):
     save(store.root, "a", maps.repeat(100, axis=1), FRAMES)
     path = store.root / "a.npz"
@@ -186,6 +187,10 @@ def test_a_damaged_file_is_broken(store, maps, damage):
         shutil.move(store.root / "a.npy", path)
     elif damage == "cut":
         path.write_bytes(content[: len(content) // 2])
+    elif damage == "encrypted":
+        for head, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            content[content.index(head) + flags] |= 1
+        path.write_bytes(content)
     else:
         content[100:140] = bytes(255 - byte for byte in content[100:140])
         path.write_bytes(content)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airstreams.data.listing import Video, groups_of
+from airstreams.data.listing import Video, groups_of, overlapping
 from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split, read_splits, with_splits, write_splits
 from airstreams.errors import InputError
@@ -202,3 +202,22 @@ def test_a_file_that_holds_no_splits(tmp_path, text, words):
         path.write_text(text)
     with pytest.raises(InputError, match=words):
         read_splits(path)
+
+
+def test_overlapping_parts_are_those_that_share_a_moment():
+    draw = random.Random(0)
+    for _ in range(300):
+        some, others = list[tuple[str, int, int]](), list[tuple[str, int, int]]()
+        for parts in [some] * draw.randrange(8) + [others] * draw.randrange(8):
+            start = draw.randrange(20)
+            parts.append((draw.choice("ab"), start, draw.choice([25, start + 1, draw.randrange(start + 1, 25)])))
+        seen = {(file, moment) for file, start, end in others for moment in range(start, end)}
+        expected = [part for part in some if any((part[0], moment) in seen for moment in range(*part[1:]))]
+        assert overlapping(map(part_name, some), map(part_name, others)) == list(map(part_name, expected))
+
+
+def part_name(part):
+    """Of a whole file its own name; a bound that is the file's is left out."""
+    file, start, end = part
+    bounds = f"#t={float(start) if start else ''},{float(end) if end < 25 else ''}"
+    return file if bounds == "#t=," else file + bounds

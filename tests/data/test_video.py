@@ -1,5 +1,6 @@
 """Ground truth: every rendered frame carries its own number as a bar code that survives compression and shows turns."""
 
+import gc
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 
 from airstreams.data.video import check, iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
@@ -501,6 +503,25 @@ def test_what_is_no_video(tmp_path):
         assert reason(tmp_path / name).startswith("not a video: ")
     (tmp_path / "zeros.mp4").write_bytes(bytes(10_000))
     assert reason(tmp_path / "zeros.mp4").startswith("not a video: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_and_not_awaited(tmp_path):
+    os.mkfifo(tmp_path / "video.mp4")
+    for look in (check, probe):
+        with pytest.raises(VideoError, match="not a file"):
+            look(tmp_path / "video.mp4")
+
+
+def test_no_picture_stays_in_memory_once_a_video_was_looked_at(video):
+    """A reference to itself would keep it until Python's collector comes, and that is rarely."""
+    gc.collect()
+    gc.disable()
+    try:
+        probe(shutil.copy(video("h264.mp4"), video("h264.mp4").with_name("copy.mp4")))
+        assert not [thing for thing in gc.get_objects() if type(thing) is VideoFrame]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from airstreams.cli import main
 from airstreams.data import labels as label_maps
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
+from airstreams.evaluation import evaluate as evaluation
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.models import saved as saved_models
 
@@ -211,6 +212,19 @@ def test_scores_that_are_no_numbers_are_no_figures(run, synthetic):
         evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET)
     with pytest.raises(FloatingPointError, match="not numbers"):
         airstreams.load(run).predict(synthetic / "videos" / "test" / "disc_up" / "000.mp4")
+
+
+def test_where_there_are_figures_the_scores_are_those_that_they_are_of(run, source, monkeypatch):
+    """As after a crash between two of the files: what reads figures.json may rely on the others."""
+    evaluate(run, source, "test", QUIET)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation, "write_rows", full)
+    with pytest.raises(OSError, match="No space"):
+        evaluate(run, source, "test", QUIET)
+    assert not (run / "evaluation" / "test" / "figures.json").exists()
 
 
 def test_figures_of_other_data_are_not_replaced_in_silence(run, synthetic, videos):

@@ -36,6 +36,7 @@ from airstreams.experiments.search import Search, open_storage
 from airstreams.experiments.study import weights_from
 from airstreams.experiments.trials import scored_source, trial_config
 from airstreams.recipe import load_config, save_config
+from airstreams.training.signals import asked_to_stop
 
 QUIET = Console(quiet=True)
 NAMES = ["rgb", "flow", "semantic", "merged", "interm"]
@@ -357,11 +358,24 @@ def test_weights_from_a_study(study):
         weights_from(study, 1, ["rgb", "depth"])
 
 
+def test_a_search_ends_where_a_request_to_stop_came_after_a_trainings_last_step(study, source, recipe, tmp_path):
+    search = search_in(tmp_path / "more", source, recipe, trials=6)
+    search.folder.mkdir()
+    fresh = optuna.create_study(storage=open_storage(search), study_name="more", direction="maximize")
+    asked_to_stop.set()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            worker._work_off(search, fresh, 6)
+    finally:
+        asked_to_stop.clear()
+    assert fresh.get_trials() == []
+
+
 def test_command_line(study, synthetic, recipe, tmp_path, capsys):
     """It finds a study that is finished: the same call made it, but for the command line."""
     save_config(recipe, tmp_path / "recipe.yaml")
     data = [str(synthetic / "videos"), "--labels", str(synthetic / "labels"), "--config", str(tmp_path / "recipe.yaml")]
-    study = shutil.copytree(study, tmp_path / "six")
+    study = shutil.copytree(study, tmp_path / "lr=1?50%25" / "six")
     call = ["evolve", *data, "--out", str(study), "--trials", "6"]
     assert main([*call, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

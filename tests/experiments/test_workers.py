@@ -70,3 +70,33 @@ def test_errors_are_told_in_words_that_help():
         "CUDA out of memory. Tried to allocate 2.00 GiB; do less at once: --training.accumulate 2, fewer --workers, "
         "annotate's --batch-size"
     )
+
+
+START = """
+import multiprocessing, os, signal, sys, time
+from airstreams.experiments.workers import begin_work, start
+
+def live(pipe):
+    os.kill(os.getpid(), signal.SIGINT)  # as a terminal may while the process still imports
+    pipe.send("deaf")
+    try:
+        begin_work(0, 1, "cpu")
+    except KeyboardInterrupt:
+        pipe.send("heard")
+
+if __name__ == "__main__":
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=live, args=(there,))
+    start(process)
+    print(here.recv(), here.recv())
+    process.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no masks of signals")
+def test_a_worker_hears_a_request_to_stop_once_it_can_act_on_it(tmp_path):
+    (tmp_path / "begin.py").write_text(START)
+    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+    command = [sys.executable, str(tmp_path / "begin.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert (done.stdout.split(), done.stderr) == (["deaf", "heard"], "")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from airstreams.config import ClipConfig, Config, EvaluationConfig, FlowConfig, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
+from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.models.saved import SavedModel, load, save
 
@@ -239,6 +240,19 @@ def test_a_save_cut_between_the_two_files_leaves_a_pair_that_belongs_together(ru
 def test_a_damaged_description_is_refused(run, content):
     (run / "model.json").write_bytes(content)
     assert "model.json" in complaint(run)
+
+
+def test_a_description_without_classes_is_refused_though_its_sum_is_right(run, monkeypatch):
+    """As somebody might write one to see what happens."""
+    sum_of = saved_models._sum_of_description
+
+    def without_classes(description):
+        description.pop("classes", None)
+        return sum_of(description)
+
+    monkeypatch.setattr(saved_models, "_sum_of_description", without_classes)
+    save(some_model(), run)
+    assert "model.json: 'classes'" in complaint(run)
 
 
 def test_a_newer_format_asks_for_a_newer_airstreams(run):

@@ -610,10 +610,10 @@ def test_a_folder_that_is_no_store_is_refused_and_stays(annotate, several_sizes,
 def test_a_target_that_cannot_be_written_is_refused(annotate, several_sizes, desk, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "labels", tmp_path / "file" / "a" / "b"):
-        assert f"--out {out}: cannot be written" in refusal(annotate(several_sizes, out))
+        assert f"{out}: nothing can be written there" in refusal(annotate(several_sizes, out))
     assert (tmp_path / "file").read_text() == "mine"
     if Path("/proc/self").exists():
-        assert "cannot be written" in refusal(annotate(several_sizes, Path("/proc/labels")))
+        assert "/proc/labels: nothing can be written there" in refusal(annotate(several_sizes, Path("/proc/labels")))
     assert calls(desk) == []
 
 

@@ -1,8 +1,12 @@
 """What a run tells of itself: metrics.jsonl and TensorBoard."""
 
+import shutil
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from airstreams.errors import InputError
+from airstreams.training.log import Log, record_of
 from tests.training.runs import epochs
 
 
@@ -27,3 +31,17 @@ def test_tensorboard_shows_what_the_metrics_say(trained):
         part, _, key = name.partition("/")
         said = {entry["step"]: entry["train"][part][key] if key else entry["train"][part] for entry in epochs(trained)}
         assert shown == pytest.approx(said, rel=1e-5)
+
+
+@pytest.mark.parametrize("lost", [b"\0" * 40 + b"\n", b'{"epoch": 2, "st', b""], ids=["zeros", "cut", "empty"])
+def test_what_a_power_cut_took_of_the_metrics_is_passed_over(trained, tmp_path, lost):
+    run = shutil.copytree(trained, tmp_path / "run")
+    whole = epochs(run)
+    first, *_ = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(first + lost)
+    assert record_of(run, 1) == whole[0]
+    with pytest.raises(InputError, match=r"metrics\.jsonl: lacks epoch 2, which is done"):
+        record_of(run, 2)
+    with Log(run, epoch=1, step=6, leads=True) as log:
+        log.write(whole[1])
+    assert epochs(run) == whole

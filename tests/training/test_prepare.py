@@ -15,7 +15,7 @@ from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.models import saved as saved_models
 from airstreams.recipe import load_config
-from airstreams.training import loop
+from airstreams.training import loop, prepare
 from airstreams.training.loop import train
 from tests.training.runs import epochs, of_one_stream, write_csv
 
@@ -55,6 +55,14 @@ def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp
     config = replace(config, training=replace(config.training, freeze=["flow.early"]))
     with pytest.raises(InputError, match=r"training\.freeze"):
         train(open_source(str(videos)), config, tmp_path / "run", False, QUIET)
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare, "check_together", None)
+    (tmp_path / "file").touch()
+    config = replace(tiny, data=replace(tiny.data, cache=str(tmp_path / "file" / "cache")))
+    with pytest.raises(InputError, match=r"cache: got .* expected a folder for decoded frames"):
+        train(open_source(str(videos)), of_one_stream(config), tmp_path / "run", False, QUIET)
 
 
 def test_label_maps_that_lack_many_videos_are_spoken_of(synthetic, tiny, tmp_path):

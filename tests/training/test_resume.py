@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from airstreams.errors import InputError, Stopped
 from airstreams.recipe import load_config, save_config
 from airstreams.training import loop
 from airstreams.training.loop import train
-from airstreams.training.signals import STOP, Signals
+from airstreams.training.signals import STOP, Signals, asked_to_stop
 from airstreams.training.state import TrainingState, load_state, save_state, saved_states
 from tests.training.runs import entries
 
@@ -155,12 +156,31 @@ def test_the_number_of_decoding_processes_changes_nothing(videos, config, undist
     assert_same_end(tmp_path / "run", undisturbed)
 
 
+def test_a_run_that_goes_on_elsewhere_describes_its_model_as_before(videos, config, tmp_path):
+    """So that a kill between the two files of a model leaves a pair that belongs together."""
+    source = open_source(str(videos / "videos"), videos / "labels")
+    config = replace(config, training=replace(config.training, epochs=2))
+    stopped: list[bytes] = []
+
+    def stop(record):
+        stopped.append((tmp_path / "run" / "model.json").read_bytes())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(source, config, tmp_path / "run", False, QUIET, after_epoch=stop)
+    elsewhere = replace(config, data=replace(config.data, workers=0, cache=str(tmp_path / "cache")))
+    train(source, elsewhere, tmp_path / "run", True, QUIET)
+    assert [(tmp_path / "run" / "model.json").read_bytes()] == stopped
+
+
 @pytest.mark.parametrize("number", STOP)
 def test_each_signal_to_stop_asks_for_the_state_to_be_saved_and_the_end(number):
     with Signals() as signals:
         signals.has_steps = True
         os.kill(os.getpid(), number)
         assert (signals.save, signals.stop) == (True, True)
+    assert asked_to_stop.is_set()
+    asked_to_stop.clear()
 
 
 def test_ctrl_c_saves_the_state_first_and_says_how_to_go_on(videos, config, undisturbed, tmp_path):
@@ -284,6 +304,30 @@ def test_only_the_newest_states_are_kept_and_half_written_ones_are_cleared_away(
     (tmp_path / "state" / "step-000000009.pt").write_bytes(b"damaged")
     save_state(a_state(7), tmp_path, keep=2)
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000005.pt", "step-000000007.pt"]
+
+
+def test_what_is_not_a_trainings_own_stays_beside_its_states(tmp_path):
+    others = [tmp_path / "state" / "@eaDir", tmp_path / "state" / "mine.pt"]
+    others[0].mkdir(parents=True)
+    others[1].write_bytes(b"a copy")
+    for step in range(3):
+        save_state(a_state(step), tmp_path, keep=1)
+    assert sorted((tmp_path / "state").iterdir()) == [*others, tmp_path / "state" / "step-000000002.pt"]
+
+
+def test_a_state_whose_damage_pickle_complains_of_in_its_own_way_is_passed_over(tmp_path):
+    for step in (3, 7):
+        save_state(a_state(step), tmp_path, keep=2)
+    newest = tmp_path / "state" / "step-000000007.pt"
+    with zipfile.ZipFile(newest) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(newest, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data.replace(b"epoch_step", b"epoch\xff\xfetep"))
+    with pytest.raises(UnicodeDecodeError):
+        torch.load(newest, weights_only=True)
+    state, damaged = load_state(tmp_path)
+    assert (state.step, damaged) == (3, [newest])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])

@@ -286,6 +286,11 @@ def test_confusion_grows_with_the_classes_and_stays_a_picture(tmp_path):
     assert 14 * 160 < sizes[2] < 4000
 
 
+def test_a_confusion_of_very_many_classes_is_no_larger(tmp_path):
+    confusion_figure(tmp_path / "large.png", np.eye(1000), [str(number) for number in range(1000)])
+    assert max(imread(tmp_path / "large.png").shape[:2]) < 8000
+
+
 def test_confusion_writes_counts_into_few_cells_only(tmp_path):
     def below_the_title(counts):
         confusion_figure(tmp_path / "a.png", counts, [""] * len(counts))

@@ -21,6 +21,7 @@ import json
 import operator
 import os
 import platform
+import re
 import tempfile
 import threading
 from collections import deque
@@ -43,9 +44,11 @@ from airstreams.data.listing import Video
 from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
 from airstreams.files import replacing
+from airstreams.machine import cpus
 
 _VERSION = 1  # raise it when read_frames begins to give other pixels for the same file
 _DECODER = f"{platform.machine()} {av.library_versions['libavcodec']} {av.library_versions['libswscale']}"
+_OURS = re.compile(r"[0-9a-f]{32}\.npy|\.[0-9a-f]{32}")  # an entry's name, and a temporary one
 _ABANDONED_NS = 600 * 10**9  # without a write; then whoever was writing a temporary file is taken to be dead
 
 
@@ -112,11 +115,11 @@ class FrameCache:
             InputError: the folder cannot be made or written to.
         """
         index, count = share
-        room = _Room(self.root, self.limit_bytes, self._claim_folder())
+        room = _Room(self.root, self.limit_bytes, self.claim())
         wanted = self._wanted(videos, label_store)
         mine = [number % count == index for number in range(len(wanted))]
         missing: dict[str, dict[Path, _Pictures]] = {"frames": {}, "labels": {}}
-        with ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) // count)) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, cpus() // count)) as pool:
             # Everything in use is marked so before anything is removed.
             task = progress.add_task("looking into the frame cache", total=len(wanted))
             for pictures, entry in zip(wanted, pool.map(self._missing, wanted, mine), strict=True):
@@ -161,8 +164,11 @@ class FrameCache:
     def _frame_settings(self) -> str:
         return f"{_DECODER} {self.short_side}"
 
-    def _claim_folder(self) -> int:
-        """Make the folder and write to it. The time of that, ns, by the clock of the machine that holds the folder."""
+    def claim(self) -> int:
+        """Make the folder and write to it. The time of that, ns, by the clock of the machine that holds the folder.
+
+        InputError: that cannot be.
+        """
         try:
             for name in ("frames", "labels", "digests"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
@@ -236,6 +242,9 @@ class FrameCache:
         """Write one entry, unless it turns out that it cannot be."""
         if room.failure is not None or entry.exists():
             return
+        if room.full:
+            room.refused += 1
+            return
         try:
             self._write(room, entry, pictures)
         except (VideoError, InputError):
@@ -276,6 +285,7 @@ class _Room:
     def __init__(self, root: Path, limit_bytes: int, began_ns: int) -> None:
         self.failure: str | None = None  # why nothing more can be written
         self.refused = 0  # entries for which there was no room
+        self.full = False  # there is hardly room for any: looking how large each one is would take long
         self._folders = (root / "frames", root / "labels")
         self._limit_bytes = limit_bytes
         self._began_ns = began_ns  # entries not used since then are no one's who is preparing now
@@ -299,6 +309,7 @@ class _Room:
                 self._remove_oldest()
             if size > self._left:
                 self.refused += 1
+                self.full = self._left < self._limit_bytes // 100
                 return False
             file.truncate(size)
             self._left -= size
@@ -315,6 +326,8 @@ class _Room:
         entries = []
         for folder in self._folders:
             for item in os.scandir(folder):
+                if not _OURS.fullmatch(item.name):  # somebody's files, whose folder has such a name too
+                    continue
                 with suppress(FileNotFoundError, PermissionError):
                     status = item.stat()
                     if not item.name.startswith("."):

@@ -3,7 +3,6 @@
 PyAV lets go of Python's lock while it reads and decodes, so threads use all cores without starting processes.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.video import check, probe
 from airstreams.errors import VideoError
+from airstreams.machine import cpus
 
 T = TypeVar("T")
 
@@ -45,14 +45,15 @@ def check_videos(
         return probe(path) if cache is not None and cache.knows_good(path) else check(path)
 
     task = progress.add_task("checking videos", total=len(paths))
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cpus()) as pool:
         for path, reason in zip(paths, pool.map(partial(_complaint, look), paths), strict=True):
             reasons[path] = reason
             progress.advance(task)
     good: list[Video] = []
     bad: list[BadVideo] = []
     for video in videos:
-        reason = reasons[video.path] or _complaint(frame_range, video)
+        is_part = video.start is not None or video.end is not None  # the whole of a good file has frames
+        reason = reasons[video.path] or (_complaint(frame_range, video) if is_part else None)
         if reason is None:
             good.append(video)
         else:

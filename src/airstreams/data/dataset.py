@@ -6,6 +6,7 @@ clips an optimiser step takes does not depend on the number of processes either.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from airstreams.data.transforms import (
     draw_crop,
     square_crops,
 )
-from airstreams.data.video import probe, read_frames
+from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
 
 Key = tuple[int, int, int]
@@ -313,7 +314,33 @@ class VideoViews(Dataset[Views | BadVideo]):
         except VideoError as error:
             return BadVideo(self.videos[index], str(error))
 
+    def in_one_pass(self) -> Iterator[Views]:
+        """The views of parts of one file, which is decoded once: where frames are found by counting, as in AVI, each
+        part by itself is decoded from the file's beginning. The parts are best in the order of their ends.
+
+        VideoError: the file cannot be read.
+        """
+        places_of = [self._places(video) for video in self.videos]
+        uses = Counter(int(place) for places_VT in places_of for place in np.unique(places_VT))
+        frames: dict[int, np.ndarray] = {}
+        wanted = sorted(uses)
+        decoded = zip(wanted, iterate_frames(self.videos[0].path, self.config.decoded_side, wanted), strict=True)
+        for video, places_VT in zip(self.videos, places_of, strict=True):
+            unique = np.unique(places_VT)
+            while unique[-1] not in frames:
+                place, frame = next(decoded)
+                frames[place] = frame
+            yield self._views(video, places_VT, np.stack([frames[place] for place in unique]))
+            uses.subtract(unique.tolist())
+            frames = {place: frame for place, frame in frames.items() if uses[place]}
+
     def _read(self, video: Video) -> Views:
+        places_VT = self._places(video)
+        frames = read_frames(video.path, np.unique(places_VT), self.config.decoded_side)
+        return self._views(video, places_VT, frames)
+
+    def _places(self, video: Video) -> np.ndarray:
+        """The places (V, T) of each view's frames."""
         clip, evaluation = self.config.clip, self.config.evaluation
         part = frame_range(video)
         latest = latest_start(part, clip)
@@ -321,9 +348,13 @@ class VideoViews(Dataset[Views | BadVideo]):
             starts = np.array([(part.first + latest) // 2])
         else:
             starts = np.linspace(part.first, latest, evaluation.views).astype(int)
-        places_VT = np.stack([clip_places(part, int(start), clip) for start in starts])
+        return np.stack([clip_places(part, int(start), clip) for start in starts])
+
+    def _views(self, video: Video, places_VT: np.ndarray, frames_NHW3: np.ndarray) -> Views:
+        """Of a video's frames at the places, each once and in their order."""
+        clip, evaluation = self.config.clip, self.config.evaluation
         unique, inverse = np.unique(places_VT, return_inverse=True)
-        frames = read_frames(video.path, unique, self.config.decoded_side)[inverse.reshape(places_VT.shape)]
+        frames = frames_NHW3[inverse.reshape(places_VT.shape)]
         labelled_frames(self.label_store, video)  # complains where they are not of this video
         labels = read_labels(self.label_store, video, unique)
         mask = _read_mask(video) if self.masks else None

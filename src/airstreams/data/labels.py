@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ import numpy as np
 
 from airstreams.errors import InputError, VideoError, in_a_line
 from airstreams.files import settle, temporary_name, write_json
+from airstreams.machine import cpus
 
 MAPS_A_PIECE = 16
 NO_LABEL = 255
@@ -79,6 +79,8 @@ class LabelStore:
         classes = content["classes"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise InputError(f"{about}: classes is {classes!r}; expected a list of names; {mend}")
+        if not isinstance(content["settings"], dict):
+            raise InputError(f"{about}: settings is {content['settings']!r}; expected names with values; {mend}")
         if not 1 <= len(classes) <= NO_LABEL:
             raise InputError(
                 f"{about} names {len(classes)} classes; expected 1 to {NO_LABEL} with the background, as an id is one "
@@ -186,7 +188,7 @@ class LabelStore:
         ids[:known] = self.renamed
         return ids[maps_MHW]
 
-    def occurring(self, keys: Sequence[str]) -> tuple[str, ...]:
+    def occurring(self, keys: Sequence[str], on_video: Callable[[], None] = lambda: None) -> tuple[str, ...]:
         """The background, and the classes that some pixel of these videos has, in the store's order.
 
         Reads every label map, in parallel; a broken file counts for nothing. InputError as `read`.
@@ -198,8 +200,11 @@ class LabelStore:
             except VideoError:
                 return set()
 
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            seen = {0}.union(*pool.map(ids_of, keys))
+        with ThreadPoolExecutor(max_workers=cpus()) as pool:
+            seen = {0}
+            for ids in pool.map(ids_of, keys):
+                seen |= ids
+                on_video()
         return tuple(name for place, name in enumerate(self.classes) if place in seen)
 
 
@@ -388,10 +393,10 @@ def _array_of(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """An npz file, whose arrays are read when asked for. VideoError: it is broken or lacks one."""
-    # numpy tells the ways in which a file can be broken through as many types of exceptions.
-    broken = (OSError, ValueError, KeyError, TypeError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
     try:
         with np.load(path, allow_pickle=False) as archive:
             yield archive
-    except broken as error:
+    except VideoError:
+        raise
+    except Exception as error:  # numpy tells the ways in which a file can be broken through as many types of them
         raise VideoError(f"{path} cannot be read: {in_a_line(error)}") from error

@@ -8,10 +8,12 @@ them into numbers: it costs a look-up a video, and no list of integers can be re
 import math
 import re
 import unicodedata
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from airstreams.data.labels import LabelStore
@@ -29,7 +31,7 @@ class Action:
     end: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Video:
     """One video, or one segment of it, with what people said about it."""
 
@@ -101,11 +103,22 @@ class Source:
 
 def overlapping(names: Iterable[str], others: Iterable[str]) -> list[str]:
     """Those of the videos of these names that show something of the others: the same file, or parts of it in common."""
-    times: dict[str, list[tuple[float, float]]] = {}
+    parts: dict[str, list[tuple[float, float]]] = {}
     for file, start, end in map(_part_of, others):
-        times.setdefault(file, []).append((start, end))
-    parts = [(name, *_part_of(name)) for name in names]
-    return [name for name, file, start, end in parts if any(start < b and a < end for a, b in times.get(file, ()))]
+        parts.setdefault(file, []).append((start, end))
+    starts: dict[str, list[float]] = {}
+    latest_ends: dict[str, list[float]] = {}  # of the parts up to each one, by their starts
+    for file, times in parts.items():
+        times.sort()
+        starts[file] = [start for start, _ in times]
+        latest_ends[file] = list(accumulate((end for _, end in times), max))
+
+    def overlaps(name: str) -> bool:
+        file, start, end = _part_of(name)
+        begun = bisect_left(starts.get(file, []), end)  # so many begin before its end
+        return begun > 0 and latest_ends[file][begun - 1] > start
+
+    return [name for name in names if overlaps(name)]
 
 
 def _part_of(name: str) -> tuple[str, float, float]:

@@ -5,15 +5,20 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from multiprocessing import reduction
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+FEWER = "or decode with 0 workers (a run's data.workers, annotate's --workers)"
 
 
 def share_memory(tensors: Iterable[object]) -> None:
@@ -30,7 +35,7 @@ def share_memory(tensors: Iterable[object]) -> None:
         except RuntimeError as error:
             raise RuntimeError(
                 f"no shared memory for what a process decoded ({error}); give a container more of it (docker run "
-                "--shm-size=2g), or decode with 0 workers"
+                f"--shm-size=2g), {FEWER}"
             ) from error
 
 
@@ -62,7 +67,32 @@ def die_with_parent(worker: int) -> None:
 
 def processes(workers: int, begin: Callable[[int], None] = bind_to_parent) -> dict[str, Any]:
     """For a `DataLoader` that is to have so many processes: how they start, and what they do first."""
-    return {"num_workers": workers, "multiprocessing_context": _start_method(workers), "worker_init_fn": begin}
+    return {
+        "num_workers": workers,
+        "multiprocessing_context": _start_method(workers),
+        "worker_init_fn": partial(_begin, begin),
+    }
+
+
+def _begin(begin: Callable[[int], None], worker: int) -> None:
+    begin(worker)
+    _open_a_socket()
+
+
+def _open_a_socket() -> None:
+    """Start what will hand memory over on Linux, by a socket in the temporary folder. RuntimeError: that cannot be.
+
+    It would start by itself later, in a thread whose errors nobody hears: the batch would be lost and awaited forever.
+    """
+    if sys.platform == "linux":
+        try:
+            with Path(os.devnull).open("rb") as file:
+                reduction.DupFd(file.fileno())
+        except OSError as error:
+            raise RuntimeError(
+                f"no socket in the temporary folder {tempfile.gettempdir()} ({error}) to hand decoded frames over; set "
+                f"TMPDIR to a folder with a shorter path and room in it, {FEWER}"
+            ) from error
 
 
 def _start_method(workers: int) -> str | None:

@@ -21,6 +21,7 @@ which carry no checksums) shows in the picture and nowhere else.
 
 import operator
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -198,18 +200,19 @@ def check(path: str | os.PathLike[str]) -> VideoInfo:
         VideoError: a short reason without the file's name: `does not exist`, `not a file`, `empty file`,
             `not a video: ...`, `truncated: ...`, `no video stream` or `unreadable: ...`.
     """
-    return _check_version(*_version(path))
+    version = _version(path)
+    _check_version(*version)
+    return _index_of_version(*version).info
 
 
-@lru_cache(maxsize=65536)
-def _check_version(path: str, mtime_ns: int, size: int) -> VideoInfo:
+@lru_cache(maxsize=2**20)
+def _check_version(path: str, mtime_ns: int, size: int) -> None:
     _refuse_truncated(path)
     index = _index_of_version(path, mtime_ns, size)
     with _opened(path) as (container, stream):
         decoded = sum(1 for _ in _frames(container, stream, index))
     if decoded < index.info.frames:
         raise VideoError(f"unreadable: frame {decoded} of {index.info.frames} cannot be decoded")
-    return index.info
 
 
 def _index(path: str | os.PathLike[str]) -> _Index:
@@ -222,6 +225,8 @@ def _version(path: str | os.PathLike[str]) -> tuple[str, int, int]:
         status = Path(path).stat()
     except OSError as error:
         raise VideoError(_reason_not_to_open(path)) from error
+    if not stat.S_ISREG(status.st_mode):  # what is written to a pipe would be awaited forever
+        raise VideoError(_reason_not_to_open(path))
     return os.fspath(path), status.st_mtime_ns, status.st_size
 
 
@@ -289,11 +294,13 @@ def _make_index(first: VideoFrame, times: np.ndarray, pts: np.ndarray | None, ke
 
 def _orientation(frame: VideoFrame) -> _Orientation:
     """Reads the display matrix itself rather than its angle, which is wrong for mirrored pictures."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    # Not frame.side_data, which ties the frame to itself: its picture, 12 MB of 4K, would stay until Python's collector
+    # comes, and that is rarely.
+    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
     if matrix is None:
         return _Orientation(False, False, False)
     # Shown x = a x + c y, shown y = b x + d y; rounded to the nearest quarter turn.
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()  # type: ignore[call-overload]
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     transpose = abs(b) > abs(a)
     return _Orientation(transpose, flip_rows=(b if transpose else d) < 0, flip_columns=(c if transpose else a) < 0)
 

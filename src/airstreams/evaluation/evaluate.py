@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +25,7 @@ from airstreams.evaluation.metrics import METRICS, confusion, outcomes_of, that_
 from airstreams.evaluation.protocols import Scores, metrics_of, score_videos, targets_of
 from airstreams.evaluation.published import deviations, published_for
 from airstreams.files import require_writable, write_json, write_rows
-from airstreams.machine import keep_freed_memory
+from airstreams.machine import cpus, keep_freed_memory
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
 
@@ -109,7 +110,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
             saved,
             good,
             label_store,
-            saved.config.data.workers,
+            min(saved.config.data.workers, cpus()),  # which another machine may have had more of
             on_video=lambda: progress.advance(task, PartialState().num_processes),  # the others are about as far
         )
     scores.left_out += bad
@@ -198,13 +199,14 @@ def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, A
     evaluation = Evaluation(figures, saved.classes, counts, folder)
     if not leads():
         return evaluation
-    write_json(folder / "figures.json", figures)
+    (folder / "figures.json").unlink(missing_ok=True)  # or it could stand beside other figures' scores
     if counts is not None:
         write_json(folder / "confusion.json", {"classes": list(saved.classes), "counts": counts}, indent=None)
-    rows = [
+    scored = (
         (video.name, ";".join(video.labels), saved.classes[int(row.argmax())], *(f"{value:.9g}" for value in row))
         for video, row in zip(scores.videos, answer, strict=True)
-    ]
-    rows += [(bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}") for bad in scores.left_out]
-    write_rows(folder / "scores.csv", ("name", "label", "predicted", *saved.classes), rows)
+    )
+    left_out = ((bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}") for bad in scores.left_out)
+    write_rows(folder / "scores.csv", ("name", "label", "predicted", *saved.classes), chain(scored, left_out))
+    write_json(folder / "figures.json", figures)  # last: where it is, the others are
     return evaluation

@@ -23,6 +23,7 @@ from airstreams.data.labels import NO_LABEL, LabelStore, file_of, read_array, re
 from airstreams.data.listing import Video
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError, VideoError
+from airstreams.machine import cpus
 
 SAMPLES = 12
 SHORT_SIDE = 240  # px, of a frame to look at
@@ -258,6 +259,6 @@ def _overlap(store: LabelStore, key: str, person: int, mask_THW: np.ndarray) -> 
 def _in_parallel(function: Callable[[T], R], things: Iterable[T]) -> Iterator[R]:
     """As `map`, by threads; takes from `things` only some ahead."""
     remaining = iter(things)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=cpus()) as pool:
         while batch := list(islice(remaining, FILES_AHEAD)):
             yield from pool.map(function, batch)

@@ -38,8 +38,8 @@ from airstreams.errors import InputError
 from airstreams.experiments.search import LOOK_EVERY, Search, best_first, counted, open_storage
 from airstreams.experiments.study import RESULTS
 from airstreams.experiments.trials import scored_source, work
-from airstreams.experiments.workers import end
-from airstreams.files import write_json
+from airstreams.experiments.workers import end, start
+from airstreams.files import require_writable, write_json
 from airstreams.recipe import comparable, from_dict
 from airstreams.training.prepare import with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
@@ -67,6 +67,7 @@ def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
     with_segment_classes(search.source, search.config)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    require_writable(search.folder)
     search.folder.mkdir(parents=True, exist_ok=True)
     storage = open_storage(search)
     study = optuna.create_study(storage=storage, study_name=search.name, direction="maximize", load_if_exists=True)
@@ -214,7 +215,7 @@ def _run_workers(
                         process = context.Process(
                             target=work, args=(search, study.study_name, trials, number, workers, errors)
                         )
-                        process.start()
+                        start(process)
                         processes.append(process)
                 died = [process for process in processes if process.exitcode]
                 while not errors.empty():

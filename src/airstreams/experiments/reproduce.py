@@ -28,7 +28,7 @@ from airstreams.data.splits import SPLIT_FILE, read_splits, with_drawn_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
-from airstreams.experiments.workers import at_work, end
+from airstreams.experiments.workers import at_work, end, start
 from airstreams.models import cost
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
@@ -244,7 +244,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
                     receiver, sender = context.Pipe(duplex=False)
                     number = min(set(range(workers)) - {taken for _, _, taken in running.values()})
                     process = context.Process(target=_work, args=(job, number, workers, sender))
-                    process.start()
+                    start(process)
                     sender.close()
                     running[process] = job, receiver, number
                 wait([process.sentinel for process in running])

@@ -27,6 +27,7 @@ from airstreams.experiments.workers import at_work
 from airstreams.recipe import comparable, load_config
 from airstreams.training.loop import train
 from airstreams.training.prepare import may_begin
+from airstreams.training.signals import asked_to_stop
 from airstreams.training.state import FOLDER as STATE_FOLDER
 
 
@@ -56,6 +57,8 @@ def _work_off(search: Search, study: Study, trials: int) -> None:
     searching = study.study_name == search.name
     first_seen: dict[int, float] = {}
     while True:
+        if asked_to_stop.is_set():
+            raise KeyboardInterrupt
         optuna.storages.fail_stale_trials(study)
         everything = study.get_trials(deepcopy=False)
         there = counted(everything)

@@ -1,18 +1,33 @@
 """Processes that train side by side on one machine: each has its share of the threads and of the card's memory."""
 
 import math
-import os
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
+from types import FrameType
 
 import torch
 
-from airstreams.data.loading import bind_to_parent
+from airstreams.data.loading import die_with_parent
 from airstreams.errors import InputError, Stopped, in_words
-from airstreams.training.signals import STOP
+from airstreams.machine import cpus
+from airstreams.training.signals import SAVE, STOP
+
+
+def start(process: SpawnProcess) -> None:
+    """Start a worker, which hears no request to stop before `begin_work`: Python would say what it was importing."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        process.start()
+        return
+    resource_tracker.ensure_running()  # or the first process would start it, and it clears the mask
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end(processes: Iterable[SpawnProcess]) -> None:
@@ -36,10 +51,22 @@ def at_work(number: int, workers: int, device: str, tell: Callable[[Exception], 
         begin_work(number, workers, device)
         yield
     except (KeyboardInterrupt, Stopped):
+        _be_deaf()
         raise SystemExit(1) from None
     except Exception as error:
         tell(as_told(error))
         raise SystemExit(1) from error
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Only once: a terminal's Ctrl-C is followed by the parent's own request."""
+    _be_deaf()
+    raise KeyboardInterrupt
+
+
+def _be_deaf() -> None:
+    for asked in STOP:
+        signal.signal(asked, signal.SIG_IGN)
 
 
 def begin_work(number: int, workers: int, device: str) -> None:
@@ -47,11 +74,15 @@ def begin_work(number: int, workers: int, device: str) -> None:
 
     `device`: the config's.
     """
-    bind_to_parent(0)
-    for asked in STOP:
-        signal.signal(asked, signal.default_int_handler)
+    for asked in STOP:  # never ignored, or what was sent before would be lost
+        signal.signal(asked, _interrupt)
+    for warning in SAVE:
+        signal.signal(warning, signal.SIG_IGN)
+    die_with_parent(0)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     warnings.simplefilter("ignore")
-    share = max(1, (os.cpu_count() or 1) // workers)
+    share = max(1, cpus() // workers)
     torch.set_num_threads(min(share, torch.get_num_threads()))  # which is OMP_NUM_THREADS where that is given
     if device != "cpu" and torch.cuda.is_available():
         take_card(number, workers)

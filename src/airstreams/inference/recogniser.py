@@ -7,11 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from airstreams.data.check import BadVideo
 from airstreams.data.dataset import VideoViews
 from airstreams.data.listing import Video
 from airstreams.data.video import check
-from airstreams.errors import VideoError
 from airstreams.evaluation.protocols import score_views
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
@@ -65,22 +63,20 @@ class Recogniser:
         info = check(video.path)  # decodes it all, as evaluation does: a damaged file is never scored
         duration = info.duration
         length = self.saved.config.evaluation.window
-        windows = []
+        parts, times = list[Video](), list[tuple[float, float]]()
         if duration > 2 * length:
             edges = [index * length for index in range(int(duration / length + 0.5))] + [duration]
             for start, end in pairwise(edges):
-                part = replace(video, start=start, end=end)
                 if len(info.times[(info.times >= start) & (info.times < end)]):  # a still stretch may hold no frame
-                    windows.append(Window(start, end, self._named(self._score(part))))
-        return Prediction(self._named(self._score(video)), windows)
-
-    def _score(self, video: Video) -> Tensor:
-        views = VideoViews([video], self.saved.config)[0]
-        if isinstance(views, BadVideo):
-            raise VideoError(views.reason)
+                    parts.append(replace(video, start=start, end=end))
+                    times.append((start, end))
         answer = self.saved.config.model.answer
-        probabilities, _ = score_views(self.saved, views.clips, [answer])
-        return probabilities[answer]
+        scored = []
+        for views in VideoViews([*parts, video], self.saved.config).in_one_pass():
+            probabilities, _ = score_views(self.saved, views.clips, [answer])
+            scored.append(self._named(probabilities[answer]))
+        windows = [Window(*between, named) for between, named in zip(times, scored[:-1], strict=True)]
+        return Prediction(scored[-1], windows)
 
     def _named(self, probabilities_K: Tensor) -> dict[str, float]:
         order = probabilities_K.argsort(descending=True).tolist()

@@ -126,11 +126,12 @@ def read_description(run: Path) -> Description:
         raise InputError(f"{path}: changed, damaged or of another run than {WEIGHTS}; copy the run again")
     try:
         config = from_dict(content["config"])
-    except InputError as error:
+        described = Description(
+            config, tuple(content["classes"]), tuple(content["segment_classes"]), bool(content["multi_label"])
+        )
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: {error}; {_OTHER_VERSION}") from error
-    return Description(
-        config, tuple(content["classes"]), tuple(content["segment_classes"]), bool(content["multi_label"])
-    )
+    return described
 
 
 def _sums(path: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ import csv
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -373,7 +374,7 @@ def _open(out: Path, teacher: str, classes: tuple[str, ...], settings: Settings)
             probe_file = temporary_name(out / "labels.json")
             probe_file.touch()
             probe_file.unlink()
-        elif out.is_dir() and not all(map(is_temporary, out.iterdir())):
+        elif out.is_dir() and not all(path.name.startswith(".") for path in out.iterdir()):
             raise InputError(f"--out {out}: no store of label maps, and not empty; give a new folder")
         else:
             create(out, teacher, classes, settings.described())
@@ -393,8 +394,9 @@ def _read_left_out(path: Path) -> set[str]:
     """The paths that the last call left out."""
     if not path.is_file():
         return set()
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file, suppress(KeyError, ValueError, csv.Error):
         return {row["path"] for row in csv.DictReader(file)}
+    return set()  # damaged, which costs a second look
 
 
 def _write_left_out(path: Path, left_out: list[tuple[str, str]]) -> None:

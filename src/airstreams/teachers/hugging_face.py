@@ -117,7 +117,7 @@ def load(
     # Of a hub out of reach it tells each of five tries; below it is told once.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         architecture = (config.architectures or ["model of no architecture"])[0]
         if not architecture.endswith(ARCHITECTURES) or not hasattr(transformers, architecture):
             raise InputError(
@@ -129,10 +129,11 @@ def load(
                 f"hf:{model} has {config.num_labels} classes; expected at most {NO_LABEL - 1} beside the background, "
                 "as an id is one byte; take a model with fewer classes"
             )
-        processor = AutoImageProcessor.from_pretrained(model, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(model, backend="pil", trust_remote_code=False)
         network, about = getattr(transformers, architecture).from_pretrained(
             model,
             output_loading_info=True,
+            trust_remote_code=False,
             dtype=torch.float32,  # some are stored in half of it
         )
     except InputError:

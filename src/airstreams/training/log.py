@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from airstreams.data.dataset import Batch
 from airstreams.distributed import gather
+from airstreams.errors import InputError
 from airstreams.files import replacing
 from airstreams.training.state import TrainingState
 
@@ -231,6 +234,7 @@ class Log:
         if self.leads:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
+            os.fsync(self._file.fileno())  # or a power cut could leave a state without what was said before it
             for name, value in _flat(entry):
                 self._board.add_scalar(name, value, entry["step"])
 
@@ -265,25 +269,31 @@ def summary(record: dict[str, Any], epochs: int) -> str:
     return line
 
 
-def last_epoch(run: Path) -> dict[str, Any]:
-    """The record of the last epoch that a run has done."""
-    lines = (run / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    return next(record for record in map(json.loads, reversed(lines)) if "train" in record)
+def record_of(run: Path, epoch: int) -> dict[str, Any]:
+    """The record of one of the epochs that a run has done. InputError: it was lost."""
+    for entry in _entries(run / METRICS_FILE):
+        if "train" in entry and entry["epoch"] == epoch:
+            return entry
+    raise InputError(f"{run / METRICS_FILE}: lacks epoch {epoch}, which is done; `airstreams evaluate` scores the run")
 
 
 def _forget_after(metrics: Path, epoch: int, step: int) -> None:
-    """Drop what is about to be said again, and a line that a crash cut short."""
-    if not metrics.exists():
-        return
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = []
-    for line in lines:
-        if line.endswith("\n"):
-            entry = json.loads(line)
-            if entry["step"] <= step and ("train" not in entry or entry["epoch"] <= epoch):
-                kept.append(line)
+    """Drop what is about to be said again."""
+    kept = [
+        entry
+        for entry in _entries(metrics)
+        if entry["step"] <= step and ("train" not in entry or entry["epoch"] <= epoch)
+    ]
     with replacing(metrics) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+
+
+def _entries(metrics: Path) -> Iterator[dict[str, Any]]:
+    """Of a file that may not be there, but for lines that a crash cut short."""
+    lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+    for line in lines:
+        with suppress(ValueError):
+            yield json.loads(line)
 
 
 def _flat(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -38,9 +38,9 @@ from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.saved import SavedModel
 from airstreams.models.transfer import take_over
-from airstreams.recipe import save_config
+from airstreams.recipe import load_config, save_config
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
-from airstreams.training.log import EpochMetrics, Log, StepClock, StepMetrics, last_epoch, note, summary
+from airstreams.training.log import EpochMetrics, Log, StepClock, StepMetrics, note, record_of, summary
 from airstreams.training.losses import compute_losses, total_loss
 from airstreams.training.prepare import LEFT_OUT, prepare_source, prepare_videos, write_left_out
 from airstreams.training.signals import Signals
@@ -95,7 +95,7 @@ def train(
             _refuse_other_data(state, learns, source, run)
             if state.epoch == config.training.epochs:
                 console.print(f"{run}: all {state.epoch} epochs are done already", soft_wrap=True)
-                return last_epoch(run)
+                return record_of(run, state.epoch)
         torch.manual_seed(config.seed)
         model = build(config.model, len(source.classes), len(segment_classes))
         learnt_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
@@ -109,7 +109,10 @@ def train(
         console.print(f"{counts} of {len(source.classes)} classes")
         sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
         learner = make_learner(model, frozen, config, sampler, accelerator, console)
-        saved = SavedModel(config, source.classes, segment_classes, source.multi_label, learner.result)
+        # As the run began, wherever it goes on: so its description stays the same, and a crash between the model's two
+        # files leaves a pair that belongs together.
+        described = load_config(run / "config.yaml") if resume else config
+        saved = SavedModel(described, source.classes, segment_classes, source.multi_label, learner.result)
         if state is not None:
             _refuse_other_data(state, learns, source, run)
             learner.restore(state.learner)

@@ -45,6 +45,7 @@ def prepare_videos(
     cache = None
     if config.data.cache is not None:
         cache = FrameCache(Path(config.data.cache), round(config.data.cache_gb * 1e9), config.decoded_side)
+        cache.claim()  # complains before the videos are gone through
     bad: list[BadVideo] = []
     with Progress(console=console) as progress:
         if resume:
@@ -104,8 +105,10 @@ def _with_compact_classes(source: Source, console: Console) -> Source:
     store = source.label_store
     if store is None:
         raise InputError(f"{source.name}: --compact-classes needs label maps; give --labels LABELS, or leave it out")
-    keys = [video.label_map for video in source.split("train") if video.label_map is not None]
-    seen = set(gather(list(store.occurring(share(keys)))))
+    keys = share([video.label_map for video in source.split("train") if video.label_map is not None])
+    with Progress(console=console) as progress:
+        task = progress.add_task("looking for classes", total=len(keys))
+        seen = set(gather(list(store.occurring(keys, lambda: progress.advance(task)))))
     kept = [name for name in store.classes if name in seen]
     dropped = [name for name in store.classes if name not in seen]
     console.print(
@@ -150,5 +153,8 @@ def write_left_out(path: Path, bad: list[BadVideo]) -> None:
 
 
 def _read_left_out(path: Path) -> set[str]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return {row["name"] for row in csv.DictReader(file)}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["name"] for row in csv.DictReader(file)}
+    except (KeyError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: damaged ({error!r}); copy the run again, or begin with another --out") from error

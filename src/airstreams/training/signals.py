@@ -17,6 +17,9 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_I
     STOP.append(signal.SIGHUP)
 SAVE = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
+asked_to_stop = threading.Event()
+"""Set with the first request: one that comes after a training's last step is for what follows, if anything does."""
+
 
 class Signals:
     """Notes signals while it is entered; `save` and `stop` say what they asked for.
@@ -44,6 +47,8 @@ class Signals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number in STOP and (not self.has_steps or (number == signal.SIGINT and self.stop)):
             raise KeyboardInterrupt
+        if number in STOP:
+            asked_to_stop.set()
         self.save = True
         self.stop = self.stop or number in STOP
 

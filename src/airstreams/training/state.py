@@ -5,9 +5,8 @@ There is no random generator in it: the draws of data depend on (seed, epoch, dr
 seeded anew for every step.
 """
 
-import pickle
 import re
-import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from airstreams.errors import InputError
-from airstreams.files import replacing
+from airstreams.files import is_temporary, replacing
 
 FOLDER = "state"
 
@@ -45,11 +44,13 @@ def save_state(state: TrainingState, run: Path, keep: int) -> None:
             if isinstance(cause := error.__context__, OSError):
                 raise OSError(cause.errno, cause.strerror, str(path)) from None
             raise
-    # A state of a later step is a damaged one that was passed over; hidden files are what a kill left half-written.
-    states = [path for path in saved_states(run) if _step_of(path) <= state.step]
-    for path in (run / FOLDER).iterdir():
-        if path not in states[:keep]:
-            path.unlink()
+    # A state of a later step is a damaged one that was passed over; temporary files are what a kill left half-written.
+    states = saved_states(run)
+    kept = [path for path in states if _step_of(path) <= state.step][:keep]
+    for path in [*states, *filter(is_temporary, (run / FOLDER).iterdir())]:
+        if path not in kept:
+            with suppress(OSError):  # somebody may be reading it, or have removed it
+                path.unlink()
 
 
 def saved_states(run: Path) -> list[Path]:
@@ -68,7 +69,7 @@ def load_state(run: Path) -> tuple[TrainingState, list[Path]]:
     for path in saved_states(run):
         try:
             return TrainingState(**torch.load(path, map_location="cpu", weights_only=True)), damaged
-        except (RuntimeError, TypeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile):
+        except Exception:  # torch, pickle and zipfile tell of damage in many ways
             damaged.append(path)
     if damaged:
         raise InputError(f"{damaged[0]}: damaged, and there is no other state; start again with a new --out")

@@ -214,7 +214,7 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
 def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str]) -> None:
     """Writes a PNG of a confusion matrix: a row for each true class, a column for each predicted one.
 
-    Colours are shares of the row; up to 30 classes the counts stand in the cells.
+    Colours are shares of the row. Up to 30 classes the counts stand in the cells; above 400 no names stand around them.
 
     Args:
         counts_KK: how many videos of the true class (row) were taken for the predicted one (column).
@@ -231,22 +231,24 @@ def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[s
     share_KK = counts_KK / np.maximum(videos_K1, 1)
     videos = int(videos_K1.sum())
 
-    cell = np.interp(size, [2, 6, 12, 30, 160], [0.95, 0.75, 0.55, 0.4, 0.14])
+    names = classes if size <= 400 else ()  # more would take minutes and gigabytes to draw
+    cell = float(np.interp(size, [2, 6, 12, 30, 160], [0.95, 0.75, 0.55, 0.4, 0.14])) if names else 56 / size
     font = float(np.clip(cell * 72 * 0.75, 4, 10))
     figure = Figure(figsize=(size * cell + 1.2, size * cell + 1.2), facecolor="white")
     # The matrix keeps its size; what stands around it is measured when the picture is saved.
     ax = figure.add_axes((0, 0, size * cell / (size * cell + 1.2), size * cell / (size * cell + 1.2)))
     image = ax.imshow(share_KK, cmap="Blues", vmin=0, vmax=1)
-    ax.set_xticks(range(size), classes, rotation=90 if size > 8 else 45, fontsize=font)
+    ax.set_xticks(range(len(names)), names, rotation=90 if size > 8 else 45, fontsize=font)
     if size <= 8:
         for tick in ax.get_xticklabels():
             tick.set(ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(size), classes, fontsize=font)
+    ax.set_yticks(range(len(names)), names, fontsize=font)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="0.9", linewidth=0.5)
+    if names:
+        ax.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+        ax.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+        ax.grid(which="minor", color="0.9", linewidth=0.5)
     ax.tick_params(which="minor", length=0)
     title_font = float(np.interp(size, [2, 30, 160], [10, 13, 24]))
     ax.set_xlabel("predicted", fontsize=title_font)

@@ -1,0 +1,44 @@
+"""How much of a machine is ours: by the affinity, and by what control groups allow."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import airstreams
+from airstreams.machine import _quotas, cpus
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to CPUs")
+def test_a_process_bound_to_one_cpu_has_one():
+    said = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
+    said += "from airstreams.machine import cpus; print(cpus())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+    assert int(subprocess.check_output([sys.executable, "-c", said], env=environment)) == 1
+    assert 1 <= cpus() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "expected"),
+    [
+        ("0::/jobs/mine", {"jobs/mine/cpu.max": "150000 100000", "jobs/cpu.max": "max 100000"}, [1.5]),
+        ("0::/jobs/mine", {"jobs/mine/cpu.max": "max 100000", "jobs/cpu.max": "50000 100000"}, [0.5]),
+        ("0::/docker/3f", {"cpu.max": "200000 100000"}, [2.0]),  # as a container sees its own group
+        ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "300000", "cpu/a/cpu.cfs_period_us": "100000"}, [3.0]),
+        ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, []),
+        ("4:cpuset:/a", {"cpu/a/cpu.cfs_quota_us": "300000", "cpu/a/cpu.cfs_period_us": "100000"}, []),
+    ],
+    ids=str,
+)
+def test_quotas_are_read_from_the_groups_files_of_both_versions(tmp_path, line, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "groups").write_text(f"3:memory:/elsewhere\n{line}\n")
+    assert list(_quotas(tmp_path / "groups", tmp_path)) == expected
+
+
+def test_where_there_are_no_groups_there_is_no_quota(tmp_path):
+    assert list(_quotas(tmp_path / "absent", tmp_path)) == []
