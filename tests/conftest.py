@@ -3,11 +3,15 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import airstreams
 from airstreams.config import (
     ClipConfig,
     Config,
@@ -21,9 +25,45 @@ from airstreams.config import (
 from airstreams.data.sources import open_source
 from airstreams.data.synthetic import render
 from airstreams.training.loop import train
+from airstreams.training.signals import asked_to_stop
 
 # A shell that starts this in the background has it ignore Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def nobody_asked_to_stop():
+    """Nor does a test that asked a training in this process ask those of the tests after it."""
+    yield
+    asked_to_stop.clear()
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from airstreams.files import alone_in
+with alone_in(Path(sys.argv[1]), "working"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held():
+    """Has another process work alone in a folder meanwhile."""
+    if sys.platform == "win32":
+        pytest.skip("this system has no such locks")
+
+    @contextmanager
+    def hold(folder):
+        environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+        command = [sys.executable, "-c", HOLD, str(folder)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            yield process
+
+    return hold
 
 
 @pytest.fixture(scope="session")

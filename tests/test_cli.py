@@ -542,6 +542,7 @@ def test_under_torchrun_json_is_alone_on_stdout_whatever_libraries_print():
 
 def test_verbs_that_would_do_the_same_in_every_process_are_refused_under_torchrun(call, run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     assert "call airstreams itself" in complaint(call("predict", run, "a.mp4"), "torchrun: predict")
     assert "with --workers N" in complaint(call("evolve", "videos", "--out", "study"), "torchrun: evolve")
 
@@ -583,8 +584,14 @@ def test_no_room_for_the_socket_by_which_memory_is_handed_over_is_told_and_not_a
     options = ("--config", recipe, "--model.streams", "[rgb]", "--data.workers", "1")
     done = in_a_process("train", synthetic / "videos", "--out", tmp_path / "run", *options, TMPDIR=str(temporary))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("airstreams: ")
-    assert f"no socket in the temporary folder {temporary}" in done.stderr.splitlines()[-1]
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"airstreams: no socket in the temporary folder {temporary}")
+
+
+def test_a_training_is_alone_in_its_folder(call, synthetic, recipe, held, tmp_path):
+    with held(tmp_path / "run"):
+        told = call("train", synthetic / "videos", "--out", tmp_path / "run", "--config", recipe)
+    complaint(told, f"{tmp_path / 'run'}: another process is training there")
 
 
 @pytest.mark.parametrize("gone", ["reader", "disk"])

@@ -1,13 +1,10 @@
 """A file under its final name is whole, whatever happens while it is written."""
 
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-import airstreams
 from airstreams.errors import InputError
 from airstreams.files import alone_in, is_temporary, replacing, temporary_name
 
@@ -67,33 +64,21 @@ def test_the_longest_name_can_be_written(tmp_path):
     assert names(tmp_path) == [path.name]
 
 
-HOLD = """
-import sys
-from pathlib import Path
-from airstreams.files import alone_in
-with alone_in(Path(sys.argv[1]), "working"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="this system has no such locks")
-def test_one_process_works_in_a_folder_and_when_it_is_killed_another_may(tmp_path):
-    def hold():
-        environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
-        command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
-
-    with hold() as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == b"held\n"
-        with (
-            pytest.raises(InputError, match=r"run: another process is working there; wait"),
-            alone_in(tmp_path / "run", "working"),
-        ):
+def test_one_process_works_in_a_folder_and_when_it_is_killed_another_may(held, tmp_path):
+    def enter():
+        with alone_in(tmp_path / "run", "working"):
             pass
+
+    with held(tmp_path / "run") as first:
+        with pytest.raises(InputError, match=r"run: another process is working there; wait"):
+            enter()
         first.kill()
-    with hold() as second:
-        assert second.stdout is not None
-        assert second.stdout.readline() == b"held\n"
-    assert not (tmp_path / "run").exists()  # nothing came into it
+        first.wait()
+        enter()
+    with held(tmp_path / "new"):
+        pass
+    assert not (tmp_path / "new").exists()  # nothing came into it
+    (tmp_path / "mine").mkdir()
+    with alone_in(tmp_path / "mine", "working"):
+        pass
+    assert names(tmp_path / "mine") == []

@@ -97,7 +97,8 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(f"--{keys[0]}: reproduce takes no single keys; write them into a recipe and give --config")
         parsed = parser.instantiate(parser.parse_args(with_recipe_paths(argv)))
         call = parsed[parsed.verb]
-        if os.environ.get("WORLD_SIZE", "1") != "1" and parsed.verb not in SHARED_OUT:
+        processes = os.environ.get("WORLD_SIZE", "1") if "LOCAL_RANK" in os.environ else "1"
+        if processes != "1" and parsed.verb not in SHARED_OUT:
             instead = " with --workers N" if "workers" in call else ""
             raise InputError(f"torchrun: {parsed.verb} is not shared out by it; call airstreams itself{instead}")
         call.command, call.config_keys = shlex.join(["airstreams", *argv]), keys
@@ -119,8 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         hints = {"train": "; --resume goes on from the last saved state, if there is one yet"}
         hints |= dict.fromkeys(("annotate", "evolve", "reproduce"), same)
         hint = hints.get(argv[0] if argv else "", "")
-        print(f"airstreams: interrupted{hint}", file=sys.stderr)
-        return FAILED
+        return _complain(f"interrupted{hint}", FAILED, debug=False)
 
 
 def check_data(call: Namespace) -> int:
@@ -621,7 +621,7 @@ def _complain(message: str, status: int, debug: bool) -> int:
         traceback.print_exc()
     # A data-loading process hands its error over with its traceback in front; the last line is the error itself.
     if "Traceback" in message:
-        message = message.strip().splitlines()[-1]
+        message = message.strip().splitlines()[-1].removeprefix("RuntimeError: ")
     with suppress(OSError):
         print(f"airstreams: {in_a_line(message)}", file=sys.stderr)
     return status

@@ -67,25 +67,30 @@ def alone_in(folder: Path, work: str) -> Iterator[None]:
         yield
         return
     require_writable(folder)
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise InputError(f"{folder}: nothing can be written there ({error.strerror}); give another folder") from error
-    with file:
+    made, path = not folder.exists(), folder / ".lock"
+    while True:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no process that decodes inherits it
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise InputError(f"{folder}: another process is {work} there; wait for it or end it") from None
-            # Other errors are of a file system without locks.
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
+            raise InputError(f"{folder}: nothing can be written there ({error.strerror}); give another one") from error
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no process that decodes inherits it
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise InputError(f"{folder}: another process is {work} there; wait for it or end it") from None
+                # Other errors are of a file system without locks.
+            if not (path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino):
+                continue  # who held it before has removed it meanwhile
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+                if made:
+                    with suppress(OSError):  # it is not empty
+                        folder.rmdir()
+            return
 
 
 def temporary_name(path: Path) -> Path:

@@ -80,12 +80,12 @@ def _refuse_wrong_keys(values: Mapping[str, Any], config: type, at: str = "") ->
                 raise InputError(f"{at}{item.name}: got {got}, expected keys below it; indent them, or delete the line")
             _refuse_wrong_keys(given, section, f"{at}{item.name}.")
         elif isinstance(given, list):
-            (kind,) = get_args(types[item.name])
-            for number, element in enumerate(given if isinstance(kind, type) and is_dataclass(kind) else ()):
+            kinds = [kind for kind in get_args(types[item.name]) if isinstance(kind, type) and is_dataclass(kind)]
+            for number, element in enumerate(given if kinds else ()):
                 where = f"{at}{item.name}[{number}]"
                 if not isinstance(element, Mapping):
                     raise InputError(f"{where}: got {element}, expected keys; write some, or delete the line")
-                _refuse_wrong_keys(element, kind, f"{where}.")
+                _refuse_wrong_keys(element, kinds[0], f"{where}.")
         elif given is None and NoneType not in get_args(types[item.name]):
             raise InputError(f"{at}{item.name}: got nothing, expected a value; write one, or delete the line")
 

@@ -82,12 +82,14 @@ def live(pipe):
     try:
         begin_work(0, 1, "cpu")
     except KeyboardInterrupt:
+        os.kill(os.getpid(), signal.SIGTERM)  # the parent's own request
         pipe.send("heard")
 
 if __name__ == "__main__":
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=live, args=(there,))
     start(process)
+    there.close()
     print(here.recv(), here.recv())
     process.join()
 """

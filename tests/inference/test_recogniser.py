@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 import shutil
+import weakref
 from fractions import Fraction
 
 import av
@@ -13,11 +14,12 @@ import torch
 from rich.console import Console
 
 import airstreams
+from airstreams.data import dataset
 from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.data.synthetic import make_clip, render
-from airstreams.data.video import read_frames
+from airstreams.data.video import iterate_frames, read_frames
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.protocols import score_videos
@@ -115,6 +117,25 @@ def test_windows_of_a_long_video_cover_every_frame_once_and_score_their_own_fram
     for window, part in zip(windows, parts, strict=True):
         assert_same(window.probabilities, expected[part.name])
     assert_same(prediction.probabilities, expected["whole"])
+
+
+def test_of_a_long_video_only_some_frames_are_held(run, tmp_path, monkeypatch):
+    render(tmp_path, ("disc",), ("up",), {"test": 1}, frames=300, size=64, seed=1, fps=10)
+    decoded: list[weakref.ref[np.ndarray]] = []
+    held: list[int] = []
+
+    def iterate(path, short_side, places):
+        for frame in iterate_frames(path, short_side, places):
+            held.append(sum(reference() is not None for reference in decoded))
+            decoded.append(weakref.ref(frame))
+            yield frame
+            del frame
+
+    monkeypatch.setattr(dataset, "iterate_frames", iterate)
+    recogniser = Recogniser(with_window(run, 1.0), "cpu")
+    assert len(recogniser.predict(tmp_path / "videos" / "test" / "disc_up" / "000.mp4").windows) == 30
+    assert len(decoded) > 200
+    assert max(held) < 40  # of two windows, and the whole video's
 
 
 def in_avi(path):

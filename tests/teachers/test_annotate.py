@@ -607,6 +607,13 @@ def test_a_folder_that_is_no_store_is_refused_and_stays(annotate, several_sizes,
     assert content(out) == files
 
 
+def test_a_labelling_is_alone_in_its_store(annotate, several_sizes, desk, held, tmp_path):
+    with held(tmp_path / "labels"):
+        told = refusal(annotate(several_sizes, tmp_path / "labels"))
+    assert f"{tmp_path / 'labels'}: another process is annotating there" in told
+    assert calls(desk) == []
+
+
 def test_a_target_that_cannot_be_written_is_refused(annotate, several_sizes, desk, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "labels", tmp_path / "file" / "a" / "b"):

@@ -180,7 +180,6 @@ def test_each_signal_to_stop_asks_for_the_state_to_be_saved_and_the_end(number):
         os.kill(os.getpid(), number)
         assert (signals.save, signals.stop) == (True, True)
     assert asked_to_stop.is_set()
-    asked_to_stop.clear()
 
 
 def test_ctrl_c_saves_the_state_first_and_says_how_to_go_on(videos, config, undisturbed, tmp_path):

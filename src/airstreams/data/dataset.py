@@ -310,7 +310,7 @@ class VideoViews(Dataset[Views | BadVideo]):
 
     def __getitem__(self, index: int) -> Views | BadVideo:
         try:
-            return self._read(self.videos[index])
+            return self.read(self.videos[index])
         except VideoError as error:
             return BadVideo(self.videos[index], str(error))
 
@@ -331,10 +331,13 @@ class VideoViews(Dataset[Views | BadVideo]):
                 place, frame = next(decoded)
                 frames[place] = frame
             yield self._views(video, places_VT, np.stack([frames[place] for place in unique]))
-            uses.subtract(unique.tolist())
-            frames = {place: frame for place, frame in frames.items() if uses[place]}
+            for place in unique.tolist():
+                uses[place] -= 1
+                if not uses[place]:
+                    del frames[place]
 
-    def _read(self, video: Video) -> Views:
+    def read(self, video: Video) -> Views:
+        """The views of one video. VideoError: it cannot be read."""
         places_VT = self._places(video)
         frames = read_frames(video.path, np.unique(places_VT), self.config.decoded_side)
         return self._views(video, places_VT, frames)

@@ -215,8 +215,8 @@ def _run_workers(
                         process = context.Process(
                             target=work, args=(search, study.study_name, trials, number, workers, errors)
                         )
-                        start(process)
                         processes.append(process)
+                        start(process)
                 died = [process for process in processes if process.exitcode]
                 while not errors.empty():
                     causes.append(errors.get())

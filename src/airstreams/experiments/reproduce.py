@@ -37,7 +37,7 @@ from airstreams.training.learner import make_accelerator
 from airstreams.training.log import METRICS_FILE
 from airstreams.training.loop import train
 from airstreams.training.prepare import may_begin, with_segment_classes
-from airstreams.training.signals import interrupted_by_signals
+from airstreams.training.signals import asked_to_stop, interrupted_by_signals
 
 
 @dataclass(frozen=True)
@@ -244,9 +244,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
                     receiver, sender = context.Pipe(duplex=False)
                     number = min(set(range(workers)) - {taken for _, _, taken in running.values()})
                     process = context.Process(target=_work, args=(job, number, workers, sender))
+                    running[process] = job, receiver, number
                     start(process)
                     sender.close()
-                    running[process] = job, receiver, number
                 wait([process.sentinel for process in running])
                 for process in [process for process in running if process.exitcode is not None]:
                     job, receiver, _ = running.pop(process)
@@ -287,6 +287,8 @@ def _do(job: Job) -> None:
     if not begun and not may_begin(job.folder):
         raise InputError(f"{job.folder}: holds something else; delete it, or give another --out")
     train(job.source, job.config, job.folder, begun, quiet, None if begun else job.init)
+    if asked_to_stop.is_set():
+        raise KeyboardInterrupt
     evaluate(job.folder, job.source, "test", quiet)
 
 

@@ -1,6 +1,7 @@
 """Processes that train side by side on one machine: each has its share of the threads and of the card's memory."""
 
 import math
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +15,19 @@ import torch
 from airstreams.data.loading import die_with_parent
 from airstreams.errors import InputError, Stopped, in_words
 from airstreams.machine import cpus
-from airstreams.training.signals import SAVE, STOP
+from airstreams.training.signals import SAVE, STOP, asked_to_stop
 
 
 def start(process: SpawnProcess) -> None:
-    """Start a worker, which hears no request to stop before `begin_work`: Python would say what it was importing."""
+    """Start a worker, which hears no signal before `begin_work`: Python would say what it was importing.
+
+    It should be where `end` finds it by then: what comes meanwhile is raised when it has started.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         process.start()
         return
     resource_tracker.ensure_running()  # or the first process would start it, and it clears the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [*STOP, *SAVE])
     try:
         process.start()
     finally:
@@ -32,7 +36,7 @@ def start(process: SpawnProcess) -> None:
 
 def end(processes: Iterable[SpawnProcess]) -> None:
     """Ask workers to stop, and wait for them: what they train is saved where it is."""
-    processes = list(processes)
+    processes = [process for process in processes if process.pid is not None]  # those that were started
     for process in processes:
         process.terminate()
     for process in processes:
@@ -52,6 +56,8 @@ def at_work(number: int, workers: int, device: str, tell: Callable[[Exception], 
         yield
     except (KeyboardInterrupt, Stopped):
         _be_deaf()
+        for loader in multiprocessing.active_children():  # or Python, at its end, could wait for one that heard nothing
+            loader.kill()
         raise SystemExit(1) from None
     except Exception as error:
         tell(as_told(error))
@@ -59,14 +65,15 @@ def at_work(number: int, workers: int, device: str, tell: Callable[[Exception], 
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Only once: a terminal's Ctrl-C is followed by the parent's own request."""
+    """Raise only once: a terminal's Ctrl-C is followed by the parent's own request."""
+    asked_to_stop.set()  # should the exception be lost, as in the end of an object
     _be_deaf()
     raise KeyboardInterrupt
 
 
 def _be_deaf() -> None:
     for asked in STOP:
-        signal.signal(asked, signal.SIG_IGN)
+        signal.signal(asked, lambda number, frame: None)  # of SIG_IGN Python complains where one is under way
 
 
 def begin_work(number: int, workers: int, device: str) -> None:
@@ -80,7 +87,7 @@ def begin_work(number: int, workers: int, device: str) -> None:
         signal.signal(warning, signal.SIG_IGN)
     die_with_parent(0)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*STOP, *SAVE])
     warnings.simplefilter("ignore")
     share = max(1, cpus() // workers)
     torch.set_num_threads(min(share, torch.get_num_threads()))  # which is OMP_NUM_THREADS where that is given

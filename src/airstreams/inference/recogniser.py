@@ -71,8 +71,9 @@ class Recogniser:
                     parts.append(replace(video, start=start, end=end))
                     times.append((start, end))
         answer = self.saved.config.model.answer
+        reader = VideoViews([*parts, video], self.saved.config)
         scored = []
-        for views in VideoViews([*parts, video], self.saved.config).in_one_pass():
+        for views in reader.in_one_pass() if parts else [reader.read(video)]:
             probabilities, _ = score_views(self.saved, views.clips, [answer])
             scored.append(self._named(probabilities[answer]))
         windows = [Window(*between, named) for between, named in zip(times, scored[:-1], strict=True)]

@@ -69,6 +69,8 @@ def load_state(run: Path) -> tuple[TrainingState, list[Path]]:
     for path in saved_states(run):
         try:
             return TrainingState(**torch.load(path, map_location="cpu", weights_only=True)), damaged
+        except MemoryError:
+            raise
         except Exception:  # torch, pickle and zipfile tell of damage in many ways
             damaged.append(path)
     if damaged:
