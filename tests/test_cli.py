@@ -599,8 +599,11 @@ def test_training_goes_on_when_nobody_can_hear_it_any_more(synthetic, recipe, tm
     command = [sys.executable, "-m", "airstreams", "train", str(synthetic / "videos"), "--out", str(tmp_path / "run")]
     command += ["--config", str(recipe), "--model.streams", "[rgb]"]
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
-    with Path("/dev/full").open("w") as full:
-        heard = subprocess.PIPE if gone == "reader" else full
+    full = Path("/dev/full")
+    if gone == "disk" and not full.exists():
+        pytest.skip("this system has no device that is always full")
+    with (full if gone == "disk" else Path(os.devnull)).open("w") as disk:
+        heard = subprocess.PIPE if gone == "reader" else disk
         process = subprocess.Popen(command, env=environment, stderr=heard, stdout=subprocess.DEVNULL)
         if process.stderr is not None:
             process.stderr.readline()

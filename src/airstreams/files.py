@@ -6,10 +6,12 @@ import json
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 from airstreams.errors import InputError
 
@@ -61,36 +63,45 @@ def alone_in(folder: Path, work: str) -> Iterator[None]:
 
     The folder is made if need be, and removed if nothing came into it. InputError: another process is at work there.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if sys.platform == "win32":  # which has no such locks
         yield
         return
     require_writable(folder)
     made, path = not folder.exists(), folder / ".lock"
-    while True:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+    except OSError as error:
+        raise InputError(f"{folder}: nothing can be written there ({error.strerror}); give another one") from error
+    if lock is None:
+        raise InputError(f"{folder}: another process is {work} there; wait for it or end it")
+    with lock:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            if made:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """The file, opened and locked until it is closed; None: another process has it."""
+    import fcntl  # which Windows has not
+
+    while True:
+        file = path.open("w")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no process that decodes inherits it
         except OSError as error:
-            raise InputError(f"{folder}: nothing can be written there ({error.strerror}); give another one") from error
-        with file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no process that decodes inherits it
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise InputError(f"{folder}: another process is {work} there; wait for it or end it") from None
-                # Other errors are of a file system without locks.
-            if not (path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino):
-                continue  # who held it before has removed it meanwhile
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-                if made:
-                    with suppress(OSError):  # it is not empty
-                        folder.rmdir()
-            return
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.close()
+                return None
+            # Other errors are of a file system without locks.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return file
+        file.close()  # who held it before has removed it meanwhile
 
 
 def temporary_name(path: Path) -> Path:

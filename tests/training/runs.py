@@ -1,6 +1,5 @@
 """What tests of trainings share: a config with one stream, and reading back what a run wrote."""
 
-import csv
 import json
 from dataclasses import replace
 
@@ -22,11 +21,3 @@ def entries(run):
 
 def epochs(run):
     return [entry for entry in entries(run) if "train" in entry]
-
-
-def write_csv(path, header, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    return path

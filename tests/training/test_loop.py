@@ -23,6 +23,7 @@ from airstreams.data.sources import open_source
 from airstreams.data.splits import learnt_from, read_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
+from airstreams.files import write_rows
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.recipe import load_config
@@ -30,7 +31,7 @@ from airstreams.training import loop
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.loop import train
 from airstreams.training.state import load_state
-from tests.training.runs import epochs, of_one_stream, write_csv
+from tests.training.runs import epochs, of_one_stream
 
 QUIET = Console(quiet=True)
 
@@ -235,7 +236,8 @@ def test_multi_label_data_trains_and_evaluates_to_a_mean_average_precision(video
         for path in sorted(videos.rglob("*.mp4"))
     ]
     rows[0] = (rows[0][0], "", rows[0][2])  # a video without actions
-    listing = write_csv(tmp_path / "videos.csv", ("path", "label", "split"), rows)
+    listing = tmp_path / "videos.csv"
+    write_rows(listing, ("path", "label", "split"), rows)
     config = replace(tiny, model=replace(tiny.model, streams=["rgb", "flow"]), training=TrainingConfig(1, 4))
     run = tmp_path / "run"
     train(open_source(str(listing)), config, run, False, QUIET)
@@ -254,7 +256,8 @@ def test_multi_label_data_trains_and_evaluates_to_a_mean_average_precision(video
 def test_a_validation_part_without_any_action_chooses_no_epoch_but_the_last(videos, tiny, tmp_path):
     rows = [(path.relative_to(tmp_path), path.parent.name.replace("_", ";"), "train") for path in videos.rglob("*.mp4")]
     rows[:2] = [(path, "", "val") for path, _, _ in rows[:2]]
-    listing = write_csv(tmp_path / "videos.csv", ("path", "label", "split"), rows)
+    listing = tmp_path / "videos.csv"
+    write_rows(listing, ("path", "label", "split"), rows)
     train(open_source(str(listing)), of_one_stream(tiny), tmp_path / "run", False, QUIET)
     assert epochs(tmp_path / "run")[-1]["val"]["map"] is None
     assert saved_models.load(tmp_path / "run").classes == ("disc", "left", "square", "up")

@@ -13,11 +13,12 @@ from airstreams.data.sources import open_source
 from airstreams.data.splits import read_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
+from airstreams.files import write_rows
 from airstreams.models import saved as saved_models
 from airstreams.recipe import load_config
 from airstreams.training import loop, prepare
 from airstreams.training.loop import train
-from tests.training.runs import epochs, of_one_stream, write_csv
+from tests.training.runs import epochs, of_one_stream
 
 QUIET = Console(quiet=True)
 
@@ -103,7 +104,8 @@ def test_data_without_splits_gets_a_seeded_split_that_keeps_groups_together(vide
         (path.relative_to(tmp_path), path.parent.name, f"{path.parent.name}-{int(path.stem) // 2}")
         for path in sorted((videos / "train").rglob("*.mp4"))
     ]
-    listing = write_csv(tmp_path / "videos.csv", ("path", "label", "group"), rows)
+    listing = tmp_path / "videos.csv"
+    write_rows(listing, ("path", "label", "group"), rows)
     config = of_one_stream(tiny)
     drawn = []
     for number, seed in enumerate((0, 0, 5)):

@@ -47,10 +47,10 @@ class Signals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number in STOP and (not self.has_steps or (number == signal.SIGINT and self.stop)):
             raise KeyboardInterrupt
-        if number in STOP:
-            asked_to_stop.set()
         self.save = True
-        self.stop = self.stop or number in STOP
+        if number in STOP:
+            self.stop = True
+            asked_to_stop.set()
 
 
 @contextmanager
