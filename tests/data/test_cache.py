@@ -402,7 +402,8 @@ def test_the_bound_holds_for_processes_that_build_at_once(data, root, source):
     limit, count = 8 * ENTRY, 3
     build_at_once([start_build(data, root, limit) for _ in range(count)])
     used = sum(path.stat().st_size for kind in ("frames", "labels") for path in entries(root, kind))
-    assert 6 * ENTRY < used <= limit + (count - 1) * ENTRY
+    under_way = count * cpus() * ENTRY  # counts while it is written, also where several write the same entry
+    assert max(0, limit - under_way) < used <= limit + (count - 1) * ENTRY
     prepare(root, source, limit)
     assert sum(path.stat().st_size for kind in ("frames", "labels") for path in entries(root, kind)) <= limit
 

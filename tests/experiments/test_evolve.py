@@ -11,7 +11,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ import torch
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
+from sqlalchemy import create_engine
 
 import airstreams
 from airstreams.cli import main
@@ -581,6 +584,27 @@ def postgresql():
             subprocess.run([*control, "-m", "immediate", "stop"], **run)
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_workers_that_begin_with_one_empty_database_at_once(kind, request, source, recipe, tmp_path):
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    if kind == "postgresql":
+        server = request.getfixturevalue(kind).rpartition("/")[0]
+        engine = create_engine(f"{server.replace('://', '+pg8000://')}/postgres", isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("CREATE DATABASE fresh")
+        url = f"{server}/fresh"
+    workers = 8
+    at_once = threading.Barrier(workers)
+
+    def begin(number):
+        search = Search(source, recipe, tmp_path / "many", url, trials=1)
+        at_once.wait()
+        return optuna.create_study(storage=open_storage(search), study_name="many", load_if_exists=True).study_name
+
+    with ThreadPoolExecutor(workers) as pool:
+        assert list(pool.map(begin, range(workers))) == ["many"] * workers
 
 
 def test_four_workers_on_postgresql_of_which_two_are_killed(postgresql, synthetic, recipe, tmp_path):

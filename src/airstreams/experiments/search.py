@@ -1,7 +1,9 @@
 """A search for loss weights, and its trials in a storage that workers, on one machine or many, share."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +11,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from airstreams.config import Config
 from airstreams.data.listing import Source
@@ -17,6 +19,7 @@ from airstreams.errors import InputError, in_a_line
 
 HEARTBEAT = 20  # s
 LOOK_EVERY = 1.0  # s from one look into the storage to the next
+OPENINGS = 10  # tries, of a storage
 RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
 
 SamplerName = Literal["tournament", "tpe", "random"]
@@ -55,16 +58,18 @@ def open_storage(search: Search) -> RDBStorage:
     if url.startswith("postgresql://"):  # the driver whose licence is permissive
         url = url.replace("postgresql://", "postgresql+pg8000://", 1)
     # SQLite lets one process write at a time; the others are to wait, not to fail.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True, "pool_size": 1}
     retry = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
+    open_once = partial(
+        RDBStorage,
+        url,
+        options,
+        heartbeat_interval=search.heartbeat,
+        grace_period=4 * search.heartbeat,
+        heartbeat_stale_trial_callback=retry,
+    )
     try:
-        storage = RDBStorage(
-            url,
-            options,
-            heartbeat_interval=search.heartbeat,
-            grace_period=4 * search.heartbeat,
-            heartbeat_stale_trial_callback=retry,
-        )
+        storage = _opened(open_once)
         if storage.engine.dialect.name == "sqlite":
             _lock_while_reading(storage.engine)
         return storage
@@ -78,6 +83,22 @@ def open_storage(search: Search) -> RDBStorage:
             f"--storage: the database cannot be used ({reason}); expected a URL such as "
             "postgresql://user:password@host/database of a database that runs"
         ) from error
+
+
+def _opened(open_once: Callable[[], RDBStorage]) -> RDBStorage:
+    """What `open_once` gives, tried again while others that begin with the same empty database are in its way.
+
+    Optuna makes the tables that it finds missing. Of several workers that start at once each finds them missing, one
+    makes them, and the others' statements fail.
+    """
+    for _ in range(OPENINGS - 1):
+        try:
+            return open_once()
+        except DBAPIError as error:
+            if error.statement is None:  # there is no connection
+                raise
+            time.sleep(0.1)
+    return open_once()
 
 
 def _lock_while_reading(engine: Engine) -> None:
