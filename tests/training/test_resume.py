@@ -292,11 +292,13 @@ def a_state(step):
 
 
 def test_only_the_newest_states_are_kept_and_half_written_ones_are_cleared_away(tmp_path):
-    left = tmp_path / "state" / ".123.step-000000001.pt"
+    left = [tmp_path / "state" / ".123.step-000000001.pt", tmp_path / ".123.model.safetensors"]
     for step in range(5):
         save_state(a_state(step), tmp_path, keep=2)
-        left.write_bytes(b"half")
+        for path in left:
+            path.write_bytes(b"half")
     save_state(a_state(5), tmp_path, keep=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000004.pt", "step-000000005.pt"]
     assert load_state(tmp_path)[0].step == 5
     # After a damaged one was passed over, it does not count among those kept.

@@ -8,6 +8,7 @@ seeded anew for every step.
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def save_state(state: TrainingState, run: Path, keep: int) -> None:
     # A state of a later step is a damaged one that was passed over; temporary files are what a kill left half-written.
     states = saved_states(run)
     kept = [path for path in states if _step_of(path) <= state.step][:keep]
-    for path in [*states, *filter(is_temporary, (run / FOLDER).iterdir())]:
+    for path in [*states, *filter(is_temporary, chain(run.iterdir(), (run / FOLDER).iterdir()))]:
         if path not in kept:
             with suppress(OSError):  # somebody may be reading it, or have removed it
                 path.unlink()
