@@ -1,6 +1,7 @@
 """Ground truth: every rendered frame carries its own number as a bar code that survives compression and shows turns."""
 
 import gc
+import io
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from av.video.frame import VideoFrame
+from PIL import Image
 
 from airstreams.data.video import check, iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
@@ -288,6 +290,27 @@ def test_frames_stand_upright(tmp_path, turn):
             )
 
 
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 1), (8, 3)])
+def test_a_cameras_exif_turns_frames_and_makes_no_file_bad(tmp_path, orientation, turns):
+    """A kind of side data that PyAV may not know stands beside the display matrix then."""
+    path, entries = tmp_path / "camera.avi", Image.Exif()
+    entries[0x0112], entries[0x010F] = orientation, "maker"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=30)
+        stored = [np.rot90(picture(number), turns) for number in range(20)]
+        stream.height, stream.width = stored[0].shape[:2]
+        stream.pix_fmt = "yuvj420p"
+        out.start_encoding()
+        for number, image in enumerate(stored):
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, "JPEG", exif=entries)
+            packet = av.Packet(file.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            out.mux(packet)
+    check(path)
+    assert numbers_in(read_frames(path, [7, 19, 0])) == [7, 19, 0]
+
+
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("name", ["short.mp4", "short.avi", "short.webm"])
 def test_the_shortest_videos(tmp_path, name, frames):
@@ -501,6 +524,12 @@ def test_what_is_no_video(tmp_path):
     for name in ("text.mp4", "text.avi"):
         (tmp_path / name).write_text("not a video, for all its name\n" * 100)
         assert reason(tmp_path / name).startswith("not a video: ")
+    for name in ("notes.txt", "read.nfo"):  # which FFmpeg would show as a picture of their letters
+        (tmp_path / name).write_text("not a video, for all its letters\n" * 100)
+        assert reason(tmp_path / name) == "not a video: a picture or a text"
+    for name in ("photo.jpg", "photo.png", "photo.webp"):
+        Image.fromarray(picture(0)).save(tmp_path / name)
+        assert reason(tmp_path / name) == "not a video: a picture or a text"
     (tmp_path / "zeros.mp4").write_bytes(bytes(10_000))
     assert reason(tmp_path / "zeros.mp4").startswith("not a video: ")
 

@@ -19,8 +19,10 @@ and marks the frame, which is then refused; damage that leaves a decodable strea
 which carry no checksums) shows in the picture and nowhere else.
 """
 
+import math
 import operator
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +46,8 @@ _MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
 _CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
 # Old files' tags need not be UTF-8, which PyAV before 19 complains of unless it is told not to.
 _TAGS: Any = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+# FFmpeg draws a text as a picture of its letters, and shows a photo as a video of one frame.
+_NO_VIDEO = re.compile(r"tty|bin|xbin|adf|idf|image2|\w+_pipe")  # its names
 _CUT_S = 0.25  # how much earlier than its header says a file may end, s: headers round, and count other streams' tails
 
 
@@ -296,11 +300,16 @@ def _orientation(frame: VideoFrame) -> _Orientation:
     """Reads the display matrix itself rather than its angle, which is wrong for mirrored pictures."""
     # Not frame.side_data, which ties the frame to itself: its picture, 12 MB of 4K, would stay until Python's collector
     # comes, and that is rarely.
-    matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
-    if matrix is None:
-        return _Orientation(False, False, False)
     # Shown x = a x + c y, shown y = b x + d y; rounded to the nearest quarter turn.
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    try:
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
+    except ValueError:  # beside it stands data of a kind that PyAV does not know, such as a camera's EXIF
+        angle = math.radians(frame.rotation)
+        a, b, c, d = math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
+    else:
+        if matrix is None:
+            return _Orientation(False, False, False)
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     transpose = abs(b) > abs(a)
     return _Orientation(transpose, flip_rows=(b if transpose else d) < 0, flip_columns=(c if transpose else a) < 0)
 
@@ -441,6 +450,8 @@ def _opened(
     with container:
         if not len(container.streams):
             raise VideoError(_reason_not_to_open(path))
+        if _NO_VIDEO.fullmatch(container.format.name):
+            raise VideoError("not a video: a picture or a text")
         covers = av.stream.Disposition.attached_pic
         stream = next((stream for stream in container.streams.video if not stream.disposition & covers), None)
         if stream is None:
