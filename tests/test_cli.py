@@ -88,6 +88,20 @@ def test_check_data_lists_each_bad_file_with_its_reason_and_fails(call, videos):
         assert f"{path}: {reason}" in out
 
 
+def test_check_data_lists_all_files_that_are_missing_and_training_refuses_them(call, videos, tmp_path):
+    names = sorted(path.relative_to(videos).as_posix() for path in (videos / "train").rglob("*.mp4"))
+    for name in names[:3]:
+        (videos / name).unlink()
+    listed = videos / "list.csv"
+    listed.write_text("path,label\n" + "".join(f"{name},{name.split('/')[1]}\n" for name in names))
+    found = with_json(call("check-data", listed, "--json"), status=1)
+    assert (found["videos"], found["good"]) == (24, 21)
+    assert [(item["name"], item["reason"]) for item in found["bad"]] == [(name, "does not exist") for name in names[:3]]
+    complaint(call("train", listed, "--out", tmp_path / "run"), "3 of 24 rows", "`airstreams check-data` lists them")
+    (tmp_path / "list.csv").write_bytes(listed.read_bytes())
+    complaint(call("check-data", tmp_path / "list.csv"), "24 of 24 rows", f"expected paths relative to {tmp_path}")
+
+
 def test_square_brackets_in_names_are_shown_as_they_are(call, videos):
     (videos / "train" / "disc_up").rename(videos / "train" / "walk [slow]")
     (videos / "test" / "disc_up").rename(videos / "test" / "walk [slow]")

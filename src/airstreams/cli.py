@@ -128,7 +128,7 @@ def check_data(call: Namespace) -> int:
     from airstreams.data.check import check_videos
     from airstreams.data.sources import open_source
 
-    source = open_source(call.source)
+    source = open_source(call.source, missing_too=True)
     for remark in source.remarks:
         stderr.print(remark, soft_wrap=True)
     with Progress(console=stderr) as progress:

@@ -15,8 +15,11 @@ REQUIRED_COLUMNS = ("path", "label")
 OPTIONAL_COLUMNS = ("split", "start", "end", "group")
 
 
-def read_csv(data: str, path: Path) -> Source:
-    """The videos of a list. InputError: a row that does not fit, with its line, or a file that is not there."""
+def read_csv(data: str, path: Path, missing_too: bool = False) -> Source:
+    """The videos of a list; `missing_too`: also those that are not there, as long as others are.
+
+    InputError: a row that does not fit, with its line, or a video that is not there.
+    """
     rows = [
         (line, {name: cell.strip() for name, cell in row.items()})
         for line, row in read_rows(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
@@ -40,11 +43,12 @@ def read_csv(data: str, path: Path) -> Source:
         videos.append(video)
         if not video.path.is_file():
             missing.append(video)
-    if missing:
+    if missing and not (missing_too and len(missing) < len(videos)):
         name = missing[0].name
         raise InputError(
             f"{path}, line {line_of[name]}: there is no file {missing[0].path}, and {len(missing)} of {len(rows)} rows "
-            f"name files that are missing; expected paths relative to {path.parent}; mend the paths or delete the rows"
+            f"name files that are missing; expected paths relative to {path.parent}; mend the paths or delete the rows "
+            "(`airstreams check-data` lists them)"
         )
     unsplit = [video for video in videos if video.split is None]
     if 0 < len(unsplit) < len(videos):

@@ -25,12 +25,13 @@ VIDEO_SUFFIXES = (
 _NAMES_OF_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "eval", "evaluation", "testing"}
 
 
-def open_source(data: str, labels: Path | None = None, to_learn_from: bool = True) -> Source:
+def open_source(data: str, labels: Path | None = None, to_learn_from: bool = True, missing_too: bool = False) -> Source:
     """List the videos of `data`: a folder, a CSV file or NAME:ROOT[?key=value&...].
 
     `labels`: the folder of a label store, which goes before one that the data set brings along; its keys are the
     videos' names without suffix. `to_learn_from`: refuse what no model could learn from, such as a single class; what
-    is there to be scored may be so. InputError when anything is missing or contradicts itself.
+    is there to be scored may be so. `missing_too`: list what a CSV file names, also where it is not
+    there. InputError when anything is missing or contradicts itself.
     """
     path = Path(data)
     if path.is_dir():
@@ -41,7 +42,7 @@ def open_source(data: str, labels: Path | None = None, to_learn_from: bool = Tru
     elif path.is_file() and _is_video(path.name):
         raise InputError(f"{data} is a video; expected a folder of class folders or a CSV file; predict takes videos")
     elif path.is_file():
-        source = read_csv(data, path)
+        source = read_csv(data, path, missing_too)
     elif ":" in data:
         source = replace(open_benchmark(data), name=data)
     else:
