@@ -3,12 +3,10 @@
 import csv
 import math
 import re
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from airstreams.data.listing import SPLITS, Source, Video, composed, listed, overlapping, some, without_suffix
+from airstreams.data.listing import SPLITS, Source, Video, composed, listed, some, without_suffix
 from airstreams.errors import InputError
 
 REQUIRED_COLUMNS = ("path", "label")
@@ -56,19 +54,7 @@ def read_csv(data: str, path: Path, missing_too: bool = False) -> Source:
             f"{path}, line {line_of[unsplit[0].name]}: no split, as in {len(unsplit)} of {len(rows)} rows; "
             "expected one in every row or in none; fill the column or delete it"
         )
-    return replace(listed(data, videos, multi_label), remarks=_leaks(videos))
-
-
-def _leaks(videos: Sequence[Video]) -> tuple[str, ...]:
-    """What stands in more than one split, so that a model is scored by what it has learnt from."""
-    splits_of: dict[str, set[str]] = defaultdict(set)
-    for video in videos:
-        if video.group and video.split:
-            splits_of[video.group].add(video.split)
-    shared = [f"the group {group}" for group, splits in splits_of.items() if len(splits) > 1]
-    learnt_from = [video.name for video in videos if video.split == "train"]
-    shared += overlapping([video.name for video in videos if video.split in ("val", "test")], learnt_from)
-    return (f"beware: in more than one split, and so scored by what was learnt: {some(shared)}",) if shared else ()
+    return listed(data, videos, multi_label)
 
 
 def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:

@@ -2,12 +2,13 @@
 
 DATA is a folder of class folders, a folder with `train/`, `val/`, `test/` of class folders, a CSV file, or a published
 data set (`benchmarks/`). Everything is checked before anything runs, and what does not fit is refused with the place
-and the way to mend it: a mistake in a list costs a second here and a night of training later. No video is opened;
-whether each one decodes is the business of `check-data`.
+and the way to mend it: a mistake in a list costs a second here and a night of training later. No video is decoded;
+whether each one can be is the business of `check-data`.
 """
 
 import functools
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ from airstreams.data.benchmarks import BENCHMARKS, open_benchmark
 from airstreams.data.csv_list import read_csv
 from airstreams.data.labels import LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, composed, listed, some, without_suffix
+from airstreams.data.remarks import leaks, nearly_one_class, one_level_too_high, with_copies_in_groups
 from airstreams.errors import InputError
 
 VIDEO_SUFFIXES = (
@@ -52,6 +54,8 @@ def open_source(data: str, labels: Path | None = None, to_learn_from: bool = Tru
         )
     if path.exists():
         _refuse_files_with_two_names(source)
+        source = with_copies_in_groups(source)
+        source = replace(source, remarks=(*source.remarks, *leaks(source.videos), *nearly_one_class(source.classes)))
     if to_learn_from:
         _check_classes(source)
     if to_learn_from or labels is not None or source.label_store is not None:
@@ -93,7 +97,9 @@ def _read_folder(data: str, root: Path) -> Source:
                 empty.append(folder.relative_to(root).as_posix())
             for path in paths:
                 name, label = path.relative_to(root).as_posix(), composed(folder.name)
-                videos.append(Video(path, composed(name), (label,), split, label_map=without_suffix(name)))
+                recording = re.fullmatch(r"(.+_g\d+)_c\d+", path.stem)  # so UCF-101 calls the clips of one
+                group = None if recording is None else composed(recording[1])
+                videos.append(Video(path, composed(name), (label,), split, group=group, label_map=without_suffix(name)))
     if not videos:
         raise InputError(
             f"{data} holds no videos; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, .mov or .webm"
@@ -104,6 +110,10 @@ def _read_folder(data: str, root: Path) -> Source:
     if others:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(5))
         remarks.append(f"{others.total()} files passed over, which are no videos by their names: {kinds}")
+    if not splits_only:
+        remarks += one_level_too_high(videos)
+        if any(video.group for video in videos):
+            remarks.append("clips of one recording by their names, as UCF-101's v_Biking_g01_c01, stay together")
     return replace(listed(data, videos, multi_label=False), remarks=tuple(remarks))
 
 
@@ -154,9 +164,12 @@ def _check_classes(source: Source) -> None:
         return
     classes = {label for video in videos for label in video.labels}
     if not classes or (len(classes) == 1 and all(len(video.labels) == 1 for video in videos)):
+        mend = "add a folder or rows with videos of another one"
+        if Path(data).is_dir() and all(len(PurePosixPath(video.name).parts) > 2 for video in videos):
+            inner = Path(data) / PurePosixPath(videos[0].name).parts[0]
+            mend += f", or give {inner} if the folders in it are the classes"
         raise InputError(
-            f"{data} has only the class {some(sorted(classes))}; expected at least 2 classes to tell apart; "
-            "add a folder or rows with videos of another one"
+            f"{data} has only the class {some(sorted(classes))}; expected at least 2 classes to tell apart; {mend}"
         )
     trained = {label for video in videos if video.split in (None, "train") for label in video.labels}
     unseen = sorted(classes - trained)

@@ -1,0 +1,100 @@
+"""What is told of a list of videos that may well not be meant so, and what comes of it."""
+
+import pytest
+
+from airstreams.data.sources import open_source
+from airstreams.data.splits import automatic_split
+from airstreams.errors import InputError
+
+
+def write(root, **contents):
+    """Files whose bytes are no video's, which nobody looks at here. `a__b` is b.mp4 in the folder a."""
+    for name, content in contents.items():
+        path = root / f"{name.replace('__', '/')}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def test_copies_are_told_and_stay_together(tmp_path):
+    long = bytes(range(256)) * 1000
+    others = {f"{label}__{number}": bytes([number + 1]) * 9 for label in ("clap", "wave") for number in range(20)}
+    write(tmp_path, **others, clap__copy=long, clap__once_more=long, clap__other_begin=b"x" + long[1:], wave__x=long)
+    source = open_source(str(tmp_path))
+    (remark,) = source.remarks
+    assert remark.startswith("beware: with different labels, perhaps: copies of one file: clap/0.mp4 and wave/0.mp4")
+    copies = ["clap/copy.mp4", "clap/once_more.mp4", "wave/x.mp4"]
+    for seed in range(20):
+        split = automatic_split(source.videos, seed)
+        assert len({split[name] for name in copies}) == 1
+        assert all(split[f"clap/{number}.mp4"] == split[f"wave/{number}.mp4"] for number in range(20))
+    assert {video.name for video in source.videos if video.group == "copies of clap/copy.mp4"} == {*copies}
+    (tmp_path / "wave" / "x.mp4").unlink()
+    for number in range(20):
+        (tmp_path / f"wave/{number}.mp4").write_bytes(bytes([number + 1]) * 10)
+    assert open_source(str(tmp_path)).remarks == ("copies of one file: clap/copy.mp4 and clap/once_more.mp4",)
+
+
+def test_parts_of_copies_may_differ_in_their_labels_and_stay_together(tmp_path):
+    write(tmp_path, a=b"one", b=b"one", c=b"two")
+    rows = [
+        "path,label,start,end",
+        "a.mp4,clap,0,1",
+        "a.mp4,wave,1,2",
+        "b.mp4,clap,0,1",
+        "b.mp4,wave,1,2",
+        "c.mp4,clap,,",
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    source = open_source(str(tmp_path / "list.csv"))
+    assert source.remarks == ("copies of one file: a.mp4#t=0.0,1.0 and b.mp4#t=0.0,1.0",)
+    assert [video.group for video in source.videos] == ["copies of a.mp4#t=0.0,1.0"] * 4 + [None]
+
+
+def test_copies_in_several_splits_are_leaks(tmp_path):
+    write(tmp_path, train__clap__a=b"one", train__wave__b=b"two", test__clap__c=b"one", test__wave__d=b"three")
+    copies, leak = open_source(str(tmp_path)).remarks
+    assert copies == "copies of one file: test/clap/c.mp4 and train/clap/a.mp4"
+    assert leak.startswith(
+        "beware: in more than one split, and so scored by what was learnt: the group copies of test/"
+    )
+
+
+def test_clips_of_one_recording_by_their_names_stay_together(tmp_path):
+    names = [f"{label}__v_{label}_g{group:02}_c{clip:02}" for label in ("Biking", "Diving") for group in range(1, 9)
+             for clip in range(1, 5)]  # fmt: skip
+    write(tmp_path, **{name: name.encode() for name in names})
+    source = open_source(str(tmp_path))
+    assert source.remarks == ("clips of one recording by their names, as UCF-101's v_Biking_g01_c01, stay together",)
+    split = automatic_split(source.videos, 0)
+    recordings: dict[str, set[str]] = {}
+    for name, use in split.items():
+        recordings.setdefault(name[:-8], set()).add(use)
+    assert len(recordings) == 16
+    assert all(len(uses) == 1 for uses in recordings.values())
+
+    (tmp_path / "train").mkdir()
+    (tmp_path / "test").mkdir()
+    for label in ("Biking", "Diving"):
+        (tmp_path / label).rename(tmp_path / "train" / label)
+    write(tmp_path, test__Biking__v_Biking_g01_c05=b"leaks", test__Diving__v_Diving_g09_c01=b"does not")
+    (leak,) = open_source(str(tmp_path)).remarks
+    assert leak.endswith("scored by what was learnt: the group v_Biking_g01")
+
+
+def test_classes_that_are_perhaps_one(tmp_path):
+    write(tmp_path, Run__a=b"1", run__b=b"22", high_jump__c=b"333", **{"high jump__d": b"4444"}, walk__e=b"55555")
+    assert open_source(str(tmp_path)).remarks == (
+        "beware: these are different classes: Run and run, high jump and high_jump",
+    )
+
+
+def test_a_folder_too_high_up(tmp_path):
+    write(tmp_path, day1__clap__a=b"1", day1__wave__b=b"22", day2__clap__c=b"333", day2__x__deep__d=b"4444")
+    (remark,) = open_source(str(tmp_path)).remarks
+    assert remark.startswith("beware: the classes are day1, day2; if they are clap, which are folders in several")
+    write(tmp_path, day2__e=b"55555")
+    assert open_source(str(tmp_path)).remarks == ()
+    write(tmp_path / "one", UCF__clap__a=b"1", UCF__wave__b=b"22")
+    with pytest.raises(InputError, match=r"only the class UCF; .*, or give .*one/UCF if the folders in it are the cl"):
+        open_source(str(tmp_path / "one"))
