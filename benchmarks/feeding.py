@@ -130,7 +130,7 @@ def bare_loop(video: Video, places: np.ndarray) -> list[np.ndarray]:
 def start(source: Source, cache: FrameCache | None) -> list[Video]:
     """What training does before its first step: the good videos."""
     with Progress(console=Console(quiet=True)) as progress:
-        good, _ = check_videos(source.videos, progress, cache)
+        good, _, _ = check_videos(source.videos, progress, cache)
         if cache is not None:
             cache.prepare(good, source.label_store, progress)
     return good

@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ import airstreams
 from airstreams.cli import VERBS, main
 from airstreams.config import Config
 from airstreams.data import labels
+from airstreams.data.video import probe, read_frames
 from airstreams.models import saved as saved_models
 from airstreams.recipe import load_config, save_config
 
@@ -67,6 +69,7 @@ def test_check_data_counts_classes_and_splits(call, synthetic):
         "bad": [],
         "classes": {"disc_left": 8, "disc_up": 8, "square_left": 8, "square_up": 8},
         "splits": {"train": 24, "test": 8},
+        "frame_rates": {"lowest": 30.0, "highest": 30.0},
     }
 
 
@@ -246,6 +249,47 @@ def test_a_recipe_that_says_nothing_or_twice_is_refused(call, tmp_path, lines, w
     (tmp_path / "mine.yaml").write_text(lines + "\n")
     complaint(call("info", tmp_path / "mine.yaml"), tmp_path / "mine.yaml", words)
     complaint(call("train", "x", "--out", tmp_path / "run", "--config", tmp_path / "mine.yaml"), words)
+
+
+def test_another_frame_rate_than_trainings_is_told_unless_clips_go_by_time(call, videos, run, recipe, tmp_path):
+    """The run has learnt from 30 frames a second."""
+    test_videos = sorted((videos / "test").rglob("*.mp4"))
+    for path in test_videos[:3]:
+        at_60_frames_a_second(path)
+    assert "\nframes a second: 30 to 60\n" in call("check-data", videos)[1]
+    other = "videos have another frame rate, such as 60 a second, than the usual 30"
+    assert f"beware: 3 of 8 {other}" in call("evaluate", run, videos)[2]
+    assert f"beware: 1 of 2 {other}" in call("predict", run, test_videos[0], test_videos[3])[2]
+    assert "beware" not in call("predict", run, test_videos[3])[2]
+
+    one = next((videos / "train").rglob("*.mp4"))
+    at_60_frames_a_second(one)
+    options = ("--config", recipe, "--model.streams", "[rgb]", "--training.epochs", "1", "--clip.stride", "2")
+    said = call("train", videos, "--out", tmp_path / "by frames", *options)[2]
+    assert f"beware: 1 of 24 {other}" in said
+    assert "--clip.rate 15 takes frames by time" in said
+    train = ("train", videos, "--out", tmp_path / "by time", *options, "--clip.rate", "15")
+    for calling in (train, ("evaluate", tmp_path / "by time", videos)):
+        status, _, said = call(*calling)
+        assert status == 0
+        assert "frame rate" not in said
+
+
+def at_60_frames_a_second(path):
+    frames = read_frames(path, range(probe(path).frames))
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=60)
+        stream.height, stream.width = frames.shape[1:3]
+        for frame in frames:
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        out.mux(stream.encode(None))
+
+
+def test_so_few_steps_that_little_can_be_learnt_are_told(call, videos, run, recipe, tmp_path):
+    options = ("--config", recipe, "--model.streams", "[rgb]", "--training.epochs", "1")
+    said = call("train", videos, "--out", tmp_path / "few", *options)[2]
+    assert "beware: 6 steps are few to learn in from random weights; give more --training.epochs than 1, or" in said
+    assert "steps are few" not in call("train", videos, "--out", tmp_path / "from", *options, "--init", run)[2]
 
 
 def test_what_is_of_no_use_is_told(call, videos, synthetic, recipe, tmp_path):

@@ -132,7 +132,7 @@ def check_data(call: Namespace) -> int:
     for remark in source.remarks:
         stderr.print(remark, soft_wrap=True)
     with Progress(console=stderr) as progress:
-        good, bad = check_videos(source.videos, progress)
+        good, bad, rates = check_videos(source.videos, progress)
     classes = Counter(label for video in good for label in video.labels)
     splits = Counter(video.split for video in good if video.split)
     if call.json:
@@ -143,6 +143,7 @@ def check_data(call: Namespace) -> int:
                 "bad": [{"path": str(item.video.path), "name": item.video.name, "reason": item.reason} for item in bad],
                 "classes": {name: classes[name] for name in source.classes},
                 "splits": dict(splits),
+                "frame_rates": {"lowest": min(rates.values()), "highest": max(rates.values())} if rates else None,
             }
         )
     else:
@@ -152,6 +153,8 @@ def check_data(call: Namespace) -> int:
         stdout.print(table)
         for split, count in splits.items():
             stdout.print(f"{split}: {count} videos")
+        if rates:
+            stdout.print(f"frames a second: {min(rates.values()):.4g} to {max(rates.values()):.4g}")
         stdout.print(f"{len(good)} of {len(source.videos)} videos are good")
         for item in bad:
             print(f"bad: {item.video.place}: {item.reason}")
@@ -402,11 +405,15 @@ def evaluate(call: Namespace) -> int:
 
 def predict(call: Namespace) -> int:
     """`airstreams predict RUN VIDEO...`."""
+    from airstreams.data.clips import told_of_rates
+    from airstreams.data.video import probe
+
     recogniser = airstreams.load(call.run)
     if not any(Path(video).exists() for video in call.videos):
         raise InputError(f"no such file: {', '.join(call.videos[:5])}; expected video files on this machine")
     answers: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
+    rates: list[float] = []
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         for path in progress.track(call.videos, description="predicting"):
             try:
@@ -415,10 +422,14 @@ def predict(call: Namespace) -> int:
                 left_out.append({"path": path, "reason": str(error)})
                 progress.console.print(f"airstreams: {path}: left out: {error}", soft_wrap=True)
                 continue
+            if (info := probe(path)).frames > 1:
+                rates.append(info.fps)
             windows = [{"start": w.start, "end": w.end, "top": _top(w.probabilities)} for w in prediction.windows]
             answers.append({"path": path, "top": _top(prediction.probabilities), "windows": windows})
             if not call.json:
                 _print_answer(answers[-1])
+    if remark := told_of_rates(rates, recogniser.saved.frame_rate, recogniser.saved.config.clip):
+        stderr.print(remark, soft_wrap=True)
     if call.json:
         _print_json({"videos": answers, "left_out": left_out})
     return FAILED if left_out else DONE

@@ -230,7 +230,7 @@ def test_a_good_file_is_not_checked_again_while_it_stays_as_it_is(root, source):
     entry.unlink()
     videos = [good, renamed, rewritten, evicted]
     assert [cache.knows_good(video.path) for video in videos] == [True, False, False, False]
-    passed, bad = check_videos(videos, QUIET, cache)
+    passed, bad, _ = check_videos(videos, QUIET, cache)
     assert passed == [good]
     assert [item.video for item in bad] == [renamed, rewritten, evicted]
     assert [item.video for item in check_videos(videos, QUIET)[1]] == videos

@@ -18,7 +18,7 @@ def test_every_bad_file_is_listed_with_its_reason_and_the_good_ones_keep_their_o
     broken = [replace(good[0], name=name, path=tmp_path / name) for name in (*contents, "absent.mp4")]
     mixed = [video for pair in zip(good, broken, strict=False) for video in pair] + list(good[len(broken) :])
 
-    found, bad = check_videos(mixed, Progress(console=Console(quiet=True)))
+    found, bad, _ = check_videos(mixed, Progress(console=Console(quiet=True)))
     assert found == list(good)
     assert [item.video for item in bad] == broken
     for item, expected in zip(bad, ("empty", "not a video", "truncated", "does not exist"), strict=True):
@@ -29,7 +29,7 @@ def test_every_bad_file_is_listed_with_its_reason_and_the_good_ones_keep_their_o
 def test_a_segment_that_lies_outside_its_video_is_bad(synthetic):
     video = open_source(str(synthetic / "videos")).videos[0]
     inside, outside = replace(video, start=0.0, end=0.1), replace(video, start=5.0)
-    good, bad = check_videos([inside, outside], Progress(disable=True))
+    good, bad, _ = check_videos([inside, outside], Progress(disable=True))
     assert good == [inside]
     assert [item.video for item in bad] == [outside]
     assert "no frames between 5.0 s" in bad[0].reason
@@ -42,6 +42,6 @@ def test_it_needs_no_torch_which_takes_long_to_import():
 
 def test_all_of_j_hmdb_is_good(test_data):
     source = open_source(f"jhmdb:{test_data / 'jhmdb'}?split=1")
-    good, bad = check_videos(source.videos, Progress(console=Console(quiet=True)))
+    good, bad, _ = check_videos(source.videos, Progress(console=Console(quiet=True)))
     assert bad == []
     assert len(good) == 928

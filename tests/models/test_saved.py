@@ -34,7 +34,7 @@ def some_model(seed=0):
     model = build(config.model, len(CLASSES), 2)
     with torch.no_grad():
         model(CLIP, list(model.late))  # training mode: the norms' statistics leave their start
-    return SavedModel(config, CLASSES, ("background", "person"), multi_label=True, model=model.eval())
+    return SavedModel(config, CLASSES, ("background", "person"), multi_label=True, frame_rate=25.0, model=model.eval())
 
 
 def scores(saved):

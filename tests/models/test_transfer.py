@@ -29,7 +29,7 @@ def source(classes=CLASSES, segment_classes=SEGMENT_CLASSES, **changes):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
         model(CLIP, list(model.late))
-    return SavedModel(Config(model=small(**changes)), classes, segment_classes, False, model.eval())
+    return SavedModel(Config(model=small(**changes)), classes, segment_classes, False, None, model.eval())
 
 
 def fresh(classes=CLASSES, segment_classes=SEGMENT_CLASSES, **changes):

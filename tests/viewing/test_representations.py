@@ -70,7 +70,7 @@ def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, tr
 
 def test_learned_flow_of_an_unchanged_layer_is_the_same(source, tiny, tmp_path):
     model = build(tiny.model, len(source.classes), 2).eval()
-    saved = SavedModel(tiny, source.classes, ("background", "x"), False, model)
+    saved = SavedModel(tiny, source.classes, ("background", "x"), False, None, model)
     said = learned_flow_figure(tmp_path / "flow.png", saved, source.split("test"), 4, QUIET)
     assert all(before == after > 0 for before, after in (*said.parameters.values(), said.mean_px))
     assert len(said.videos) == 4
@@ -83,7 +83,7 @@ def test_learned_flow_refuses_a_model_without_it(source, tiny, tmp_path):
     }
     for reason, model_config in without.items():
         model = build(model_config, len(source.classes), 2)
-        description = (replace(tiny, model=model_config), source.classes, ("background", "x"), False)
+        description = (replace(tiny, model=model_config), source.classes, ("background", "x"), False, None)
         with pytest.raises(InputError, match=f"{reason}: expected learned flow"):
             learned_flow_figure(tmp_path / "flow.png", SavedModel(*description, model), source.videos, 4, QUIET)
     assert not (tmp_path / "flow.png").exists()

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from rich.progress import Progress
 
@@ -20,6 +20,7 @@ from airstreams.errors import VideoError
 from airstreams.machine import cpus
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True)
@@ -30,52 +31,59 @@ class BadVideo:
     reason: str
 
 
-def check_videos(
-    videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None
-) -> tuple[list[Video], list[BadVideo]]:
-    """Open every file once, in parallel: the good videos, and the bad ones with their reasons, in the order given.
+class Checked(NamedTuple):
+    """What a look at videos has found.
 
-    Files that the cache knows to be good are not decoded again.
+    good, bad: which can be read and which not, in the order given.
+    rates: frames a second of each good file that has more than one.
     """
-    paths = sorted({video.path for video in videos})
-    reasons: dict[Path, str | None] = {}
 
-    def look(path: Path) -> object:
+    good: list[Video]
+    bad: list[BadVideo]
+    rates: dict[Path, float]
+
+
+def check_videos(videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None) -> Checked:
+    """Open every file once, in parallel. Files that the cache knows to be good are not decoded again."""
+    paths = sorted({video.path for video in videos})
+    found: dict[Path, float | str] = {}
+
+    def look(path: Path) -> float:
         # `probe` learns where the frames are, before a loader's processes are started and each learns it anew.
-        return probe(path) if cache is not None and cache.knows_good(path) else check(path)
+        info = probe(path) if cache is not None and cache.knows_good(path) else check(path)
+        return info.fps if info.frames > 1 else 0.0
 
     task = progress.add_task("checking videos", total=len(paths))
     with ThreadPoolExecutor(max_workers=cpus()) as pool:
-        for path, reason in zip(paths, pool.map(partial(_complaint, look), paths), strict=True):
-            reasons[path] = reason
+        for path, looked in zip(paths, pool.map(partial(_or_complaint, look), paths), strict=True):
+            found[path] = looked
             progress.advance(task)
     good: list[Video] = []
     bad: list[BadVideo] = []
     for video in videos:
         is_part = video.start is not None or video.end is not None  # the whole of a good file has frames
-        reason = reasons[video.path] or (_complaint(frame_range, video) if is_part else None)
-        if reason is None:
-            good.append(video)
+        looked = found[video.path]
+        part = _or_complaint(frame_range, video) if is_part and not isinstance(looked, str) else looked
+        if isinstance(part, str):
+            bad.append(BadVideo(video, part))
         else:
-            bad.append(BadVideo(video, reason))
-    return good, bad
+            good.append(video)
+    return Checked(good, bad, {path: rate for path, rate in found.items() if isinstance(rate, float) and rate})
 
 
-def check_together(
-    videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None
-) -> tuple[list[Video], list[BadVideo]]:
+def check_together(videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None) -> Checked:
     """`check_videos`, each process opening its share."""
     from airstreams.distributed import gather, share  # with torch, which takes longer than to check a hundred videos
 
-    _, bad = check_videos(share(videos), progress, cache)
-    reasons = {item.video.name: item for item in gather(bad)}
+    own = check_videos(share(videos), progress, cache)
+    reasons = {item.video.name: item for item in gather(own.bad)}
     good = [video for video in videos if video.name not in reasons]
-    return good, [reasons[video.name] for video in videos if video.name in reasons]
+    bad = [reasons[video.name] for video in videos if video.name in reasons]
+    return Checked(good, bad, dict(gather(list(own.rates.items()))))
 
 
-def _complaint(look: Callable[[T], object], thing: T) -> str | None:
+def _or_complaint(look: Callable[[T], U], thing: T) -> U | str:
     try:
-        look(thing)
+        return look(thing)
     except VideoError as error:
         return str(error)
-    return None

@@ -1,5 +1,6 @@
 """Which frames of a video a clip takes, and which labels hold while it lasts."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,8 @@ from airstreams.config import ClipConfig
 from airstreams.data.listing import Video
 from airstreams.data.video import probe
 from airstreams.errors import VideoError
+
+RATES_APART = 1.3  # times; 24, 25 and 30 frames a second are not
 
 
 class FrameRange(NamedTuple):
@@ -49,6 +52,20 @@ def latest_start(part: FrameRange, clip: ClipConfig) -> int:
         span = (clip.frames - 1) / clip.rate
         start = int(_nearest(part.times, part.times[part.last] - span))
     return max(part.first, start)
+
+
+def told_of_rates(rates: Collection[float], usual: float | None, clip: ClipConfig) -> str | None:
+    """A remark on videos whose clips, of every nth frame, last far longer or shorter than at the usual frame rate."""
+    if clip.rate is not None or usual is None:
+        return None
+    others = [rate for rate in rates if max(rate / usual, usual / rate) > RATES_APART]
+    if not others:
+        return None
+    return (
+        f"beware: {len(others)} of {len(rates)} videos have another frame rate, such as {others[0]:.4g} a second, than "
+        f"the usual {usual:.4g}, so motion of one speed has another in their clips; a run with --clip.rate "
+        f"{usual / clip.stride:.3g} takes frames by time"
+    )
 
 
 def active_labels(video: Video, start_s: float, end_s: float) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from airstreams.config import EvaluationConfig
 from airstreams.data.check import check_together
+from airstreams.data.clips import told_of_rates
 from airstreams.data.labels import OTHER
 from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping
 from airstreams.data.splits import SPLIT_FILE, learnt_from, read_splits, with_splits
@@ -100,7 +101,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     require_writable(folder)
     _say_what_is_replaced(folder, source, console)
     with Progress(console=console) as progress:
-        good, bad = check_together(wanted, progress)
+        good, bad, rates = check_together(wanted, progress)
         if not good:
             raise VideoError(
                 f"none of {len(wanted)} videos can be read; the first, {bad[0].video.name}: {bad[0].reason}"
@@ -119,6 +120,9 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         console.print(
             f"{len(scores.left_out)} of {len(wanted)} videos left out; such as {first.video.name}: {first.reason}"
         )
+    known = [rates[video.path] for video in good if video.path in rates]
+    if said := told_of_rates(known, saved.frame_rate, saved.config.clip):
+        console.print(said, soft_wrap=True)
     figures = {"data": source.name, "split": split, "trained_on": trained_on, **metrics_of(saved, scores)}
     figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
     _add_intervals(figures, saved, scores, groups_of(wanted))

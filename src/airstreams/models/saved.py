@@ -42,12 +42,14 @@ class Description:
 
     classes: action class names, in the order of the logits.
     segment_classes: the segmenter's class names, background first, in the order of the segmentation logits.
+    frame_rate: frames a second of its training videos, by their median; None: unknown.
     """
 
     config: Config
     classes: tuple[str, ...]
     segment_classes: tuple[str, ...]
     multi_label: bool
+    frame_rate: float | None
 
 
 @dataclass
@@ -69,6 +71,7 @@ def save(saved: SavedModel, run: Path) -> None:
         "classes": list(saved.classes),
         "segment_classes": list(saved.segment_classes),
         "multi_label": saved.multi_label,
+        "frame_rate": saved.frame_rate,
         "preprocessing": _preprocessing(saved.config),
         "versions": {
             "airstreams": airstreams.__version__,
@@ -127,7 +130,11 @@ def read_description(run: Path) -> Description:
     try:
         config = from_dict(content["config"])
         described = Description(
-            config, tuple(content["classes"]), tuple(content["segment_classes"]), bool(content["multi_label"])
+            config,
+            tuple(content["classes"]),
+            tuple(content["segment_classes"]),
+            bool(content["multi_label"]),
+            content.get("frame_rate"),  # which earlier versions did not write
         )
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{path}: {error}; {_OTHER_VERSION}") from error

@@ -42,12 +42,13 @@ from airstreams.recipe import load_config, save_config
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.log import EpochMetrics, Log, StepClock, StepMetrics, note, record_of, summary
 from airstreams.training.losses import compute_losses, total_loss
-from airstreams.training.prepare import LEFT_OUT, prepare_source, prepare_videos, write_left_out
+from airstreams.training.prepare import LEFT_OUT, prepare_source, prepare_videos, usual_rate, write_left_out
 from airstreams.training.signals import Signals
 from airstreams.training.state import TrainingState, load_state, save_state
 
 LOG_EVERY = 10  # steps
 SAVE_AFTER = 60.0  # s; the end of an epoch is saved if the last save is longer ago: a state is five times the model
+FEW_STEPS = 300  # from random weights: 60 left a model of 16 videos short of telling these apart, 300 did not
 SKIP_LIMIT = 10  # steps in a row that could not be taken
 
 Item = TypeVar("Item")
@@ -102,17 +103,26 @@ def train(
         frozen = freeze(model, config)
         require_writable(run)
         # All that can be refused has been refused by now: going through the videos can take hours.
-        train_videos, val_videos, bad, cache = prepare_videos(source, config, run, resume, console)
+        train_videos, val_videos, checked, cache = prepare_videos(source, config, run, resume, console)
         learns["labels"] = labels_digest([*train_videos, *val_videos])
         tested = sum(video.split == "test" for video in source.videos)
         counts = f"{len(train_videos)} training, {len(val_videos)} validation and {tested} test videos"
         console.print(f"{counts} of {len(source.classes)} classes")
         sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
+        steps = config.training.epochs * sampler.steps
+        if steps < FEW_STEPS and init is None:
+            console.print(
+                f"beware: {steps} steps are few to learn in from random weights; give more --training.epochs than "
+                f"{config.training.epochs}, or --init RUN, a run on other videos",
+                soft_wrap=True,
+            )
         learner = make_learner(model, frozen, config, sampler, accelerator, console)
         # As the run began, wherever it goes on: so its description stays the same, and a crash between the model's two
         # files leaves a pair that belongs together.
         described = load_config(run / "config.yaml") if resume else config
-        saved = SavedModel(described, source.classes, segment_classes, source.multi_label, learner.result)
+        frame_rate = usual_rate(train_videos, checked.rates) if state is None else state.learns.get("frame_rate")
+        learns["frame_rate"] = frame_rate
+        saved = SavedModel(described, source.classes, segment_classes, source.multi_label, frame_rate, learner.result)
         if state is not None:
             _refuse_other_data(state, learns, source, run)
             learner.restore(state.learner)
@@ -120,7 +130,7 @@ def train(
             state = TrainingState(0, 0, 0, None, learns, learner.state())
             if leads():
                 save_state(state, run, config.training.keep)
-                write_left_out(run / LEFT_OUT, bad)
+                write_left_out(run / LEFT_OUT, checked.bad)
                 write_splits(run / SPLIT_FILE, source)
                 (run / LEARNT_BEFORE).unlink(missing_ok=True)  # of a training that was killed at its start
                 if learnt_before:

@@ -1,15 +1,18 @@
 """What a training learns from: its videos with their splits and label maps, and what a run's folder says of them."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median_low
 
 from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.config import Config
 from airstreams.data.cache import FrameCache
-from airstreams.data.check import BadVideo, check_together
+from airstreams.data.check import BadVideo, Checked, check_together
+from airstreams.data.clips import told_of_rates
 from airstreams.data.listing import Source, Video
 from airstreams.data.splits import LEARNT_BEFORE, SPLIT_FILE, read_splits, with_drawn_splits, with_splits
 from airstreams.distributed import gather, share, share_on_this_machine
@@ -36,36 +39,44 @@ def prepare_source(source: Source, config: Config, run: Path, resume: bool, cons
 
 def prepare_videos(
     source: Source, config: Config, run: Path, resume: bool, console: Console
-) -> tuple[list[Video], list[Video], list[BadVideo], FrameCache | None]:
-    """The training and the validation videos that can be read, those that cannot, and the cache with the frames.
+) -> tuple[list[Video], list[Video], Checked, FrameCache | None]:
+    """The training and the validation videos that can be read, all that was found, and the cache with the frames.
 
-    A resumed run goes by what was found at its beginning: with other videos its order would be another one.
+    A resumed run looks at none: with other videos than at its beginning its order would be another one.
     """
     wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
     cache = None
     if config.data.cache is not None:
         cache = FrameCache(Path(config.data.cache), round(config.data.cache_gb * 1e9), config.decoded_side)
         cache.claim()  # complains before the videos are gone through
-    bad: list[BadVideo] = []
     with Progress(console=console) as progress:
         if resume:
             left_out = _read_left_out(run / LEFT_OUT)
-            good = [video for video in wanted if video.name not in left_out]
+            checked = Checked([video for video in wanted if video.name not in left_out], [], {})
         else:
-            good, bad = check_together(wanted, progress, cache)
-        train_videos, val_videos = _parts(source, good)
+            checked = check_together(wanted, progress, cache)
+        train_videos, val_videos = _parts(source, checked.good)
         if cache is not None:
             label_store = source.label_store if config.needs_labels else None
             cache.prepare(train_videos, label_store, progress, share_on_this_machine())
-    if bad:
-        console.print(f"{len(bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
-        console.print(f"  {bad[0].video.name}: {bad[0].reason}")
+    if checked.bad:
+        console.print(f"{len(checked.bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
+        console.print(f"  {checked.bad[0].video.name}: {checked.bad[0].reason}")
+    rates = [checked.rates[video.path] for video in checked.good if video.path in checked.rates]
+    if remark := told_of_rates(rates, usual_rate(train_videos, checked.rates), config.clip):
+        console.print(remark, soft_wrap=True)
     if config.needs_labels and source.label_store is not None and not console.quiet:  # it goes through all of them
         keys = {video.label_map for video in train_videos}
         labelled = keys & set(source.label_store.keys())
         if len(labelled) < len(keys):
             console.print(f"label maps of {len(labelled)} of {len(keys)} training videos; the others teach no segments")
-    return train_videos, val_videos, bad, cache
+    return train_videos, val_videos, checked, cache
+
+
+def usual_rate(videos: Sequence[Video], rates: Mapping[Path, float]) -> float | None:
+    """The median of the videos' frames a second; None of none."""
+    known = [rates[video.path] for video in videos if video.path in rates]
+    return median_low(known) if known else None
 
 
 def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Source:

@@ -149,7 +149,7 @@ def test_rendered_videos_are_read(root):
     source = open_source(f"hmdb51:{root}")
     for video in source.videos[1:]:
         shutil.copyfile(root / "clip.avi", video.path)
-    good, bad = check_videos(source.videos, Progress(disable=True))
+    good, bad, _ = check_videos(source.videos, Progress(disable=True))
     assert good == list(source.videos[1:])
     assert [item.video for item in bad] == [source.videos[0]]
     assert "empty" in bad[0].reason

@@ -163,6 +163,6 @@ def test_rendered_videos_are_read(root):
     for number, video in enumerate(source.videos[1:]):
         clip = make_clip("cross", "circle", frames=6, size=32, rng=np.random.default_rng(number))
         _encode(video.path, clip.frames, fps=30)
-    good, bad = check_videos(source.videos, Progress(disable=True))
+    good, bad, _ = check_videos(source.videos, Progress(disable=True))
     assert good == list(source.videos[1:])
     assert [item.video for item in bad] == [source.videos[0]]

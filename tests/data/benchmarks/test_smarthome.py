@@ -147,6 +147,6 @@ def test_rendered_videos_are_read(root):
     _encode(root / "clip.mp4", frames_THW3, fps=30)
     for video in source.videos[1:]:
         shutil.copyfile(root / "clip.mp4", video.path)
-    good, bad = check_videos(source.videos, Progress(disable=True))
+    good, bad, _ = check_videos(source.videos, Progress(disable=True))
     assert good == list(source.videos[1:])
     assert [item.video for item in bad] == [source.videos[0]]
