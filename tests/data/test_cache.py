@@ -193,10 +193,10 @@ def test_label_maps_of_some_frames_of_none_and_of_no_video(root, source):
     for key, places in (("some", [3]), ("some", []), ("nothing", [0, 1])):
         np.testing.assert_array_equal(cache.read_labels(store, key, places), store.read(key, places), strict=True)
     assert cache.read_labels(store, "absent", [0]) is None
-    with pytest.raises(InputError, match="class id"):
+    with pytest.raises(VideoError, match="class id"):
         cache.read_labels(store, "wrong", [0])
     fewer = replace(store, classes=store.classes[:1])  # the cached ids were checked against more classes than these
-    with pytest.raises(InputError, match="class id"):
+    with pytest.raises(VideoError, match="class id"):
         cache.read_labels(fewer, "some", [2])
 
 

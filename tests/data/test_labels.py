@@ -144,7 +144,7 @@ def test_255_classes_are_the_most(tmp_path):
 def test_an_id_without_a_class(store, maps):
     maps[1, 2, 3] = 3
     save(store.root, "a", maps, FRAMES)
-    with pytest.raises(InputError, match=r"a\.npz holds the class id 3; expected ids below 3"):
+    with pytest.raises(VideoError, match=r"a\.npz holds the class id 3; expected ids below 3"):
         store.read("a", FRAMES)
 
 
@@ -347,7 +347,7 @@ def test_classes_that_the_store_lacks_are_refused(store, classes, words):
 def test_an_id_without_a_class_is_refused_in_other_ids_as_well(store, maps):
     maps[1, 2, 3] = 3
     save(store.root, "a", maps, FRAMES)
-    with pytest.raises(InputError, match="holds the class id 3; expected ids below 3"):
+    with pytest.raises(VideoError, match="holds the class id 3; expected ids below 3"):
         store.with_classes(["background", "dog"]).read("a", FRAMES)
 
 
@@ -388,7 +388,7 @@ def test_pieces_of_what_is_broken_or_absent(store, maps):
     with pytest.raises(VideoError, match=r"a\.npz"):
         list(store.pieces("a"))
     save(store.root, "b", np.full((1, 2, 2), 3, np.uint8), [0])
-    with pytest.raises(InputError, match="class id 3"):
+    with pytest.raises(VideoError, match="class id 3"):
         list(store.pieces("b"))
 
 

@@ -5,10 +5,12 @@ import io
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from airstreams.config import LossWeights
+from airstreams.data.labels import save
 from airstreams.data.sources import open_source
 from airstreams.data.splits import read_splits
 from airstreams.errors import InputError
@@ -73,6 +75,18 @@ def test_label_maps_that_lack_many_videos_are_spoken_of(synthetic, tiny, tmp_pat
     short = replace(tiny, training=replace(tiny.training, epochs=1))
     train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "run", False, Console(file=said, width=200))
     assert "label maps of 18 of 24 training videos; the others teach no segments" in said.getvalue()
+    shutil.rmtree(labels / "train")  # those of test videos stay
+    with pytest.raises(InputError, match="has label maps of none of the 24 training videos; annotate these"):
+        train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "none", False, QUIET)
+
+
+def test_a_label_map_of_unknown_classes_costs_its_video_and_not_the_training(synthetic, tiny, tmp_path):
+    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
+    save(labels, "train/disc_up/002", np.full((1, 4, 4), 99, np.uint8), [0])
+    source = open_source(str(synthetic / "videos"), labels)
+    train(source, replace(tiny, training=replace(tiny.training, epochs=1)), tmp_path / "run", False, QUIET)
+    (left_out,) = epochs(tmp_path / "run")[0]["train"]["left_out"]
+    assert "holds the class id 99; expected ids below" in left_out
 
 
 def test_a_bad_training_video_is_left_out_counted_and_named(videos, tiny, tmp_path):

@@ -156,7 +156,7 @@ class LabelStore:
         """Label maps of the frames `indices`, in that order: uint8 (len(indices), H, W), at the teacher's resolution.
 
         255 everywhere in a frame that is not labelled; None for a video without label maps. VideoError when the file
-        is broken, InputError when it holds ids of classes that the store does not name.
+        is broken, or holds ids of classes that the store does not name.
         """
         path = file_of(self.root, key)
         if not path.is_file():
@@ -178,7 +178,7 @@ class LabelStore:
         known = len(self.classes if self.renamed is None else self.renamed)
         unknown = maps_MHW[(maps_MHW >= known) & (maps_MHW != NO_LABEL)]
         if unknown.size:
-            raise InputError(
+            raise VideoError(
                 f"{path} holds the class id {unknown[0]}; expected ids below {known}, the number of "
                 f"classes of this store, or {NO_LABEL}; annotate the video again, or name the class in labels.json"
             )
@@ -191,7 +191,7 @@ class LabelStore:
     def occurring(self, keys: Sequence[str], on_video: Callable[[], None] = lambda: None) -> tuple[str, ...]:
         """The background, and the classes that some pixel of these videos has, in the store's order.
 
-        Reads every label map, in parallel; a broken file counts for nothing. InputError as `read`.
+        Reads every label map, in parallel; a broken file counts for nothing.
         """
 
         def ids_of(key: str) -> set[int]:
