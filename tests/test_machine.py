@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import airstreams
-from airstreams.machine import _quotas, cpus
+from airstreams.machine import _quotas, cpus, in_bfloat16
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to CPUs")
@@ -18,6 +20,18 @@ def test_a_process_bound_to_one_cpu_has_one():
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
     assert int(subprocess.check_output([sys.executable, "-c", said], env=environment)) == 1
     assert 1 <= cpus() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("card", "generation", "expected"), [("T4", 7, False), ("A100", 8, True), ("H100", 9, True)])
+def test_cards_that_only_emulate_bfloat16_compute_in_float32(monkeypatch, card, generation, expected):
+    """By torch's own question to the card, whose answer is put in its mouth here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(name=card, major=generation)
+    )
+    assert in_bfloat16(torch.device("cuda", 0)) is expected
+    assert not in_bfloat16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

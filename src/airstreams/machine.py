@@ -27,6 +27,16 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def in_bfloat16(device: "torch.device") -> bool:
+    """Whether networks run in bfloat16 there: on CUDA cards that compute in it, which those before 2020 do not.
+
+    These (V100, T4, RTX 20) take its numbers and convert them at each operation; they run in float32.
+    """
+    import torch
+
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def cpus() -> int:
     """How many CPUs this process may use: those of its affinity, or fewer where control groups ration their time."""
     there = _affinity()

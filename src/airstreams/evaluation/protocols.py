@@ -18,6 +18,7 @@ from airstreams.data.loading import ends_its_loaders, processes
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
 from airstreams.evaluation.metrics import METRICS, MultiLabelOutcomes, SegmentationMetrics, action_metrics
+from airstreams.machine import in_bfloat16
 from airstreams.models.saved import SavedModel
 
 CLIPS_AT_ONCE = 16  # bounds the memory of a video with many views
@@ -48,7 +49,7 @@ def score_views(
     FloatingPointError: the scores are not numbers.
     """
     device = next(saved.model.parameters()).device
-    autocast = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
+    autocast = torch.autocast("cuda", torch.bfloat16) if in_bfloat16(device) else nullcontext()
     probabilities: dict[str, list[Tensor]] = {head: [] for head in heads}
     segmentations = []
     with torch.inference_mode(), autocast:

@@ -14,6 +14,7 @@ import torch
 
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.errors import InputError, in_a_line
+from airstreams.machine import in_bfloat16
 from airstreams.teachers.drawing import SCORE_THRESHOLD, label_map
 
 MASK_THRESHOLD = 0.5
@@ -47,7 +48,7 @@ class MaskRCNN:
     def __call__(self, frames_THW3: np.ndarray) -> np.ndarray:
         """Class ids, uint8 (T, H, W), of uint8 RGB frames (T, H, W, 3), all in one batch."""
         frames_T3HW = torch.from_numpy(frames_THW3).to(self._device).permute(0, 3, 1, 2).float() / 255
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=in_bfloat16(self._device)):
             found = self._model(list(frames_T3HW))
         return np.stack([self._draw(instances) for instances in found])
 

@@ -17,7 +17,7 @@ from airstreams.config import Config, TrainingConfig
 from airstreams.data.dataset import StepSampler
 from airstreams.distributed import PATIENCE, require_a_card_each
 from airstreams.errors import InputError
-from airstreams.machine import keep_freed_memory
+from airstreams.machine import in_bfloat16, keep_freed_memory
 from airstreams.models.airstreams import AIRStreams
 from airstreams.training.ema import WeightAverage
 from airstreams.training.norms import synchronise_norms
@@ -125,7 +125,7 @@ def compiled(
         graph: nn.Module = torch.compile(model)  # type: ignore[assignment]
         _train_mode(graph, frozen)
         black = torch.zeros(batch_size, clip.frames, clip.size, clip.size, 3, device=device).permute(0, 4, 1, 2, 3)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast("cuda", torch.bfloat16, enabled=in_bfloat16(device)):
             output = graph(black, config.trained_heads())
         torch.stack([logits.float().sum() for logits in output.logits.values()]).sum().backward()
     except Exception as error:  # the compiler's failures have no common type
@@ -153,7 +153,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    precision = "bf16" if on_cuda else "no"
+    precision = "bf16" if in_bfloat16(torch.device("cuda" if on_cuda else "cpu")) else "no"
     return Accelerator(cpu=not on_cuda, mixed_precision=precision, kwargs_handlers=[patience])
 
 
