@@ -1,6 +1,6 @@
 """How fast clips are read: by decoding, from the cache, and how long a training's start takes with and without it.
 
-    python benchmarks/feeding.py jhmdb:data/jhmdb?split=1 --recipe jhmdb
+    python benchmarks/feeding.py 'jhmdb:data/jhmdb?split=1' --recipe jhmdb
 
 Random clips of the training split, one thread, one process, the files in the operating system's memory. Three readings:
 

@@ -1,6 +1,7 @@
 """How many views a second this model scores beside SlowFast-R50, on the CPU.
 
-    pip install --no-deps pytorchvideo fvcore iopath    # the reference; some of what it imports must be there too
+    pip install --no-deps pytorchvideo fvcore iopath    # the reference
+    pip install parameterized yacs tabulate termcolor portalocker pillow networkx    # what it imports
     python benchmarks/peer_speed.py
 
 A view is one clip at each model's own size: 16 frames of 112 px for the recipe `jhmdb` with all three streams, 32

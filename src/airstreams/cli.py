@@ -240,7 +240,7 @@ def labels(call: Namespace) -> int:
         return FAILED if bad else DONE
     settings = ", ".join(f"{name} {value}" for name, value in store.settings.items())
     stdout.print(f"{store.teacher}; {settings or 'no settings'}")
-    table = Table("class", "of the pixels", "in of the frames")
+    table = Table("class", "of the pixels", "in so many frames")
     for name, row in shares["classes"].items():
         table.add_row(name, f"{row['pixels']:.2%}", f"{row['frames']:.1%}")
     stdout.print(table)
