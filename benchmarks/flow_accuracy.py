@@ -10,8 +10,8 @@ pairs together.
 
 The full solver is the network's own layer, not a second one, but with constants of its own: lambda 0.25 and tau 0.249
 in place of the 0.15 and 0.2 that learning starts from; theta stays 0.3. "One level, no warps" is the layer as
-learning starts. The solver's settings are one of eleven that were tried: lambda 0.15 to 0.4, 3 to 5 levels (a smallest side
-of 16 px allows no more), 5 to 20 warps, 30 to 100 iterations. Their means lay between 0.322 (100 iterations, twice
+learning starts. The solver's settings are one of eleven that were tried: lambda 0.15 to 0.4, 3 to 5 levels (a smallest
+side of 16 px allows no more), 5 to 20 warps, 30 to 100 iterations. Their means lay between 0.322 (100 iterations, twice
 the time) and 0.350, with 3 levels at 0.411. Noise in the last place of the grey values moves the mean by 0.001.
 
 scikit-image's best settings are the best of 42 that were tried: two rounds, coordinate by coordinate, over attachment
