@@ -125,8 +125,8 @@ def to_resume(path: Path, given: Config, keys: Sequence[str], compact_classes: b
     silent = given == moved(Config(), given, keys) and OF_THE_MACHINE.issuperset(keys)
     if not (silent or given == config) or (compact_classes and not run.data.compact_classes):
         raise InputError(
-            f"--resume goes by {path}; leave out --config and all keys but {', '.join(sorted(OF_THE_MACHINE))}; to train "
-            "on with others, begin a new --out with --init RUN"
+            f"--resume goes by {path}; leave out --config and all keys but {', '.join(sorted(OF_THE_MACHINE))}; "
+            "to train on with others, begin a new --out with --init RUN"
         )
     return config
 

@@ -46,6 +46,9 @@ def test_the_figures_are_those_of_the_scores_written_down(run, synthetic):
         for down in result.classes
     ]
     assert confusion == {"classes": list(result.classes), "counts": expected}
+    assert result.figures["per_class"] == {
+        name: {"videos": 2, "accuracy": expected[place][place] / 2} for place, name in enumerate(result.classes)
+    }
     assert json.loads((result.folder / "figures.json").read_text()) == result.figures
 
 
@@ -108,6 +111,12 @@ def test_charades_is_scored_as_its_official_script_does_and_says_so(multi_label_
             ahead = [[row for row in competing if float(row[name]) >= float(mine[name])] for mine in own]
             precisions.append(np.mean([sum(row in own for row in above) / len(above) for above in ahead]))
         assert figures[key] == pytest.approx(np.mean(precisions), abs=1e-6)
+        if key == "map":
+            of_class = zip(list(rows[0])[3:], precisions, strict=True)
+            assert figures["per_class"] == {
+                name: {"videos": 2, "average_precision": pytest.approx(precision, abs=1e-6)}
+                for name, precision in of_class
+            }
     low, high = figures["intervals"]["map"]
     assert 0 <= low < figures["map"] < high <= 1
     assert main(["evaluate", str(multi_label_run), f"charades:{charades}"]) == 0
@@ -193,8 +202,8 @@ def test_parts_of_videos_that_were_trained_on_are_spoken_of(run, videos):
     with (run / "split.csv").open("a") as file:
         file.write('"cut/a.mp4#t=,0.1",train\n"cut/a.mp4#t=0.2,",test\n"cut/b#t=1.mp4",train\n')
     (videos / "cut").mkdir()
-    for name in ("a.mp4", "b#t=1.mp4"):
-        shutil.copy(videos / "test" / "disc_up" / "000.mp4", videos / "cut" / name)
+    for name, taken in (("a.mp4", "000.mp4"), ("b#t=1.mp4", "001.mp4")):
+        shutil.copy(videos / "test" / "disc_up" / taken, videos / "cut" / name)
     rows = ["path,label,split,start,end"]
     rows += ["cut/a.mp4,disc_up,test,0.05,0.15", "cut/a.mp4,disc_up,test,0.15,", "cut/b#t=1.mp4,disc_up,test,,"]
     (videos / "parts.csv").write_text("\n".join(rows))

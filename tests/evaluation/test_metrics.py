@@ -42,6 +42,11 @@ def test_accuracies_agree_with_their_definitions(seed):
     assert figures["top5"] == pytest.approx(np.mean([t in r[:5] for r, t in zip(ranked, targets, strict=True)]))
     assert figures["mean_per_class"] == pytest.approx(np.mean([hits[targets == name].mean() for name in set(targets)]))
     assert figures["map"] is None
+    videos, shares = outcomes_of(scores, targets).by_class(np.ones(80, dtype=np.int64))
+    for name in range(12):
+        assert videos[name] == (targets == name).sum()
+        expected = hits[targets == name].mean() if name in targets else np.nan
+        assert shares[name] == pytest.approx(expected, nan_ok=True)
 
 
 def multi_label(seed, ties):
@@ -68,6 +73,11 @@ def test_mean_average_precision_agrees_with_its_definition_with_ties_and_unlabel
     expected = np.mean([average_precision(last[:, k], targets[:, k]) for k in OCCURRING])
     assert figures["map"] == pytest.approx(expected, abs=1e-6)
     assert [figures[name] for name in ("top1", "top5", "mean_per_class")] == [None] * 3
+    videos, precisions = outcomes_of(scores, targets).by_class(np.ones(60, dtype=np.int64))
+    assert videos.tolist() == targets.sum(axis=0).tolist()
+    for k in range(9):
+        expected = average_precision(last[:, k], targets[:, k]) if k in OCCURRING else np.nan
+        assert precisions[k] == pytest.approx(expected, abs=1e-6, nan_ok=True)
     competing = MultiLabelOutcomes(scores, targets, unlabelled_last=False).metrics(np.ones(60, dtype=np.int64))
     expected = np.mean([average_precision(scores[:, k], targets[:, k]) for k in OCCURRING])
     assert competing["map"] == pytest.approx(expected, abs=1e-6)

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
@@ -126,6 +127,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     figures = {"data": source.name, "split": split, "trained_on": trained_on, **metrics_of(saved, scores)}
     figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
     _add_intervals(figures, saved, scores, groups_of(wanted))
+    figures["per_class"] = _per_class(saved, scores)
     return _write(folder, saved, scores, figures)
 
 
@@ -193,6 +195,15 @@ def _add_intervals(figures: dict[str, Any], saved: SavedModel, scores: Scores, g
     figures["intervals"] = by_head[saved.config.model.answer]
     for head, row in figures["streams"].items():
         figures["streams"][head] = row | {"intervals": by_head.get(head, dict.fromkeys(METRICS))}
+
+
+def _per_class(saved: SavedModel, scores: Scores) -> dict[str, dict[str, float]]:
+    """The figure of each class that occurs: its accuracy, or with several labels a video its average precision."""
+    outcomes = outcomes_of(scores.probabilities[saved.config.model.answer], targets_of(saved, scores.videos))
+    videos_K, figure_K = outcomes.by_class(np.ones(len(scores.videos), dtype=np.int64))
+    key = "average_precision" if saved.multi_label else "accuracy"
+    of_class = zip(saved.classes, videos_K.tolist(), figure_K.tolist(), strict=True)
+    return {name: {"videos": int(videos), key: figure} for name, videos, figure in of_class if videos}
 
 
 def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any]) -> Evaluation:

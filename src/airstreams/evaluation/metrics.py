@@ -28,6 +28,9 @@ class Outcomes(Protocol):
     def metrics(self, counts_N: np.ndarray) -> dict[str, float | None]:
         """`METRICS` in 0..1, None where one does not apply; `counts_N`: how often each video counts."""
 
+    def by_class(self, counts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each class its videos (K,), and their share that is right, or its average precision (K,); NaN of none."""
+
 
 def outcomes_of(scores_NK: np.ndarray, targets: np.ndarray) -> Outcomes:
     """Of videos with one label each, targets (N,) of class indices, or of multi-label ones, (N, K) of 0 and 1."""
@@ -63,15 +66,19 @@ class SingleLabelOutcomes:
     def metrics(self, counts_N: np.ndarray) -> dict[str, float | None]:
         """See `Outcomes`; `mean_per_class` is over the classes that occur."""
         total = counts_N.sum()
-        videos_K = np.bincount(self._targets_N, counts_N, self._K)
-        right_K = np.bincount(self._targets_N, counts_N * (self._rank_N == 0), self._K)
-        occurs_K = videos_K > 0
+        videos_K, share_K = self.by_class(counts_N)
         return {
-            "top1": float(right_K.sum() / total),
+            "top1": float(counts_N @ (self._rank_N == 0) / total),
             "top5": float(counts_N @ (self._rank_N < 5) / total) if self._K > 5 else None,
-            "mean_per_class": float((right_K[occurs_K] / videos_K[occurs_K]).mean()),
+            "mean_per_class": float(share_K[videos_K > 0].mean()),
             "map": None,
         }
+
+    def by_class(self, counts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Outcomes`."""
+        videos_K = np.bincount(self._targets_N, counts_N, self._K)
+        right_K = np.bincount(self._targets_N, counts_N * (self._rank_N == 0), self._K)
+        return videos_K, _share(right_K, videos_K)
 
 
 class MultiLabelOutcomes:
@@ -109,16 +116,24 @@ class MultiLabelOutcomes:
 
     def metrics(self, counts_N: np.ndarray) -> dict[str, float | None]:
         """See `Outcomes`; `map` is None where no class occurs."""
+        videos_K, precision_K = self.by_class(counts_N)
+        occurs_K = videos_K > 0
+        mean = float(precision_K[occurs_K].mean()) if occurs_K.any() else None
+        return {"top1": None, "top5": None, "mean_per_class": None, "map": mean}
+
+    def by_class(self, counts_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `Outcomes`."""
         at_least_KM = counts_N[self._order_KM].cumsum(axis=1)
         counts_P = counts_N[self._video_P]
         summed = np.concatenate([[0], counts_P.cumsum()])
         positives_P = summed[self._pairs_up_to_P] - summed[self._pairs_before_P]
         precision_P = positives_P / np.maximum(at_least_KM.ravel()[self._last_P], 1)
-        total_K = np.bincount(self._class_P, counts_P, self._K)
-        occurs_K = total_K > 0
-        precision_K = np.bincount(self._class_P, counts_P * precision_P, self._K)[occurs_K] / total_K[occurs_K]
-        mean = float(precision_K.mean()) if occurs_K.any() else None
-        return {"top1": None, "top5": None, "mean_per_class": None, "map": mean}
+        videos_K = np.bincount(self._class_P, counts_P, self._K)
+        return videos_K, _share(np.bincount(self._class_P, counts_P * precision_P, self._K), videos_K)
+
+
+def _share(part_K: np.ndarray, whole_K: np.ndarray) -> np.ndarray:
+    return np.divide(part_K, whole_K, out=np.full(len(whole_K), np.nan), where=whole_K > 0)
 
 
 def confusion(scores_NK: np.ndarray, targets_N: np.ndarray) -> np.ndarray:
