@@ -10,6 +10,7 @@ from airstreams.evaluation.metrics import (
     SegmentationMetrics,
     action_metrics,
     confusion,
+    log_loss,
     outcomes_of,
     reduce_to_grid,
 )
@@ -108,6 +109,17 @@ def test_mean_average_precision_of_a_case_counted_by_hand():
     # Now it leads both rankings.
     competing = MultiLabelOutcomes(scores, targets, unlabelled_last=False).metrics(np.ones(4, dtype=np.int64))
     assert competing["map"] == pytest.approx(((1 / 2 + 2 / 4) / 2 + 1 / 3) / 2)
+
+
+def test_log_loss_is_torchs_cross_entropy_and_bounded():
+    logits = torch.randn(20, 7, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(20) % 7
+    expected = torch.nn.functional.cross_entropy(logits, targets)
+    assert log_loss(logits.softmax(dim=1).numpy(), targets.numpy()) == pytest.approx(float(expected), rel=1e-5)
+    many = torch.nn.functional.one_hot(targets, 7).float()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, many)
+    assert log_loss(logits.sigmoid().numpy(), many.numpy()) == pytest.approx(float(expected), rel=1e-5)
+    assert 10 < log_loss(np.array([[1.0, 0.0]]), np.array([1])) < 20
 
 
 def test_mean_average_precision_says_nothing_where_no_class_occurs():

@@ -136,6 +136,19 @@ def _share(part_K: np.ndarray, whole_K: np.ndarray) -> np.ndarray:
     return np.divide(part_K, whole_K, out=np.full(len(whole_K), np.nan), where=whole_K > 0)
 
 
+def log_loss(probabilities_NK: np.ndarray, targets: np.ndarray) -> float:
+    """The mean over videos of -ln of what was given to the truth; with several labels a video, over classes as well.
+
+    Beside the accuracy it tells early that a model begins to learn its training videos by heart. Targets as for
+    `outcomes_of`.
+    """
+    if targets.ndim == 1:
+        given = np.take_along_axis(probabilities_NK, targets[:, None], axis=1)
+    else:
+        given = np.where(targets > 0, probabilities_NK, 1 - probabilities_NK)
+    return float(-np.log(np.clip(given, np.finfo(np.float32).eps, 1)).mean())
+
+
 def confusion(scores_NK: np.ndarray, targets_N: np.ndarray) -> np.ndarray:
     """Counts (K, K): true class down, predicted class across."""
     K = scores_NK.shape[1]

@@ -17,7 +17,7 @@ from airstreams.data.listing import Video
 from airstreams.data.loading import ends_its_loaders, processes
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
-from airstreams.evaluation.metrics import METRICS, MultiLabelOutcomes, SegmentationMetrics, action_metrics
+from airstreams.evaluation.metrics import METRICS, MultiLabelOutcomes, SegmentationMetrics, action_metrics, log_loss
 from airstreams.machine import in_bfloat16
 from airstreams.models.saved import SavedModel
 
@@ -140,6 +140,7 @@ def metrics_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
         "left_out": len(scores.left_out),
         "classes": len({label for video in scores.videos for label in video.labels}),  # that occur
         **by_head[answer],
+        "log_loss": log_loss(scores.probabilities[answer], targets),
         "unlabelled": unlabelled,  # ranked last by `map`
         "map_unlabelled_as_negatives": as_negatives,
         "streams": {head: by_head.get(head, untrained) for head in saved.config.model.heads},

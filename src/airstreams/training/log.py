@@ -262,6 +262,7 @@ def summary(record: dict[str, Any], epochs: int) -> str:
     if "val" in record:
         scores = {name: record["val"][name] for name in ("top1", "map") if record["val"][name] is not None}
         line += ", val " + " ".join(f"{name} {value:.1%}" for name, value in scores.items())
+        line += f" log loss {record['val']['log_loss']:.2f}"
     if metrics["left_out"]:
         line += f", {len(metrics['left_out'])} clips left out"
     if metrics["skipped"]:
