@@ -1,5 +1,6 @@
 """docs/new-stream.md runs as it stands, its stream learns, and what cannot be a stream is refused in one line."""
 
+import copy
 import importlib
 import json
 import os
@@ -150,6 +151,9 @@ class NoChannels(nn.Module): pass
 class ManyChannels(nn.Module): channels = [1, 2]
 class Asks(nn.Module):
     def __init__(self, size): super().__init__()
+class Stateful(nn.Module):
+    channels = 3
+    def get_extra_state(self): return {"mean": 0.5}
 class Fails(nn.Module):
     def __init__(self): raise FileNotFoundError("weights.pt\\nis not there")
 """
@@ -168,6 +172,7 @@ class Fails(nn.Module):
         ("odd_streams:ManyChannels", ("channels", "[1, 2]")),
         ("odd_streams:Asks", ("cannot be made", "size")),
         ("odd_streams:Fails", ("cannot be made", "weights.pt is not there")),
+        ("odd_streams:Stateful", ("_extra_state of its state_dict is no tensor", "get_extra_state")),
         ("odd_streams", ("MODULE:CLASS",)),
         ("odd_streams.py:Plain:more", ("MODULE:CLASS",)),
     ],
@@ -212,6 +217,12 @@ class Tensor(nn.Module):
 class Small(nn.Module):
     channels = 3
     def forward(self, clip): return Representation(clip[..., ::2], None)
+class Double(nn.Module):
+    channels = 3
+    def forward(self, clip): return Representation(clip.double(), None)
+class List(nn.Module):
+    channels = 3
+    def forward(self, clip): return Representation([clip], None)
 class Volume(nn.Module):
     channels = 2
     def __init__(self):
@@ -221,7 +232,15 @@ class Volume(nn.Module):
 """
 
 
-@pytest.mark.parametrize(("name", "told"), [("Tensor", "forward gave Tensor"), ("Small", "(2, 3, 3, 64, 32)")])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Tensor", "forward gave Tensor"),
+        ("Small", "(2, 3, 3, 64, 32)"),
+        ("Double", "torch.float64, expected"),
+        ("List", "forward gave list"),
+    ],
+)
 def test_what_a_class_returns_is_checked(name, told, tmp_path, monkeypatch):
     (tmp_path / "returns.py").write_text(RETURNS)
     monkeypatch.syspath_prepend(tmp_path)
@@ -239,3 +258,99 @@ def test_layers_over_volumes_are_fine(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     config = ModelConfig(streams=["mine", "rgb"], representations={"mine": "volumes:Volume"}, width=0.125)
     assert build(config, 4, 5)(clip(2, 3, 3, 64, 64)).logits["merged"].isfinite().all()
+
+
+WORKS = """
+import torch
+from torch import nn
+from airstreams.models.representations import Representation
+class Stream(nn.Module):
+    channels = 3
+    def forward(self, clip): return Representation(self.see(clip), None)
+class Changes(Stream):
+    def see(self, clip): return clip[:, 0].sub_(0.5).unsqueeze(1).expand_as(clip)
+class LooksUp(Stream):
+    def see(self, clip): return {}["mean\\nand more"]
+class Multiplies(Stream):
+    def see(self, clip): return clip @ torch.ones(3)
+class Chooses(Stream):
+    def see(self, clip): return clip * 2 if clip.max() > 0.5 else clip
+class Exhausts(Stream):
+    def see(self, clip): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+class Tied(Stream):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv3d(3, 3, 1, bias=False), nn.Conv3d(3, 3, 1, bias=False)
+        self.second.weight = self.first.weight
+        self.register_buffer("norm", torch.ones(2, 3)[:, 1])
+    def see(self, clip): return self.second(self.first(clip))
+"""
+
+
+@pytest.fixture
+def works(tmp_path, monkeypatch):
+    """Makes a config of rgb and a stream that works in a way of its own."""
+    (tmp_path / "works.py").write_text(WORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda name: ModelConfig(streams=["mine", "rgb"], representations={"mine": f"works:{name}"}, width=0.125)
+    sys.modules.pop("works", None)
+
+
+def test_a_stream_that_changes_the_clip_in_place_is_refused(works):
+    with pytest.raises(InputError, match=r"^model.representations.mine: works:Changes: forward changed the clip"):
+        build(works("Changes"), 4, 5)(clip(2, 3, 3, 64, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("LooksUp", "(KeyError: 'mean\\nand more')"), ("Multiplies", "(RuntimeError: ")]
+)
+def test_an_error_in_forward_is_one_line_that_names_the_stream(works, name, told):
+    for model in (build(works(name), 4, 5), copy.deepcopy(build(works(name), 4, 5))):  # as averaged weights are
+        with pytest.raises(InputError) as raised:
+            model(clip(2, 3, 3, 64, 64))
+        message = str(raised.value)
+        assert message.startswith(f"model.representations.mine: works:{name}: forward failed {told}")
+        assert "--debug" in message
+        assert "\n" not in message
+        assert raised.value.__cause__ is not None  # which --debug shows
+
+
+def test_no_memory_left_is_not_the_streams_mistake(works):
+    with pytest.raises(torch.OutOfMemoryError):
+        build(works("Exhausts"), 4, 5)(clip(1, 3, 3, 64, 64))
+
+
+def test_a_copy_of_a_model_runs_its_own_stream(works):
+    model = build(works("Tied"), 4, 5).eval()
+    other = copy.deepcopy(model)
+    other.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+    seen, others = (m(clip(1, 3, 3, 64, 64)).representations["mine"].tower_input for m in (model, other))
+    assert seen.any()
+    assert not others.any()
+
+
+def test_a_stream_is_compiled_without_a_break(works):
+    model = build(works("Tied"), 4, 5).eval()
+    with torch.no_grad():
+        expected = model(clip(1, 3, 3, 64, 64)).logits["merged"]
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(clip(1, 3, 3, 64, 64)).logits["merged"], expected)
+
+
+def test_counting_says_which_stream_looks_at_values(works, tmp_path, capsys):
+    recipe = tmp_path / "chooses.yaml"
+    recipe.write_text("model: {streams: [rgb, mine], representations: {mine: 'works:Chooses'}}\n")
+    assert main(["info", str(recipe)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("airstreams: model.representations.mine: works:Chooses: forward failed (RuntimeError: ")
+    assert "expected it to do on torch's meta device as well" in err
+
+
+def test_tied_weights_are_saved_and_loaded(works, tmp_path):
+    config = Config(model=works("Tied"))
+    model = build(config.model, 2, 5).eval()
+    saved_models.save(saved_models.SavedModel(config, ("a", "b"), ("background",) * 5, False, model), tmp_path / "run")
+    loaded = saved_models.load(tmp_path / "run").model
+    assert len(list(loaded.representations.parameters())) == 1  # tied again
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())

@@ -6,7 +6,7 @@ are classes of their user's, imported by name (docs/new-stream.md).
 
 import importlib
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -131,13 +131,45 @@ def further(stream: str, place: str) -> nn.Module:
     channels = getattr(representation, "channels", None)
     if not isinstance(channels, int) or channels < 1:
         raise InputError(f"{key}: `channels` is {channels}; expected their number in what its tower sees, such as 3")
-    representation.register_forward_hook(partial(_check, key))
+    stateful = [name for name, value in representation.state_dict().items() if not isinstance(value, Tensor)]
+    if stateful:
+        raise InputError(
+            f"{key}: {stateful[0]} of its state_dict is no tensor and could not be saved; expected tensors alone; "
+            "let get_extra_state give one, or leave it out"
+        )
+    representation.forward = partial(_watched, key, representation)  # a module around it would rename its weights
     return representation
 
 
-def _check(key: str, representation: nn.Module, inputs: tuple[Tensor], output: Any) -> None:
-    B, _, T, H, W = inputs[0].shape
-    expected = (B, representation.channels, T, H, W)
-    given = tuple(output.tower_input.shape) if isinstance(output, Representation) else type(output).__name__
-    if given != expected:
-        raise InputError(f"{key}: forward gave {given}, expected Representation(tower_input of {expected}, shown)")
+def _watched(key: str, representation: nn.Module, clip_B3THW: Tensor) -> Representation:
+    """A further stream's forward; InputError, which names the stream, for whatever goes wrong in it."""
+    before = _version(clip_B3THW)
+    try:
+        output = type(representation).forward(representation, clip_B3THW)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        on_meta = "expected it to do on torch's meta device as well, where tensors hold no values"
+        mend = on_meta if clip_B3THW.is_meta else "mend it"
+        raise InputError(f"{key}: forward failed ({named(error)}); {mend}; --debug shows where") from error
+    if _version(clip_B3THW) != before:
+        raise InputError(
+            f"{key}: forward changed the clip in place, which other streams see too; expected it as it was; write "
+            "clip - mean for clip.sub_(mean)"
+        )
+    B, _, T, H, W = clip_B3THW.shape
+    shape, dtype = (B, representation.channels, T, H, W), clip_B3THW.dtype
+    seen = output.tower_input if isinstance(output, Representation) else None
+    # Autocast makes bfloat16 of what it is given.
+    if not isinstance(seen, Tensor) or seen.shape != shape or seen.dtype not in (dtype, torch.bfloat16):
+        given = type(output if seen is None else seen).__name__
+        given = f"{tuple(seen.shape)}, {seen.dtype}" if isinstance(seen, Tensor) else given
+        raise InputError(
+            f"{key}: forward gave {given}, expected Representation(tower_input of {shape}, {dtype}; shown)"
+        )
+    return output
+
+
+def _version(tensor: Tensor) -> int | None:
+    """How often a tensor was changed in place; None where that is not counted: in inference mode and torch.compile."""
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version

@@ -79,7 +79,11 @@ def save(saved: SavedModel, run: Path) -> None:
             "python": platform.python_version(),
         },
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.model.state_dict().items()}
+    # Copies, as safetensors refuses tensors that share memory: a further stream's tied weights do.
+    weights = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in saved.model.state_dict().items()
+    }
     sums = {"sha256": _sum_of_weights(weights), "description": _sum_of_description(description)}
     with replacing(run / WEIGHTS) as temporary:
         # save_file would keep the file from all other users; of several entries the order would change each time.
