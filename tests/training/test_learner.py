@@ -3,16 +3,19 @@
 import copy
 import io
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from torch import nn
 
 from airstreams.config import LossWeights, TrainingConfig
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
+from airstreams.training.ema import WeightAverage
 from airstreams.training.learner import freeze, make_optimizer, make_schedule
 from airstreams.training.loop import train
 from tests.training.runs import epochs, of_one_stream
@@ -137,6 +140,16 @@ def test_averaged_weights_are_the_result_and_lie_between_first_and_last(syntheti
     assert not torch.equal(
         result["early.rgb.blocks.0.body.0.weight"], states[-1]["model"]["early.rgb.blocks.0.body.0.weight"]
     )
+
+
+def test_tied_weights_are_averaged_once():
+    layers: Any = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    layers[1].weight = layers[0].weight
+    nn.init.zeros_(layers[0].weight)
+    average: Any = WeightAverage(layers, 0.9)
+    nn.init.ones_(layers[0].weight)
+    average.update(step=1000)
+    assert average.model[1].weight.item() == pytest.approx(0.1)
 
 
 def test_frozen_parts_stay_as_they_are_statistics_included(synthetic, tiny, tmp_path):

@@ -32,4 +32,5 @@ class WeightAverage:
 
 
 def _averaged(model: nn.Module) -> list[Tensor]:
-    return [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
+    once = dict.fromkeys(model.state_dict(keep_vars=True).values())  # tied weights have several names
+    return [tensor for tensor in once if tensor.is_floating_point()]
