@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from airstreams.config import STREAMS, Config, FlowConfig, ModelConfig
+from airstreams.errors import InputError
 from airstreams.models.airstreams import build
 
 SUBSETS = [list(subset) for size in (1, 2, 3) for subset in combinations(STREAMS, size)]
@@ -188,6 +189,40 @@ def test_clips_of_any_length_and_of_any_size_from_64_px(size):
     assert output.logits["merged"].isfinite().all()
     assert output.representations["flow"].shown.shape == (2, 2, frames, height, width)
     assert output.representations["semantic"].shown.shape[:3] == (2, 5, frames)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (clip().double(), "torch.float64 of (2, 3, 3, 64, 64)"),
+        (clip().half(), "torch.float16"),
+        ((clip() * 255).long(), "torch.int64"),
+        (clip()[0], "(3, 3, 64, 64)"),
+        (clip(frames=4).permute(0, 2, 3, 4, 1), "(2, 4, 64, 64, 3)"),
+    ],
+)
+def test_what_is_no_clip_is_refused_in_one_line(given, told):
+    with pytest.raises(
+        InputError, match=r"expected torch\.uint8, or torch\.float32 in 0\.\.1, of \(batch, 3"
+    ) as raised:
+        small_model(["rgb"])(given)
+    assert str(raised.value).startswith("clip: got ")
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize("heads", ["merged", [], ["rgb", "semantic"]])
+def test_heads_that_there_are_not_are_refused_in_one_line(heads):
+    with pytest.raises(InputError, match="expected a list of some of rgb, flow, merged, or None") as raised:
+        small_model(["rgb", "flow"])(clip(), heads)
+    assert f"got {heads!r}" in str(raised.value)
+
+
+def test_the_model_is_compiled_without_a_break():
+    model = small_model()
+    with torch.no_grad():
+        expected = model(clip(), ["rgb", "merged"]).logits
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(clip(), ["rgb", "merged"]).logits, expected)
 
 
 def test_a_clips_scores_do_not_depend_on_the_clips_beside_it():

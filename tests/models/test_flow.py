@@ -425,6 +425,12 @@ def test_computes_in_double_precision_on_double_precision_clips(options):
     assert layer(clip[:, :, :1]).dtype == torch.float64
 
 
+def test_frames_of_whole_numbers_are_refused_with_what_to_give():
+    with pytest.raises(InputError, match=r"flow: frames of torch\.uint8: .*frames\.float\(\) / 255") as raised:
+        RepresentationFlow(2)(torch.zeros(1, 1, 2, 16, 16, dtype=torch.uint8))
+    assert "\n" not in str(raised.value)
+
+
 def test_learnt_kernels_begin_as_the_fixed_ones():
     clip = random_clip(2, 3, 3, 12, 13)
     torch.testing.assert_close(RepresentationFlow(8, learn_kernels=True)(clip), RepresentationFlow(8)(clip))

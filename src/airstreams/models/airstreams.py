@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from airstreams.config import ModelConfig
+from airstreams.errors import InputError
 from airstreams.models.representations import RGB, Flow, Representation, Semantic, further
 from airstreams.models.tower import EarlyTower, LateTower
 
@@ -64,8 +65,11 @@ class AIRStreams(nn.Module):
                 caller can get it wrong.
             heads: which logits to compute; None: the answer's alone, as at inference, without what only other heads
                 need.
+
+        InputError: what is no such clip or no such heads.
         """
         heads = (self.answer,) if heads is None else heads
+        self._require(clip_B3THW, heads)
         clip_B3THW = to_unit_range(clip_B3THW)
         merged = [head for head in heads if head not in self.early]
         streams = [name for name in self.early if merged or name in heads]
@@ -78,6 +82,16 @@ class AIRStreams(nn.Module):
             merged_BCTHW = torch.stack(at_level).mean(dim=0)
             logits[head] = self.late[head](merged_BCTHW)
         return Output(logits, representations)
+
+    def _require(self, clip: Tensor, heads: Sequence[str]) -> None:
+        dtype = next(self.late.parameters()).dtype
+        if clip.ndim != 5 or clip.shape[1] != 3 or clip.dtype not in (torch.uint8, dtype):
+            raise InputError(
+                f"clip: got {clip.dtype} of {tuple(clip.shape)}, expected torch.uint8, or {dtype} in 0..1, of (batch, "
+                "3, frames, height, width); clip.to(torch.uint8), clip.float() or clip.permute(0, 4, 1, 2, 3) makes it"
+            )
+        if isinstance(heads, str) or not heads or any(head not in self.late for head in heads):
+            raise InputError(f"heads: got {heads!r}, expected a list of some of {', '.join(self.late)}, or None")
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts by the names that `airstreams info` shows: `flow.representation`, `rgb.early`, `merged.late`, ...

@@ -129,8 +129,11 @@ class RepresentationFlow(nn.Module):
         Frame t holds the flow from t to t + 1; the last frame repeats the last pair's. One frame alone has no motion:
         zeros. C may be any number, such as a feature map's.
 
-        InputError: frames less than 2 px wide or high.
+        InputError: frames less than 2 px wide or high, or of whole numbers.
         """
+        if not clip_BCTHW.is_floating_point():
+            mend = "frames.float() / 255, or frames.float() with value_range=255"
+            raise InputError(f"flow: frames of {clip_BCTHW.dtype}: expected floating-point ones; give {mend}")
         B, C, T, H, W = clip_BCTHW.shape
         if min(H, W) < 2:
             raise InputError(f"flow: frames of {W}x{H} px: expected at least 2 px either way")
