@@ -346,11 +346,39 @@ def test_counting_says_which_stream_looks_at_values(works, tmp_path, capsys):
     assert "expected it to do on torch's meta device as well" in err
 
 
+def saved_with(config, run):
+    """A saved model of a config, and the model."""
+    model = build(config, 2, 5).eval()
+    saved_models.save(saved_models.SavedModel(Config(model=config), ("a", "b"), ("background",) * 5, False, model), run)
+    return model
+
+
 def test_tied_weights_are_saved_and_loaded(works, tmp_path):
-    config = Config(model=works("Tied"))
-    model = build(config.model, 2, 5).eval()
-    saved_models.save(saved_models.SavedModel(config, ("a", "b"), ("background",) * 5, False, model), tmp_path / "run")
+    model = saved_with(works("Tied"), tmp_path / "run")
     loaded = saved_models.load(tmp_path / "run").model
     assert len(list(loaded.representations.parameters())) == 1  # tied again
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("self.second.weight = self.first.weight", "self.third = nn.Linear(3, 3)"), ("channels = 3", "channels = 2")],
+)
+def test_a_class_that_is_not_the_trained_one_is_named(works, tmp_path, change):
+    saved_with(works("Tied"), tmp_path / "run")
+    (tmp_path / "works.py").write_text(
+        WORKS.replace(*change) + "# of another size, or Python would not compile it anew"
+    )
+    del sys.modules["works"]
+    with pytest.raises(
+        InputError, match=r"not a model of this config .*; works:Tied is not the class that was trained"
+    ):
+        saved_models.load(tmp_path / "run")
+
+
+def test_another_tower_is_not_blamed_on_the_class(works, tmp_path, monkeypatch):
+    saved_with(works("Tied"), tmp_path / "run")
+    monkeypatch.setattr(saved_models, "build", lambda config, *sizes: build(replace(config, width=0.25), *sizes))
+    with pytest.raises(InputError, match=r"; use the version of airstreams that model\.json names"):
+        saved_models.load(tmp_path / "run")

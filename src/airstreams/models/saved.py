@@ -24,7 +24,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 import airstreams
-from airstreams.config import Config
+from airstreams.config import Config, ModelConfig
 from airstreams.errors import InputError, in_a_line
 from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
@@ -107,8 +107,20 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = in_a_line(error)[:200]
-        raise InputError(f"{path}: not a model of this config ({reason}); {_OTHER_VERSION}") from error
+        mend = _mend_of_differing(model, weights, description.config.model)
+        raise InputError(f"{path}: not a model of this config ({reason}); {mend}") from error
     return SavedModel(**vars(description), model=model.eval().to(device))
+
+
+def _mend_of_differing(model: AIRStreams, weights: dict[str, Tensor], config: ModelConfig) -> str:
+    here, there = ({name: tensor.shape for name, tensor in kept.items()} for kept in (model.state_dict(), weights))
+    parts = {tuple(name.split(".")[:2]) for name, _ in here.items() ^ there.items()}
+    # Of other `channels` the tower's first layers differ too.
+    changed = [stream for stream in config.representations if parts & {("representations", stream), ("early", stream)}]
+    if any(group == "late" or stream not in changed for group, stream in parts):
+        return _OTHER_VERSION
+    places = ", ".join(config.representations[stream] for stream in changed)
+    return f"{places} is not the class that was trained; bring that one back, or put it first on PYTHONPATH"
 
 
 def read_description(run: Path) -> Description:
