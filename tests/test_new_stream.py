@@ -15,12 +15,13 @@ import torch
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import Config, ModelConfig
+from airstreams.config import Config, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.models.transfer import take_over
 from airstreams.recipe import from_dict, load_config
+from airstreams.training.learner import _train_mode, freeze
 
 PAGE = (Path(__file__).parents[1] / "docs" / "new-stream.md").read_text(encoding="utf-8")
 
@@ -29,14 +30,18 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
+def write_the_pages(name, folder):
+    """The file that the page gives under this name."""
+    (content,) = re.findall(rf"`{name}`.*?:\n\n```\w+\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    (folder / name).write_text(content)
+
+
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory):
     """The folder in which a reader has followed the page to its end, and what the commands said."""
     folder = tmp_path_factory.mktemp("tutorial")
-    for language, name in (("python", "my_streams.py"), ("yaml", "edges.yaml")):
-        assert f"`{name}`:\n\n```{language}" in PAGE
-        (block,) = blocks(language)
-        (folder / name).write_text(block)
+    for name in ("my_streams.py", "edges.yaml"):
+        write_the_pages(name, folder)
     # -P: the folder is found by the page's PYTHONPATH or not at all.
     commands = [f"python() {{ '{sys.executable}' -P \"$@\"; }}", 'airstreams() { python -m airstreams "$@"; }']
     package = str(Path(airstreams.__file__).parents[1])
@@ -382,3 +387,37 @@ def test_another_tower_is_not_blamed_on_the_class(works, tmp_path, monkeypatch):
     monkeypatch.setattr(saved_models, "build", lambda config, *sizes: build(replace(config, width=0.25), *sizes))
     with pytest.raises(InputError, match=r"; use the version of airstreams that model\.json names"):
         saved_models.load(tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")
+def test_taught_weights_are_taken_and_a_saved_model_needs_their_file_no_longer(tmp_path, monkeypatch, capsys):
+    write_the_pages("taught_streams.py", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    weights = {"0.weight": torch.full((8, 3, 3, 3), 0.1), "0.bias": torch.zeros(8)}
+    weights |= torch.nn.Sequential(torch.nn.Identity(), torch.nn.BatchNorm2d(8)).state_dict()
+    torch.save(weights, tmp_path / "taught.pt")
+    config = ModelConfig(streams=["taught"], representations={"taught": "taught_streams:Taught"}, width=0.125)
+    with torch.device("meta"):
+        build(config, 2, 5)
+    model = saved_with(config, tmp_path / "run")
+    assert model.state_dict()["representations.taught.network.0.weight"].eq(0.1).all()
+    assert capsys.readouterr().err == ""
+    (tmp_path / "taught.pt").unlink()
+    loaded = saved_models.load(tmp_path / "run").model
+    assert "a new one begins from random ones" in capsys.readouterr().err
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+    del sys.modules["taught_streams"]
+
+
+def test_freezing_the_taught_network_stops_its_statistics_too(tmp_path, monkeypatch):
+    write_the_pages("taught_streams.py", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = ModelConfig(streams=["rgb", "taught"], representations={"taught": "taught_streams:Taught"}, width=0.125)
+    for frozen in ([], ["taught.representation"]):
+        config = Config(model=model, training=TrainingConfig(freeze=frozen))
+        made = build(model, 2, 5)
+        made.representations["taught"].requires_grad_(False)
+        _train_mode(made, freeze(made, config))
+        made(clip(2, 3, 3, 64, 64))
+        assert made.state_dict()["representations.taught.network.1.num_batches_tracked"] == (0 if frozen else 1)
+    del sys.modules["taught_streams"]
