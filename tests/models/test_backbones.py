@@ -1,16 +1,22 @@
 """The packaged towers against their authors' descriptions, counted independently, and each in a small model."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 
 from airstreams.config import ClipConfig, Config, ModelConfig
+from airstreams.errors import InputError
 from airstreams.models.airstreams import build
 from airstreams.models.backbones import BACKBONES, BackboneName, Block, Layer
 from airstreams.models.cost import count
 from airstreams.models.tower import build_blocks
+from airstreams.recipe import load_config
 
+PAGE = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
 EACH_BACKBONE = pytest.mark.parametrize("name", list(BACKBONES))
 
 # The figures of google-research/tiny_video_nets/found_tvns.py, a row a block: filters, expand, repeats, spatial type,
@@ -133,3 +139,16 @@ def test_a_projection_is_a_convolution_even_without_change_and_none_where_frames
     assert first.shortcut is None
     assert first.body[-1].weight.all()  # not silent at the start, since nothing goes round it
     assert kinds(second.shortcut) == ["SpatialConv", "FrameNorm"]
+
+
+def test_the_pages_tower_of_ones_own_gives_an_answer_and_needs_its_merge_level(tmp_path):
+    (recipe,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "own.yaml").write_text(recipe)
+    config = load_config(tmp_path / "own.yaml").model
+    assert [block.channels for block in config.tower] == [32, 64]
+    model = build(replace(config, streams=["rgb", "flow"]), 4, 5).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 4, 64, 64)).logits["merged"].shape == (1, 4)
+    (tmp_path / "own.yaml").write_text(recipe.replace("  merge_levels: [1]\n", ""))
+    with pytest.raises(InputError, match=r"merge_levels: got \[?3"):
+        load_config(tmp_path / "own.yaml")
