@@ -354,7 +354,9 @@ def test_counting_says_which_stream_looks_at_values(works, tmp_path, capsys):
 def saved_with(config, run):
     """A saved model of a config, and the model."""
     model = build(config, 2, 5).eval()
-    saved_models.save(saved_models.SavedModel(Config(model=config), ("a", "b"), ("background",) * 5, False, model), run)
+    saved_models.save(
+        saved_models.SavedModel(Config(model=config), ("a", "b"), ("background",) * 5, False, None, model), run
+    )
     return model
 
 
