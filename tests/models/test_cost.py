@@ -1,5 +1,7 @@
 """Parameters and cost against counts by hand and against the model itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -89,6 +91,16 @@ def test_a_further_later_merge_costs_training_but_not_inference():
     assert sum(two.inference.values()) == sum(one.inference.values())
     # flow's blocks 4 to 6 now run too, and the late fusion's classifier: together as much as one late tower.
     assert sum(two.training.values()) == sum(one.training.values()) + one.inference["merged.late"]
+
+
+def test_parameters_that_score_leave_out_blocks_that_only_train():
+    model = ModelConfig(streams=["rgb", "flow"], width=0.5)
+    one = count(Config(model=model), 4, 2)
+    three = count(Config(model=replace(model, merge_levels=[3, 1, 5])), 4, 2)
+    trained_alone = sum(one.parameters[name] for name in ("rgb.late", "flow.late"))
+    assert one.scoring == sum(one.parameters.values()) - trained_alone
+    assert 0 < three.scoring - one.scoring < 200  # the normalisations after block 1
+    assert sum(three.parameters.values()) > 1.4 * sum(one.parameters.values())
 
 
 def test_one_stream_costs_what_it_costs_among_others():

@@ -190,11 +190,7 @@ def _difference(
 def _cost(job: Job) -> dict[str, int]:
     """What scoring one clip takes; parts that only train are left out."""
     counted = job.cost()
-    used = [name for name, count in counted.inference.items() if count > 0]
-    return {
-        "parameters": sum(counted.parameters[name] for name in used),
-        "multiply_adds": sum(counted.inference.values()),
-    }
+    return {"parameters": counted.scoring, "multiply_adds": sum(counted.inference.values())}
 
 
 def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:

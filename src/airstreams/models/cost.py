@@ -9,6 +9,7 @@ activations and poolings are left out, as everywhere.
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from airstreams.config import Config
@@ -20,11 +21,15 @@ GREY_OPERATIONS = 6  # a pixel: the luma of the flow stream's frames, and their 
 
 @dataclass
 class Cost:
-    """Parameters and multiply-adds a clip by part: `rgb.early`, `semantic.representation`, `merged.late`, ..."""
+    """Parameters and multiply-adds a clip by part: `rgb.early`, `semantic.representation`, `merged.late`, ...
+
+    scoring: parameters of what runs at inference, which need not be whole parts.
+    """
 
     parameters: dict[str, int]
     inference: dict[str, int]
     training: dict[str, int]  # of a training step's forward pass
+    scoring: int
 
 
 def count(config: Config, classes: int, segment_classes: int) -> Cost:
@@ -36,14 +41,28 @@ def count(config: Config, classes: int, segment_classes: int) -> Cost:
         parameters,
         _multiply_adds(model, config, [config.model.answer]),
         _multiply_adds(model, config, config.trained_heads()),
+        _parameters_that_score(model, config),
     )
+
+
+def _parameters_that_score(model: AIRStreams, config: Config) -> int:
+    run: set[nn.Module] = set()
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda module, _: run.add(module))
+    _run(model, config, [config.model.answer])
+    return sum(parameter.numel() for module in run for parameter in module.parameters(recurse=False))
+
+
+def _run(model: AIRStreams, config: Config, heads: list[str]) -> None:
+    clip = config.clip
+    model(torch.empty(1, 3, clip.frames, clip.size, clip.size, device="meta"), heads)
 
 
 def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[str, int]:
     clip = config.clip
     counter = FlopCounterMode(display=False)
     with counter:
-        model(torch.empty(1, 3, clip.frames, clip.size, clip.size, device="meta"), heads)
+        _run(model, config, heads)
     counted = counter.get_flop_counts()
     costs = {}
     for name in model.parts():
