@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 
 import airstreams
-from airstreams.data import dataset
+from airstreams.data import dataset, transforms
 from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.data.synthetic import make_clip, render
-from airstreams.data.video import iterate_frames, read_frames
+from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.protocols import score_videos
@@ -162,6 +162,67 @@ def test_a_window_in_which_no_frame_begins_is_left_out(run, tmp_path):
     prediction = Recogniser(with_window(run, 0.3), "cpu").predict(tmp_path / "still.mkv")
     assert [window.start for window in prediction.windows] == pytest.approx([0, 0.9])  # none from 0.3 s and 0.6 s on
     assert len(prediction.probabilities) == 4
+
+
+def assert_frames_answer_as_their_file(recogniser, path, abs):
+    info = probe(path)
+    whole = recogniser.predict_frames(read_frames(path, range(info.frames)), info.fps)
+    expected = recogniser.predict(path)
+    for got, of_file in zip([whole, *whole.windows], [expected, *expected.windows], strict=True):
+        assert got.probabilities == pytest.approx(of_file.probabilities, abs=abs)
+    for got, of_file in zip(whole.windows, expected.windows, strict=True):
+        assert (got.start, got.end) == pytest.approx((of_file.start, of_file.end))
+    return whole
+
+
+@pytest.mark.parametrize("rate", [None, 7.0])
+@pytest.mark.parametrize(("frames", "windows"), [(3, 0), (12, 0), (30, 4)])
+def test_a_files_own_frames_are_answered_as_the_file(run, tmp_path, rate, frames, windows):
+    render(tmp_path, ("disc",), ("up",), {"test": 1}, frames=frames, size=64, seed=1, fps=10)
+    recogniser = Recogniser(with_window(run, 0.7), "cpu")
+    recogniser.saved.config.clip.rate = rate
+    path = tmp_path / "videos" / "test" / "disc_up" / "000.mp4"
+    assert len(assert_frames_answer_as_their_file(recogniser, path, abs=0).windows) == windows
+
+
+def test_the_rate_of_frames_decides_over_windows_and_over_clips_of_a_rate(run):
+    frames = make_clip("disc", "up", 24, 64, np.random.default_rng(0)).frames
+    recogniser = Recogniser(with_window(run, 1.0), "cpu")
+    assert [(w.start, w.end) for w in recogniser.predict_frames(frames, 8).windows] == [(0, 1), (1, 2), (2, 3)]
+    assert recogniser.predict_frames(frames, 12).windows == []
+    recogniser.saved.config.clip.rate = 12
+    twice = np.repeat(frames, 2, axis=0)
+    assert recogniser.predict_frames(twice[:-1], 24) == recogniser.predict_frames(frames, 12)
+
+
+def test_frames_larger_than_the_model_needs_are_reduced_as_a_files_are(run, tmp_path):
+    render(tmp_path, ("disc",), ("up",), {"test": 1}, frames=8, size=160, seed=1, fps=10)
+    path = tmp_path / "videos" / "test" / "disc_up" / "000.mp4"
+    recogniser = Recogniser(run, "cpu")
+    side = recogniser.saved.config.decoded_side
+    expected = read_frames(path, range(8), side).astype(float)
+    reduced = np.stack([transforms.reduced(frame, side) for frame in read_frames(path, range(8))])
+    assert np.abs(reduced - expected).mean() < 2
+    assert_frames_answer_as_their_file(recogniser, path, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("frames", "fps", "told"),
+    [
+        (np.zeros((8, 64, 64, 3), np.float32), 30, r"got float32 \(8, 64, 64, 3\)"),
+        (np.zeros((8, 3, 64, 64), np.uint8), 30, r"got uint8 \(8, 3, 64, 64\)"),
+        (np.zeros((64, 64, 3), np.uint8), 30, r"got uint8 \(64, 64, 3\)"),
+        (np.zeros((0, 64, 64, 3), np.uint8), 30, r"got uint8 \(0, 64, 64, 3\)"),
+        ([np.zeros((64, 64, 3), np.uint8)], 30, "got list"),
+        (torch.zeros((8, 64, 64, 3), dtype=torch.uint8), 30, "got Tensor"),
+        (np.zeros((8, 64, 64, 3), np.uint8), 0, "fps: got 0"),
+        (np.zeros((8, 64, 64, 3), np.uint8), float("nan"), "fps: got nan"),
+    ],
+)
+def test_what_are_no_frames_is_refused_in_a_line(trained, frames, fps, told):
+    with pytest.raises(InputError, match=told) as raised:
+        Recogniser(trained, "cpu").predict_frames(frames, fps)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_damaged_file_is_refused_with_its_reason(trained, tmp_path):

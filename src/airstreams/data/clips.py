@@ -21,9 +21,9 @@ class FrameRange(NamedTuple):
     last: int
 
 
-def frame_range(video: Video) -> FrameRange:
-    """The frames between the video's start and end. VideoError: none."""
-    times = probe(video.path).times
+def frame_range(video: Video, times: np.ndarray | None = None) -> FrameRange:
+    """The frames between the video's start and end. VideoError: none. `times`: of all frames, s; None: the file's."""
+    times = probe(video.path).times if times is None else times
     first = 0 if video.start is None else int(np.searchsorted(times, video.start - 1e-6))
     last = len(times) - 1 if video.end is None else int(np.searchsorted(times, video.end - 1e-6)) - 1
     if first > last:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
-from airstreams.data.clips import active_labels, clip_places, frame_range, latest_start
+from airstreams.data.clips import FrameRange, active_labels, clip_places, frame_range, latest_start
 from airstreams.data.labels import NO_LABEL, LabelStore, file_of, read_array
 from airstreams.data.listing import Video
 from airstreams.data.loading import share_memory
@@ -28,6 +28,7 @@ from airstreams.data.transforms import (
     crop_label_map,
     draw_colour,
     draw_crop,
+    reduced,
     square_crops,
 )
 from airstreams.data.video import iterate_frames, probe, read_frames
@@ -339,13 +340,18 @@ class VideoViews(Dataset[Views | BadVideo]):
     def read(self, video: Video) -> Views:
         """The views of one video. VideoError: it cannot be read."""
         places_VT = self._places(video)
-        frames = read_frames(video.path, np.unique(places_VT), self.config.decoded_side)
-        return self._views(video, places_VT, frames)
+        return self._views(video, places_VT, self._frames(video, np.unique(places_VT)))
+
+    def _range(self, video: Video) -> FrameRange:
+        return frame_range(video)
+
+    def _frames(self, video: Video, places: np.ndarray) -> np.ndarray:
+        return read_frames(video.path, places, self.config.decoded_side)
 
     def _places(self, video: Video) -> np.ndarray:
         """The places (V, T) of each view's frames."""
         clip, evaluation = self.config.clip, self.config.evaluation
-        part = frame_range(video)
+        part = self._range(video)
         latest = latest_start(part, clip)
         if evaluation.views == 1:
             starts = np.array([(part.first + latest) // 2])
@@ -377,6 +383,28 @@ class VideoViews(Dataset[Views | BadVideo]):
         )
         share_memory(views)
         return views
+
+
+class FrameViews(VideoViews):
+    """The same views of frames that are in memory.
+
+    Args:
+        videos: parts of them; there is no file.
+        config: as for `VideoViews`.
+        frames_THW3: uint8, RGB.
+        times: (T,), s from the first frame.
+    """
+
+    def __init__(self, videos: Sequence[Video], config: Config, frames_THW3: np.ndarray, times: np.ndarray) -> None:
+        super().__init__(videos, config)
+        self.frames_THW3 = frames_THW3
+        self.times = times
+
+    def _range(self, video: Video) -> FrameRange:
+        return frame_range(video, self.times)
+
+    def _frames(self, video: Video, places: np.ndarray) -> np.ndarray:
+        return np.stack([reduced(self.frames_THW3[place], self.config.decoded_side) for place in places])
 
 
 def _read_mask(video: Video) -> np.ndarray | None:

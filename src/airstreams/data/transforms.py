@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av import VideoFrame
 from torch import Tensor
 
 from airstreams.config import DataConfig
@@ -62,6 +63,21 @@ def square_crops(height: int, width: int, crops: int) -> list[Crop]:
         Crop(place * (height - side) / height, place * (width - side) / width, side / height, side / width)
         for place in places
     ]
+
+
+def reduced(frame_HW3: np.ndarray, short_side: int) -> np.ndarray:
+    """A uint8 RGB frame brought to this shorter side, px, if it is larger, by the area average of `read_frames`.
+
+    That one averages the file's own colours, of which most files keep fewer than pixels: the two differ by one or two
+    grey levels on average, and by more at edges between colours.
+    """
+    H, W = frame_HW3.shape[:2]
+    side = min(H, W)
+    if side <= short_side:
+        return frame_HW3
+    width, height = round(W * short_side / side), round(H * short_side / side)
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
+    return frame.reformat(width, height, interpolation="AREA", threads=1).to_ndarray()
 
 
 def crop_frames(frames_THW3: np.ndarray, crop: Crop, size: int) -> Tensor:

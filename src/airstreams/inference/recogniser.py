@@ -1,15 +1,19 @@
-"""A trained model that answers: video file in, classes and probabilities out. RGB is all it needs."""
+"""A trained model that answers: video file or frames in, classes and probabilities out. RGB is all it needs."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from airstreams.data.dataset import VideoViews
+from airstreams.data.dataset import FrameViews, VideoViews, Views
 from airstreams.data.listing import Video
 from airstreams.data.video import check
+from airstreams.errors import InputError
 from airstreams.evaluation.protocols import score_views
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
@@ -61,24 +65,67 @@ class Recogniser:
         """
         video = Video(path=Path(path), name=str(path), labels=())
         info = check(video.path)  # decodes it all, as evaluation does: a damaged file is never scored
-        duration = info.duration
+        windows = self._windows(info.times, info.duration)
+        reader = VideoViews([*_parts(video, windows), video], self.saved.config)
+        return self._prediction(windows, reader.in_one_pass() if windows else [reader.read(video)])
+
+    def predict_frames(self, frames: np.ndarray, fps: float) -> Prediction:
+        """Score frames, as of a camera, in the way of `predict`.
+
+        Of a file's own frames (`read_frames(path, range(n))`, at its rate) the answer is that of `predict`. Only where
+        frames are larger than the model needs them do colours, and so probabilities, differ a little, since the file's
+        are reduced before they become RGB.
+
+        Args:
+            frames: uint8 (T, H, W, 3), RGB; of OpenCV's, which are BGR, `frames[..., ::-1]`.
+            fps: frames a second.
+
+        Raises:
+            InputError: frames of another type or layout, or no rate.
+        """
+        _require_frames(frames, fps)
+        times, duration = np.arange(len(frames)) / fps, len(frames) / fps
+        video = Video(path=Path("frames"), name="frames", labels=())
+        windows = self._windows(times, duration)
+        reader = FrameViews([*_parts(video, windows), video], self.saved.config, frames, times)
+        return self._prediction(windows, map(reader.read, reader.videos))
+
+    def _windows(self, times: np.ndarray, duration: float) -> list[tuple[float, float]]:
+        """Start and end of each window of frames at these times; none of a short video."""
         length = self.saved.config.evaluation.window
-        parts, times = list[Video](), list[tuple[float, float]]()
-        if duration > 2 * length:
-            edges = [index * length for index in range(int(duration / length + 0.5))] + [duration]
-            for start, end in pairwise(edges):
-                if len(info.times[(info.times >= start) & (info.times < end)]):  # a still stretch may hold no frame
-                    parts.append(replace(video, start=start, end=end))
-                    times.append((start, end))
+        if duration <= 2 * length:
+            return []
+        edges = [index * length for index in range(int(duration / length + 0.5))] + [duration]
+        # A still stretch may hold no frame.
+        return [(start, end) for start, end in pairwise(edges) if ((times >= start) & (times < end)).any()]
+
+    def _prediction(self, windows: list[tuple[float, float]], views_of_all: Iterable[Views]) -> Prediction:
+        """Of each window's views and, last, the whole video's."""
         answer = self.saved.config.model.answer
-        reader = VideoViews([*parts, video], self.saved.config)
         scored = []
-        for views in reader.in_one_pass() if parts else [reader.read(video)]:
+        for views in views_of_all:
             probabilities, _ = score_views(self.saved, views.clips, [answer])
             scored.append(self._named(probabilities[answer]))
-        windows = [Window(*between, named) for between, named in zip(times, scored[:-1], strict=True)]
-        return Prediction(scored[-1], windows)
+        return Prediction(
+            scored[-1], [Window(*between, named) for between, named in zip(windows, scored[:-1], strict=True)]
+        )
 
     def _named(self, probabilities_K: Tensor) -> dict[str, float]:
         order = probabilities_K.argsort(descending=True).tolist()
         return {self.saved.classes[index]: float(probabilities_K[index]) for index in order}
+
+
+def _parts(video: Video, windows: list[tuple[float, float]]) -> list[Video]:
+    return [replace(video, start=start, end=end) for start, end in windows]
+
+
+def _require_frames(frames: np.ndarray, fps: float) -> None:
+    is_array = isinstance(frames, np.ndarray)
+    if not (is_array and frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and frames.size):
+        given = f"{frames.dtype} {frames.shape}" if is_array else type(frames).__name__
+        raise InputError(
+            f"frames: got {given}, expected a numpy array uint8 (T, H, W, 3) of RGB in 0..255, one frame at least; "
+            "np.stack makes one of a list, and np.moveaxis puts channels last"
+        )
+    if not 0 < fps < math.inf:
+        raise InputError(f"fps: got {fps}, expected frames a second, over 0 and finite; give the camera's, such as 30")
