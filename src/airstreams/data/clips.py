@@ -83,4 +83,5 @@ def active_labels(video: Video, start_s: float, end_s: float) -> tuple[str, ...]
 def _nearest(times: np.ndarray, moments: np.ndarray | float) -> np.ndarray:
     # Not the frame shown at that moment: files round times (Matroska to 1 ms) and 30 fps is often 29.97, so at a rate
     # near the file's own a hair's breadth would double one frame and skip the next, which is false motion.
-    return np.searchsorted((times[1:] + times[:-1]) / 2, moments)
+    # Midway (8 a second of 30) it is the earlier frame, wherever the last bits of a file's times lie.
+    return np.searchsorted((times[1:] + times[:-1]) / 2, moments - 1e-6)

@@ -73,8 +73,8 @@ class Recogniser:
         """Score frames, as of a camera, in the way of `predict`.
 
         Of a file's own frames (`read_frames(path, range(n))`, at its rate) the answer is that of `predict`. Only where
-        frames are larger than the model needs them do colours, and so probabilities, differ a little, since the file's
-        are reduced before they become RGB.
+        frames are larger than the model needs them do colours, and so probabilities (by 0.01 or so), differ, since the
+        file's are reduced before they become RGB.
 
         Args:
             frames: uint8 (T, H, W, 3), RGB; of OpenCV's, which are BGR, `frames[..., ::-1]`.
