@@ -33,7 +33,7 @@ def test_a_videos_score_is_the_mean_of_its_views_probabilities(saved, source):
     config = replace(saved.config, evaluation=EvaluationConfig(views=CLIPS_AT_ONCE + 3))
     clips = clips_of(source.split("test")[0], config)
     assert len(clips) > CLIPS_AT_ONCE
-    averaged, _ = score_views(saved, clips, ["merged", "rgb"])
+    averaged, *_ = score_views(saved, clips, ["merged", "rgb"])
     for head in ("merged", "rgb"):
         with torch.inference_mode():
             singly = [saved.model(clip[None].permute(0, 4, 1, 2, 3), [head]).logits[head] for clip in clips]
@@ -42,9 +42,9 @@ def test_a_videos_score_is_the_mean_of_its_views_probabilities(saved, source):
 
 def test_a_head_scores_the_same_alone_as_beside_the_others(saved, source):
     clips = clips_of(source.split("test")[0], saved.config)
-    together, _ = score_views(saved, clips, ["rgb", "flow", "merged"])
+    together, *_ = score_views(saved, clips, ["rgb", "flow", "merged"])
     for head in together:
-        alone, _ = score_views(saved, clips, [head])
+        alone, *_ = score_views(saved, clips, [head])
         assert torch.allclose(alone[head], together[head], atol=1e-6)
 
 

@@ -25,6 +25,7 @@ from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.protocols import score_videos
 from airstreams.inference.recogniser import Recogniser
 from airstreams.models import saved as saved_models
+from airstreams.models.airstreams import build
 
 
 def test_neither_prediction_nor_evaluation_unpickles_anything(run, synthetic, monkeypatch):
@@ -162,6 +163,43 @@ def test_a_window_in_which_no_frame_begins_is_left_out(run, tmp_path):
     prediction = Recogniser(with_window(run, 0.3), "cpu").predict(tmp_path / "still.mkv")
     assert [window.start for window in prediction.windows] == pytest.approx([0, 0.9])  # none from 0.3 s and 0.6 s on
     assert len(prediction.probabilities) == 4
+
+
+@pytest.mark.parametrize("streams", [["rgb", "flow", "semantic"], ["rgb"]])
+def test_the_answers_classifier_makes_its_logits_of_a_views_features(run, synthetic, streams):
+    """Also where one stream's own head answers."""
+    saved = saved_models.load(run)
+    saved.config.evaluation.views = 1
+    if streams == ["rgb"]:
+        saved.config.model.streams = streams
+        saved.model = build(saved.config.model, 4, len(saved.segment_classes))
+    saved_models.save(saved, run)
+    video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
+    recogniser = Recogniser(run, "cpu")
+    features = recogniser.features(video)
+    assert features.dtype == np.float32
+    weights = recogniser.saved.model.state_dict()
+    classifier = f"late.{'merged' if len(streams) > 1 else 'rgb'}.classifier"
+    logits = weights[f"{classifier}.weight"].numpy() @ features + weights[f"{classifier}.bias"].numpy()
+    exponentials = np.exp(logits - logits.max())
+    assert_same(
+        recogniser.predict(video).probabilities,
+        dict(zip(saved.classes, exponentials / exponentials.sum(), strict=True)),
+    )
+
+
+def test_features_are_the_mean_over_the_views(run, synthetic):
+    recogniser = Recogniser(run, "cpu")
+    recogniser.saved.config.evaluation.views = 3
+    video = synthetic / "videos" / "test" / "square_left" / "001.mp4"
+    seen: list[torch.Tensor] = []
+    classifier = recogniser.saved.model.get_submodule("late.merged.classifier")
+    classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    features = recogniser.features(video)
+    (of_views,) = seen
+    assert of_views.shape == (3, len(features))
+    assert of_views.std(dim=0).max() > 1e-3
+    np.testing.assert_allclose(features, of_views.numpy().mean(axis=0), rtol=1e-5)
 
 
 def assert_frames_answer_as_their_file(recogniser, path, abs):

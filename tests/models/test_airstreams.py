@@ -87,9 +87,9 @@ def test_the_merged_tower_answers_on_the_mean_of_the_streams_features():
         output = model(clip(), [*STREAMS, "merged"])
         features = {name: model.early[name](output.representations[name].tower_input, 3)[3] for name in STREAMS}
         mean = (features["rgb"] + features["flow"] + features["semantic"]) / 3
-        torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean), rtol=0, atol=1e-5)
+        torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean)[0], rtol=0, atol=1e-5)
         for name in STREAMS:
-            torch.testing.assert_close(output.logits[name], model.late[name](features[name]), rtol=0, atol=1e-5)
+            torch.testing.assert_close(output.logits[name], model.late[name](features[name])[0], rtol=0, atol=1e-5)
 
 
 def test_at_each_merge_level_the_mean_goes_through_the_blocks_after_it():
@@ -103,9 +103,9 @@ def test_at_each_merge_level_the_mean_goes_through_the_blocks_after_it():
         output = model(clip(), heads)
         rgb, flow = (model.early[name](output.representations[name].tower_input, 6) for name in ("rgb", "flow"))
         for head, level in levels.items():
-            expected = model.late[head]((rgb[level] + flow[level]) / 2)
+            expected = model.late[head]((rgb[level] + flow[level]) / 2)[0]
             torch.testing.assert_close(output.logits[head], expected, rtol=0, atol=1e-5)
-        torch.testing.assert_close(output.logits["rgb"], model.late["rgb"](rgb[6]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(output.logits["rgb"], model.late["rgb"](rgb[6])[0], rtol=0, atol=1e-5)
         torch.testing.assert_close(model(clip()).logits["merged"], output.logits["merged"], rtol=0, atol=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_further_rgb_streams_are_towers_of_their_own_without_losses():
         features = [model.early[name](clip(), 3)[3] for name in config.streams]
         assert not torch.allclose(features[0], features[1], atol=1e-3)
         mean = sum(features) / 3
-        torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean), rtol=0, atol=1e-5)
+        torch.testing.assert_close(output.logits["merged"], model.late["merged"](mean)[0], rtol=0, atol=1e-5)
     whole = Config(model=config)
     assert whole.trained_heads() == ["rgb", "merged"]
     assert not whole.needs_labels

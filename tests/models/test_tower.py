@@ -191,7 +191,9 @@ def test_only_the_first_repetition_of_a_block_pools_and_strides():
 def test_the_default_tower_takes_any_number_of_frames_and_any_size(size):
     early = EarlyTower(3, default_tower(), 0.125, [3]).eval()
     late = LateTower(default_tower(), 3, 0.125, 4, 0.5).eval()
-    assert late(early(torch.rand(2, 3, *size), 3)[3]).shape == (2, 4)
+    logits_BK, pooled_BC = late(early(torch.rand(2, 3, *size), 3)[3])
+    assert logits_BK.shape == (2, 4)
+    assert pooled_BC.shape == (2, late.classifier.in_features)
 
 
 @pytest.mark.parametrize(

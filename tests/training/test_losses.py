@@ -113,7 +113,7 @@ def test_losses_of_bfloat16_logits_are_those_of_the_same_numbers_in_float32():
 def outputs():
     heads = {name: torch.randn(4, 3) for name in ("rgb", "flow", "semantic", "merged")}
     seen = {"semantic": Representation(torch.empty(0), flat_logits(batch=4)[1])}
-    return Output(heads, seen), torch.tensor([0, 2, 1, 1]), torch.tensor(blocks_of_labels(batch=4))
+    return Output(heads, seen, {}), torch.tensor([0, 2, 1, 1]), torch.tensor(blocks_of_labels(batch=4))
 
 
 def test_the_total_is_the_sum_of_the_five_losses_times_their_weights():
@@ -131,6 +131,6 @@ def test_the_total_is_the_sum_of_the_five_losses_times_their_weights():
 def test_losses_without_weight_are_not_computed():
     output, target, labels = outputs()
     weights = {"rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 0.0}
-    only_weighty = Output({name: output.logits[name] for name in ("rgb", "merged")}, {})
+    only_weighty = Output({name: output.logits[name] for name in ("rgb", "merged")}, {}, {})
     clips, pixels = torch.tensor(4.0), torch.tensor(0.0)
     assert compute_losses(only_weighty, target, labels, weights, 0.0, clips, pixels).keys() == {"rgb", "merged"}

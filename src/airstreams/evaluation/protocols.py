@@ -42,15 +42,18 @@ class Scores:
 
 def score_views(
     saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str]
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """One video's probabilities (K,) for each head, and its segmentation logits (V T, S, h, w) where computed.
+) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
+    """One video's probabilities (K,) for each head, its segmentation logits (V T, S, h, w) where computed, and what
+    each head's classifier sees (C,).
 
-    The clips are its V views, uint8. Softmax (or, for multi-label data, sigmoid) comes before the average over views.
+    The clips are its V views, uint8, over which all but the segmentation is averaged; probabilities are after softmax
+    (or, for multi-label data, sigmoid).
     FloatingPointError: the scores are not numbers.
     """
     device = next(saved.model.parameters()).device
     autocast = torch.autocast("cuda", torch.bfloat16) if in_bfloat16(device) else nullcontext()
     probabilities: dict[str, list[Tensor]] = {head: [] for head in heads}
+    pooled: dict[str, list[Tensor]] = {head: [] for head in heads}
     segmentations = []
     with torch.inference_mode(), autocast:
         for clips in clips_VTHW3.split(CLIPS_AT_ONCE):
@@ -58,14 +61,18 @@ def score_views(
             for head in heads:
                 logits_VK = output.logits[head].float()
                 probabilities[head].append(logits_VK.sigmoid() if saved.multi_label else logits_VK.softmax(dim=1))
+                pooled[head].append(output.pooled[head].float())
             if "semantic" in output.representations:
                 segmentations.append(output.representations["semantic"].shown.transpose(1, 2).flatten(0, 1))
-    averaged = {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in probabilities.items()}
+    averaged, features = (
+        {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in of_heads.items()}
+        for of_heads in (probabilities, pooled)
+    )
     if not all(probabilities_K.isfinite().all() for probabilities_K in averaged.values()):
         raise FloatingPointError(
             "the model's scores are not numbers, since its training diverged; train again with a lower --training.lr"
         )
-    return averaged, torch.cat(segmentations) if segmentations else None
+    return averaged, torch.cat(segmentations) if segmentations else None, features
 
 
 @ends_its_loaders()
@@ -98,7 +105,7 @@ def score_videos(
         if isinstance(views, BadVideo):
             left_out.append(views)
         else:
-            probabilities, logits_NShw = score_views(saved, views.clips, heads)
+            probabilities, logits_NShw, _ = score_views(saved, views.clips, heads)
             scored.append((views.video, probabilities))
             if metrics is not None and logits_NShw is not None:
                 labels, masks = (

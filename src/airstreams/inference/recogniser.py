@@ -90,6 +90,23 @@ class Recogniser:
         reader = FrameViews([*_parts(video, windows), video], self.saved.config, frames, times)
         return self._prediction(windows, map(reader.read, reader.videos))
 
+    def features(self, path: Path | str) -> np.ndarray:
+        """What the answer's classifier sees of a video file, by which it can be compared with others: for retrieval and
+        clustering.
+
+        Returns:
+            float32 (C,), the mean over the whole video's views, which `predict` scores.
+
+        Raises:
+            VideoError: the file cannot be read; the message is the reason.
+        """
+        video = Video(path=Path(path), name=str(path), labels=())
+        check(video.path)
+        answer = self.saved.config.model.answer
+        views = VideoViews([video], self.saved.config).read(video)
+        _, _, features = score_views(self.saved, views.clips, [answer])
+        return features[answer].numpy()
+
     def _windows(self, times: np.ndarray, duration: float) -> list[tuple[float, float]]:
         """Start and end of each window of frames at these times; none of a short video."""
         length = self.saved.config.evaluation.window
@@ -104,7 +121,7 @@ class Recogniser:
         answer = self.saved.config.model.answer
         scored = []
         for views in views_of_all:
-            probabilities, _ = score_views(self.saved, views.clips, [answer])
+            probabilities, *_ = score_views(self.saved, views.clips, [answer])
             scored.append(self._named(probabilities[answer]))
         return Prediction(
             scored[-1], [Window(*between, named) for between, named in zip(windows, scored[:-1], strict=True)]

@@ -30,10 +30,12 @@ class Output:
 
     logits: head name to (B, K), for the heads asked for.
     representations: stream name to what it saw; see `Representation`.
+    pooled: head name to (B, C), what its classifier sees, for the same heads.
     """
 
     logits: dict[str, Tensor]
     representations: dict[str, Representation]
+    pooled: dict[str, Tensor]
 
 
 class AIRStreams(nn.Module):
@@ -76,12 +78,14 @@ class AIRStreams(nn.Module):
         deepest = max(self.levels[head] for head in heads)
         representations = {name: self.representations[name](clip_B3THW) for name in streams}
         features = {name: self.early[name](representations[name].tower_input, deepest) for name in streams}
-        logits = {name: self.late[name](features[name][deepest]) for name in streams if name in heads}
+        answers = {name: self.late[name](features[name][deepest]) for name in streams if name in heads}
         for head in merged:
             at_level = tuple(features[name][self.levels[head]] for name in streams)
             merged_BCTHW = torch.stack(at_level).mean(dim=0)
-            logits[head] = self.late[head](merged_BCTHW)
-        return Output(logits, representations)
+            answers[head] = self.late[head](merged_BCTHW)
+        logits = {head: logits_BK for head, (logits_BK, _) in answers.items()}
+        pooled = {head: pooled_BC for head, (_, pooled_BC) in answers.items()}
+        return Output(logits, representations, pooled)
 
     def _require(self, clip: Tensor, heads: Sequence[str]) -> None:
         dtype = next(self.late.parameters()).dtype

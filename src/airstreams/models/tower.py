@@ -79,11 +79,10 @@ class LateTower(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(scaled(blocks[-1].channels, width), classes)
 
-    def forward(self, features_BCTHW: Tensor) -> Tensor:
-        """Class logits (B, K)."""
+    def forward(self, features_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, K), and what the classifier makes them of (B, C), before dropout."""
         pooled_BC = clip_mean(self.blocks(features_BCTHW))
-        logits_BK: Tensor = self.classifier(self.dropout(pooled_BC))
-        return logits_BK
+        return self.classifier(self.dropout(pooled_BC)), pooled_BC
 
 
 def build_blocks(in_channels: int, blocks: Sequence[Block], width: float) -> nn.Sequential:
