@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: Path | str) -> "Recogniser":
-    """The recogniser that a training left in the folder `run`, on CUDA where there is a card.
+def load(run: Path | str, device: str | None = None) -> "Recogniser":
+    """The recogniser that a training left in the folder `run`.
 
-    `airstreams.inference.recogniser.Recogniser(run, "cpu")` chooses the device. InputError: there is none.
+    Args:
+        run: that folder.
+        device: `cpu`, `cuda`, `cuda:1`, ...; None: CUDA where there is a card.
+
+    Raises:
+        InputError: `run` holds no model, or this machine has no such device.
     """
     from airstreams.inference.recogniser import (
         Recogniser,  # torch takes seconds to import; the command line's help needs none of it
     )
 
-    return Recogniser(run)
+    return Recogniser(run, device)

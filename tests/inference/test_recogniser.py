@@ -320,6 +320,18 @@ def test_what_is_no_run_or_a_damaged_one_is_refused(run, tmp_path):
         airstreams.load(run)
 
 
+def test_the_device_is_the_callers_choice(trained, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert {parameter.device.type for parameter in airstreams.load(trained, "cpu").saved.model.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cudda"])
+def test_a_device_that_is_not_there_is_refused_in_a_line(trained, device):
+    with pytest.raises(InputError, match=f"^device: got {device}, expected cpu") as raised:
+        airstreams.load(trained, device)
+    assert "\n" not in str(raised.value)
+
+
 def test_weights_of_another_model_are_refused(run):
     description = json.loads((run / "model.json").read_text())
     description["classes"] = description["classes"][:3]

@@ -13,7 +13,7 @@ from torch import Tensor
 from airstreams.data.dataset import FrameViews, VideoViews, Views
 from airstreams.data.listing import Video
 from airstreams.data.video import check
-from airstreams.errors import InputError
+from airstreams.errors import InputError, in_a_line
 from airstreams.evaluation.protocols import score_views
 from airstreams.models import saved as saved_models
 from airstreams.models.saved import SavedModel
@@ -44,14 +44,22 @@ class Recogniser:
 
     Args:
         run: the folder that training wrote.
-        device: `cpu`, `cuda`, ...; None: CUDA where there is a card.
+        device: `cpu`, `cuda`, `cuda:1`, ...; None: CUDA where there is a card.
 
     Raises:
-        InputError: `run` holds no model.
+        InputError: `run` holds no model, or this machine has no such device.
     """
 
     def __init__(self, run: Path | str, device: str | None = None) -> None:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:  # the first where torch was built without CUDA
+            reason = in_a_line(error)[:100]
+            raise InputError(
+                f"device: got {device}, expected cpu, cuda or cuda:N of a card that torch sees; leave it out to take "
+                f"what there is ({reason})"
+            ) from error
         self.saved: SavedModel = saved_models.load(Path(run), device)
 
     def predict(self, path: Path | str) -> Prediction:
