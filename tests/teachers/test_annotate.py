@@ -18,12 +18,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
 from airstreams.data.labels import LabelStore
 from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
+from airstreams.errors import InputError
+from airstreams.teachers import annotate as job
 
 TEACHERS = '''
     import os
@@ -640,3 +643,45 @@ def test_a_long_video_is_never_held_whole(annotate, desk, tmp_path):
     labels = LabelStore.open(tmp_path / "labels").read("wave/long", range(0, frames, 37))
     truth = rule(read_frames(tmp_path / "films" / "wave" / "long.mp4", range(0, frames, 37)))
     np.testing.assert_array_equal(labels, truth)
+
+
+class Own:
+    """A teacher as somebody who calls from Python may write it."""
+
+    def __init__(self, maps=lambda frames: np.ones(frames.shape[:3], np.uint8), name="own", classes=NAMES[:2]):
+        self.maps, self.name, self.classes = maps, name, classes
+
+    def __call__(self, frames_THW3):
+        return self.maps(frames_THW3)
+
+
+def job_of(synthetic, teacher, out):
+    videos = open_source(str(synthetic / "videos")).videos[:4]
+    return job.annotate(videos, teacher, job.Settings(stride=4), out, 3, 0, Console(quiet=True))
+
+
+def test_an_object_of_ones_own_is_a_teacher(synthetic, tmp_path):
+    assert job_of(synthetic, Own(), tmp_path / "labels").frames == 8
+    store = LabelStore.open(tmp_path / "labels")
+    assert (store.teacher, store.classes) == ("own", ("background", "red"))
+    assert len(list(store.keys())) == 4
+    assert all(np.all(store.read(key, [0, 4]) == 1) for key in list(store.keys()))
+    assert job_of(synthetic, Own(classes=["background", "red"]), tmp_path / "labels").frames == 0
+
+
+@pytest.mark.parametrize(
+    ("teacher", "error", "told"),
+    [
+        (Own(lambda frames: np.full(frames.shape[:3], 2, np.uint8)), RuntimeError, "class id 2; expected ids below 2"),
+        (Own(lambda frames: np.ones(frames.shape[:3], int)), RuntimeError, "returned int64"),
+        (Own(lambda frames: np.ones((1, 64, 64), np.uint8)), RuntimeError, r"uint8 \(1, 64, 64\); expected uint8 \(3,"),
+        (Own(classes=["person", "red"]), InputError, "class 0 is 'person'"),
+        (Own(name=None), InputError, "teacher Own: its name is None; expected a text"),
+        (np.zeros, InputError, "its name is None"),
+    ],
+)
+def test_an_object_of_ones_own_is_held_to_what_a_teacher_is(synthetic, tmp_path, teacher, error, told):
+    with pytest.raises(error, match=told) as raised:
+        job_of(synthetic, teacher, tmp_path / "labels")
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.rglob("*.npz"))

@@ -35,7 +35,7 @@ from airstreams.distributed import gather, leads, share
 from airstreams.errors import InputError, VideoError
 from airstreams.files import is_temporary, temporary_name, write_rows
 from airstreams.machine import keep_freed_memory
-from airstreams.teachers.teacher import Teacher
+from airstreams.teachers.teacher import Teacher, checked
 
 GROUP_FILES = 16
 GROUP_BYTES = 20_000_000  # of video files: what is longer is a group of its own
@@ -119,12 +119,21 @@ def annotate(
     """Fill the store `out` with the label maps of all files that it lacks.
 
     Args:
+        videos: of one data set.
+        teacher: as `load_teacher` gives it, or an object of one's own with `name`, `classes` and a call.
+        settings: beside the teacher's own.
+        out: the store's folder.
         batch_size: frames that the teacher sees at once.
         workers: processes that decode; 0: this one does.
+        console: to talk to.
 
-    InputError: `out` cannot be written, is of another teacher or other settings, or the teacher lacks a class to keep.
+    Raises:
+        InputError: `out` cannot be written, is of another teacher or other settings, the teacher lacks a class to keep,
+            or it is none.
+        RuntimeError: the teacher failed, or gave what are no label maps.
     """
     keep_freed_memory()
+    teacher = checked(teacher)
     classes, ids = _kept(teacher, settings)
     files = _files_of(videos)
     if leads():

@@ -1,7 +1,7 @@
 """What a teacher is, and how the command line's name of one becomes one.
 
 A teacher runs all the frames of a call as one batch; how many fit is the caller's to know. Every teacher, the user's
-own included, is wrapped: the names of its classes are looked at when it is loaded and each label map when it is made,
+own included, is wrapped: the names of its classes are looked at before it is asked and each label map when it is made,
 so nothing that a store could not hold gets into one. The price: a pass over every label map, well under 1 ms for
 640x480.
 """
@@ -62,6 +62,22 @@ def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device) ->
         f"teacher {spec!r} is none of those known; expected maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY, "
         "such as hf:facebook/mask2former-swin-tiny-coco-instance or my_teacher.py:load"
     )
+
+
+def checked(teacher: Any) -> Teacher:
+    """An object that is to be a teacher, wrapped as `load_teacher` wraps it; what is wrapped already stays as it is.
+
+    InputError: it has no `name`, or its classes do not hold.
+    """
+    if isinstance(teacher, _Checked):
+        return teacher
+    name = getattr(teacher, "name", None)
+    if not isinstance(name, str):
+        raise InputError(
+            f"teacher {type(teacher).__name__}: its name is {name!r:.80}; expected a text, by which a store of label "
+            "maps knows its teacher again; give it a `name`"
+        )
+    return _Checked(teacher, name)
 
 
 class _Checked:
