@@ -22,12 +22,9 @@ from airstreams.models.airstreams import build
 from airstreams.models.transfer import take_over
 from airstreams.recipe import from_dict, load_config
 from airstreams.training.learner import _train_mode, freeze
+from tests.pages import blocks, page
 
-PAGE = (Path(__file__).parents[1] / "docs" / "new-stream.md").read_text(encoding="utf-8")
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+PAGE = page("new-stream.md")
 
 
 def write_the_pages(name, folder):
@@ -46,7 +43,7 @@ def tutorial(tmp_path_factory):
     commands = [f"python() {{ '{sys.executable}' -P \"$@\"; }}", 'airstreams() { python -m airstreams "$@"; }']
     package = str(Path(airstreams.__file__).parents[1])
     done = subprocess.run(
-        ["bash", "-euc", "\n".join([*commands, *blocks("sh")])],
+        ["bash", "-euc", "\n".join([*commands, *blocks(PAGE, "sh")])],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": package, "OMP_NUM_THREADS": "1"},
         capture_output=True,

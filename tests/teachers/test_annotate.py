@@ -27,6 +27,7 @@ from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError
 from airstreams.teachers import annotate as job
+from tests.pages import blocks, page
 
 TEACHERS = '''
     import os
@@ -685,3 +686,22 @@ def test_an_object_of_ones_own_is_held_to_what_a_teacher_is(synthetic, tmp_path,
         job_of(synthetic, teacher, tmp_path / "labels")
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.rglob("*.npz"))
+
+
+def test_the_teacher_of_docs_labels_draws_what_is_coloured(synthetic, tmp_path, monkeypatch, capfd):
+    (code,) = blocks(page("labels.md"), "python")
+    (command,) = blocks(page("labels.md"), "sh")
+    monkeypatch.chdir(tmp_path)
+    Path("my_teacher.py").write_text(code)
+    Path("videos").symlink_to(synthetic / "videos")
+    words = command.split()
+    assert words[0] == "airstreams"
+    assert main([*words[1:], "--stride", "8", "--workers", "0"]) == 0
+    store = LabelStore.open(Path("labels"))
+    assert (store.teacher, store.classes) == ("colours-1", NAMES)
+    keys = list(store.keys())
+    frames_THW3 = np.concatenate([read_frames(synthetic / "videos" / f"{key}.mp4", [0]) for key in keys]).astype(int)
+    coloured = frames_THW3.max(axis=3) - frames_THW3.min(axis=3) > 60
+    assert 0.001 < coloured.mean() < 0.999
+    maps = np.concatenate([np.asarray(store.read(key, [0])) for key in keys])
+    np.testing.assert_array_equal(maps, np.where(coloured, 1 + frames_THW3.argmax(axis=3), 0))

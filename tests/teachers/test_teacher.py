@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +94,19 @@ def test_ones_own_teacher_gets_the_options_and_is_called_as_it_was_asked_for(tmp
 def test_ones_own_teacher_may_have_a_name(tmp_path):
     file = written(tmp_path, OWN + "    name = 'mine'\n")
     assert load_teacher(f"{file}:Own", {}, CPU).name == "mine"
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "beside it"])
+def test_ones_own_teacher_may_import_what_lies_beside_it(tmp_path, monkeypatch, where):
+    (tmp_path / "beside_a_teacher.py").write_text("CLASSES = ('background', 'helped')")
+    file = written(tmp_path, "from beside_a_teacher import CLASSES\n" + OWN + "    classes = CLASSES")
+    if where == "beside it":
+        monkeypatch.chdir(tmp_path)
+        file = Path(file.name)
+    before = list(sys.path)
+    assert load_teacher(f"{file}:Own", {}, CPU).classes == ("background", "helped")
+    assert sys.path == before
+    del sys.modules["beside_a_teacher"]
 
 
 @pytest.mark.parametrize(
