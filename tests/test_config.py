@@ -193,6 +193,19 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         load_config(tmp_path / "video.mp4")
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        *(load_config(recipe_path(name)) for name in RECIPES),
+        *(Config(model=ModelConfig(backbone=name)) for name in BACKBONES),
+        Config(7, loss_weights=LossWeights(further={"rgb2": 0.5}), training=TrainingConfig(lr=1)),
+    ],
+)
+def test_a_good_config_comes_back_from_plain_values_as_it_was(config):
+    assert from_dict(asdict(config)) == config
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_packaged_recipe_is_a_config_whose_model_can_be_built(name):
     config = load_config(recipe_path(name))

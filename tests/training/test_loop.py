@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
@@ -73,6 +74,22 @@ def test_a_run_holds_every_file_that_people_rely_on(trained, tiny):
     assert description["segment_classes"][:3] == ["background", "disc", "square"]
     assert {"config", "preprocessing", "versions"} <= set(description)
     assert set(read_splits(trained / "split.csv").values()) == {"train", "test"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"optimizer": "adam"}, "training.optimizer: got adam, expected one of 'adamw', 'sgd'"),
+        ({"epochs": 2.5}, "training.epochs: got 2.5, expected a whole number"),
+        ({"freeze": "rgb.early"}, "training.freeze: got rgb.early, expected a list"),
+    ],
+)
+def test_a_config_made_in_python_is_held_to_what_a_recipe_is_before_anything_begins(
+    source, tiny, tmp_path, changed, told
+):
+    with pytest.raises(InputError, match=re.escape(told)):
+        train(source, replace(tiny, training=replace(tiny.training, **changed)), tmp_path / "run", False, QUIET)
+    assert not (tmp_path / "run").exists()
 
 
 def test_further_merges_have_losses_and_figures_of_their_own(synthetic, tiny, tmp_path):

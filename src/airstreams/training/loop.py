@@ -9,6 +9,7 @@ where there is one, chooses the checkpoint; without one the last is the result.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +39,7 @@ from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.saved import SavedModel
 from airstreams.models.transfer import take_over
-from airstreams.recipe import load_config, save_config
+from airstreams.recipe import from_dict, load_config, save_config
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.log import EpochMetrics, Log, StepClock, StepMetrics, note, record_of, summary
 from airstreams.training.losses import compute_losses, total_loss
@@ -79,12 +80,13 @@ def train(
         The last epoch's record.
 
     Raises:
-        InputError: a source that this config cannot be trained on, or nothing to start from; nothing is written into
-            `run` then.
+        InputError: a config that is none, a source that it cannot be trained on, or nothing to start from; nothing is
+            written into `run` then.
         VideoError: no clip could be read for some time.
         FloatingPointError: no step's numbers were finite for some time; the last good state is kept.
         Stopped: a signal asked for it; the state is saved.
     """
+    config = from_dict(asdict(config))  # one made in Python has met no parser, and could not be loaded again
     with Signals() as signals:
         accelerator = make_accelerator(config.training)
         console = console if leads() else Console(quiet=True)
