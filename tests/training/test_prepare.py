@@ -37,6 +37,17 @@ def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synth
     assert set(read_splits(tmp_path / "run" / "split.csv").values()) == {"train", "test"}
 
 
+def test_a_source_made_in_python_is_looked_at_before_it_is_trained_or_scored_on(source, trained, tiny, tmp_path):
+    twice = replace(source, videos=(*source.videos, source.videos[0]))
+    for work in (
+        lambda: train(twice, of_one_stream(tiny), tmp_path / "run", False, QUIET),
+        lambda: evaluate(trained, twice, "test", QUIET),
+    ):
+        with pytest.raises(InputError, match="two videos have this name"):
+            work()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(videos, tiny, tmp_path):
     bad, good = videos / "train" / "disc_up" / "002.mp4", videos / "train" / "disc_up" / "003.mp4"
     bad.write_bytes(b"")

@@ -155,6 +155,26 @@ def listed(data: str, videos: Iterable[Video], multi_label: bool) -> Source:
     return Source(data, tuple(classes), tuple(sorted(videos, key=lambda video: video.name)), multi_label)
 
 
+def require_consistent(source: Source) -> None:
+    """Raise InputError for the first video that is not what `Video` and `Source` say: one made in Python may be so."""
+    classes, names = set(source.classes), set[str]()
+    for video in source.videos:
+        labels, wrong = video.labels, None
+        if not isinstance(labels, tuple):
+            wrong = f"labels is {labels!r:.80}, expected a tuple of class names; write (NAME,)"
+        elif video.name in names:
+            wrong = "two videos have this name, expected one; give each its own"
+        elif strange := [label for label in labels if label not in classes]:
+            wrong = f"its label {strange[0]!r} is none of the source's classes; add it there, or take it away"
+        elif len(labels) != 1 and not source.multi_label:
+            wrong = f"got {len(labels)} labels, expected one; give one, or make the source with multi_label=True"
+        elif strange := [action.label for action in video.actions if action.label not in labels]:
+            wrong = f"an action is {strange[0]!r}, none of its labels ({', '.join(labels) or 'none'}); add it there"
+        if wrong:
+            raise InputError(f"{source.name}: {video.name}: {wrong}")
+        names.add(video.name)
+
+
 def labels_digest(videos: Iterable[Video]) -> str:
     """A checksum of what people said of these videos."""
     said = [(video.name, video.labels, video.start, video.end, video.actions) for video in videos]

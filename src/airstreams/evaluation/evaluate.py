@@ -18,7 +18,7 @@ from airstreams.config import EvaluationConfig
 from airstreams.data.check import check_together
 from airstreams.data.clips import told_of_rates
 from airstreams.data.labels import OTHER
-from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping
+from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping, require_consistent
 from airstreams.data.splits import SPLIT_FILE, learnt_from, read_splits, with_splits
 from airstreams.distributed import device_of_process, leads
 from airstreams.errors import InputError, VideoError
@@ -53,7 +53,8 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     Data without splits of its own takes those that training drew; videos that training never saw are test videos.
 
     Raises:
-        InputError: no run, no such split, class names that the model does not know, or a folder that cannot be written.
+        InputError: no run, no such split, a source at odds with itself, class names that the model does not know, or a
+            folder that cannot be written.
         VideoError: no video can be read.
     """
     keep_freed_memory()
@@ -61,6 +62,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     if not leads():
         console = Console(quiet=True)
     saved = saved_models.load(run, device)
+    require_consistent(source)
     for remark in source.remarks:
         console.print(remark, soft_wrap=True)
     unknown = sorted(set(source.classes) - set(saved.classes))

@@ -13,7 +13,7 @@ from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo, Checked, check_together
 from airstreams.data.clips import told_of_rates
-from airstreams.data.listing import Source, Video
+from airstreams.data.listing import Source, Video, require_consistent
 from airstreams.data.splits import LEARNT_BEFORE, SPLIT_FILE, read_splits, with_drawn_splits, with_splits
 from airstreams.distributed import gather, share, share_on_this_machine
 from airstreams.errors import InputError
@@ -24,7 +24,10 @@ LEFT_OUT = "left_out.csv"
 
 
 def prepare_source(source: Source, config: Config, run: Path, resume: bool, console: Console) -> Source:
-    """The source with splits and with label maps of the segmenter's classes. InputError: it does not fit the config."""
+    """The source with splits and with label maps of the segmenter's classes. InputError: it does not fit the config, or
+    is at odds with itself.
+    """
+    require_consistent(source)
     _require_labels(source, config)
     if config.data.balanced and source.multi_label and not resume:
         raise InputError(
