@@ -1,8 +1,6 @@
 """The packaged towers against their authors' descriptions, counted independently, and each in a small model."""
 
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -15,8 +13,8 @@ from airstreams.models.backbones import BACKBONES, BackboneName, Block, Layer
 from airstreams.models.cost import count
 from airstreams.models.tower import build_blocks
 from airstreams.recipe import load_config
+from tests.pages import blocks, page
 
-PAGE = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
 EACH_BACKBONE = pytest.mark.parametrize("name", list(BACKBONES))
 
 # The figures of google-research/tiny_video_nets/found_tvns.py, a row a block: filters, expand, repeats, spatial type,
@@ -142,7 +140,7 @@ def test_a_projection_is_a_convolution_even_without_change_and_none_where_frames
 
 
 def test_the_pages_tower_of_ones_own_gives_an_answer_and_needs_its_merge_level(tmp_path):
-    (recipe,) = re.findall(r"^```yaml\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    (recipe,) = blocks(page("backbones.md"), "yaml")
     (tmp_path / "own.yaml").write_text(recipe)
     config = load_config(tmp_path / "own.yaml").model
     assert [block.channels for block in config.tower] == [32, 64]
