@@ -17,6 +17,7 @@ from av import VideoFrame
 from torch import Tensor
 
 from airstreams.config import DataConfig
+from airstreams.data.video import reduced_size
 
 LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to brightness, by ITU-R BT.601
 
@@ -72,10 +73,9 @@ def reduced(frame_HW3: np.ndarray, short_side: int) -> np.ndarray:
     grey levels on average, and by more at edges between colours.
     """
     H, W = frame_HW3.shape[:2]
-    side = min(H, W)
-    if side <= short_side:
+    width, height = reduced_size(W, H, short_side)
+    if (width, height) == (W, H):
         return frame_HW3
-    width, height = round(W * short_side / side), round(H * short_side / side)
     frame = VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
     return frame.reformat(width, height, interpolation="AREA", threads=1).to_ndarray()
 

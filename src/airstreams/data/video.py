@@ -130,7 +130,7 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
     for place in places:
         if not 0 <= place < index.info.frames:
             raise InputError(f"{path}: frame {place} asked for; it has frames 0 to {index.info.frames - 1}")
-    width, height = _reduced(index.stored_width, index.stored_height, short_side)
+    width, height = reduced_size(index.stored_width, index.stored_height, short_side)
     out_width, out_height = index.orientation.size(width, height)
     frames_NHW3 = np.empty((len(places), out_height, out_width, 3), np.uint8)
     slots: dict[int, list[int]] = {}
@@ -170,7 +170,7 @@ def iterate_frames(
     with _naming(path):
         _refuse_truncated(path)
         index = _index(path)
-        width, height = _reduced(index.stored_width, index.stored_height, short_side)
+        width, height = reduced_size(index.stored_width, index.stored_height, short_side)
         converter = VideoReformatter()
         wanted = None if places is None else set(places)
         decoded = 0
@@ -322,7 +322,8 @@ def _upright(
     return orientation.apply(picture)
 
 
-def _reduced(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """A frame's width and height, px, once its shorter side is no longer than that. InputError: a side below 1."""
     if short_side is None:
         return width, height
     if short_side < 1:
