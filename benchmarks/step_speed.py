@@ -33,6 +33,7 @@ from airstreams.config import Config
 from airstreams.data.dataset import Batch, StepSampler
 from airstreams.data.labels import COCO_CLASSES
 from airstreams.data.transforms import LABEL_STRIDE
+from airstreams.machine import in_bfloat16
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, recipe_path
@@ -92,7 +93,7 @@ def measure(config: Config, steps: int, accelerator: Accelerator) -> Times:
     device = accelerator.device
     learner, batch = make_learner(config, accelerator), make_batch(config, device)
     flow_pass = make_flow_pass(learner.model, config, device)
-    precision = torch.bfloat16 if device.type == "cuda" else torch.float32
+    precision = torch.bfloat16 if in_bfloat16(device) else torch.float32
     side, channels = (8192, 1024) if device.type == "cuda" else (2048, 128)
     left, right = torch.rand(2, side, side, device=device, dtype=precision)
     features_NCHW = torch.rand(16, 66, 66, channels, device=device, dtype=precision).permute(0, 3, 1, 2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
@@ -21,6 +22,7 @@ from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.models.transfer import take_over
 from airstreams.recipe import from_dict, load_config
+from airstreams.training import loop
 from airstreams.training.learner import _train_mode, freeze
 from tests.pages import blocks, page
 
@@ -277,6 +279,13 @@ class Multiplies(Stream):
     def see(self, clip): return clip @ torch.ones(3)
 class Chooses(Stream):
     def see(self, clip): return clip * 2 if clip.max() > 0.5 else clip
+class Halves(Stream):
+    def see(self, clip): return clip.bfloat16()
+class Derives(Stream):
+    def see(self, clip):
+        with torch.enable_grad():
+            x = clip.detach().requires_grad_()
+            return torch.autograd.grad(x.square().sum(), x)[0]
 class Exhausts(Stream):
     def see(self, clip): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
 class Tied(Stream):
@@ -315,6 +324,42 @@ def test_an_error_in_forward_is_one_line_that_names_the_stream(works, name, told
         assert "--debug" in message
         assert "\n" not in message
         assert raised.value.__cause__ is not None  # which --debug shows
+
+
+@pytest.mark.parametrize(("name", "told"), [("Changes", "forward changed the clip"), ("Derives", "forward failed")])
+def test_what_goes_wrong_in_forward_does_so_before_the_videos_are_gone_through(
+    works, source, tiny, tmp_path, monkeypatch, name, told
+):
+    """Also what goes wrong only where a model predicts."""
+    monkeypatch.setattr(loop, "prepare_videos", None)
+    config = replace(tiny, model=replace(works(name), flow=tiny.model.flow))
+    with pytest.raises(InputError, match=f"works:{name}: {told}"):
+        loop.train(source, config, tmp_path / "run", False, Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_streams_class_has_changed_is_not_resumed(works, source, tiny, tmp_path):
+    config = replace(tiny, model=works("Tied"), training=replace(tiny.training, epochs=2))
+
+    def stop(record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(source, config, tmp_path / "run", False, Console(quiet=True), after_epoch=stop)
+    (tmp_path / "works.py").write_text(
+        WORKS.replace("self.second.weight = self.first.weight", "self.third = nn.Linear(3, 3)")
+    )
+    del sys.modules["works"]
+    with pytest.raises(InputError, match=r"its state does not fit .*; works:Tied is not the class that was trained"):
+        loop.train(source, config, tmp_path / "run", True, Console(quiet=True))
+
+
+def test_bfloat16_is_autocasts_alone(works):
+    model = build(works("Halves"), 4, 5).eval()
+    with pytest.raises(InputError, match=r"works:Halves: forward gave .*torch.bfloat16, expected"):
+        model(clip(1, 3, 3, 64, 64))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(clip(1, 3, 3, 64, 64)).logits["merged"].isfinite().all()
 
 
 def test_no_memory_left_is_not_the_streams_mistake(works):

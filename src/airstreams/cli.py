@@ -375,7 +375,7 @@ def evaluate(call: Namespace) -> int:
     for name, row in figures["streams"].items():
         table.add_row(name, *(_with_interval(row[key], row["intervals"][key]) for key in NAMES))
     stdout.print(table)
-    if len(figures["per_class"]) > 2:
+    if len(figures["per_class"]) > 5:
         key = "average_precision" if result.confusion is None else "accuracy"
         weakest = sorted(figures["per_class"].items(), key=lambda item: item[1][key])[:5]
         said = (f"{name} {_percent(row[key])} ({row['videos']})" for name, row in weakest)

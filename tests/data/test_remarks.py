@@ -35,6 +35,25 @@ def test_copies_are_told_and_stay_together(tmp_path):
     assert open_source(str(tmp_path)).remarks == ("copies of one file: clap/copy.mp4 and clap/once_more.mp4",)
 
 
+def test_copies_join_their_groups(tmp_path):
+    names = [f"{label}__v_{label}_g{group:02}_c01" for label in ("Biking", "Diving") for group in range(1, 9)]
+    write(tmp_path, **{name: name.encode() for name in names})
+    write(tmp_path, Biking__v_Biking_g01_c02=b"twice", Biking__v_Biking_g06_c02=b"twice")
+    source = open_source(str(tmp_path))
+    joined = [f"Biking/v_Biking_g{group}_c{clip}.mp4" for group in ("01", "06") for clip in ("01", "02")]
+    assert {video.name for video in source.videos if video.group == "v_Biking_g01"} == {*joined}
+    for seed in range(20):
+        split = automatic_split(source.videos, seed)
+        assert len({split[name] for name in joined}) == 1
+
+    rows = ["path,label,split,group", "a.mp4,clap,train,first", "b.mp4,clap,test,second", "c.mp4,wave,train,first"]
+    (write(tmp_path / "list", a=b"one", b=b"one", c=b"two") / "list.csv").write_text("\n".join(rows))
+    assert open_source(str(tmp_path / "list/list.csv")).remarks == (
+        "copies of one file: a.mp4 and b.mp4",
+        "beware: in more than one split, and so scored by what was learnt: the group first",
+    )
+
+
 def test_parts_of_copies_may_differ_in_their_labels_and_stay_together(tmp_path):
     write(tmp_path, a=b"one", b=b"one", c=b"two")
     rows = [
@@ -84,6 +103,8 @@ def test_clips_of_one_recording_by_their_names_stay_together(tmp_path):
 
 def test_classes_that_are_perhaps_one(tmp_path):
     write(tmp_path, Run__a=b"1", run__b=b"22", high_jump__c=b"333", **{"high jump__d": b"4444"}, walk__e=b"55555")
+    others = ("C", "C++", "C#", "-1", "+1", "1", "1.5 kg", "15 kg", "step 1", "step 11")
+    write(tmp_path, **{f"{name}__x": bytes(6 + place) for place, name in enumerate(others)})
     assert open_source(str(tmp_path)).remarks == (
         "beware: these are different classes: Run and run, high jump and high_jump",
     )

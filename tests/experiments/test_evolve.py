@@ -171,6 +171,10 @@ def test_another_recipe_in_the_same_study_is_refused(study, source, recipe, tmp_
     fewer = replace(source, videos=source.videos[:-1])  # the names of training videos come last
     with pytest.raises(InputError, match="begun with another videos"):
         evolve(search_in(study, fewer, recipe, trials=6), workers=1, console=QUIET)
+    groups = {video.name: f"group {place // 3}" for place, video in enumerate(source.split("train"))}
+    grouped = replace(source, videos=tuple(replace(video, group=groups.get(video.name)) for video in source.videos))
+    with pytest.raises(InputError, match="begun with another held-out videos"):
+        evolve(search_in(study, grouped, recipe, trials=6), workers=1, console=QUIET)
     elsewhere = replace(recipe, data=replace(recipe.data, workers=1))  # where and how it runs may differ
     evolve(search_in(study, source, elsewhere, trials=6), workers=1, console=QUIET)
 

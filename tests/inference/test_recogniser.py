@@ -255,6 +255,7 @@ def test_frames_larger_than_the_model_needs_are_reduced_as_a_files_are(run, tmp_
         ([np.zeros((64, 64, 3), np.uint8)], 30, "got list"),
         (torch.zeros((8, 64, 64, 3), dtype=torch.uint8), 30, "got Tensor"),
         (np.zeros((8, 64, 64, 3), np.uint8), 0, "fps: got 0"),
+        (np.zeros((8, 64, 64, 3), np.uint8), None, "fps: got None"),
         (np.zeros((8, 64, 64, 3), np.uint8), float("nan"), "fps: got nan"),
     ],
 )

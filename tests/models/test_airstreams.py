@@ -217,14 +217,6 @@ def test_heads_that_there_are_not_are_refused_in_one_line(heads):
     assert f"got {heads!r}" in str(raised.value)
 
 
-def test_the_model_is_compiled_without_a_break():
-    model = small_model()
-    with torch.no_grad():
-        expected = model(clip(), ["rgb", "merged"]).logits
-        compiled = torch.compile(model, fullgraph=True, backend="eager")
-        torch.testing.assert_close(compiled(clip(), ["rgb", "merged"]).logits, expected)
-
-
 def test_a_clips_scores_do_not_depend_on_the_clips_beside_it():
     model, clips = small_model(), clip(batch=3)
     clips[1] *= 0.1

@@ -84,6 +84,16 @@ def test_a_loaded_model_gives_the_saved_ones_scores_bit_for_bit(run):
     assert (loaded.segment_classes, loaded.multi_label) == (saved.segment_classes, saved.multi_label)
 
 
+def test_a_model_that_says_nothing_of_its_frame_rate_is_of_an_earlier_version(run):
+    content = json.loads((run / "model.json").read_text())
+    assert content.pop("frame_rate") == 25.0
+    weights = load_file(run / "model.safetensors")
+    sums = {"sha256": saved_models._sum_of_weights(weights), "description": saved_models._sum_of_description(content)}
+    save_file(weights, run / "model.safetensors", {"sums": json.dumps(sums)})
+    (run / "model.json").write_text(saved_models._as_text(content))
+    assert load(run).frame_rate is None
+
+
 def test_the_description_says_all_that_a_stranger_must_show_the_model(run):
     description = json.loads((run / "model.json").read_text())
     assert description["classes"] == list(CLASSES)

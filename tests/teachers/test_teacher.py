@@ -96,16 +96,27 @@ def test_ones_own_teacher_may_have_a_name(tmp_path):
     assert load_teacher(f"{file}:Own", {}, CPU).name == "mine"
 
 
+LATE = """
+class Own:
+    def __init__(self):
+        from beside_a_teacher import CLASSES
+        self.classes = CLASSES
+    def __call__(self, frames): return np.zeros(frames.shape[:3], np.uint8)
+"""
+
+
 @pytest.mark.parametrize("where", ["elsewhere", "beside it"])
-def test_ones_own_teacher_may_import_what_lies_beside_it(tmp_path, monkeypatch, where):
+@pytest.mark.parametrize("text", ["from beside_a_teacher import CLASSES\n" + OWN + "    classes = CLASSES", LATE])
+def test_ones_own_teacher_may_import_what_lies_beside_it(tmp_path, monkeypatch, where, text):
     (tmp_path / "beside_a_teacher.py").write_text("CLASSES = ('background', 'helped')")
-    file = written(tmp_path, "from beside_a_teacher import CLASSES\n" + OWN + "    classes = CLASSES")
+    file = written(tmp_path, text)
     if where == "beside it":
         monkeypatch.chdir(tmp_path)
         file = Path(file.name)
-    before = list(sys.path)
-    assert load_teacher(f"{file}:Own", {}, CPU).classes == ("background", "helped")
-    assert sys.path == before
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for _ in range(2):
+        assert load_teacher(f"{file}:Own", {}, CPU).classes == ("background", "helped")
+    assert sys.path.count(str(tmp_path)) == 1
     del sys.modules["beside_a_teacher"]
 
 

@@ -86,9 +86,14 @@ def test_label_maps_that_lack_many_videos_are_spoken_of(synthetic, tiny, tmp_pat
     short = replace(tiny, training=replace(tiny.training, epochs=1))
     train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "run", False, Console(file=said, width=200))
     assert "label maps of 18 of 24 training videos; the others teach no segments" in said.getvalue()
-    shutil.rmtree(labels / "train")  # those of test videos stay
-    with pytest.raises(InputError, match="has label maps of none of the 24 training videos; annotate these"):
-        train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "none", False, QUIET)
+
+
+def test_label_maps_of_test_videos_alone_are_refused_before_any_video_is_opened(synthetic, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "prepare_videos", None)
+    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
+    shutil.rmtree(labels / "train")
+    with pytest.raises(InputError, match="has label maps of none of the training videos; annotate these"):
+        train(open_source(str(synthetic / "videos"), labels), tiny, tmp_path / "none", False, QUIET)
 
 
 def test_a_label_map_of_unknown_classes_costs_its_video_and_not_the_training(synthetic, tiny, tmp_path):

@@ -247,7 +247,7 @@ class FrameCache:
             return
         try:
             self._write(room, entry, pictures)
-        except (VideoError, InputError):
+        except VideoError:
             return  # it is told where the file is read
         except OSError as error:
             room.failure = error.strerror or str(error)

@@ -14,7 +14,7 @@ OPTIONAL_COLUMNS = ("split", "start", "end", "group")
 
 
 def read_csv(data: str, path: Path, missing_too: bool = False) -> Source:
-    """The videos of a list; `missing_too`: also those that are not there, as long as others are.
+    """The videos of a list; `missing_too`: also those that are not there.
 
     InputError: a row that does not fit, with its line, or a video that is not there.
     """
@@ -39,9 +39,9 @@ def read_csv(data: str, path: Path, missing_too: bool = False) -> Source:
             )
         line_of[video.name] = line
         videos.append(video)
-        if not video.path.is_file():
+        if not (missing_too or video.path.is_file()):
             missing.append(video)
-    if missing and not (missing_too and len(missing) < len(videos)):
+    if missing:
         name = missing[0].name
         raise InputError(
             f"{path}, line {line_of[name]}: there is no file {missing[0].path}, and {len(missing)} of {len(rows)} rows "

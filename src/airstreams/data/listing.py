@@ -151,13 +151,13 @@ def groups_of(videos: Iterable[Video]) -> dict[str, str]:
 
 def listed(data: str, videos: Iterable[Video], multi_label: bool) -> Source:
     """A source of these videos and of the classes that occur among them."""
-    classes = sorted({label for video in videos for label in video.labels})
-    return Source(data, tuple(classes), tuple(sorted(videos, key=lambda video: video.name)), multi_label)
+    in_order = tuple(sorted(videos, key=lambda video: video.name))
+    return Source(data, tuple(sorted({label for video in in_order for label in video.labels})), in_order, multi_label)
 
 
 def require_consistent(source: Source) -> None:
     """Raise InputError for the first video that is not what `Video` and `Source` say: one made in Python may be so."""
-    classes, names = set(source.classes), set[str]()
+    classes, names, splits = set(source.classes), set[str](), SPLITS if source.has_splits else (None,)
     for video in source.videos:
         labels, wrong = video.labels, None
         if not isinstance(labels, tuple):
@@ -168,6 +168,8 @@ def require_consistent(source: Source) -> None:
             wrong = f"its label {strange[0]!r} is none of the source's classes; add it there, or take it away"
         elif len(labels) != 1 and not source.multi_label:
             wrong = f"got {len(labels)} labels, expected one; give one, or make the source with multi_label=True"
+        elif video.split not in splits:
+            wrong = f"its split is {video.split!r}, expected {', '.join(SPLITS)}, or None for all videos; give one"
         elif strange := [action.label for action in video.actions if action.label not in labels]:
             wrong = f"an action is {strange[0]!r}, none of its labels ({', '.join(labels) or 'none'}); add it there"
         if wrong:

@@ -1,5 +1,6 @@
 """What looks wrong in a list of videos, though it may be meant so: it is told, and nothing is refused."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -7,7 +8,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from airstreams.data.listing import Source, Video, overlapping, some
+from airstreams.data.listing import Source, Video, groups_of, overlapping, some
 
 _ENDS = 65536  # bytes at either end of two files of one size by which they are told apart
 
@@ -31,8 +32,11 @@ def with_copies_in_groups(source: Source) -> Source:
     said = [{frozenset((video.start, video.end, video.labels) for video in file) for file in files} for files in copies]
     if any(len(labels) > 1 for labels in said):
         remark = f"beware: with different labels, perhaps: {remark}"
-    group_of = {video.name: f"copies of {files[0][0].name}" for files in copies for file in files for video in file}
-    grouped = tuple(replace(video, group=video.group or group_of.get(video.name)) for video in source.videos)
+    original = {file[0].path: files[0][0].path for files in copies for file in files}
+    # As if they were one file: then they join their groups, and these all of their videos.
+    joined = groups_of(replace(video, path=original.get(video.path, video.path)) for video in source.videos)
+    group_of = {joined[files[0][0].name]: files[0][0].group or f"copies of {files[0][0].name}" for files in copies}
+    grouped = tuple(replace(video, group=group_of.get(joined[video.name], video.group)) for video in source.videos)
     return replace(source, videos=grouped, remarks=(*source.remarks, remark))
 
 
@@ -60,7 +64,7 @@ def nearly_one_class(classes: Iterable[str]) -> list[str]:
     """Classes whose names are perhaps one, written in different ways."""
     spellings: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        spellings["".join(filter(str.isalnum, name.casefold())) or name].append(name)
+        spellings[re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])", "", name.casefold())].append(name)  # between letters
     doubtful = [" and ".join(names) for names in spellings.values() if len(names) > 1]
     return [f"beware: these are different classes: {some(doubtful)}"] if doubtful else []
 

@@ -188,7 +188,7 @@ def score(store: LabelStore, videos: Sequence[Video], progress: Progress) -> Mas
                 raise VideoError(f"{path}: mask is {mask_THW.shape}; expected (frames, height, width)")
             path = file_of(store.root, video.label_map)
             return _overlap(store, video.label_map, person, mask_THW != 0)
-        except (VideoError, InputError) as error:
+        except VideoError as error:
             return _Bad(path, str(error))
 
     labelled = [video for video in with_masks if video.label_map is not None and store.has(video.label_map)]

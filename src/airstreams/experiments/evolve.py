@@ -118,8 +118,11 @@ def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, 
 def _refuse_another_search(study: Study, search: Search) -> None:
     """Trials of different recipes or data do not compare."""
     videos, store = search.source.split("train"), search.source.label_store
-    names = "\n".join(video.name for video in videos)
-    others = {"sampler": search.sampler, "videos": sha256(names.encode()).hexdigest(), "labels": labels_digest(videos)}
+    names, held_out = (
+        sha256("\n".join(video.name for video in some).encode()).hexdigest()
+        for some in (videos, scored_source(search.source, search.config).split("val"))
+    )
+    others = {"sampler": search.sampler, "videos": names, "labels": labels_digest(videos), "held-out videos": held_out}
     others["teacher"] = store.identity if store and search.config.needs_labels else ""
     settings = others | comparable(search.config)
     before = study.user_attrs.get("settings")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -152,5 +153,5 @@ def _require_frames(frames: np.ndarray, fps: float) -> None:
             f"frames: got {given}, expected a numpy array uint8 (T, H, W, 3) of RGB in 0..255, one frame at least; "
             "np.stack makes one of a list, and np.moveaxis puts channels last"
         )
-    if not 0 < fps < math.inf:
+    if not (isinstance(fps, Real) and 0 < fps < math.inf):
         raise InputError(f"fps: got {fps}, expected frames a second, over 0 and finite; give the camera's, such as 30")

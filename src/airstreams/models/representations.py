@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from airstreams.config import FlowConfig
+from airstreams.config import ClipConfig, FlowConfig
 from airstreams.data.transforms import LUMA
 from airstreams.errors import InputError, named
 from airstreams.models.flow import make_flow
@@ -160,14 +160,29 @@ def _watched(key: str, representation: nn.Module, clip_B3THW: Tensor) -> Represe
     B, _, T, H, W = clip_B3THW.shape
     shape, dtype = (B, representation.channels, T, H, W), clip_B3THW.dtype
     seen = output.tower_input if isinstance(output, Representation) else None
-    # Autocast makes bfloat16 of what it is given.
-    if not isinstance(seen, Tensor) or seen.shape != shape or seen.dtype not in (dtype, torch.bfloat16):
+    if not isinstance(seen, Tensor) or seen.shape != shape or not (seen.dtype == dtype or _by_autocast(seen)):
         given = type(output if seen is None else seen).__name__
         given = f"{tuple(seen.shape)}, {seen.dtype}" if isinstance(seen, Tensor) else given
         raise InputError(
             f"{key}: forward gave {given}, expected Representation(tower_input of {shape}, {dtype}; shown)"
         )
     return output
+
+
+def try_out(representation: nn.Module, clip: ClipConfig) -> None:
+    """Run a further stream's forward on a black clip, before hours of work: as in training, and as where it predicts.
+
+    InputError: it fails.
+    """
+    representation.eval()  # or batch statistics would move
+    black_13THW = torch.zeros(1, 3, clip.frames, clip.size, clip.size)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            representation(black_13THW)
+
+
+def _by_autocast(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.bfloat16 and torch.is_autocast_enabled(tensor.device.type)
 
 
 def _version(tensor: Tensor) -> int | None:

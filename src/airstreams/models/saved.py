@@ -107,12 +107,13 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = in_a_line(error)[:200]
-        mend = _mend_of_differing(model, weights, description.config.model)
+        mend = mend_of_differing(model, weights, description.config.model)
         raise InputError(f"{path}: not a model of this config ({reason}); {mend}") from error
     return SavedModel(**vars(description), model=model.eval().to(device))
 
 
-def _mend_of_differing(model: AIRStreams, weights: dict[str, Tensor], config: ModelConfig) -> str:
+def mend_of_differing(model: AIRStreams, weights: dict[str, Tensor], config: ModelConfig) -> str:
+    """What to do about weights that are not a model's of this config: its streams' classes, or airstreams, changed."""
     here, there = ({name: tensor.shape for name, tensor in kept.items()} for kept in (model.state_dict(), weights))
     parts = {tuple(name.split(".")[:2]) for name, _ in here.items() ^ there.items()}
     # Of other `channels` the tower's first layers differ too.

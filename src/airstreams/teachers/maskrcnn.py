@@ -1,8 +1,8 @@
 """The paper's kind of teacher: Mask R-CNN trained on MS-COCO, as torchvision's `maskrcnn_resnet50_fpn_v2`.
 
-torchvision is imported when the teacher is loaded, so that nobody else needs it. On CUDA the network runs in bfloat16:
-faster on every recent GPU, at the price of scores that differ from float32's in the third digit, so that now and then
-an instance falls on the other side of the threshold.
+torchvision is imported when the teacher is loaded, so that nobody else needs it. On CUDA cards that have it the network
+runs in bfloat16: faster, at the price of scores that differ from float32's in the third digit, so that now and then an
+instance falls on the other side of the threshold.
 """
 
 import pickle

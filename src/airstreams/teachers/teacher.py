@@ -164,15 +164,14 @@ def _factory(file: Path, name: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up there
     folder = str(file.parent.resolve())
-    sys.path.insert(0, folder)  # what lies beside it can be imported, as by a script
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # what lies beside it can be imported, as by a script, when it is made and asked too
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(
             f"teacher file {file} cannot be imported: {named(error)}; expected a Python file that can; mend it"
         ) from error
-    finally:
-        sys.path.remove(folder)
     found = getattr(module, name, None)
     if not callable(found):
         own = [k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == spec.name]

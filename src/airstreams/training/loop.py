@@ -1,9 +1,9 @@
 """The training loop, top to bottom.
 
 One process on a CPU or a CUDA card, or several under `torchrun`, through Accelerate. float32 on a CPU, bfloat16
-autocast on CUDA. Nothing here makes a step wait for the device: what it says of itself is read every `LOG_EVERY` steps
-only, and a step whose numbers are not finite is skipped on the device. Test data is never looked at: a validation part,
-where there is one, chooses the checkpoint; without one the last is the result.
+autocast on CUDA cards that have it. Nothing here makes a step wait for the device: what it says of itself is read every
+`LOG_EVERY` steps only, and a step whose numbers are not finite is skipped on the device. Test data is never looked at:
+a validation part, where there is one, chooses the checkpoint; without one the last is the result.
 """
 
 import time
@@ -31,12 +31,13 @@ from airstreams.data.loading import ends_its_loaders, processes
 from airstreams.data.splits import LEARNT_BEFORE, SPLIT_FILE, learnt_from, write_splits
 from airstreams.data.transforms import augment
 from airstreams.distributed import any_process, broadcast_buffers, gather, leads
-from airstreams.errors import InputError, Stopped, VideoError
+from airstreams.errors import InputError, Stopped, VideoError, in_a_line
 from airstreams.evaluation.protocols import metrics_of, score_videos
 from airstreams.files import require_writable, write_rows
 from airstreams.machine import hardware
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import AIRStreams, build
+from airstreams.models.representations import try_out
 from airstreams.models.saved import SavedModel
 from airstreams.models.transfer import take_over
 from airstreams.recipe import from_dict, load_config, save_config
@@ -103,6 +104,8 @@ def train(
         model = build(config.model, len(source.classes), len(segment_classes))
         learnt_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
         frozen = freeze(model, config)
+        for stream in config.model.representations:
+            try_out(model.representations[stream], config.clip)
         require_writable(run)
         # All that can be refused has been refused by now: going through the videos can take hours.
         train_videos, val_videos, checked, cache = prepare_videos(source, config, run, resume, console)
@@ -112,7 +115,7 @@ def train(
         console.print(f"{counts} of {len(source.classes)} classes")
         sampler, loader = make_loader(train_videos, source, config, cache, accelerator)
         steps = config.training.epochs * sampler.steps
-        if steps < FEW_STEPS and init is None:
+        if steps < FEW_STEPS and init is None and not resume:
             console.print(
                 f"beware: {steps} steps are few to learn in from random weights; give more --training.epochs than "
                 f"{config.training.epochs}, or --init RUN, a run on other videos",
@@ -127,7 +130,11 @@ def train(
         saved = SavedModel(described, source.classes, segment_classes, source.multi_label, frame_rate, learner.result)
         if state is not None:
             _refuse_other_data(state, learns, source, run)
-            learner.restore(state.learner)
+            try:
+                learner.restore(state.learner)
+            except RuntimeError as error:
+                mend = saved_models.mend_of_differing(model, state.learner["model"], config.model)
+                raise InputError(f"{run}: its state does not fit ({in_a_line(error)[:200]}); {mend}") from error
         else:
             state = TrainingState(0, 0, 0, None, learns, learner.state())
             if leads():

@@ -37,6 +37,7 @@ def prepare_source(source: Source, config: Config, run: Path, resume: bool, cons
     for remark in source.remarks:
         console.print(remark, soft_wrap=True)
     source = with_segment_classes(_with_splits(source, config, run, resume), config)
+    _require_labels_to_learn_from(source, config)
     return _with_compact_classes(source, console) if config.data.compact_classes else source
 
 
@@ -68,17 +69,11 @@ def prepare_videos(
     rates = [checked.rates[video.path] for video in checked.good if video.path in checked.rates]
     if remark := told_of_rates(rates, usual_rate(train_videos, checked.rates), config.clip):
         console.print(remark, soft_wrap=True)
-    if config.needs_labels and source.label_store is not None:
-        keys = {video.label_map for video in train_videos if video.label_map is not None}
-        if not any(map(source.label_store.has, keys)):
-            raise InputError(
-                f"{source.label_store.root} has label maps of none of the {len(train_videos)} training videos; "
-                "annotate these, or give --loss_weights.interm 0"
-            )
-        if not console.quiet:  # it goes through all of them
-            labelled = len(keys & set(source.label_store.keys()))
-            if labelled < len(keys):
-                console.print(f"label maps of {labelled} of {len(keys)} training videos; the others teach no segments")
+    if config.needs_labels and source.label_store is not None and not console.quiet:  # it goes through all of them
+        keys = {video.label_map for video in train_videos}
+        labelled = keys & set(source.label_store.keys())
+        if len(labelled) < len(keys):
+            console.print(f"label maps of {len(labelled)} of {len(keys)} training videos; the others teach no segments")
     return train_videos, val_videos, checked, cache
 
 
@@ -156,6 +151,16 @@ def _require_labels(source: Source, config: Config) -> None:
         raise InputError(
             f"{source.name}: no label maps, but loss_weights.interm is {config.loss_weights.interm}; "
             "give --labels LABELS, or --loss_weights.interm 0, or leave semantic out of --model.streams"
+        )
+
+
+def _require_labels_to_learn_from(source: Source, config: Config) -> None:
+    keys = [video.label_map for video in source.split("train") if video.label_map is not None]
+    store = source.label_store
+    if config.needs_labels and store is not None and not any(store.has(key) for key in keys):
+        raise InputError(
+            f"{store.root} has label maps of none of the training videos; annotate these, or give "
+            "--loss_weights.interm 0"
         )
 
 
