@@ -261,7 +261,7 @@ class TrainingConfig:
     """steps from one saved state to the next; an epoch's end is saved once a minute has passed"""
     keep: int = 2
     """saved states to keep"""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a CUDA card where there is one"""
 
     def __post_init__(self) -> None:

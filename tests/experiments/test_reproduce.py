@@ -333,6 +333,9 @@ def test_what_is_lacking_or_of_no_use_is_refused_before_anything_is_trained(sour
     absent = replace(recipe, data=replace(recipe.data, segment_classes=["dog"]))
     with pytest.raises(InputError, match="segment_classes: got dog"):
         plan(table1, absent, [source], 1, tmp_path)
+    further = replace(recipe.model, streams=["rgb", "edges"], representations={"edges": "my_streams:Edges"})
+    with pytest.raises(InputError, match="representations: got edges, expected none: the paper's tables"):
+        plan(table1, replace(recipe, model=further), [source], 1, tmp_path)
     with pytest.raises(InputError, match="--weights-from"):
         plan(TABLES["table3"], recipe, [source], 1, tmp_path)
     with pytest.raises(InputError, match="give --init RUN"):

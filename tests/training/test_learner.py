@@ -208,7 +208,7 @@ def test_where_the_compiler_fails_training_goes_on_without_it(synthetic, tiny, t
 
 def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthetic, tiny, tmp_path):
     source = open_source(str(synthetic / "videos"))
-    with pytest.raises(InputError, match=r"give --training\.device cpu"):
+    with pytest.raises(InputError, match=r"training\.device: got mps, expected one of 'auto', 'cpu', 'cuda'"):
         train(source, of_one_stream(tiny, device="mps"), tmp_path / "run", False, QUIET)
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match=r"give --training\.device cpu"):

@@ -114,6 +114,11 @@ def plan(
         InputError: what a run needs is not given or given in vain, or a folder holds a training of another recipe or
             on other data.
     """
+    if recipe.model.representations:
+        raise InputError(
+            f"model.representations: got {', '.join(recipe.model.representations)}, expected none: the paper's tables "
+            "and figures have the paper's streams; leave it out"
+        )
     if isinstance(wanted, Figure):
         sources, seeds = sources[:1], 1
     pretrained = [name for name in wanted.runs if PRETRAINED in name]

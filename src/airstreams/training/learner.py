@@ -139,8 +139,6 @@ def compiled(
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """The device of a config, and its precision. InputError: a device that this machine lacks."""
-    if config.device == "mps":
-        raise InputError("training.device: mps is not supported; expected cpu or cuda; give --training.device cpu")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise InputError("training.device: got cuda, but torch sees no CUDA card here; give --training.device cpu")
     on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
