@@ -16,10 +16,11 @@ from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.config import Config, ModelConfig, TrainingConfig
+from airstreams.config import ClipConfig, Config, LossWeights, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
 from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
+from airstreams.models.representations import try_out
 from airstreams.models.transfer import take_over
 from airstreams.recipe import from_dict, load_config
 from airstreams.training import loop
@@ -279,6 +280,13 @@ class Multiplies(Stream):
     def see(self, clip): return clip @ torch.ones(3)
 class Chooses(Stream):
     def see(self, clip): return clip * 2 if clip.max() > 0.5 else clip
+class Begins(Stream):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("begun", torch.zeros(()))
+    def see(self, clip):
+        self.begun.add_(1)
+        return clip
 class Halves(Stream):
     def see(self, clip): return clip.bfloat16()
 class Derives(Stream):
@@ -338,6 +346,21 @@ def test_what_goes_wrong_in_forward_does_so_before_the_videos_are_gone_through(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stream_that_begins_by_its_first_clip_does_not_begin_by_the_one_that_tries_it_out(works):
+    stream = build(works("Begins"), 4, 5).representations["mine"]
+    try_out(stream, ClipConfig(frames=3, size=64), torch.device("cpu"))
+    assert not stream.begun
+    assert stream.training
+    stream(clip(1, 3, 3, 64, 64))
+    assert stream.begun
+
+
+def test_a_class_without_a_stream_is_no_concern_of_a_trainings(works, source, tiny, tmp_path):
+    model = replace(tiny.model, streams=["rgb"], representations={"mine": "works:Changes"})
+    config = replace(tiny, model=model, training=replace(tiny.training, epochs=1), loss_weights=LossWeights(interm=0))
+    loop.train(source, config, tmp_path / "run", False, Console(quiet=True))
+
+
 def test_a_run_whose_streams_class_has_changed_is_not_resumed(works, source, tiny, tmp_path):
     config = replace(tiny, model=works("Tied"), training=replace(tiny.training, epochs=2))
 
@@ -346,12 +369,12 @@ def test_a_run_whose_streams_class_has_changed_is_not_resumed(works, source, tin
 
     with pytest.raises(KeyboardInterrupt):
         loop.train(source, config, tmp_path / "run", False, Console(quiet=True), after_epoch=stop)
-    (tmp_path / "works.py").write_text(
-        WORKS.replace("self.second.weight = self.first.weight", "self.third = nn.Linear(3, 3)")
-    )
-    del sys.modules["works"]
-    with pytest.raises(InputError, match=r"its state does not fit .*; works:Tied is not the class that was trained"):
-        loop.train(source, config, tmp_path / "run", True, Console(quiet=True))
+    tie = "self.second.weight = self.first.weight"
+    for change in ("self.third = nn.Linear(3, 3)", f"{tie}.requires_grad_(False)"):  # by its tensors, or what learns
+        (tmp_path / "works.py").write_text(WORKS.replace(tie, change))
+        del sys.modules["works"]
+        with pytest.raises(InputError, match=r"its state does not fit .*; works:Tied is not the class that was train"):
+            loop.train(source, config, tmp_path / "run", True, Console(quiet=True))
 
 
 def test_bfloat16_is_autocasts_alone(works):

@@ -119,3 +119,12 @@ def test_a_folder_too_high_up(tmp_path):
     write(tmp_path / "one", UCF__clap__a=b"1", UCF__wave__b=b"22")
     with pytest.raises(InputError, match=r"only the class UCF; .*, or give .*one/UCF if the folders in it are the cl"):
         open_source(str(tmp_path / "one"))
+
+
+def test_a_split_is_drawn_the_same_wherever_the_files_lie(tmp_path, monkeypatch):
+    for root in ("a", "z"):
+        films = {f"{label}__{number}": f"{label}{number}".encode() for label in ("clap", "wave") for number in range(9)}
+        write(tmp_path / root, **films, clap__x=b"copied", clap__y=b"copied")
+    monkeypatch.chdir(tmp_path)
+    drawn = [automatic_split(open_source(data).videos, 0) for data in ("a", "z", str(tmp_path / "z"))]
+    assert drawn[0] == drawn[1] == drawn[2]

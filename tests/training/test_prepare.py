@@ -96,6 +96,15 @@ def test_label_maps_of_test_videos_alone_are_refused_before_any_video_is_opened(
         train(open_source(str(synthetic / "videos"), labels), tiny, tmp_path / "none", False, QUIET)
 
 
+def test_label_maps_of_a_video_that_cannot_be_read_are_none(videos, synthetic, tiny, tmp_path):
+    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
+    shutil.rmtree(labels / "train")
+    save(labels, "train/disc_up/002", np.zeros((1, 4, 4), np.uint8), [0])
+    (videos / "train" / "disc_up" / "002.mp4").write_bytes(b"no video")
+    with pytest.raises(InputError, match="has label maps of none of the training videos; annotate these"):
+        train(open_source(str(videos), labels), tiny, tmp_path / "none", False, QUIET)
+
+
 def test_a_label_map_of_unknown_classes_costs_its_video_and_not_the_training(synthetic, tiny, tmp_path):
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
     save(labels, "train/disc_up/002", np.full((1, 4, 4), 99, np.uint8), [0])

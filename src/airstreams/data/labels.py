@@ -86,10 +86,6 @@ class LabelStore:
                 f"{about} names {len(classes)} classes; expected 1 to {NO_LABEL} with the background, as an id is one "
                 f"byte and {NO_LABEL} means no label; merge classes and annotate again"
             )
-        if twice := [name for name in dict.fromkeys(classes) if classes.count(name) > 1]:
-            raise InputError(
-                f"{about} names the class {twice[0]} twice; expected each once; rename one, or merge their ids"
-            )
         return cls(root, content["teacher"], tuple(classes), content["settings"])
 
     def apart(self, names: Sequence[str]) -> "LabelStore":

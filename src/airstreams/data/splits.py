@@ -34,7 +34,12 @@ def automatic_split(
     group_of = groups_of(videos)
     for video in videos:
         members[group_of[video.name]].append(video)
-    groups = sorted(members)
+    named = {video.group for video in videos}
+
+    def order(group: str) -> tuple[bool, str]:  # not by their files' paths, which depend on how DATA was given
+        return group not in named, group if group in named else min(video.name for video in members[group])
+
+    groups = sorted(members, key=order)
     random.Random(seed).shuffle(groups)
     # Videos without actions count as a class of their own, named "", so that they are shared out evenly as well.
     rest = {group: Counter(label for video in members[group] for label in video.labels or ("",)) for group in groups}

@@ -4,6 +4,7 @@ Each is a module with `channels` and a `forward` from a clip (B, 3, T, H, W) in 
 are classes of their user's, imported by name (docs/new-stream.md).
 """
 
+import copy
 import importlib
 from functools import partial
 from typing import NamedTuple
@@ -169,20 +170,23 @@ def _watched(key: str, representation: nn.Module, clip_B3THW: Tensor) -> Represe
     return output
 
 
-def try_out(representation: nn.Module, clip: ClipConfig) -> None:
+def try_out(representation: nn.Module, clip: ClipConfig, device: torch.device) -> None:
     """Run a further stream's forward on a black clip, before hours of work: as in training, and as where it predicts.
+
+    On a copy, for forward may change it, as by what it sets once for all by the first clip that it sees.
 
     InputError: it fails.
     """
-    representation.eval()  # or batch statistics would move
-    black_13THW = torch.zeros(1, 3, clip.frames, clip.size, clip.size)
-    for mode in (torch.no_grad, torch.inference_mode):
+    tried = copy.deepcopy(representation).to(device).eval()
+    black_13THW = torch.zeros(1, 3, clip.frames, clip.size, clip.size, device=device)
+    for mode in (torch.no_grad, torch.inference_mode):  # the latter counts no changes in place
         with mode():
-            representation(black_13THW)
+            tried(black_13THW)
 
 
 def _by_autocast(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.bfloat16 and torch.is_autocast_enabled(tensor.device.type)
+    in_bfloat16 = tensor.dtype == torch.bfloat16 and not tensor.is_meta  # which autocast does not know
+    return in_bfloat16 and torch.is_autocast_enabled(tensor.device.type)
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -118,7 +118,9 @@ def mend_of_differing(model: AIRStreams, weights: dict[str, Tensor], config: Mod
     parts = {tuple(name.split(".")[:2]) for name, _ in here.items() ^ there.items()}
     # Of other `channels` the tower's first layers differ too.
     changed = [stream for stream in config.representations if parts & {("representations", stream), ("early", stream)}]
-    if any(group == "late" or stream not in changed for group, stream in parts):
+    if not parts:  # they differ in what learns, or in its order
+        changed = [stream for stream in config.streams if stream in config.representations]
+    if not changed or any(group == "late" or stream not in changed for group, stream in parts):
         return _OTHER_VERSION
     places = ", ".join(config.representations[stream] for stream in changed)
     return f"{places} is not the class that was trained; bring that one back, or put it first on PYTHONPATH"

@@ -164,7 +164,7 @@ def _factory(file: Path, name: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look a class's module up there
     folder = str(file.parent.resolve())
-    if folder not in sys.path:
+    if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)  # what lies beside it can be imported, as by a script, when it is made and asked too
     try:
         spec.loader.exec_module(module)

@@ -104,8 +104,9 @@ def train(
         model = build(config.model, len(source.classes), len(segment_classes))
         learnt_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
         frozen = freeze(model, config)
-        for stream in config.model.representations:
-            try_out(model.representations[stream], config.clip)
+        for stream in config.model.streams:
+            if stream in config.model.representations:
+                try_out(model.representations[stream], config.clip, accelerator.device)
         require_writable(run)
         # All that can be refused has been refused by now: going through the videos can take hours.
         train_videos, val_videos, checked, cache = prepare_videos(source, config, run, resume, console)
@@ -132,7 +133,9 @@ def train(
             _refuse_other_data(state, learns, source, run)
             try:
                 learner.restore(state.learner)
-            except RuntimeError as error:
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError) as error:
                 mend = saved_models.mend_of_differing(model, state.learner["model"], config.model)
                 raise InputError(f"{run}: its state does not fit ({in_a_line(error)[:200]}); {mend}") from error
         else:

@@ -37,7 +37,7 @@ def prepare_source(source: Source, config: Config, run: Path, resume: bool, cons
     for remark in source.remarks:
         console.print(remark, soft_wrap=True)
     source = with_segment_classes(_with_splits(source, config, run, resume), config)
-    _require_labels_to_learn_from(source, config)
+    _require_labels_to_learn_from(source, source.split("train"), config)
     return _with_compact_classes(source, console) if config.data.compact_classes else source
 
 
@@ -60,6 +60,7 @@ def prepare_videos(
         else:
             checked = check_together(wanted, progress, cache)
         train_videos, val_videos = _parts(source, checked.good)
+        _require_labels_to_learn_from(source, train_videos, config)
         if cache is not None:
             label_store = source.label_store if config.needs_labels else None
             cache.prepare(train_videos, label_store, progress, share_on_this_machine())
@@ -154,8 +155,8 @@ def _require_labels(source: Source, config: Config) -> None:
         )
 
 
-def _require_labels_to_learn_from(source: Source, config: Config) -> None:
-    keys = [video.label_map for video in source.split("train") if video.label_map is not None]
+def _require_labels_to_learn_from(source: Source, videos: Sequence[Video], config: Config) -> None:
+    keys = [video.label_map for video in videos if video.label_map is not None]
     store = source.label_store
     if config.needs_labels and store is not None and not any(store.has(key) for key in keys):
         raise InputError(
