@@ -113,7 +113,7 @@ def test_classes_that_are_perhaps_one(tmp_path):
 def test_a_folder_too_high_up(tmp_path):
     write(tmp_path, day1__clap__a=b"1", day1__wave__b=b"22", day2__clap__c=b"333", day2__x__deep__d=b"4444")
     (remark,) = open_source(str(tmp_path)).remarks
-    assert remark.startswith("beware: the classes are day1, day2; if they are clap, which are folders in several")
+    assert remark.startswith("the classes are day1, day2; if they are to be clap, which are folders in several")
     write(tmp_path, day2__e=b"55555")
     assert open_source(str(tmp_path)).remarks == ()
     write(tmp_path / "one", UCF__clap__a=b"1", UCF__wave__b=b"22")

@@ -83,6 +83,6 @@ def one_level_too_high(videos: Sequence[Video]) -> list[str]:
     if not shared:
         return []
     return [
-        f"beware: the classes are {some(sorted(outer))}; if they are {some(shared)}, which are folders in several of "
+        f"the classes are {some(sorted(outer))}; if they are to be {some(shared)}, which are folders in several of "
         "these, put those of one name together, or list the videos in a CSV file"
     ]

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from airstreams.config import LossWeights
-from airstreams.data.listing import labels_digest
+from airstreams.data.listing import Video, labels_digest
 from airstreams.data.splits import with_drawn_splits
 from airstreams.errors import InputError
 from airstreams.experiments.search import LOOK_EVERY, Search, best_first, counted, open_storage
@@ -118,11 +118,9 @@ def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, 
 def _refuse_another_search(study: Study, search: Search) -> None:
     """Trials of different recipes or data do not compare."""
     videos, store = search.source.split("train"), search.source.label_store
-    names, held_out = (
-        sha256("\n".join(video.name for video in some).encode()).hexdigest()
-        for some in (videos, scored_source(search.source, search.config).split("val"))
-    )
-    others = {"sampler": search.sampler, "videos": names, "labels": labels_digest(videos), "held-out videos": held_out}
+    held_out = scored_source(search.source, search.config).split("val")
+    others = {"sampler": search.sampler, "videos": _digest(videos), "held-out videos": _digest(held_out)}
+    others["labels"] = labels_digest(videos)
     others["teacher"] = store.identity if store and search.config.needs_labels else ""
     settings = others | comparable(search.config)
     before = study.user_attrs.get("settings")
@@ -142,6 +140,10 @@ def _refuse_another_search(study: Study, search: Search) -> None:
             f"--out {search.folder}: the study {search.name} was begun with another {', '.join(different)}; "
             "give what it was begun with, or another --out"
         )
+
+
+def _digest(videos: Sequence[Video]) -> str:
+    return sha256("\n".join(video.name for video in videos).encode()).hexdigest()
 
 
 def _finals(search: Search, study: Study, storage: RDBStorage) -> tuple[Study, int]:
