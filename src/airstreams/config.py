@@ -255,6 +255,8 @@ class TrainingConfig:
     """on CUDA: slower, and the same numbers every time (a CPU's always are); not for a learnt flow of several warps"""
     compile: bool = False
     """torch.compile: minutes at the start; on the CPUs we tried slower steps, on a GPU untried"""
+    cuda_graph: bool = True
+    """on CUDA: start a step's kernels as one; not with accumulate, compile, further streams or several processes"""
     validate_every: int = 1
     """epochs from one validation to the next; the last epoch is validated in any case"""
     save_every: int = 500

@@ -19,8 +19,8 @@ from airstreams.files import replacing
 
 RECIPES = Path(__file__).parent / "recipes"
 
-OF_THE_MACHINE = frozenset({"data.workers", "data.cache", "data.cache_gb", "training.device"})
-"""Keys that say where data lie and on what a run runs, and change no model."""
+OF_THE_MACHINE = frozenset({"data.workers", "data.cache", "data.cache_gb", "training.device", "training.cuda_graph"})
+"""Keys that say where data lie and on what a run runs and how, and change no model."""
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -271,26 +272,21 @@ def training_step(
     Where a loss or a gradient is not finite, neither weights nor optimiser nor batch statistics change: the step is
     skipped without the host having to know.
     """
-    weights, heads = config.active_loss_weights(), config.trained_heads()
     batches = [to_device(batch, accelerator.device) for batch in batches]
     clips, pixels = _in_the_whole_step(batches, accelerator)
     statistics = [buffer for buffer in learner.model.buffers() if buffer.is_floating_point()]
     before = torch.cat([buffer.flatten() for buffer in statistics])
 
+    one_pass = partial(forward_and_backward, learner, accelerator, config)
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, 1):
+        clip_B3THW = augment(*batch[:5], size=config.clip.size)
+        weight = torch.full_like(clips, 1.0 if batch.names else 0.0)  # none for a black clip that stands in
+        inputs = (clip_B3THW, batch.target, batch.label_map, weight, clips, pixels)
         with accelerator.no_sync(learner.prepared) if number < len(batches) else nullcontext():
-            clip_B3THW = augment(*batch[:5], size=config.clip.size)
-            output = learner.prepared(clip_B3THW, heads)
-            losses = compute_losses(
-                output, batch.target, batch.label_map, weights, config.training.label_smoothing, clips, pixels
-            )
-            losses["total"] = total_loss(losses, weights)
-            has_weight = 1.0 if batch.names else 0.0  # none for a black clip that stands in
-            # Processes average their gradients, but a step's losses are sums of their shares.
-            accelerator.backward(losses["total"] * (has_weight * accelerator.num_processes))
+            losses = one_pass(*inputs) if learner.graph is None else learner.graph(one_pass, inputs)
         for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss.detach() * has_weight
+            sums[name] = sums.get(name, 0.0) + loss
     step_losses = accelerator.reduce(torch.stack(list(sums.values())), "sum")
 
     norms = gradient_norms(learner.model)
@@ -312,6 +308,27 @@ def training_step(
     values = {f"losses/{name}": loss for name, loss in zip(sums, step_losses, strict=True)}
     values |= {f"gradient_norms/{name}": value for name, value in norms.items()}
     return values | {"gradient_norms/all": norm, "clips": clips, "good": good}
+
+
+def forward_and_backward(
+    learner: Learner,
+    accelerator: Accelerator,
+    config: Config,
+    clip_B3THW: Tensor,
+    target: Tensor,
+    label_map_BThw: Tensor | None,
+    weight: Tensor,
+    clips: Tensor,
+    pixels: Tensor,
+) -> dict[str, Tensor]:
+    """This batch's shares of the step's losses and of their sum, times `weight`, and their gradients."""
+    weights = config.active_loss_weights()
+    output = learner.prepared(clip_B3THW, config.trained_heads())
+    losses = compute_losses(output, target, label_map_BThw, weights, config.training.label_smoothing, clips, pixels)
+    losses["total"] = total_loss(losses, weights)
+    # Processes average their gradients, but a step's losses are sums of their shares.
+    accelerator.backward(losses["total"] * (weight * accelerator.num_processes))
+    return {name: loss.detach() * weight for name, loss in losses.items()}
 
 
 def _in_the_whole_step(batches: Sequence[Batch], accelerator: Accelerator) -> tuple[Tensor, Tensor]:
