@@ -254,7 +254,7 @@ class TrainingConfig:
     deterministic: bool = False
     """on CUDA: slower, and the same numbers every time (a CPU's always are); not for a learnt flow of several warps"""
     compile: bool = False
-    """torch.compile: minutes at the start; on the CPUs we tried slower steps, on a GPU untried"""
+    """torch.compile: minutes at the start; slower steps on the CPUs we tried, and on an H100 than by cuda_graph"""
     cuda_graph: bool = True
     """on CUDA: start a step's kernels as one; not with accumulate, compile, further streams or several processes"""
     validate_every: int = 1
