@@ -149,6 +149,7 @@ def make_flow_pass(model: AIRStreams, config: Config, device: torch.device) -> C
         flow_B2THW = representation(clip_B3THW).tower_input
         if flow_B2THW.requires_grad:
             flow_B2THW.sum().backward()
+            representation.zero_grad()  # a step begins without gradients
 
     return flow_pass
 

@@ -30,7 +30,8 @@ def in_words(error: BaseException) -> str:
     """
     if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file need not import
         told = ". ".join(str(error).split(". ")[:2])
-        return f"{told}; do less at once: --training.accumulate 2, fewer --workers, annotate's --batch-size"
+        less = "--training.cuda_graph false, --training.accumulate 2, fewer --workers, annotate's --batch-size"
+        return f"{told}; do less at once: {less}"
     return str(error) or type(error).__name__
 
 

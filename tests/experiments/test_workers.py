@@ -72,8 +72,8 @@ def test_errors_are_told_in_words_that_help():
         "free. Including non-PyTorch memory, this process has 26.05 GiB memory in use. See documentation for more."
     )
     assert str(as_told(full)) == (
-        "CUDA out of memory. Tried to allocate 2.00 GiB; do less at once: --training.accumulate 2, fewer --workers, "
-        "annotate's --batch-size"
+        "CUDA out of memory. Tried to allocate 2.00 GiB; do less at once: --training.cuda_graph false, "
+        "--training.accumulate 2, fewer --workers, annotate's --batch-size"
     )
 
 

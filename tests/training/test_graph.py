@@ -11,8 +11,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
+from airstreams.data.dataset import TrainingClips
+from airstreams.errors import VideoError
 from airstreams.training.graph import WARM_UP, PassGraph, can_be_recorded
 from airstreams.training.loop import train
+from tests.training.runs import epochs
 
 needs_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")
 
@@ -20,21 +23,35 @@ needs_a_card = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA
 @needs_a_card
 def test_a_training_by_a_graph_is_the_one_without_to_the_last_bit(source, tiny, tmp_path, monkeypatch):
     replays: list[None] = []
-    replay = torch.cuda.CUDAGraph.replay
+    draws: list[str] = []
+    replay, draw = torch.cuda.CUDAGraph.replay, TrainingClips._draw
+
+    def unreadable_once(clips, video, rng):
+        draws.append(video.name)
+        if len(draws) == 30:  # in the eighth step, which has a clip less then
+            raise VideoError("unreadable")
+        return draw(clips, video, rng)
+
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replays.append(replay(graph)))
-    weights = []
+    monkeypatch.setattr(TrainingClips, "_draw", unreadable_once)
+    weights, told = [], []
     for by_graph in (False, True):
+        draws.clear()
         training = replace(tiny.training, device="cuda", deterministic=True, epochs=3, ema=0.9, cuda_graph=by_graph)
         config = replace(tiny, model=replace(tiny.model, dropout=0.5), training=training)
         train(source, config, tmp_path / str(by_graph), False, Console(quiet=True))
         weights.append(load_file(tmp_path / str(by_graph) / "model.safetensors"))
-    assert len(replays) == 3 * 6 - WARM_UP
+        told.append([entry["train"] for entry in epochs(tmp_path / str(by_graph))])
+    assert len(replays) == (7 - WARM_UP) + (18 - 8 - WARM_UP)
     for name, expected in weights[0].items():
         assert torch.equal(weights[1][name], expected), name
+    for one, other in zip(*told, strict=True):
+        assert (one["losses"], one["gradient_norms"]) == (other["losses"], other["gradient_norms"])
+        assert (one["clips"], one["left_out"]) == (other["clips"], other["left_out"])
 
 
 @needs_a_card
-def test_passes_of_another_kind_are_not_recorded():
+def test_a_pass_of_another_kind_runs_as_it_is_and_a_new_graph_is_recorded_later():
     torch.manual_seed(0)
     layer = nn.Linear(3, 2, device="cuda")
     graph = PassGraph(layer.parameters())
@@ -46,7 +63,7 @@ def test_passes_of_another_kind_are_not_recorded():
         loss.backward()
         return {"loss": loss.detach()}
 
-    for number, scaled in ((4, False), (2, False), *[(4, False)] * 5, (2, False), (4, True), *[(4, False)] * 3):
+    for number, scaled in ((4, False), (2, False), *[(4, False)] * 5, (2, False), (4, True), *[(2, False)] * 4):
         rows = torch.randn(number, 3, device="cuda")
         scale = torch.rand((), device="cuda") if scaled else None
         loss = graph(one_pass, (rows, scale))["loss"]
@@ -56,7 +73,7 @@ def test_passes_of_another_kind_are_not_recorded():
             torch.testing.assert_close(loss, expected.square().sum())
             torch.testing.assert_close(layer.weight.grad, 2 * expected.T @ seen)
         layer.zero_grad()
-    assert inside == [4, 2, 4, 4, 4, 2, 4]  # of which the fifth was recorded
+    assert inside == [4, 2, 4, 4, 4, 2, 4, 2, 2, 2]  # of which the fifth and the last were recorded
 
 
 @needs_a_card
@@ -70,9 +87,10 @@ def test_what_cannot_be_recorded_is_told():
     )
     ended = subprocess.run([sys.executable, "-c", waits], capture_output=True, text=True)
     assert ended.returncode == 1
-    last = ended.stderr.strip().splitlines()[-1]
-    assert "InputError: training.cuda_graph: a step could not be recorded (" in last
-    assert last.endswith("); give --training.cuda_graph false")
+    (told,) = [line for line in ended.stderr.splitlines() if "InputError:" in line]
+    assert "InputError: training.cuda_graph: a step could not be recorded (" in told
+    assert "capturing" in told  # the cause, and not that there was an error before
+    assert "give --training.cuda_graph false" in told
 
 
 @pytest.mark.parametrize(
@@ -92,3 +110,8 @@ def test_passes_that_are_not_all_alike_are_not_recorded(tiny, expected, device, 
     config = replace(tiny, training=replace(tiny.training, **training), model=replace(tiny.model, **streams))
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
     assert can_be_recorded(config, accelerator) is expected
+
+
+def test_amds_cards_record_nothing(tiny, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert not can_be_recorded(tiny, SimpleNamespace(device=torch.device("cuda"), num_processes=1))

@@ -30,7 +30,7 @@ class Learner:
 
     prepared: the model as a step calls it: on its device, compiled, wrapped for several processes.
     frozen: what stays as it is, batch statistics included.
-    graph: what starts a step's pass; None: its kernels are started one by one.
+    pass_graph: what starts a step's pass on CUDA; None: its kernels are started one by one.
     """
 
     model: AIRStreams
@@ -39,7 +39,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
     average: WeightAverage | None
-    graph: PassGraph | None
+    pass_graph: PassGraph | None
 
     @property
     def result(self) -> AIRStreams:
@@ -92,8 +92,8 @@ def make_learner(
     stepped: nn.Module = model
     if config.training.compile:
         stepped = compiled(model, frozen, config, sampler.batch_size, console)
-    graph = PassGraph(learning(model)) if can_be_recorded(config, accelerator) else None
-    return Learner(model, accelerator.prepare(stepped), frozen, optimizer, schedule, average, graph)
+    pass_graph = PassGraph(learning(model)) if can_be_recorded(config, accelerator) else None
+    return Learner(model, accelerator.prepare(stepped), frozen, optimizer, schedule, average, pass_graph)
 
 
 def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:

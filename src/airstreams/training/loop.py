@@ -284,7 +284,7 @@ def training_step(
         weight = torch.full_like(clips, 1.0 if batch.names else 0.0)  # none for a black clip that stands in
         inputs = (clip_B3THW, batch.target, batch.label_map, weight, clips, pixels)
         with accelerator.no_sync(learner.prepared) if number < len(batches) else nullcontext():
-            losses = one_pass(*inputs) if learner.graph is None else learner.graph(one_pass, inputs)
+            losses = one_pass(*inputs) if learner.pass_graph is None else learner.pass_graph(one_pass, inputs)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss
     step_losses = accelerator.reduce(torch.stack(list(sums.values())), "sum")
