@@ -111,6 +111,10 @@ def make_parser(words: Sequence[str]) -> ArgumentParser:
     verb.add_argument("--study", metavar="STUDY", type=Path, help="what figure5 and figure8 show")
     verb.add_argument("--dry-run", action="store_true", help="show the runs and their cost, and do nothing")
 
+    verb = add("export", "Write a model to one file for other programs", "export runs/mine --out mine.onnx")
+    verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
+    verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="NAME.onnx, or NAME.pt2 for torch.export")
+
     verb = add("info", "Count parameters and cost, part by part", "info jhmdb")
     verb.add_argument("what", metavar="RECIPE_OR_RUN", type=str, help="a recipe's name, a YAML file or a run's folder")
     return parser

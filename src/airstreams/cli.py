@@ -440,6 +440,29 @@ def predict(call: Namespace) -> int:
     return FAILED if left_out else DONE
 
 
+def export(call: Namespace) -> int:
+    """`airstreams export RUN --out FILE`."""
+    from airstreams.inference.export import export as write_export
+    from airstreams.models.saved import read_description
+
+    with stderr.status("translating the model, for a minute or so"):
+        difference = write_export(call.run, call.out)
+    described = read_description(call.run)
+    clip, classes = described.config.clip, len(described.classes)
+    if call.json:
+        frames = [None, clip.frames, clip.size, clip.size, 3]
+        _print_json({"file": str(call.out), "frames": frames, "classes": classes, "largest_difference": difference})
+        return DONE
+    stdout.print(
+        f"exported: {call.out}, frames (any, {clip.frames}, {clip.size}, {clip.size}, 3) to probabilities (any, "
+        f"{classes})",
+        soft_wrap=True,
+    )
+    said = f"they differ by at most {difference:.1g} from the model's, on random clips"
+    stdout.print(said if difference is not None else "not compared with the model: onnxruntime is not installed")
+    return DONE
+
+
 def reproduce(call: Namespace) -> int:
     """`airstreams reproduce TABLE --data DATA --out FOLDER`."""
     _require_at_least(call, seeds=1, workers=1)
@@ -652,6 +675,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "evolve": evolve,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "reproduce": reproduce,
     "info": info,
 }

@@ -72,7 +72,7 @@ def save(saved: SavedModel, run: Path) -> None:
         "segment_classes": list(saved.segment_classes),
         "multi_label": saved.multi_label,
         "frame_rate": saved.frame_rate,
-        "preprocessing": _preprocessing(saved.config),
+        "preprocessing": preprocessing(saved.config),
         "versions": {
             "airstreams": airstreams.__version__,
             "torch": torch.__version__,
@@ -194,7 +194,7 @@ def _as_text(description: dict[str, Any]) -> str:
     return json.dumps(description, indent=2) + "\n"
 
 
-def _preprocessing(config: Config) -> dict[str, Any]:
+def preprocessing(config: Config) -> dict[str, Any]:
     """What the model must be shown, for a reader without airstreams; airstreams itself goes by the config."""
     return {
         "input": "RGB, uint8 0..255 or float 0..1, batch x 3 x frames x height x width",

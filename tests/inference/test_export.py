@@ -1,0 +1,131 @@
+"""An exported file answers as the model does, where airstreams is not."""
+
+import json
+import sys
+from dataclasses import replace
+
+import onnxruntime
+import pytest
+import torch
+
+from airstreams.cli import main
+from airstreams.config import FlowConfig
+from airstreams.data.dataset import VideoViews
+from airstreams.data.listing import Video
+from airstreams.errors import InputError
+from airstreams.inference import export as exporting
+from airstreams.inference.export import ABOUT, export
+from airstreams.inference.recogniser import Recogniser
+from airstreams.models import saved as saved_models
+from airstreams.models.airstreams import build
+from airstreams.models.saved import SavedModel
+
+
+def of_onnx(path):
+    """What ONNX's own runtime makes of clips, and what the file says of itself."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (output,) = session.get_outputs()
+    assert output.name == "probabilities"
+    return (
+        lambda clips: torch.from_numpy(session.run(["probabilities"], {"frames": clips.numpy()})[0]),
+        json.loads(session.get_modelmeta().custom_metadata_map[ABOUT]),
+    )
+
+
+def random_run(config, run, multi_label=False):
+    """Saves a model of three classes from random weights."""
+    torch.manual_seed(0)
+    model = build(config.model, 3, 4).eval()
+    saved = SavedModel(config, ("a", "b", "c"), ("0", "1", "2", "3"), multi_label, 25.0, model)
+    saved_models.save(saved, run)
+    return saved
+
+
+def of_torch(path):
+    about = {ABOUT: ""}
+    program = torch.export.load(path, extra_files=about)
+    return program.module(), json.loads(about[ABOUT])
+
+
+def test_a_video_is_answered_as_by_predict(trained, synthetic, tmp_path, capsys):
+    assert main(["export", str(trained), "--out", str(tmp_path / "new" / "m.pt2"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["frames"] == [None, 4, 64, 64, 3]
+    assert said["largest_difference"] < 1e-5
+    scores, about = of_torch(tmp_path / "new" / "m.pt2")
+    recogniser = Recogniser(trained, "cpu")
+    video = Video(synthetic / "videos" / "test" / "disc_up" / "000.mp4", "a", ())
+    clips = VideoViews([video], recogniser.saved.config).read(video).clips
+    expected = recogniser.predict(video.path).probabilities
+    assert about["classes"] == sorted(expected)
+    assert (about["multi_label"], about["preprocessing"]["views"]) == (False, len(clips))
+    for batch in (clips, torch.cat((clips, clips))):
+        found = scores(batch).detach().mean(dim=0).tolist()
+        assert dict(zip(about["classes"], found, strict=True)) == pytest.approx(expected, abs=1e-5)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.pt2"]
+
+
+@pytest.mark.parametrize(
+    ("opened", "name", "flow", "multi_label"),
+    [
+        (of_onnx, "m.onnx", FlowConfig(iterations=2, levels=2, warps=1), True),
+        (of_torch, "m.pt2", FlowConfig(iterations=2, learn_kernels=True), True),
+        (of_torch, "m.pt2", FlowConfig(kind="difference"), False),
+    ],
+    ids=str,
+)
+def test_clips_are_scored_as_by_the_model(tiny, tmp_path, opened, name, flow, multi_label):
+    config = replace(tiny, model=replace(tiny.model, streams=["flow"], flow=flow))
+    saved = random_run(config, tmp_path, multi_label)
+    difference = export(tmp_path, tmp_path / name)
+    assert difference is not None
+    assert difference < 1e-5
+    scores, about = opened(tmp_path / name)
+    for batch in (1, 5):
+        clips = torch.randint(0, 256, (batch, 4, 64, 64, 3), dtype=torch.uint8)
+        with torch.no_grad():
+            logits = saved.model(clips.permute(0, 4, 1, 2, 3)).logits["flow"]
+        expected = logits.sigmoid() if multi_label else logits.softmax(dim=1)
+        torch.testing.assert_close(scores(clips).detach(), expected, atol=1e-5, rtol=0)
+    assert (about["classes"], about["multi_label"], about["frame_rate"]) == (["a", "b", "c"], multi_label, 25.0)
+
+
+def test_what_cannot_be_exported_is_told_and_leaves_no_file(tiny, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"no model\.json in it"):
+        export(tmp_path, tmp_path / "m.pt2")
+    random_run(replace(tiny, model=replace(tiny.model, streams=["rgb"])), tmp_path)
+    for out, words in (("m.pt", "expected NAME.onnx, or NAME.pt2"), ("model.json/m.pt2", "nothing can be written")):
+        with pytest.raises(InputError, match=words):
+            export(tmp_path, tmp_path / out)
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs onnx; pip install onnx onnxscript"):
+        export(tmp_path, tmp_path / "m.onnx")
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    with pytest.raises(RuntimeError, match="from the model's, expected at most -1"):
+        export(tmp_path, tmp_path / "m.pt2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+
+
+STREAM = """
+import torch
+from airstreams.models.representations import Representation
+
+class Flicker(torch.nn.Module):
+    channels = 3
+    def forward(self, clip):
+        return Representation(clip * 2 if {when} else clip, None)
+"""
+
+
+@pytest.mark.parametrize(("when", "follows"), [("clip.shape[2] > 3", True), ("clip.mean() > 0.5", False)])
+def test_a_further_stream_is_exported_where_torch_can_follow_it(tiny, tmp_path, monkeypatch, when, follows):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flickers", raising=False)
+    (tmp_path / "flickers.py").write_text(STREAM.format(when=when))
+    model = replace(tiny.model, streams=["flicker"], representations={"flicker": "flickers:Flicker"})
+    random_run(replace(tiny, model=model), tmp_path)
+    if follows:
+        assert export(tmp_path, tmp_path / "m.pt2") is not None
+        return
+    with pytest.raises(RuntimeError, match="cannot follow the model with the stream flicker"):
+        export(tmp_path, tmp_path / "m.pt2")
