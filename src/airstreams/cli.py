@@ -322,6 +322,7 @@ def evolve(call: Namespace) -> int:
     from sqlalchemy import URL
 
     from airstreams.data.sources import open_source
+    from airstreams.evaluation.published import NAMES
     from airstreams.experiments.evolve import evolve as run_search
     from airstreams.experiments.search import Search
     from airstreams.viewing.evolution import search_figure, weights_figure
@@ -338,16 +339,17 @@ def evolve(call: Namespace) -> int:
         reason = in_a_line(error.__cause__ or error)[:200]
         raise RuntimeError(f"the study's database failed ({reason}); mend it, or begin with another --out") from error
     weights_figure(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
-    search_figure(call.out / "search.png", {call.sampler: results["values"]}, results["metric"])
+    search_figure(call.out / "search.png", {call.sampler: results["values"]}, NAMES[results["metric"]])
     if call.json:
         _print_json(results)
         return DONE
     best = results["best"]
-    table = Table("weights", *best["weights"], "search", "fresh seeds")
+    table = Table("weights", *best["weights"], "search, the best", "fresh seeds, mean (each)")
     rows = {"evolved": best | best["fresh"], **results["references"]}
     for name, row in rows.items():
         weights = [f"{weight:.2f}" for weight in row["weights"].values()]
-        table.add_row(name, *weights, _percent(row.get("value")), _percent(row["mean"]))
+        each = ", ".join("diverged" if value is None else _percent(value) for value in row["values"])
+        table.add_row(name, *weights, _percent(row.get("value")), f"{_percent(row['mean'])} ({each})")
     stdout.print(table)
     stdout.print(f"{results['trials']} trials, {results['diverged']} of them diverged; figures in {call.out}")
     return DONE

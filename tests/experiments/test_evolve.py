@@ -145,6 +145,20 @@ def test_a_training_with_a_fresh_seed_that_failed_is_done_again(study, source, r
     assert [len(row["values"]) for row in (found["best"]["fresh"], *found["references"].values())] == [2, 2, 2]
 
 
+def test_a_fresh_training_that_diverged_keeps_its_place_and_leaves_no_mean(source, recipe, tmp_path):
+    weights = dict.fromkeys(NAMES, 0.5)
+    given: dict[str, Any] = {"params": weights, "distributions": dict.fromkeys(NAMES, FloatDistribution(0, 1))}
+    search, finals = optuna.create_study(direction="maximize"), optuna.create_study(direction="maximize")
+    search.add_trial(create_trial(value=0.3, **given))
+    for name, seed, value in (("evolved", 3, 0.4), ("evolved", 2, None), ("fixed", 2, 0.2), ("fixed", 3, 0.4)):
+        told: dict[str, Any] = {"weighting": name, "seed": seed} | ({"diverged": "nan"} if value is None else {})
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        finals.add_trial(create_trial(state=state, value=value, user_attrs=told, **given))
+    found = evolution.results_of(search_in(tmp_path, source, recipe, trials=1), search, finals)
+    assert found["best"]["fresh"] == {"weights": weights, "values": [None, 0.4], "mean": None}
+    assert found["references"]["fixed"] == {"weights": weights, "values": [0.2, 0.4], "mean": pytest.approx(0.3)}
+
+
 def test_no_weights_are_kept_of_a_trial(study):
     assert not list(study.rglob("*.safetensors"))
     assert not list(study.rglob("state"))

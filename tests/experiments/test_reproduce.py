@@ -161,7 +161,7 @@ def test_the_table_holds_the_means_of_what_evaluate_said(finished):
     assert result["videos"] == 8
     assert "| RGB + flow |" in markdown
     assert "47.66 %" in markdown
-    assert "| top-1 | minus RGB | paper, HMDB-51 |" in markdown
+    assert "| top-1 | minus RGB, points | paper, HMDB-51 |" in markdown
     assert "The paper's figures are of HMDB-51, not of these data." in markdown
     assert "loss weights" not in markdown
 
@@ -522,7 +522,8 @@ def test_of_one_seed_there_is_no_verdict(finished):
     result, markdown = report("table1", TABLES["table1"], first, "")
     assert result["runs"]["all"]["top1"]["undecided"] is None
     assert "undecided" not in markdown
-    assert "over groups of videos alone, and say nothing of other seeds; differences are paired" in markdown
+    assert markdown.count(", one seed)") == 4 + 2  # of the table's rows, and of the pairs below it
+    assert "alone, and say nothing of other seeds; differences are paired, in percentage points, and of one" in markdown
 
 
 def versus_x(*others):

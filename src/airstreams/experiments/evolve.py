@@ -9,7 +9,8 @@ harm there, and gives its trial up when it finds that it is another's.
 
 Each trial trains on a part of the training split and is scored on the rest of it, kept apart by group; the test split
 is never looked at. A search score flatters: it is the best of many on the same few videos. Hence the winner, the fixed
-and the uniform weights are compared in the end by trainings with fresh seeds, which also draw another held-out part.
+and the uniform weights are compared in the end by trainings with fresh seeds, which also draw another held-out part
+(some of whose videos have scored the search as well).
 
 Optuna keeps time by the clock of the database, so the clocks of the machines may differ.
 """
@@ -96,11 +97,12 @@ def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, 
     fresh: dict[str, dict[str, Any]] = {}
     for trial in [] if finals is None else _given(finals):
         row = fresh.setdefault(trial.user_attrs["weighting"], {"weights": _fixed_weights(trial), "values": {}})
-        if trial.state == TrialState.COMPLETE:
+        if trial.state == TrialState.COMPLETE or "diverged" in trial.user_attrs:
             row["values"][trial.user_attrs["seed"]] = trial.value
     for row in fresh.values():
-        row["values"] = [value for _, value in sorted(row["values"].items())]
-        row["mean"] = sum(row["values"]) / len(row["values"]) if row["values"] else None
+        row["values"] = values = [value for _, value in sorted(row["values"].items())]
+        # Of fewer seeds than another weighting's, and the luckier ones, no mean would compare.
+        row["mean"] = sum(values) / len(values) if values and None not in values else None
     top = [{"trial": trial.number, "value": trial.value, "weights": trial.params} for trial in best[:10]]
     return {
         "trials": sum(trial.state.is_finished() for trial in counted(trials)),

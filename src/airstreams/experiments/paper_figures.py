@@ -53,7 +53,7 @@ def draw_study(name: str, study: Path, picture: Path) -> dict[str, Any]:
         best = [trial["weights"] for trial in results["top"][:BEST]]
         weights_figure(picture, best)
         return {"study": str(study), "weights": best}
-    search_figure(picture, {results["sampler"]: results["values"]}, results["metric"])
+    search_figure(picture, {results["sampler"]: results["values"]}, NAMES[results["metric"]])
     return {"study": str(study), "metric": results["metric"], "best": results["best"]["value"]}
 
 

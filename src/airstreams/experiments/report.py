@@ -81,7 +81,7 @@ def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[
         f"({outcomes.groups} groups) of {', '.join(result['data'])}; seeds {', '.join(map(str, outcomes.seeds))}; "
         f"trained on {' and '.join(result['hardware'])}, {hours:.1f} h in all. Intervals are of 95 %, over groups of "
         f"videos{' and seeds' if len(outcomes.seeds) > 1 else ' alone, and say nothing of other seeds'}"
-        f"{'; differences are paired' if table.reference else ''}.",
+        f"{_about_differences(len(outcomes.seeds)) if table.reference else ''}.",
         "",
         *_rows(table, result, published),
     ]
@@ -163,6 +163,11 @@ class RunOutcomes:
         return figures_S
 
 
+def _about_differences(seeds: int) -> str:
+    verdict = ", where their interval spans 0 undecided" if seeds > 1 else ", and of one seed decide nothing"
+    return f"; differences are paired, in percentage points{verdict}"
+
+
 def _figures(
     outcomes: RunOutcomes, drawn: Mapping[str, np.ndarray], run: str, metric: str, reference: str | None
 ) -> dict[str, Any]:
@@ -223,7 +228,7 @@ def _rows(table: Table, result: Mapping[str, Any], published: str) -> list[str]:
         cells = [row[place] for row in table.rows.values()]
         metric = next((cell.metric for cell in cells if cell and cell.metric), result["metric"])
         head.append(column or NAMES[metric])
-        head += [f"minus {table.reference_row}"] if table.reference else []
+        head += [f"minus {table.reference_row}, points"] if table.reference else []
         head.append(f"paper, {DATA_SETS[published]}")
     head += ["parameters, M", "G multiply-adds a clip"] if table.costs else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
@@ -254,8 +259,8 @@ def _texts(cell: Cell | None, result: Mapping[str, Any], reference: str | None, 
 
 def _in_points(found: Mapping[str, Any]) -> str:
     low, high = (100 * bound for bound in found["difference_interval"])
-    undecided = ", undecided" if found["undecided"] else ""
-    return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f}{undecided})"
+    verdict = {True: ", undecided", False: "", None: ", one seed"}[found["undecided"]]
+    return f"{100 * found['difference']:+.1f} ({low:+.1f} to {high:+.1f}{verdict})"
 
 
 def _deviations(jobs: Sequence[Job]) -> list[str]:

@@ -32,7 +32,7 @@ def weights_figure(path: Path, best: Sequence[Mapping[str, float]]) -> None:
     ax.set_ylabel("loss weight")
     ax.set_ylim(0, 1)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(title="trial", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.legend(title="best trials", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(figure, path)
 
 
@@ -42,7 +42,7 @@ def search_figure(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]
     Args:
         path: of the PNG.
         searches: name to (trial, score in 0..1) in the order of the trials.
-        metric: what the score is.
+        metric: what the score is called.
 
     Raises:
         InputError: no trials.

@@ -214,7 +214,8 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
 def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str]) -> None:
     """Writes a PNG of a confusion matrix: a row for each true class, a column for each predicted one.
 
-    Colours are shares of the row. Up to 30 classes the counts stand in the cells; above 400 no names stand around them.
+    Colours are shares of the row; one without videos is grey. Up to 30 classes the counts stand in the cells; above 400
+    no names stand around them.
 
     Args:
         counts_KK: how many videos of the true class (row) were taken for the predicted one (column).
@@ -228,7 +229,8 @@ def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[s
     if counts_KK.shape != (size, size) or size == 0:
         raise InputError(f"confusion matrix of shape {counts_KK.shape} for {size} classes: expected ({size}, {size})")
     videos_K1 = counts_KK.sum(axis=1, keepdims=True)
-    share_KK = counts_KK / np.maximum(videos_K1, 1)
+    none_K = videos_K1[:, 0] == 0
+    share_KK = np.where(none_K[:, None], np.nan, counts_KK / np.maximum(videos_K1, 1))
     videos = int(videos_K1.sum())
 
     names = classes if size <= 400 else ()  # more would take minutes and gigabytes to draw
@@ -237,12 +239,14 @@ def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[s
     figure = Figure(figsize=(size * cell + 1.2, size * cell + 1.2), facecolor="white")
     # The matrix keeps its size; what stands around it is measured when the picture is saved.
     ax = figure.add_axes((0, 0, size * cell / (size * cell + 1.2), size * cell / (size * cell + 1.2)))
+    ax.set_facecolor("0.8")  # of a row without videos
     image = ax.imshow(share_KK, cmap="Blues", vmin=0, vmax=1)
     ax.set_xticks(range(len(names)), names, rotation=90 if size > 8 else 45, fontsize=font)
     if size <= 8:
         for tick in ax.get_xticklabels():
             tick.set(ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(names)), names, fontsize=font)
+    of_rows = [f"{name} (no video)" if none else name for name, none in zip(names, none_K, strict=False)]
+    ax.set_yticks(range(len(names)), of_rows, fontsize=font)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     if names:

@@ -12,6 +12,7 @@ from airstreams.errors import InputError
 from airstreams.viewing.figures import save_figure
 
 NAMES_A_LINE = 2  # of the legend: they are sentences, nearly
+BARS = "Bars: each figure's 95 % interval. They may overlap where models, compared in pairs, differ: see the table."
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
         ax.locator_params(axis="x", nbins=6)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="0.9", linewidth=0.6)
+    figure.suptitle(BARS, fontsize=8, x=0.01, ha="left")
     axes[0].set_ylabel(metric)
     axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     handles, names = axes[0].get_legend_handles_labels()
