@@ -10,17 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from airstreams.data.dataset import VideoViews, Views
-from airstreams.data.labels import LabelStore
-from airstreams.data.listing import Video
 from airstreams.data.synthetic import render
-from airstreams.models.saved import load
-from airstreams.models.segmenter import upsample
-from airstreams.viewing.figures import RepresentationRow, representations_figure
 
 WHATS, HOWS = ["disc", "cross"], ["left", "right", "up", "down"]
 VIDEOS_PER_CLASS = {"train": 40, "test": 12}
@@ -35,12 +28,8 @@ def main(folder: Path) -> None:
     render(data, WHATS, HOWS, VIDEOS_PER_CLASS, frames=12, size=64, seed=0)
     air("train", data / "videos", "--labels", labels, "--out", run, "--config", "demo")
     figures = json.loads(air("evaluate", run, data / "videos", "--labels", labels, "--json"))
-    # One test video of a shape each, for the prediction and the picture.
-    examples = [Path("test") / f"{what}_{how}" / "000" for what, how in zip(WHATS, HOWS, strict=False)]
-    video = data / "videos" / examples[0].with_suffix(".mp4")
-    air("predict", run, video)
-    picture = folder / "representations.png"
-    draw(run, data, labels, examples, picture)
+    air("predict", run, data / "videos/test" / f"{WHATS[0]}_{HOWS[0]}" / "000.mp4")
+    picture = run / "evaluation/test/representations.png"
 
     table = Table("head", "top-1")
     for name in ("merged", "rgb", "flow", "semantic"):
@@ -61,33 +50,6 @@ def air(*words: object) -> str:
     if "--json" not in command:
         print(done.stdout, end="", flush=True)
     return done.stdout
-
-
-def draw(run: Path, data: Path, labels: Path, examples: list[Path], picture: Path) -> None:
-    """Frame, flow, segmentation and label map of each example, as the network sees them."""
-    saved = load(run)
-    store = LabelStore.open(labels)
-    rows = []
-    for key in examples:
-        video = Video(data / "videos" / key.with_suffix(".mp4"), str(key), (), label_map=str(key))
-        views = VideoViews([video], saved.config, store)[0]
-        assert isinstance(views, Views)
-        assert views.label_maps is not None
-        clip_THW3, label_map_THW = views.clips[0], views.label_maps[0]
-        with torch.inference_mode():
-            seen = saved.model(clip_THW3[None].permute(0, 4, 1, 2, 3)).representations
-        middle = len(clip_THW3) // 2
-        logits_1Shw = seen["semantic"].shown[:, :, middle]
-        rows.append(
-            RepresentationRow(
-                title=key.parent.name,
-                frame=clip_THW3[middle].numpy(),
-                flow=seen["flow"].shown[0, :, middle].permute(1, 2, 0).numpy(),
-                segmentation=upsample(logits_1Shw, clip_THW3.shape[1:3]).argmax(1)[0].numpy(),
-                teacher=label_map_THW[middle].numpy(),
-            )
-        )
-    representations_figure(picture, rows, saved.segment_classes)
 
 
 if __name__ == "__main__":

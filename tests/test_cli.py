@@ -121,6 +121,7 @@ def test_train_evaluate_predict_from_a_folder_of_videos(call, videos, recipe, tm
     assert list(figures["streams"]) == ["rgb"]
     assert figures["segmentation"] is None
     assert (run / "evaluation" / "test" / "confusion.png").stat().st_size > 1000
+    assert not (run / "evaluation" / "test" / "representations.png").exists()
     film = videos / "test" / "disc_up" / "000.mp4"
     found = with_json(call("predict", run, film, "--json"))
     assert found["videos"][0]["path"] == str(film)
@@ -144,6 +145,7 @@ def test_evaluate_prints_the_figures_of_every_head_and_of_the_segmentation(call,
     assert status == 0
     for words in ("merged", "semantic", "pixel_accuracy", "8 videos scored, 0 left out", f"{figures['top1']:.1%}"):
         assert words in out
+    assert (run / "evaluation" / "test" / "representations.png").stat().st_size > 10_000
 
 
 def test_predict_leaves_a_bad_file_out_scores_the_others_and_fails(call, trained, videos):

@@ -362,13 +362,15 @@ def evaluate(call: Namespace) -> int:
     from airstreams.evaluation.published import NAMES
     from airstreams.models.saved import read_description
     from airstreams.viewing.figures import confusion_figure
+    from airstreams.viewing.representations import seen_figure
 
     source = _labelled_source(call, read_description(call.run).config, to_learn_from=False)
     result = evaluate_run(call.run, source, call.split, stderr)
     if not leads():
         return DONE
     if result.confusion is not None:
-        confusion_figure(result.folder / "confusion.png", result.confusion, result.classes)
+        confusion_figure(result.folder / "confusion.png", result.confusion, result.saved.classes)
+    seen_figure(result.folder / "representations.png", result.saved, result.videos, result.label_store, stderr)
     figures = result.figures
     if call.json:
         _print_json(figures)

@@ -30,8 +30,8 @@ def rows_of(result):
 def test_the_figures_are_those_of_the_scores_written_down(run, synthetic):
     result = evaluate(run, open_source(str(synthetic / "videos")), "test", Console(quiet=True))
     rows = rows_of(result)
-    scores = np.array([[float(row[name]) for name in result.classes] for row in rows])
-    predicted = [result.classes[index] for index in scores.argmax(axis=1)]
+    scores = np.array([[float(row[name]) for name in result.saved.classes] for row in rows])
+    predicted = [result.saved.classes[index] for index in scores.argmax(axis=1)]
     true = [row["label"] for row in rows]
     assert [row["name"].split("/")[1] for row in rows] == true
     assert [row["predicted"] for row in rows] == predicted
@@ -42,12 +42,12 @@ def test_the_figures_are_those_of_the_scores_written_down(run, synthetic):
     confusion = json.loads((result.folder / "confusion.json").read_text())
     assert confusion["counts"] == result.confusion
     expected = [
-        [sum((t, p) == (down, across) for t, p in zip(true, predicted, strict=True)) for across in result.classes]
-        for down in result.classes
+        [sum((t, p) == (down, across) for t, p in zip(true, predicted, strict=True)) for across in result.saved.classes]
+        for down in result.saved.classes
     ]
-    assert confusion == {"classes": list(result.classes), "counts": expected}
+    assert confusion == {"classes": list(result.saved.classes), "counts": expected}
     assert result.figures["per_class"] == {
-        name: {"videos": 2, "accuracy": expected[place][place] / 2} for place, name in enumerate(result.classes)
+        name: {"videos": 2, "accuracy": expected[place][place] / 2} for place, name in enumerate(result.saved.classes)
     }
     assert json.loads((result.folder / "figures.json").read_text()) == result.figures
 

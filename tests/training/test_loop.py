@@ -260,7 +260,7 @@ def test_multi_label_data_trains_and_evaluates_to_a_mean_average_precision(video
     train(open_source(str(listing)), config, run, False, QUIET)
     assert epochs(run)[0]["train"]["losses"]["merged"] == pytest.approx(np.log(2), abs=0.4)  # sigmoid, chance at first
     result = evaluate(run, open_source(str(listing)), "test", QUIET)
-    assert result.classes == ("disc", "left", "square", "up")
+    assert result.saved.classes == ("disc", "left", "square", "up")
     assert 0 < result.figures["map"] <= 1
     assert result.figures["top1"] is None
     assert result.confusion is None

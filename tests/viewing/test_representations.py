@@ -16,6 +16,9 @@ from airstreams.models.airstreams import build
 from airstreams.models.flow import RepresentationFlow
 from airstreams.models.representations import Semantic
 from airstreams.models.saved import SavedModel
+from airstreams.models.segmenter import upsample
+from airstreams.viewing import representations
+from airstreams.viewing.figures import RepresentationRow
 from airstreams.viewing.representations import learned_flow_figure, segmentations_of
 
 QUIET = Console(quiet=True)
@@ -28,6 +31,43 @@ def one_a_class(videos, count):
 
 def saturation(panel_HW3):
     return (np.ptp(panel_HW3, axis=2) / np.maximum(panel_HW3.max(axis=2), 1e-6)).mean()
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+def test_what_a_model_sees_is_what_its_streams_made_of_the_frame(source, trained, tmp_path, monkeypatch, with_labels):
+    saved = saved_models.load(trained)
+    rows: list[RepresentationRow] = []
+    monkeypatch.setattr(representations, "representations_figure", lambda path, shown, classes: rows.extend(shown))
+    store = source.label_store if with_labels else None
+    representations.seen_figure(tmp_path / "a.png", saved, source.split("test"), store, QUIET)
+    videos = one_a_class(source.split("test"), 4)
+    assert [row.title for row in rows] == [video.labels[0] for video in videos]
+    for row, views in zip(rows, map(VideoViews(videos, saved.config, store).__getitem__, range(4)), strict=True):
+        assert isinstance(views, Views)
+        places = [(v, t) for v in range(2) for t in range(4) if (views.clips[v, t].numpy() == row.frame).all()]
+        for view, frame in places:  # of short videos two views may have it
+            with torch.inference_mode():
+                seen = saved.model(views.clips[view : view + 1].permute(0, 4, 1, 2, 3)).representations
+            assert row.flow is not None
+            flow_HW2 = seen["flow"].shown[0, :, frame].permute(1, 2, 0).numpy()
+            logits_1Shw = seen["semantic"].shown[:, :, frame]
+            segmentation_HW = upsample(logits_1Shw, row.frame.shape[:2]).argmax(dim=1)[0].numpy()
+            if np.allclose(flow_HW2, row.flow, atol=1e-4) and (segmentation_HW == row.segmentation).mean() > 0.99:
+                break
+        else:
+            pytest.fail(f"{row.title}: no view's frame has this flow and segmentation")
+        if views.label_maps is None:
+            assert row.teacher is None
+        else:
+            np.testing.assert_array_equal(row.teacher, views.label_maps[view, frame])
+
+
+def test_of_rgb_alone_there_is_nothing_to_see(source, tiny, tmp_path):
+    for streams, flow in ((["rgb"], FlowConfig()), (["rgb", "flow"], FlowConfig(kind="difference"))):
+        config = replace(tiny, model=replace(tiny.model, streams=streams, flow=flow))
+        saved = SavedModel(config, source.classes, ("0", "1"), False, None, build(config.model, 4, 2).eval())
+        representations.seen_figure(tmp_path / "a.png", saved, source.split("test"), None, QUIET)
+    assert not list(tmp_path.iterdir())
 
 
 def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, trained, tmp_path):

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from airstreams.config import EvaluationConfig
 from airstreams.data.check import check_together
 from airstreams.data.clips import told_of_rates
-from airstreams.data.labels import OTHER
+from airstreams.data.labels import OTHER, LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping, require_consistent
 from airstreams.data.splits import SPLIT_FILE, learnt_from, read_splits, with_splits
 from airstreams.distributed import device_of_process, leads
@@ -39,12 +39,17 @@ class Evaluation:
     figures: what `figures.json` holds (docs/evaluation.md), in 0..1.
     folder: RUN/evaluation/SPLIT.
     confusion: counts of true class by predicted class; None for multi-label data.
+    saved: the model, on the device that scored.
+    videos: those scored.
+    label_store: the teacher's label maps by which its segmentation was scored; None: it was not.
     """
 
     figures: dict[str, Any]
-    classes: tuple[str, ...]
-    confusion: list[list[int]] | None
     folder: Path
+    confusion: list[list[int]] | None
+    saved: SavedModel
+    videos: list[Video]
+    label_store: LabelStore | None
 
 
 def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluation:
@@ -130,7 +135,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
     _add_intervals(figures, saved, scores, groups_of(wanted))
     figures["per_class"] = _per_class(saved, scores)
-    return _write(folder, saved, scores, figures)
+    return _write(folder, saved, scores, figures, label_store)
 
 
 def _say_what_is_replaced(folder: Path, source: Source, console: Console) -> None:
@@ -208,12 +213,14 @@ def _per_class(saved: SavedModel, scores: Scores) -> dict[str, dict[str, float]]
     return {name: {"videos": int(videos), key: figure} for name, videos, figure in of_class if videos}
 
 
-def _write(folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any]) -> Evaluation:
+def _write(
+    folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any], label_store: LabelStore | None
+) -> Evaluation:
     answer = scores.probabilities[saved.config.model.answer]
     counts = None
     if not saved.multi_label:
         counts = confusion(answer, targets_of(saved, scores.videos)).tolist()
-    evaluation = Evaluation(figures, saved.classes, counts, folder)
+    evaluation = Evaluation(figures, folder, counts, saved, scores.videos, label_store)
     if not leads():
         return evaluation
     (folder / "figures.json").unlink(missing_ok=True)  # or it could stand beside other figures' scores

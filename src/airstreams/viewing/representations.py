@@ -1,6 +1,6 @@
-"""What trained models see of test videos: the flow (the paper's Figure 3) and the segmentation (Figures 4 and 6).
+"""What trained models see of test videos: the flow (the paper's Figure 3), the segmentation (Figures 4 and 6), or all.
 
-Shown is one video each of the first classes, as evaluation sees it. All models run on the CPU.
+Shown is one video each of the first classes, as evaluation sees it. The paper's figures are made on the CPU.
 
 Legend of shape suffixes: B views, T frames, H, W pixels, S segmentation classes, h, w the segmenter's grid.
 """
@@ -27,6 +27,7 @@ from airstreams.viewing.figures import RepresentationRow, SegmentedFrame, repres
 
 FLOW_PARAMETERS = {"tau": "tau", "lambda": "lambda_", "theta": "theta"}
 TEACHER = "teacher"
+VIDEOS_SEEN = 4  # of different classes
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,57 @@ def learned_flow_figure(
     }
     before, after = torch.tensor(lengths).mean(dim=0).tolist()
     return LearnedFlow(parameters, (before, after), names)
+
+
+def seen_figure(
+    path: Path, saved: SavedModel, videos: Sequence[Video], store: LabelStore | None, console: Console
+) -> None:
+    """Writes a PNG of what a model's streams see of some videos of different classes, a frame of each: its flow, its
+    segmentation and the teacher's label map. Nothing is written where there is none of them, as of RGB alone.
+
+    It is the labelled frame nearest to the middle or, without label maps, the one with the largest motion.
+
+    Args:
+        path: of the PNG.
+        saved: the trained model.
+        videos: to choose from.
+        store: the teacher's label maps, with the segmenter's classes.
+        console: told of the videos that are left out.
+
+    Raises:
+        VideoError: no video can be read.
+    """
+    model = saved.config.model
+    flows, segments = "flow" in model.streams and model.flow.kind == "tvl1", "semantic" in model.streams
+    if not (flows or segments):
+        return
+    device = next(saved.model.parameters()).device
+    rows = []
+    for views in _one_of_a_class(videos, saved.config, store if segments else None, VIDEOS_SEEN, console):
+        V, T, H, W = views.clips.shape[:4]
+        with torch.inference_mode():
+            seen = saved.model(views.clips.to(device).permute(0, 4, 1, 2, 3)).representations
+        flow_BTHW2 = seen["flow"].shown.permute(0, 2, 3, 4, 1).float().cpu() if flows else None
+        if views.label_maps is not None:
+            view, frame = _labelled_frame(views)
+        elif flow_BTHW2 is not None:
+            view, frame = divmod(int(flow_BTHW2.norm(dim=-1).mean(dim=(2, 3)).argmax()), T)
+        else:
+            view, frame = V // 2, T // 2
+        segmentation_HW = None
+        if segments:
+            logits_1Shw = seen["semantic"].shown[view : view + 1, :, frame]
+            segmentation_HW = upsample(logits_1Shw, (H, W)).argmax(dim=1)[0].cpu().numpy()
+        rows.append(
+            RepresentationRow(
+                title=_title(views.video),
+                frame=views.clips[view, frame].numpy(),
+                flow=None if flow_BTHW2 is None else flow_BTHW2[view, frame].numpy(),
+                segmentation=segmentation_HW,
+                teacher=None if views.label_maps is None else views.label_maps[view, frame].numpy(),
+            )
+        )
+    representations_figure(path, rows, saved.segment_classes)
 
 
 def require_learned_flow(config: Config) -> None:
