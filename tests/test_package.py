@@ -61,6 +61,7 @@ def command(wheel, tmp_path_factory):
 def test_the_wheel_holds_the_package_its_recipes_and_its_licence_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"airstreams", f"airstreams-{airstreams.__version__}.dist-info"}
+    assert "airstreams/viewing/run_report.html" in names
     assert {Path(name).stem for name in names if name.startswith("airstreams/recipes/") and name.endswith(".yaml")} >= (
         RECIPES
     )

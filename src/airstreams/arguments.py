@@ -115,6 +115,9 @@ def make_parser(words: Sequence[str]) -> ArgumentParser:
     verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote")
     verb.add_argument("--out", metavar="FILE", type=Path, required=True, help="NAME.onnx, or NAME.pt2 for torch.export")
 
+    verb = add("report", "Show a run on one HTML page", "report runs/mine")
+    verb.add_argument("run", metavar="RUN", type=Path, help="the folder that training wrote; the page is put there")
+
     verb = add("info", "Count parameters and cost, part by part", "info jhmdb")
     verb.add_argument("what", metavar="RECIPE_OR_RUN", type=str, help="a recipe's name, a YAML file or a run's folder")
     return parser

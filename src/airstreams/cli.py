@@ -31,6 +31,7 @@ from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
 from airstreams.files import alone_in, require_writable
 from airstreams.machine import heed_cpu_quota
+from airstreams.percent import percent, with_interval
 from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def labels(call: Namespace) -> int:
     stdout.print(f"{shares['bytes'] / 1e6:.1f} MB, {shares['raw_share']:.2%} of a byte a pixel")
     if truth:
         stdout.print(
-            f"person IoU {_percent(truth.person_iou)} over all pixels, {_percent(truth.person_iou_mean)} the mean of "
+            f"person IoU {percent(truth.person_iou)} over all pixels, {percent(truth.person_iou_mean)} the mean of "
             f"videos: {truth.frames} frames of {truth.videos} of {truth.videos_with_masks} videos with masks"
         )
     for _, reason in bad:
@@ -348,8 +349,8 @@ def evolve(call: Namespace) -> int:
     rows = {"evolved": best | best["fresh"], **results["references"]}
     for name, row in rows.items():
         weights = [f"{weight:.2f}" for weight in row["weights"].values()]
-        each = ", ".join("diverged" if value is None else _percent(value) for value in row["values"])
-        table.add_row(name, *weights, _percent(row.get("value")), f"{_percent(row['mean'])} ({each})")
+        each = ", ".join("diverged" if value is None else percent(value) for value in row["values"])
+        table.add_row(name, *weights, percent(row.get("value")), f"{percent(row['mean'])} ({each})")
     stdout.print(table)
     stdout.print(f"{results['trials']} trials, {results['diverged']} of them diverged; figures in {call.out}")
     return DONE
@@ -377,12 +378,12 @@ def evaluate(call: Namespace) -> int:
         return DONE
     table = Table("head", *NAMES.values())
     for name, row in figures["streams"].items():
-        table.add_row(name, *(_with_interval(row[key], row["intervals"][key]) for key in NAMES))
+        table.add_row(name, *(with_interval(row[key], row["intervals"][key]) for key in NAMES))
     stdout.print(table)
     if len(figures["per_class"]) > 5:
         key = "average_precision" if result.confusion is None else "accuracy"
         weakest = sorted(figures["per_class"].items(), key=lambda item: item[1][key])[:5]
-        said = (f"{name} {_percent(row[key])} ({row['videos']})" for name, row in weakest)
+        said = (f"{name} {percent(row[key])} ({row['videos']})" for name, row in weakest)
         stdout.print(f"Weakest classes (their videos): {', '.join(said)}", soft_wrap=True)
     if figures["segmentation"]:
         segmentation = figures["segmentation"]
@@ -390,7 +391,7 @@ def evaluate(call: Namespace) -> int:
         for key in ("pixel_accuracy", "miou", "person_iou"):
             if key in segmentation:
                 values = (segmentation[key], segmentation["ceiling"][key], segmentation.get(f"teacher_{key}"))
-                table.add_row(key, *(_percent(value) for value in values))
+                table.add_row(key, *(percent(value) for value in values))
         stdout.print(table)
     stdout.print(
         f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder}. They are of "
@@ -399,7 +400,7 @@ def evaluate(call: Namespace) -> int:
     if figures["unlabelled"]:
         stdout.print(
             f"{figures['unlabelled']} videos without any action are ranked last, as Charades has it. If they competed, "
-            f"the mAP were {_percent(figures['map_unlabelled_as_negatives'])}."
+            f"the mAP were {percent(figures['map_unlabelled_as_negatives'])}."
         )
     protocol = figures["protocol"]
     stdout.print(f"A video's score is the mean over {protocol['views']} clips, {protocol['crops']} crops each.")
@@ -464,6 +465,18 @@ def export(call: Namespace) -> int:
     )
     said = f"they differ by at most {difference:.1g} from the model's, on random clips"
     stdout.print(said if difference is not None else "not compared with the model: onnxruntime is not installed")
+    return DONE
+
+
+def report(call: Namespace) -> int:
+    """`airstreams report RUN`."""
+    from airstreams.viewing.run_report import write_report
+
+    page = write_report(call.run)
+    if call.json:
+        _print_json({"report": str(page)})
+    else:
+        stdout.print(f"report: {page}", soft_wrap=True)
     return DONE
 
 
@@ -647,14 +660,6 @@ def _print_answer(answer: dict[str, Any]) -> None:
         print(f"  {window['start']:.1f} to {window['end']:.1f} s: {_in_words(window['top'])}", flush=True)
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _with_interval(value: float | None, interval: list[float] | None) -> str:
-    return _percent(value) if interval is None else f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
-
-
 def _print_json(result: dict[str, Any]) -> None:
     print(json.dumps(result, allow_nan=False))
 
@@ -680,6 +685,7 @@ VERBS: dict[str, Callable[[Namespace], int]] = {
     "evaluate": evaluate,
     "predict": predict,
     "export": export,
+    "report": report,
     "reproduce": reproduce,
     "info": info,
 }

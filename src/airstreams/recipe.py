@@ -131,10 +131,15 @@ def to_resume(path: Path, given: Config, keys: Sequence[str], compact_classes: b
     return config
 
 
+def to_yaml(config: Config) -> str:
+    """The complete config."""
+    return yaml.safe_dump(asdict(config), sort_keys=False)
+
+
 def save_config(config: Config, path: Path) -> None:
     """Write the complete config as YAML."""
     with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(asdict(config), sort_keys=False))
+        temporary.write_text(to_yaml(config))
 
 
 def load_config(path: Path) -> Config:

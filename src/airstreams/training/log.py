@@ -272,7 +272,7 @@ def summary(record: dict[str, Any], epochs: int) -> str:
 
 def record_of(run: Path, epoch: int) -> dict[str, Any]:
     """The record of one of the epochs that a run has done. InputError: it was lost."""
-    for entry in _entries(run / METRICS_FILE):
+    for entry in entries(run / METRICS_FILE):
         if "train" in entry and entry["epoch"] == epoch:
             return entry
     raise InputError(f"{run / METRICS_FILE}: lacks epoch {epoch}, which is done; `airstreams evaluate` scores the run")
@@ -282,15 +282,15 @@ def _forget_after(metrics: Path, epoch: int, step: int) -> None:
     """Drop what is about to be said again."""
     kept = [
         entry
-        for entry in _entries(metrics)
+        for entry in entries(metrics)
         if entry["step"] <= step and ("train" not in entry or entry["epoch"] <= epoch)
     ]
     with replacing(metrics) as temporary:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 
-def _entries(metrics: Path) -> Iterator[dict[str, Any]]:
-    """Of a file that may not be there, but for lines that a crash cut short."""
+def entries(metrics: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a file that may not be there, but for those that a crash cut short."""
     lines = metrics.read_bytes().splitlines() if metrics.exists() else []
     for line in lines:
         with suppress(ValueError):

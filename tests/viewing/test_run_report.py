@@ -1,0 +1,148 @@
+"""The page about a run says what its files say, as text, and needs nothing else."""
+
+import csv
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from rich.console import Console
+
+from airstreams.cli import main
+from airstreams.data.sources import open_source
+from airstreams.errors import InputError
+from airstreams.evaluation.evaluate import evaluate
+from airstreams.files import write_rows
+from airstreams.models import saved as saved_models
+from airstreams.models.airstreams import build
+from airstreams.models.saved import SavedModel
+from airstreams.viewing.run_report import write_report
+
+WITHOUT_END = {"meta", "img", "link", "br"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its text, table rows and pictures. Its tags have to match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open: list[str] = []
+        self.pictures: list[str] = []
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("src", "href"):
+                assert value.startswith("data:image/png;base64,")
+                self.pictures.append(value)
+        if tag not in WITHOUT_END:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def report_of(run):
+    path = write_report(run)
+    assert path == run / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def random_run(config, classes, run, multi_label=False):
+    torch.manual_seed(0)
+    model = build(config.model, len(classes), 4).eval()
+    saved_models.save(SavedModel(config, classes, ("0", "1", "2", "3"), multi_label, 25.0, model), run)
+
+
+def test_the_page_says_what_evaluation_and_training_wrote(run, synthetic, capsys):
+    data = [str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
+    for split in ("test", "train"):
+        assert main(["evaluate", str(run), *data, "--split", split]) == 0
+    capsys.readouterr()
+    assert main(["report", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"report": str(run / "report.html")}
+    page = Page((run / "report.html").read_text(encoding="utf-8"))
+    assert len(page.pictures) == 2 * 2 + 1  # what is seen and the confusions of each split, and the curves
+    assert page.text.index("On the split test") < page.text.index("On the split train")
+    for split in ("test", "train"):
+        figures = json.loads((run / "evaluation" / split / "figures.json").read_text())
+        low, high = figures["intervals"]["top1"]
+        assert f"top-1 {figures['top1']:.1%} ({low:.1%} to {high:.1%})" in page.text
+        assert ["pixel_accuracy", f"{figures['segmentation']['pixel_accuracy']:.1%}"] in [row[:2] for row in page.rows]
+        for name, row in figures["per_class"].items():
+            assert [name, f"{row['accuracy']:.1%}", str(row["videos"])] in page.rows
+    assert ["videos", "24 train, 8 test"] in page.rows
+    assert "2 of 2 epochs" in page.text
+    assert "segmenter_width: 0.125" in page.text
+
+
+def test_before_an_evaluation_the_page_says_how_to_make_one(run):
+    page = report_of(run)
+    assert f"airstreams evaluate {run} DATA" in page.text
+    assert len(page.pictures) == 1
+
+
+def test_mistakes_are_the_surest_first(run, source):
+    folder = evaluate(run, source, "test", Console(quiet=True)).folder
+    with (folder / "scores.csv").open() as file:
+        header = next(csv.reader(file))
+    names = header[3:]
+    rows: list[tuple[object, ...]] = [
+        ("sure", names[0], names[1], 0.1, 0.9, 0.0, 0.0),
+        ("right", names[0], names[0], 0.95, 0.05, 0.0, 0.0),
+        ("unsure", names[3], names[2], 0.2, 0.2, 0.35, 0.25),
+        ("broken", names[3], "left out: damaged"),
+    ]
+    write_rows(folder / "scores.csv", header, rows)
+    shown = [row for row in report_of(run).rows if row[0] in ("sure", "right", "unsure", "broken")]
+    assert shown == [["sure", names[0], names[1], "90.0%"], ["unsure", names[3], names[2], "35.0%"]]
+
+
+def test_names_are_text(tiny, tmp_path):
+    classes = ("<script>alert(1)</script>", "rock & roll")
+    random_run(replace(tiny, model=replace(tiny.model, streams=["rgb"])), classes, tmp_path)
+    write_rows(tmp_path / "left_out.csv", ("name", "reason"), [("<b>a</b>.mp4", "no frames")])
+    page = report_of(tmp_path)
+    assert f"2: {', '.join(classes)}" in page.text
+    assert ["<b>a</b>.mp4", "no frames"] in page.rows
+
+
+def test_of_several_labels_a_video_there_is_the_average_precision(tiny, synthetic, tmp_path):
+    videos = synthetic / "videos" / "test"
+    rows = [(videos / name / "000.mp4", name.replace("_", ";"), "test") for name in ("disc_left", "disc_up")]
+    write_rows(tmp_path / "videos.csv", ("path", "label", "split"), rows)
+    random_run(replace(tiny, model=replace(tiny.model, streams=["flow"])), ("disc", "left", "up"), tmp_path, True)
+    figures = evaluate(tmp_path, open_source(str(tmp_path / "videos.csv")), "test", Console(quiet=True)).figures
+    page = report_of(tmp_path)
+    assert f"mAP {figures['map']:.1%} (" in page.text
+    assert ["disc", f"{figures['per_class']['disc']['average_precision']:.1%}", "2"] in page.rows
+    assert not page.pictures
+
+
+def test_what_is_no_run_or_damaged_is_refused(run, source, tmp_path):
+    with pytest.raises(InputError, match=r"no model\.json in it"):
+        write_report(tmp_path)
+    figures = evaluate(run, source, "test", Console(quiet=True)).folder / "figures.json"
+    for content in ("{", '{"videos": 3}', "[]"):
+        figures.write_text(content)
+        with pytest.raises(InputError, match=r"test: damaged .*; `airstreams evaluate` writes it anew"):
+            write_report(run)
+    assert not (run / "report.html").exists()
