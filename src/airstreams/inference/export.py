@@ -4,6 +4,7 @@ NAME.onnx is for onnxruntime and what else reads ONNX, NAME.pt2 for torch (`torc
 and, as JSON under `ABOUT`, what their use takes: class names, how a clip is sampled and cropped.
 """
 
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -74,6 +75,8 @@ def export(run: Path, out: Path) -> float | None:
             f"{run}: torch.export cannot follow the model with the stream {streams} ({named(error)[:200]}); write its "
             "forward in tensor operations alone"
         ) from error
+    for node in program.graph_module.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names folders of this machine
     about = {
         "classes": list(saved.classes),
         "multi_label": saved.multi_label,
@@ -106,7 +109,9 @@ def _noise(saved: SavedModel, clips: int) -> Tensor:
 
 def _write_program(program: ExportedProgram, path: Path, about: str) -> Scores:
     """Write the file; returns what its own program, read back, makes of clips."""
-    torch.export.save(program, path, extra_files={ABOUT: about})
+    written = io.BytesIO()  # in a file's own entries torch would repeat its name, which is a temporary one
+    torch.export.save(program, written, extra_files={ABOUT: about})
+    path.write_bytes(written.getvalue())
     read_back = torch.export.load(path).module()
     return lambda clips: read_back(clips).detach()
 
