@@ -463,7 +463,7 @@ def export(call: Namespace) -> int:
         f"{classes})",
         soft_wrap=True,
     )
-    said = f"they differ by at most {difference:.1g} from the model's, on random clips"
+    said = f"they differ by at most {difference:.1g} from the model's, on made-up clips"
     stdout.print(said if difference is not None else "not compared with the model: onnxruntime is not installed")
     return DONE
 

@@ -272,6 +272,7 @@ def test_confusion_rows_are_shares_of_the_true_class(tmp_path):
     # Two full cells, however different their counts, plus the end of the colour bar.
     one_cell = (0.89 * 120) ** 2
     assert 1.6 * one_cell < has_colour(picture, full, 3) < 2.3 * one_cell
+    assert 2.5 * one_cell < has_colour(picture, (204, 204, 204), 3) < 3.3 * one_cell  # what no video says anything of
 
 
 def test_confusion_grows_with_the_classes_and_stays_a_picture(tmp_path):

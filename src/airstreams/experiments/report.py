@@ -164,8 +164,8 @@ class RunOutcomes:
 
 
 def _about_differences(seeds: int) -> str:
-    verdict = ", where their interval spans 0 undecided" if seeds > 1 else ", and of one seed decide nothing"
-    return f"; differences are paired, in percentage points{verdict}"
+    verdict = "one whose interval spans 0 is undecided" if seeds > 1 else "of one seed they decide nothing"
+    return f"; differences are paired, in percentage points, and {verdict}"
 
 
 def _figures(

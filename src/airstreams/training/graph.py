@@ -102,10 +102,12 @@ class PassGraph:
             # By this mode the loader's thread may go on pinning memory, which would end the recording by the usual one.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 results = one_pass(*kept)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             cause = error.__context__ or error  # a recording's end complains of whatever broke it before
-            if isinstance(cause, (InputError, torch.OutOfMemoryError)):
-                raise cause from None
+            if isinstance(cause, (InputError, torch.OutOfMemoryError)) or not isinstance(cause, Exception):
+                raise cause from None  # the last is Ctrl-C
             raise InputError(
                 f"training.cuda_graph: a step could not be recorded ({in_a_line(cause)[:200]}); give "
                 "--training.cuda_graph false, or in a recipe `training: {cuda_graph: false}`"
