@@ -71,9 +71,8 @@ def test_a_video_is_answered_as_by_predict(trained, synthetic, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("name", "flow", "multi_label"),
     [
-        ("m.onnx", FlowConfig(iterations=2, levels=2, warps=1), True),
-        ("m.pt2", FlowConfig(iterations=2, learn_kernels=True), True),
-        ("m.pt2", FlowConfig(kind="difference"), False),
+        ("m.onnx", FlowConfig(iterations=1, warps=1), True),
+        ("m.pt2", FlowConfig(iterations=1, learn_kernels=True), False),
     ],
     ids=str,
 )
@@ -114,15 +113,14 @@ def test_what_cannot_be_exported_is_told_and_leaves_no_file(tiny, tmp_path, monk
         export(tmp_path, tmp_path / "folder.pt2")
     (tmp_path / "folder.pt2").rmdir()
     write = exporting._write_program
-    for dim in (0, -1):  # other clips' answers, and those to BGR
 
-        def write_another(*arguments, dim=dim):
-            scores = write(*arguments)
-            return lambda clips: scores(clips.flip(dim))
+    def write_another(*arguments):
+        scores = write(*arguments)
+        return lambda clips: scores(clips.flip(-1))  # BGR
 
-        monkeypatch.setattr(exporting, "_write_program", write_another)
-        with pytest.raises(RuntimeError, match="from the model's, expected at most"):
-            export(tmp_path, tmp_path / "m.pt2")
+    monkeypatch.setattr(exporting, "_write_program", write_another)
+    with pytest.raises(RuntimeError, match="from the model's, expected at most"):
+        export(tmp_path, tmp_path / "m.pt2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
 
@@ -138,23 +136,22 @@ class Flicker(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "made", "words"),
+    ("made", "words"),
     [
-        ("m.pt2", "clip * 2 if clip.shape[2] > 3 else clip", None),
-        ("m.pt2", "clip * 2 if clip.mean() > 0.5 else clip", r"torch\.export cannot follow the stream flicker"),
-        ("m.onnx", "torch.special.bessel_j0(clip)", "ONNX cannot follow the stream flicker"),
-        ("m.pt2", "clip + torch.rand_like(clip)", "answers differently each time"),
+        ("clip * 2 if clip.shape[2] > 3 else clip", None),
+        ("clip * 2 if clip.mean() > 0.5 else clip", r"torch\.export cannot follow the stream flicker"),
+        ("clip + torch.rand_like(clip)", "answers differently each time"),
     ],
 )
-def test_a_further_stream_is_exported_where_it_can_be_followed(tiny, tmp_path, monkeypatch, name, made, words):
+def test_a_further_stream_is_exported_where_it_can_be_followed(tiny, tmp_path, monkeypatch, made, words):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "flickers", raising=False)
     (tmp_path / "flickers.py").write_text(STREAM.format(made=made))
     model = replace(tiny.model, streams=["flicker"], representations={"flicker": "flickers:Flicker"})
     random_run(replace(tiny, model=model), tmp_path)
     if words is None:
-        assert export(tmp_path, tmp_path / name) is not None
+        assert export(tmp_path, tmp_path / "m.pt2") is not None
         return
     with pytest.raises(RuntimeError, match=words):
-        export(tmp_path, tmp_path / name)
-    assert not (tmp_path / name).exists()
+        export(tmp_path, tmp_path / "m.pt2")
+    assert not (tmp_path / "m.pt2").exists()
