@@ -145,4 +145,8 @@ def test_what_is_no_run_or_damaged_is_refused(run, source, tmp_path):
         figures.write_text(content)
         with pytest.raises(InputError, match=r"test: damaged .*; `airstreams evaluate` writes it anew"):
             write_report(run)
+    figures.unlink()
+    (run / "left_out.csv").write_text("video\na.mp4\n")
+    with pytest.raises(InputError, match=r"left_out\.csv: damaged"):
+        write_report(run)
     assert not (run / "report.html").exists()

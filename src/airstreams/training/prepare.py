@@ -55,7 +55,7 @@ def prepare_videos(
         cache.claim()  # complains before the videos are gone through
     with Progress(console=console) as progress:
         if resume:
-            left_out = _read_left_out(run / LEFT_OUT)
+            left_out = read_left_out(run / LEFT_OUT)
             checked = Checked([video for video in wanted if video.name not in left_out], [], {})
         else:
             checked = check_together(wanted, progress, cache)
@@ -97,7 +97,7 @@ def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Sou
     here = {video.name: video.split for video in source.videos}
     different = [
         name
-        for name in sorted((here.keys() | splits.keys()) - _read_left_out(run / LEFT_OUT))
+        for name in sorted((here.keys() | splits.keys()) - read_left_out(run / LEFT_OUT).keys())
         if here.get(name) != splits.get(name)
     ]
     if different:
@@ -178,9 +178,10 @@ def write_left_out(path: Path, bad: list[BadVideo]) -> None:
     write_rows(path, ("name", "reason"), ((item.video.name, item.reason) for item in bad))
 
 
-def _read_left_out(path: Path) -> set[str]:
+def read_left_out(path: Path) -> dict[str, str]:
+    """What `write_left_out` wrote: name -> reason. InputError: something else."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return {row["name"] for row in csv.DictReader(file)}
+            return {row["name"]: row["reason"] for row in csv.DictReader(file)}
     except (KeyError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: damaged ({error!r}); copy the run again, or begin with another --out") from error

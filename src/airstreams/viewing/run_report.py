@@ -26,7 +26,7 @@ from airstreams.models.saved import DESCRIPTION, Description, read_description
 from airstreams.percent import percent, with_interval
 from airstreams.recipe import to_yaml
 from airstreams.training.log import METRICS_FILE, entries
-from airstreams.training.prepare import LEFT_OUT
+from airstreams.training.prepare import LEFT_OUT, read_left_out
 from airstreams.viewing.figures import confusion_figure, save_figure
 
 REPORT = "report.html"
@@ -55,7 +55,7 @@ def write_report(run: Path) -> Path:
         evaluations=[_evaluation(folder, described) for folder in folders],
         curves=_curves(epochs),
         cost=_cost(described),
-        left_out=_rows(run / LEFT_OUT),
+        left_out=read_left_out(run / LEFT_OUT) if (run / LEFT_OUT).is_file() else {},
         recipe=to_yaml(described.config),
     )
     with replacing(run / REPORT) as temporary:
@@ -207,14 +207,6 @@ def _cost(described: Description) -> list[tuple[str, ...]]:
             for name, (parameters, inference, training) in rows.items()
         ),
     ]
-
-
-def _rows(path: Path) -> list[list[str]]:
-    """A CSV file's, without its header."""
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))[1:]
 
 
 def _picture(path: Path) -> str | None:
