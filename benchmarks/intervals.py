@@ -11,7 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from airstreams.evaluation.intervals import intervals, of_difference
+from airstreams.evaluation.intervals import difference_interval, intervals
 from airstreams.evaluation.metrics import outcomes_of
 
 NORMAL = NormalDist()
@@ -55,7 +55,7 @@ def called_different(videos: int, seed_deviation: float, seeds: int, pairs: int 
         right = hard + luck < bound
         difference_SN = right[0].astype(np.float64) - right[1]
         drawn_RS = np.stack([difference_SN[:, rng.integers(videos, size=videos)].mean(axis=1) for _ in range(draws)])
-        low, high = of_difference(difference_SN.mean(axis=1), drawn_RS, videos)
+        low, high = difference_interval(difference_SN.mean(axis=1), drawn_RS, videos)
         different += not low <= 0 <= high
     return different / pairs
 

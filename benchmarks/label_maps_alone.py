@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 
-from airstreams.data.labels import NO_LABEL, file_of
+from airstreams.data.label_maps import NO_LABEL, file_of
 from airstreams.data.sources import open_source
 from airstreams.files import replacing
 from airstreams.models.segmenter import upsample

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from airstreams.data import labels
+from airstreams.data import label_maps as labels
 from airstreams.data.sources import open_source
 from airstreams.data.video import probe, read_frames
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from airstreams.data.labels import COCO_CLASSES
+from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.models.airstreams import build
 from airstreams.recipe import load_config, recipe_path
 

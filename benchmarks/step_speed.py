@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 
 from airstreams.config import Config
 from airstreams.data.dataset import Batch, StepSampler
-from airstreams.data.labels import COCO_CLASSES
+from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.transforms import LABEL_STRIDE
 from airstreams.machine import in_bfloat16
 from airstreams.models import cost

@@ -41,8 +41,8 @@ def nobody_asked_to_stop():
 HOLD = """
 import sys
 from pathlib import Path
-from airstreams.files import alone_in
-with alone_in(Path(sys.argv[1]), "working"):
+from airstreams.files import exclusive_lock
+with exclusive_lock(Path(sys.argv[1]), "working"):
     print("held", flush=True)
     sys.stdin.read()
 """

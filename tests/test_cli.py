@@ -18,10 +18,10 @@ import torch
 import airstreams
 from airstreams.cli import VERBS, main
 from airstreams.config import Config
-from airstreams.data import labels
+from airstreams.data import label_maps as labels
 from airstreams.data.video import probe, read_frames
-from airstreams.models import saved as saved_models
 from airstreams.recipe import load_config, save_config
+from airstreams.runs import saved_model as saved_models
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import airstreams
 from airstreams.config import Config, DataConfig, LossWeights, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
-from airstreams.models.backbones import BACKBONES, Block, Layer
 from airstreams.recipe import (
     add_config_arguments,
     comparable,
@@ -23,6 +22,7 @@ from airstreams.recipe import (
     recipe_path,
     save_config,
 )
+from airstreams.towers import BACKBONES, Block, Layer
 
 RECIPES = sorted(path.stem for path in (Path(airstreams.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -199,7 +199,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         Config(),
         *(load_config(recipe_path(name)) for name in RECIPES),
         *(Config(model=ModelConfig(backbone=name)) for name in BACKBONES),
-        Config(7, loss_weights=LossWeights(further={"rgb2": 0.5}), training=TrainingConfig(lr=1)),
+        Config(7, loss_weights=LossWeights(custom={"rgb2": 0.5}), training=TrainingConfig(lr=1)),
     ],
 )
 def test_a_good_config_comes_back_from_plain_values_as_it_was(config):

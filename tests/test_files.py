@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from airstreams.errors import InputError
-from airstreams.files import alone_in, is_temporary, replacing, temporary_name
+from airstreams.files import exclusive_lock, is_temporary, replacing, temporary_name
 
 
 def names(folder):
@@ -66,7 +66,7 @@ def test_the_longest_name_can_be_written(tmp_path):
 
 def test_one_process_works_in_a_folder_and_when_it_is_killed_another_may(held, tmp_path):
     def enter():
-        with alone_in(tmp_path / "run", "working"):
+        with exclusive_lock(tmp_path / "run", "working"):
             pass
 
     with held(tmp_path / "run") as first:
@@ -79,6 +79,6 @@ def test_one_process_works_in_a_folder_and_when_it_is_killed_another_may(held, t
         pass
     assert not (tmp_path / "new").exists()  # nothing came into it
     (tmp_path / "mine").mkdir()
-    with alone_in(tmp_path / "mine", "working"):
+    with exclusive_lock(tmp_path / "mine", "working"):
         pass
     assert names(tmp_path / "mine") == []

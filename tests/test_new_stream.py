@@ -18,13 +18,13 @@ import airstreams
 from airstreams.cli import main
 from airstreams.config import ClipConfig, Config, LossWeights, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
-from airstreams.models.representations import try_out
-from airstreams.models.transfer import take_over
 from airstreams.recipe import from_dict, load_config
+from airstreams.representations.custom import try_out
+from airstreams.runs import saved_model as saved_models
 from airstreams.training import loop
 from airstreams.training.learner import _train_mode, freeze
+from airstreams.training.transfer import take_over
 from tests.pages import blocks, page
 
 PAGE = page("new-stream.md")
@@ -87,7 +87,7 @@ def test_the_page_trains_evaluates_and_predicts(tutorial):
     figures = json.loads((folder / "runs/edges/evaluation/test/figures.json").read_text())
     assert figures["videos"] == 8
     assert list(figures["streams"]) == ["rgb", "edges", "merged"]
-    assert figures["streams"]["edges"]["top1"] is not None  # its head has learnt, by `further`
+    assert figures["streams"]["edges"]["top1"] is not None  # its head has learnt, by `loss_weights.custom`
     assert re.search(r"000\.mp4: \w+_\w+ [\d.]+%", said)
     last = json.loads((folder / "runs/edges/metrics.jsonl").read_text().splitlines()[-1])
     assert last["train"]["gradient_norms"]["edges.representation"] > 0
@@ -201,10 +201,10 @@ def test_a_name_that_is_taken_is_refused(name, edges):
 def test_a_stream_without_a_class_and_a_weight_without_a_stream_are_refused():
     message = complaint(["rgb", "egdes"], {"edges": "my_streams:Edges"})
     assert message.startswith("model.streams: got egdes, expected rgb, flow")
-    message = complaint(["rgb"], {"edges": "my_streams:Edges"}, loss_weights={"further": {"egdes": 1.0}})
-    assert message == "loss_weights.further: got egdes, expected further streams' names: rgb2, rgb3, edges"
-    message = complaint(["rgb"], {"edges": "my_streams:Edges"}, loss_weights={"further": {"edges": -1.0}})
-    assert "loss_weights.further.edges" in message
+    message = complaint(["rgb"], {"edges": "my_streams:Edges"}, loss_weights={"custom": {"egdes": 1.0}})
+    assert message == "loss_weights.custom: got egdes, expected custom streams' names: rgb2, rgb3, edges"
+    message = complaint(["rgb"], {"edges": "my_streams:Edges"}, loss_weights={"custom": {"edges": -1.0}})
+    assert "loss_weights.custom.edges" in message
 
 
 def test_gradients_are_not_stopped_but_frozen():
@@ -215,7 +215,7 @@ def test_gradients_are_not_stopped_but_frozen():
 RETURNS = """
 import torch
 from torch import nn
-from airstreams.models.representations import Representation
+from airstreams.representations import Representation
 class Tensor(nn.Module):
     channels = 3
     def forward(self, clip): return clip
@@ -268,7 +268,7 @@ def test_layers_over_volumes_are_fine(tmp_path, monkeypatch):
 WORKS = """
 import torch
 from torch import nn
-from airstreams.models.representations import Representation
+from airstreams.representations import Representation
 class Stream(nn.Module):
     channels = 3
     def forward(self, clip): return Representation(self.see(clip), None)

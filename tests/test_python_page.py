@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import airstreams
-from airstreams.models import saved as saved_models
+from airstreams.runs import saved_model as saved_models
 from tests.pages import blocks, page
 
 PAGE = page("python.md")

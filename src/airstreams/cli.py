@@ -29,7 +29,7 @@ from airstreams.config import Config, LossWeights
 from airstreams.errors import InputError, VideoError, in_a_line, in_words
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
-from airstreams.files import alone_in, require_writable
+from airstreams.files import exclusive_lock, require_writable
 from airstreams.machine import heed_cpu_quota
 from airstreams.percent import percent, with_interval
 from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume
@@ -165,7 +165,7 @@ def check_data(call: Namespace) -> int:
 def annotate(call: Namespace) -> int:
     """`airstreams annotate DATA --teacher NAME --out LABELS`."""
     from airstreams.data.sources import open_source
-    from airstreams.distributed import device_of_process, leads
+    from airstreams.distributed import device_of_process, is_main_process
     from airstreams.teachers import annotate as job
     from airstreams.teachers.teacher import load_teacher
 
@@ -175,9 +175,9 @@ def annotate(call: Namespace) -> int:
     settings = job.Settings(call.stride, call.max_side, classes, given)
     source = open_source(call.source, to_learn_from=False)
     teacher = load_teacher(call.teacher, given, device_of_process())
-    with _alone_in(call.out, "annotating"):
+    with _exclusive_lock(call.out, "annotating"):
         report = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
-    if not leads():
+    if not is_main_process():
         return DONE
     labelled = report.files - len(report.left_out) - len(report.missing)
     if call.json:
@@ -203,9 +203,9 @@ def annotate(call: Namespace) -> int:
 
 def labels(call: Namespace) -> int:
     """`airstreams labels LABELS`."""
-    from airstreams.data.labels import LabelStore
+    from airstreams.data.label_maps import LabelStore
     from airstreams.data.sources import open_source
-    from airstreams.evaluation import label_report
+    from airstreams.teachers import inspect as label_report
     from airstreams.viewing.figures import contact_sheet
 
     store = LabelStore.open(call.labels)
@@ -264,10 +264,11 @@ def labels(call: Namespace) -> int:
 
 def train(call: Namespace) -> int:
     """`airstreams train DATA --out RUN`."""
-    from airstreams.distributed import leads
+    from airstreams.distributed import is_main_process
+    from airstreams.runs.folder import RunFolder
     from airstreams.training.loop import train as run_training
-    from airstreams.training.prepare import may_begin
 
+    run_folder = RunFolder(call.out)
     if call.resume:
         for name in ("init", "weights_from", "top"):
             if call[name] is not None:
@@ -275,20 +276,20 @@ def train(call: Namespace) -> int:
                 raise InputError(
                     f"--resume goes on with a run; leave out --{option}, which is for the beginning of one"
                 )
-        if not (call.out / "config.yaml").is_file():
+        if not run_folder.has_begun():
             raise InputError(f"--resume: {call.out} holds no run; drop --resume, or give --out the run's folder")
-        config = to_resume(call.out / "config.yaml", config_from(call), call.config_keys, call.compact_classes)
+        config = to_resume(run_folder.config, config_from(call), call.config_keys, call.compact_classes)
     else:
-        if not may_begin(call.out):
-            mend = "--resume to go on with it, or " if (call.out / "config.yaml").is_file() else ""
+        if not run_folder.may_begin():
+            mend = "--resume to go on with it, or " if run_folder.has_begun() else ""
             raise InputError(f"--out {call.out}: already there; give {mend}another --out")
         config = config_from(call)
         config.data.compact_classes |= call.compact_classes
         config.loss_weights = _evolved_weights(call, config)
     source = _labelled_source(call, config)
-    with _alone_in(call.out, "training"):
+    with _exclusive_lock(call.out, "training"):
         record = run_training(source, config, call.out, call.resume, stderr, call.init)
-    if not leads():
+    if not is_main_process():
         return DONE
     if call.json:
         _print_json({"run": str(call.out), **record})
@@ -358,20 +359,20 @@ def evolve(call: Namespace) -> int:
 
 def evaluate(call: Namespace) -> int:
     """`airstreams evaluate RUN DATA`."""
-    from airstreams.distributed import leads
+    from airstreams.distributed import is_main_process
     from airstreams.evaluation.evaluate import evaluate as evaluate_run
     from airstreams.evaluation.published import NAMES
-    from airstreams.models.saved import read_description
+    from airstreams.runs.saved_model import read_description
     from airstreams.viewing.figures import confusion_figure
     from airstreams.viewing.representations import seen_figure
 
     source = _labelled_source(call, read_description(call.run).config, to_learn_from=False)
     result = evaluate_run(call.run, source, call.split, stderr)
-    if not leads():
+    if not is_main_process():
         return DONE
     if result.confusion is not None:
-        confusion_figure(result.folder / "confusion.png", result.confusion, result.saved.classes)
-    seen_figure(result.folder / "representations.png", result.saved, result.videos, result.label_store, stderr)
+        confusion_figure(result.folder.confusion_plot, result.confusion, result.saved.classes)
+    seen_figure(result.folder.picture, result.saved, result.videos, result.label_store, stderr)
     figures = result.figures
     if call.json:
         _print_json(figures)
@@ -394,8 +395,9 @@ def evaluate(call: Namespace) -> int:
                 table.add_row(key, *(percent(value) for value in values))
         stdout.print(table)
     stdout.print(
-        f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder}. They are of "
-        f"{figures['classes']} classes; in brackets, 95 % intervals over {figures['groups']} groups of videos."
+        f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder.path}. "
+        f"They are of {figures['classes']} classes; in brackets, "
+        f"95 % intervals over {figures['groups']} groups of videos."
     )
     if figures["unlabelled"]:
         stdout.print(
@@ -415,7 +417,7 @@ def evaluate(call: Namespace) -> int:
 
 def predict(call: Namespace) -> int:
     """`airstreams predict RUN VIDEO...`."""
-    from airstreams.data.clips import told_of_rates
+    from airstreams.data.clips import frame_rate_warning
     from airstreams.data.video import probe
 
     recogniser = airstreams.load(call.run)
@@ -438,7 +440,7 @@ def predict(call: Namespace) -> int:
             answers.append({"path": path, "top": _top(prediction.probabilities), "windows": windows})
             if not call.json:
                 _print_answer(answers[-1])
-    if remark := told_of_rates(rates, recogniser.saved.frame_rate, recogniser.saved.config.clip):
+    if remark := frame_rate_warning(rates, recogniser.saved.frame_rate, recogniser.saved.config.clip):
         stderr.print(remark, soft_wrap=True)
     if call.json:
         _print_json({"videos": answers, "left_out": left_out})
@@ -448,7 +450,7 @@ def predict(call: Namespace) -> int:
 def export(call: Namespace) -> int:
     """`airstreams export RUN --out FILE`."""
     from airstreams.inference.export import export as write_export
-    from airstreams.models.saved import read_description
+    from airstreams.runs.saved_model import read_description
 
     with stderr.status("translating the model, for a minute or so"):
         difference = write_export(call.run, call.out)
@@ -576,13 +578,14 @@ def _say_figure(call: Namespace, picture: Path, runs: list[str], said: dict[str,
 
 def info(call: Namespace) -> int:
     """`airstreams info RECIPE_OR_RUN`."""
-    from airstreams.data.labels import COCO_CLASSES
+    from airstreams.data.label_maps import COCO_CLASSES
     from airstreams.models import cost
-    from airstreams.models.saved import DESCRIPTION, read_description
+    from airstreams.runs.folder import RunFolder
+    from airstreams.runs.saved_model import read_description
 
     classes, segment_classes = 51, len(COCO_CLASSES)  # HMDB-51, the paper's ablations; a recipe does not say
     recipe = (RECIPES / f"{call.what}.yaml").is_file()  # by whose name there may be a folder, as after `make demo`
-    if (Path(call.what) / DESCRIPTION).is_file() or (Path(call.what).is_dir() and not recipe):
+    if RunFolder(Path(call.what)).description.is_file() or (Path(call.what).is_dir() and not recipe):
         described = read_description(Path(call.what))
         config = described.config
         classes, segment_classes = len(described.classes), len(described.segment_classes)
@@ -635,9 +638,9 @@ def info(call: Namespace) -> int:
     return DONE
 
 
-def _alone_in(folder: Path, work: str) -> AbstractContextManager[None]:
+def _exclusive_lock(folder: Path, work: str) -> AbstractContextManager[None]:
     """Of the processes that torchrun starts, the first speaks for all."""
-    return alone_in(folder, work) if os.environ.get("RANK", "0") == "0" else nullcontext()
+    return exclusive_lock(folder, work) if os.environ.get("RANK", "0") == "0" else nullcontext()
 
 
 def _require_at_least(call: Namespace, **least: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from airstreams.errors import require
-from airstreams.models.backbones import BACKBONES, BackboneName, Block, default_tower
+from airstreams.towers import BACKBONES, BackboneName, Block, default_tower
 
 STREAMS = ("rgb", "flow", "semantic")
 
@@ -116,9 +116,9 @@ class ModelConfig:
     """The network of Figures 2 and 7."""
 
     streams: list[str] = field(default_factory=lambda: list(STREAMS))
-    """rgb, flow, semantic, further ones; rgb2, rgb3: more towers that see RGB"""
+    """rgb, flow, semantic, custom streams; rgb2, rgb3: more towers that see RGB"""
     representations: dict[str, str] = field(default_factory=dict)
-    """further streams: name to MODULE:CLASS"""
+    """custom streams: name to MODULE:CLASS"""
     backbone: BackboneName | None = None
     """a packaged tower, which takes the place of `tower`; null: what stands there"""
     tower: list[Block] = field(default_factory=default_tower)
@@ -203,24 +203,24 @@ class LossWeights:
     """of the merged tower's, and of each further merge's"""
     interm: float = 1.0
     """of the segmentation loss, by the teacher's label maps"""
-    further: dict[str, float] = field(default_factory=dict)
+    custom: dict[str, float] = field(default_factory=dict)
     """of streams beyond the paper's three; left out: 0"""
 
     def __post_init__(self) -> None:
-        values = {name: value for name, value in vars(self).items() if name != "further"}
-        values |= {f"further.{name}": value for name, value in self.further.items()}
+        values = {name: value for name, value in vars(self).items() if name != "custom"}
+        values |= {f"custom.{name}": value for name, value in self.custom.items()}
         for name, value in values.items():
             require(0 <= value < math.inf, f"loss_weights.{name}", value, "at least 0 and finite")
 
     def of(self, loss: str) -> float:
-        """The weight of a loss by its name; a further stream's is 0 where none is given."""
-        return self.further.get(loss, 0.0) if _is_further(loss) else getattr(self, loss)
+        """The weight of a loss by its name; a custom stream's is 0 where none is given."""
+        return self.custom.get(loss, 0.0) if _is_custom(loss) else getattr(self, loss)
 
     def updated(self, weights: Mapping[str, float]) -> "LossWeights":
         """These weights with others for the losses named."""
-        further = {name: weight for name, weight in weights.items() if _is_further(name)}
-        own = {name: weight for name, weight in weights.items() if not _is_further(name)}
-        return replace(self, **own, further=self.further | further)
+        custom = {name: weight for name, weight in weights.items() if _is_custom(name)}
+        own = {name: weight for name, weight in weights.items() if not _is_custom(name)}
+        return replace(self, **own, custom=self.custom | custom)
 
 
 @dataclass
@@ -256,7 +256,7 @@ class TrainingConfig:
     compile: bool = False
     """torch.compile: minutes at the start; slower steps on the CPUs we tried, and on an H100 than by cuda_graph"""
     cuda_graph: bool = True
-    """on CUDA: start a step's kernels as one; not with accumulate, compile, further streams or several processes"""
+    """on CUDA: start a step's kernels as one; not with accumulate, compile, custom streams or several processes"""
     validate_every: int = 1
     """epochs from one validation to the next; the last epoch is validated in any case"""
     save_every: int = 500
@@ -347,9 +347,9 @@ class Config:
         merged = self.loss_weights.merged
         answered = len(self.model.streams) == 1 or merged > 0
         require(answered, "loss_weights.merged", merged, "over 0, since the merged head gives the model's answer")
-        weighed = [*filter(_is_further, BUILT_IN_STREAMS), *self.model.representations]
-        unknown = ", ".join(name for name in self.loss_weights.further if name not in weighed)
-        require(not unknown, "loss_weights.further", unknown, f"further streams' names: {', '.join(weighed)}")
+        weighed = [*filter(_is_custom, BUILT_IN_STREAMS), *self.model.representations]
+        unknown = ", ".join(name for name in self.loss_weights.custom if name not in weighed)
+        require(not unknown, "loss_weights.custom", unknown, f"custom streams' names: {', '.join(weighed)}")
 
     def active_loss_weights(self) -> dict[str, float]:
         """The losses that this model has, with their weights (over 0 or not); a lone stream's own loss has weight 1."""
@@ -387,6 +387,6 @@ class Config:
         return self.active_loss_weights().get("interm", 0) > 0
 
 
-def _is_further(loss: str) -> bool:
+def _is_custom(loss: str) -> bool:
     """Whether a loss is none of equation 2's five."""
     return loss not in (*STREAMS, "merged", "interm")

@@ -24,7 +24,7 @@ Item = TypeVar("Item")
 PATIENCE = timedelta(days=7)
 
 
-def leads() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that writes files and talks."""
     is_main: bool = PartialState().is_main_process
     return is_main

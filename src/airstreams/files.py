@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         yield temporary
-        settle(temporary, path)
+        move_into_place(temporary, path)
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
@@ -58,7 +58,7 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path, work: str) -> Iterator[None]:
+def exclusive_lock(folder: Path, work: str) -> Iterator[None]:
     """Keep other processes, on all machines that see the folder, from the same work in it meanwhile.
 
     The folder is made if need be, and removed if nothing came into it. InputError: another process is at work there.
@@ -119,7 +119,7 @@ def is_temporary(path: Path) -> bool:
     return re.match(r"\.\d+\.", path.name) is not None
 
 
-def settle(temporary: Path, path: Path) -> None:
+def move_into_place(temporary: Path, path: Path) -> None:
     """Give a file that is written its name."""
     with temporary.open("r+b") as file:
         os.fsync(file.fileno())  # or a power cut could leave the new name with nothing under it

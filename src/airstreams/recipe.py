@@ -1,6 +1,7 @@
 """A `Config` and its keys in files and on the command line: YAML recipes, and the `config.yaml` of a run."""
 
 import re
+import warnings
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -36,6 +37,7 @@ def config_from(parsed: Namespace) -> Config:
 
 def from_dict(values: dict[str, Any]) -> Config:
     """A `Config` from plain values, as `asdict` gives them. InputError: an unknown key or an impossible value."""
+    values = _with_current_names(values)
     _refuse_wrong_keys(values, Config)
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
@@ -44,6 +46,17 @@ def from_dict(values: dict[str, Any]) -> Config:
     except ArgumentError as error:
         complaint = re.sub(r'^Parser key "([\w.]+)":', r"\1:", str(error))
         raise InputError(about_types(complaint)) from error
+
+
+def _with_current_names(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a recipe or a run of version 0.1 under today's names. Warns of each old name that has a value."""
+    weights = values.get("loss_weights")
+    if not isinstance(weights, Mapping) or "further" not in weights:
+        return values
+    if weights["further"]:
+        warnings.warn("loss_weights.further is now called loss_weights.custom", DeprecationWarning, stacklevel=2)
+    renamed = {("custom" if name == "further" else name): value for name, value in weights.items()}
+    return values | {"loss_weights": renamed}
 
 
 def about_types(complaint: str) -> str:

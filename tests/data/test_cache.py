@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.data import cache as frame_cache
-from airstreams.data import labels as label_maps
+from airstreams.data import label_maps
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import check_videos
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.label_maps import NO_LABEL
 from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.data.video import iterate_frames, probe, read_frames

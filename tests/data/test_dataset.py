@@ -13,7 +13,7 @@ from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from airstreams.config import ClipConfig, Config, DataConfig, EvaluationConfig, TrainingConfig
-from airstreams.data import labels as label_maps
+from airstreams.data import label_maps
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
 from airstreams.data.dataset import Sample, StepSampler, TrainingClips, VideoViews, Views

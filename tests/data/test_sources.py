@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from airstreams.data.labels import create, save
+from airstreams.data.label_maps import create, save
 from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError

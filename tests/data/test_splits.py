@@ -9,7 +9,7 @@ import pytest
 
 from airstreams.data.listing import Video, groups_of, overlapping
 from airstreams.data.sources import open_source
-from airstreams.data.splits import automatic_split, read_splits, with_splits, write_splits
+from airstreams.data.splits import automatic_split, with_splits
 from airstreams.errors import InputError
 
 
@@ -169,39 +169,10 @@ def test_fractions_that_leave_nothing_to_train(val, test):
         automatic_split(listed({"a": 5}), 0, val, test)
 
 
-def test_splits_survive_the_file(tmp_path):
-    touch(tmp_path / "d", *(f'{label}/{i}, "ä".mp4' for label in ("clap", " wave") for i in range(10)))
-    source = open_source(str(tmp_path / "d"))
-    split = with_splits(source, automatic_split(source.videos, seed=0))
-    assert [len(split.split(name)) for name in ("train", "val", "test")] == [14, 2, 4]
-    write_splits(tmp_path / "splits.csv", split)
-    assert (tmp_path / "splits.csv").read_text(encoding="utf-8").startswith("name,split\n")
-    assert with_splits(source, read_splits(tmp_path / "splits.csv")) == split
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "splits.csv"]
-
-
 def test_splits_of_another_data_set(tmp_path):
     source = open_source(str(touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4")))
     with pytest.raises(InputError, match=r"none for 2 of the 3 videos of .*, such as b/1\.mp4"):
         with_splits(source, {"a/1.mp4": "train", "elsewhere.mp4": "test"})
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (None, "cannot be read"),
-        ("video,split\na,train\n", "no column 'name'"),
-        ("name,split\na,dev\n", "line 2: the split is 'dev'"),
-        ("name,split\na,\n", "line 2: the split is ''"),
-        ("name,split\na,train\na,test\n", "line 3: a stands there twice"),
-    ],
-)
-def test_a_file_that_holds_no_splits(tmp_path, text, words):
-    path = tmp_path / "splits.csv"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=words):
-        read_splits(path)
 
 
 def test_overlapping_parts_are_those_that_share_a_moment():

@@ -12,18 +12,18 @@ from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.data import labels as label_maps
+from airstreams.data import label_maps
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation import evaluate as evaluation
 from airstreams.evaluation.evaluate import evaluate
-from airstreams.models import saved as saved_models
+from airstreams.runs import saved_model as saved_models
 
 QUIET = Console(quiet=True)
 
 
 def rows_of(result):
-    with (result.folder / "scores.csv").open() as file:
+    with (result.folder.path / "scores.csv").open() as file:
         return list(csv.DictReader(file))
 
 
@@ -39,7 +39,7 @@ def test_the_figures_are_those_of_the_scores_written_down(run, synthetic):
     assert result.figures["top1"] == pytest.approx(np.mean([t == p for t, p in zip(true, predicted, strict=True)]))
     assert result.figures["videos"] == len(rows) == 8
     assert result.figures["left_out"] == 0
-    confusion = json.loads((result.folder / "confusion.json").read_text())
+    confusion = json.loads((result.folder.path / "confusion.json").read_text())
     assert confusion["counts"] == result.confusion
     expected = [
         [sum((t, p) == (down, across) for t, p in zip(true, predicted, strict=True)) for across in result.saved.classes]
@@ -49,7 +49,7 @@ def test_the_figures_are_those_of_the_scores_written_down(run, synthetic):
     assert result.figures["per_class"] == {
         name: {"videos": 2, "accuracy": expected[place][place] / 2} for place, name in enumerate(result.saved.classes)
     }
-    assert json.loads((result.folder / "figures.json").read_text()) == result.figures
+    assert json.loads((result.folder.path / "figures.json").read_text()) == result.figures
 
 
 def test_the_figures_say_how_sure_they_are_and_by_which_views(run, synthetic):

@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from airstreams.evaluation.intervals import intervals, of_difference, of_share
+from airstreams.evaluation.intervals import difference_interval, intervals, proportion_interval
 from airstreams.evaluation.metrics import METRICS, outcomes_of
 
 
@@ -52,7 +52,7 @@ def test_what_rounding_alone_moves_does_not_vary():
 def test_where_no_difference_varies_an_unseen_group_may_still_differ():
     for difference, expected in ((0.0, (-0.166, 0.166)), (1.0, (0.834, 1.0))):
         drawn = np.full((1000, 1), difference)
-        found = of_difference(np.array([difference]), drawn, groups=24)
+        found = difference_interval(np.array([difference]), drawn, groups=24)
         t = 2.069  # of 23 degrees of freedom, from a table
         assert found == pytest.approx(expected, abs=0.02)
         assert found[1 if difference == 0 else 0] == pytest.approx(abs(difference - t**2 / (24 + t**2)), abs=1e-3)
@@ -66,7 +66,7 @@ def test_groups_that_are_right_or_wrong_as_a_whole_count_as_one_video_each():
 
 def test_of_one_group_nothing_is_known():
     assert interval(of_two_classes(np.arange(9) < 3), "top1", ["film"] * 9) == [0, 1]
-    assert of_difference(np.array([0.1]), np.full((1000, 1), 0.1), groups=1) == [-1, 1]
+    assert difference_interval(np.array([0.1]), np.full((1000, 1), 0.1), groups=1) == [-1, 1]
 
 
 def test_the_interval_of_the_mean_per_class_is_that_of_a_mean_of_binomials():
@@ -119,13 +119,13 @@ def test_of_many_videos_a_mean_over_seeds_has_the_interval_of_students_t():
     drawn_RS = values_S + np.random.default_rng(0).normal(size=(1000, 3)) * 1e-4
     half = 4.303 * values_S.std(ddof=1) / np.sqrt(3)  # of two degrees of freedom, from a table
     expected = values_S.mean() - half, values_S.mean() + half
-    assert of_difference(values_S, drawn_RS, groups=10**6) == pytest.approx(expected, rel=1e-3)
+    assert difference_interval(values_S, drawn_RS, groups=10**6) == pytest.approx(expected, rel=1e-3)
 
 
 def test_seeds_that_differ_by_their_errors_on_few_videos_alone_make_no_interval_wider():
     rng = np.random.default_rng(0)
     drawn_RS = rng.normal(size=(20000, 1)) * 0.03 + rng.normal(size=(20000, 3)) * 0.06
-    low, high = of_difference(np.array([-0.06, 0.0, 0.06]), drawn_RS, groups=1000)
+    low, high = difference_interval(np.array([-0.06, 0.0, 0.06]), drawn_RS, groups=1000)
     # Satterthwaite's 6.125 degrees of freedom, between the table's 2.447 for 6 and 2.365 for 7.
     assert high == pytest.approx(2.435 * np.sqrt(0.03**2 + 0.06**2 / 3), rel=0.02)
     assert low == pytest.approx(-high)
@@ -143,7 +143,7 @@ def test_runs_that_are_equally_good_are_seldom_called_different(videos, seed_dev
         right = hard_N + 0.6 * rng.normal(size=(2, 3, videos)) + shifts < normal.inv_cdf(0.3)
         difference_SN = right[0].astype(float) - right[1]
         weights_RN = rng.multinomial(videos, [1 / videos] * videos, size=200) / videos
-        low, high = of_difference(difference_SN.mean(axis=1), weights_RN @ difference_SN.T, groups=videos)
+        low, high = difference_interval(difference_SN.mean(axis=1), weights_RN @ difference_SN.T, groups=videos)
         different += not low <= 0 <= high
     assert different <= 18
 
@@ -151,5 +151,5 @@ def test_runs_that_are_equally_good_are_seldom_called_different(videos, seed_dev
 def test_a_share_over_seeds_stays_within_0_and_1():
     values_S = np.array([0.9, 0.99, 1.0])
     drawn_RS = values_S + np.random.default_rng(0).normal(size=(1000, 3)) * 0.01
-    low, high = of_share(values_S, drawn_RS, groups=50)
+    low, high = proportion_interval(values_S, drawn_RS, groups=50)
     assert 0 < low < values_S.mean() < high < 1

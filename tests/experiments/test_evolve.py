@@ -205,7 +205,7 @@ def test_a_study_of_before_a_key_was_there_goes_on(study, source, recipe, tmp_pa
     search = search_in(tmp_path / "six", source, recipe, trials=6)
     old = optuna.load_study(storage=search.url, study_name="six")
     settings = old.user_attrs["settings"]
-    del settings["model"]["merge_levels"], settings["loss_weights"]["further"]
+    del settings["model"]["merge_levels"], settings["loss_weights"]["custom"]
     old.set_user_attr("settings", settings)
     assert evolve(search, workers=1, console=QUIET)["trials"] == 6
 

@@ -32,9 +32,9 @@ from airstreams.evaluation.metrics import action_metrics
 from airstreams.experiments.report import RunOutcomes, report
 from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, plan, run_jobs
 from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
-from airstreams.models import saved as saved_models
-from airstreams.models.backbones import BACKBONES, default_tower
 from airstreams.recipe import load_config, save_config
+from airstreams.runs import saved_model as saved_models
+from airstreams.towers import BACKBONES, default_tower
 
 QUIET = Console(quiet=True)
 

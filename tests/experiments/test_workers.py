@@ -10,7 +10,7 @@ import torch
 
 import airstreams
 from airstreams.errors import InputError
-from airstreams.experiments.workers import as_told, take_card
+from airstreams.experiments.workers import portable_error, take_card
 
 CORES = os.cpu_count() or 1
 
@@ -65,13 +65,13 @@ def test_a_worker_gets_its_share_of_a_card_and_no_more():
 
 
 def test_errors_are_told_in_words_that_help():
-    assert str(as_told(InputError("--lr: got x, expected y"))) == "--lr: got x, expected y"
-    assert str(as_told(ZeroDivisionError())) == "ZeroDivisionError"
+    assert str(portable_error(InputError("--lr: got x, expected y"))) == "--lr: got x, expected y"
+    assert str(portable_error(ZeroDivisionError())) == "ZeroDivisionError"
     full = torch.OutOfMemoryError(
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.50 GiB is "
         "free. Including non-PyTorch memory, this process has 26.05 GiB memory in use. See documentation for more."
     )
-    assert str(as_told(full)) == (
+    assert str(portable_error(full)) == (
         "CUDA out of memory. Tried to allocate 2.00 GiB; do less at once: --training.cuda_graph false, "
         "--training.accumulate 2, fewer --workers, annotate's --batch-size"
     )

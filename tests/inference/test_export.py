@@ -16,9 +16,9 @@ from airstreams.config import FlowConfig
 from airstreams.errors import InputError
 from airstreams.inference import export as exporting
 from airstreams.inference.export import ABOUT, export
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
-from airstreams.models.saved import SavedModel
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.saved_model import SavedModel
 
 
 def of_onnx(path):
@@ -115,7 +115,7 @@ def test_what_cannot_be_exported_is_told_and_leaves_no_file(tiny, tmp_path, monk
 
 STREAM = """
 import torch
-from airstreams.models.representations import Representation
+from airstreams.representations import Representation
 
 class Flicker(torch.nn.Module):
     channels = 3

@@ -22,10 +22,10 @@ from airstreams.data.synthetic import make_clip, render
 from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
-from airstreams.evaluation.protocols import score_videos
+from airstreams.evaluation.scoring import score_videos
 from airstreams.inference.recogniser import Recogniser
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
+from airstreams.runs import saved_model as saved_models
 
 
 def test_neither_prediction_nor_evaluation_unpickles_anything(run, synthetic, monkeypatch):

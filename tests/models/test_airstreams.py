@@ -187,8 +187,8 @@ def test_clips_of_any_length_and_of_any_size_from_64_px(size):
     with torch.no_grad():
         output = small_model()(clip(*size))
     assert output.logits["merged"].isfinite().all()
-    assert output.representations["flow"].shown.shape == (2, 2, frames, height, width)
-    assert output.representations["semantic"].shown.shape[:3] == (2, 5, frames)
+    assert output.representations["flow"].prediction.shape == (2, 2, frames, height, width)
+    assert output.representations["semantic"].prediction.shape[:3] == (2, 5, frames)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import torch
 from airstreams.config import ClipConfig, Config, ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
-from airstreams.models.backbones import BACKBONES, BackboneName, Block, Layer
 from airstreams.models.cost import count
 from airstreams.models.tower import build_blocks
 from airstreams.recipe import load_config
+from airstreams.towers import BACKBONES, BackboneName, Block, Layer
 from tests.pages import blocks, page
 
 EACH_BACKBONE = pytest.mark.parametrize("name", list(BACKBONES))

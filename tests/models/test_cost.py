@@ -9,8 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from airstreams.config import ClipConfig, Config, FlowConfig, LossWeights, ModelConfig
 from airstreams.models import flow, tvl1
 from airstreams.models.airstreams import build
-from airstreams.models.backbones import Block, Layer
 from airstreams.models.cost import count
+from airstreams.towers import Block, Layer
 
 # How many operations an operator is on each element of its result.
 ARITHMETIC = dict.fromkeys(("add", "sub", "mul", "div", "pow", "square", "sqrt", "rsub", "neg", "lt", "reciprocal"), 1)

@@ -564,7 +564,7 @@ def test_a_model_runs_and_trains_on_frame_differences():
     output = model(clip, ["flow", "merged"])
     luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1, 1)
     grey = (clip * luma).sum(dim=1, keepdim=True)
-    shown = output.representations["flow"].shown
+    shown = output.representations["flow"].prediction
     torch.testing.assert_close(shown[:, :, :2], grey[:, :, 1:] - grey[:, :, :-1], rtol=0, atol=1e-6)
     assert output.logits["merged"].shape == (2, 3)
     output.logits["merged"].square().sum().backward()

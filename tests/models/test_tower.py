@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from airstreams.models.backbones import Block, Layer, default_tower
 from airstreams.models.tower import (
     ContextGating,
     DepthwiseConv,
@@ -22,6 +21,7 @@ from airstreams.models.tower import (
     TowerBlock,
     build_blocks,
 )
+from airstreams.towers import Block, Layer, default_tower
 
 FORMATS = pytest.mark.parametrize(
     "memory_format", [torch.contiguous_format, torch.channels_last_3d], ids=["channels first", "channels last"]

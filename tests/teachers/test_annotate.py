@@ -22,7 +22,7 @@ from rich.console import Console
 
 import airstreams
 from airstreams.cli import main
-from airstreams.data.labels import LabelStore
+from airstreams.data.label_maps import LabelStore
 from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from airstreams.data.labels import COCO_CLASSES
+from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.errors import InputError
 from airstreams.teachers import maskrcnn
 from airstreams.teachers.teacher import load_teacher

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import airstreams
 from airstreams.recipe import save_config
-from airstreams.training.state import load_state
+from airstreams.runs.checkpoint import load_state
 from tests.training.runs import entries, epochs
 
 

@@ -186,7 +186,7 @@ def test_every_parameter_that_is_to_learn_gets_a_gradient(tiny, stopped, interm)
     output = model(torch.rand(2, 3, 4, 64, 64), config.trained_heads())
     total = sum(logits.sum() for logits in output.logits.values())
     if interm:
-        total = total + output.representations["semantic"].shown.square().sum()
+        total = total + output.representations["semantic"].prediction.square().sum()
     total.backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name

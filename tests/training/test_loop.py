@@ -21,17 +21,17 @@ import airstreams
 from airstreams.config import LossWeights, TrainingConfig
 from airstreams.data import dataset
 from airstreams.data.sources import open_source
-from airstreams.data.splits import learnt_from, read_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.files import write_rows
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.recipe import load_config
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.checkpoint import load_state
+from airstreams.runs.folder import RunFolder
 from airstreams.training import loop
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.loop import train
-from airstreams.training.state import load_state
 from tests.training.runs import epochs, of_one_stream
 
 QUIET = Console(quiet=True)
@@ -73,7 +73,7 @@ def test_a_run_holds_every_file_that_people_rely_on(trained, tiny):
     assert description["classes"] == ["disc_left", "disc_up", "square_left", "square_up"]
     assert description["segment_classes"][:3] == ["background", "disc", "square"]
     assert {"config", "preprocessing", "versions"} <= set(description)
-    assert set(read_splits(trained / "split.csv").values()) == {"train", "test"}
+    assert set(RunFolder(trained).read_splits().values()) == {"train", "test"}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_multi_label_data_trains_and_evaluates_to_a_mean_average_precision(video
     assert 0 < result.figures["map"] <= 1
     assert result.figures["top1"] is None
     assert result.confusion is None
-    assert not (result.folder / "confusion.json").exists()
+    assert not (result.folder.path / "confusion.json").exists()
     probabilities = airstreams.load(run).predict(tmp_path / rows[-1][0]).probabilities
     assert all(0 < value < 1 for value in probabilities.values())
     assert sum(probabilities.values()) != pytest.approx(1, abs=0.01)  # each class for itself
@@ -565,9 +565,9 @@ def test_what_a_run_to_start_from_learnt_is_known_to_the_last_run_that_starts_fr
     assert evaluate(tmp_path / "second", other, "test", QUIET).figures["trained_on"] == 2
     whole = open_source(str(videos))
     train(whole, config, tmp_path / "third", False, QUIET, tmp_path / "second")
-    assert learnt_from(tmp_path / "third") == {video.name for video in whole.split("train")}
+    assert RunFolder(tmp_path / "third").trained_on() == {video.name for video in whole.split("train")}
     (tmp_path / "alone").mkdir()
     shutil.copy(tmp_path / "second" / "learnt_before.csv", tmp_path / "alone")  # of a start that was killed
     train(other, config, tmp_path / "alone", False, QUIET)
-    assert learnt_from(tmp_path / "alone") == {video.name for video in other.split("train")}
+    assert RunFolder(tmp_path / "alone").trained_on() == {video.name for video in other.split("train")}
     assert evaluate(tmp_path / "alone", other, "test", QUIET).figures["trained_on"] == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from airstreams.models.airstreams import Output
-from airstreams.models.representations import Representation
+from airstreams.representations import Representation
 from airstreams.training.losses import action_loss, compute_losses, segmentation_loss, total_loss
 
 RNG = np.random.default_rng(0)
@@ -121,7 +121,7 @@ def test_the_total_is_the_sum_of_the_five_losses_times_their_weights():
     weights = {"rgb": 0.5, "flow": 2.0, "semantic": 0.25, "merged": 1.0, "interm": 3.0}
     pixels = (labels != 255).sum()
     losses = compute_losses(output, target, labels, weights, 0.0, torch.tensor(4.0), pixels)
-    expected = 3.0 * segmentation_loss(output.representations["semantic"].shown, labels).item() / pixels.item()
+    expected = 3.0 * segmentation_loss(output.representations["semantic"].prediction, labels).item() / pixels.item()
     for name, logits in output.logits.items():
         log_p = log_softmax(logits.double().numpy())
         expected -= weights[name] * log_p[np.arange(4), target.numpy()].mean()

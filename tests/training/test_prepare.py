@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from airstreams.config import LossWeights
-from airstreams.data.labels import save
+from airstreams.data.label_maps import save
 from airstreams.data.sources import open_source
-from airstreams.data.splits import read_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.files import write_rows
-from airstreams.models import saved as saved_models
 from airstreams.recipe import load_config
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.folder import RunFolder
 from airstreams.training import loop, prepare
 from airstreams.training.loop import train
 from tests.training.runs import epochs, of_one_stream
@@ -34,7 +34,7 @@ def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synth
     train(open_source(str(tmp_path / "a.csv")), config, tmp_path / "run", False, QUIET)
     with pytest.raises(InputError, match="other videos or splits"):
         train(open_source(str(tmp_path / "b.csv")), config, tmp_path / "run", True, QUIET)
-    assert set(read_splits(tmp_path / "run" / "split.csv").values()) == {"train", "test"}
+    assert set(RunFolder(tmp_path / "run").read_splits().values()) == {"train", "test"}
 
 
 def test_a_source_made_in_python_is_looked_at_before_it_is_trained_or_scored_on(source, trained, tiny, tmp_path):
@@ -150,7 +150,7 @@ def test_data_without_splits_gets_a_seeded_split_that_keeps_groups_together(vide
     for number, seed in enumerate((0, 0, 5)):
         run = tmp_path / f"run{number}"
         train(open_source(str(listing)), replace(config, seed=seed), run, False, QUIET)
-        drawn.append(read_splits(run / "split.csv"))
+        drawn.append(RunFolder(run).read_splits())
     assert drawn[0] == drawn[1] != drawn[2]
     assert set(drawn[0]) == {str(path) for path, _, _ in rows}
     for split in drawn:

@@ -20,10 +20,10 @@ import airstreams
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
 from airstreams.recipe import load_config, save_config
+from airstreams.runs.checkpoint import TrainingState, load_state, save_state, saved_states
 from airstreams.training import loop
 from airstreams.training.loop import train
 from airstreams.training.signals import STOP, Signals, asked_to_stop
-from airstreams.training.state import TrainingState, load_state, save_state, saved_states
 from tests.training.runs import entries
 
 QUIET = Console(quiet=True)

@@ -9,14 +9,14 @@ from rich.console import Console
 
 from airstreams.config import FlowConfig
 from airstreams.data.dataset import VideoViews, Views
-from airstreams.data.labels import LabelStore, create, save
+from airstreams.data.label_maps import LabelStore, create, save
 from airstreams.errors import InputError, VideoError
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.models.flow import RepresentationFlow
-from airstreams.models.representations import Semantic
-from airstreams.models.saved import SavedModel
 from airstreams.models.segmenter import upsample
+from airstreams.representations.semantic import Semantic
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.saved_model import SavedModel
 from airstreams.viewing import representations
 from airstreams.viewing.figures import RepresentationRow
 from airstreams.viewing.representations import learned_flow_figure, segmentations_of

@@ -14,9 +14,9 @@ from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.files import write_rows
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
-from airstreams.models.saved import SavedModel
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.saved_model import SavedModel
 from airstreams.viewing.run_report import write_report
 
 WITHOUT_END = {"meta", "img", "link", "br"}
@@ -101,7 +101,7 @@ def test_before_an_evaluation_the_page_says_how_to_make_one(run):
 
 
 def test_mistakes_are_the_surest_first(run, source):
-    folder = evaluate(run, source, "test", Console(quiet=True)).folder
+    folder = evaluate(run, source, "test", Console(quiet=True)).folder.path
     with (folder / "scores.csv").open() as file:
         header = next(csv.reader(file))
     names = header[3:]
@@ -140,7 +140,7 @@ def test_of_several_labels_a_video_there_is_the_average_precision(tiny, syntheti
 def test_what_is_no_run_or_damaged_is_refused(run, source, tmp_path):
     with pytest.raises(InputError, match=r"no model\.json in it"):
         write_report(tmp_path)
-    figures = evaluate(run, source, "test", Console(quiet=True)).folder / "figures.json"
+    figures = evaluate(run, source, "test", Console(quiet=True)).folder.metrics
     for content in ("{", '{"videos": 3}', "[]"):
         figures.write_text(content)
         with pytest.raises(InputError, match=r"test: damaged .*; `airstreams evaluate` writes it anew"):

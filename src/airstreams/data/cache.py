@@ -39,7 +39,7 @@ import av
 import numpy as np
 from rich.progress import Progress
 
-from airstreams.data.labels import LabelStore, at_frames, file_of
+from airstreams.data.label_maps import LabelStore, at_frames, file_of
 from airstreams.data.listing import Video
 from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError

@@ -54,7 +54,7 @@ def latest_start(part: FrameRange, clip: ClipConfig) -> int:
     return max(part.first, start)
 
 
-def told_of_rates(rates: Collection[float], usual: float | None, clip: ClipConfig) -> str | None:
+def frame_rate_warning(rates: Collection[float], usual: float | None, clip: ClipConfig) -> str | None:
     """A remark on videos whose clips, of every nth frame, last far longer or shorter than at the usual frame rate."""
     if clip.rate is not None or usual is None:
         return None

@@ -19,9 +19,9 @@ from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
 from airstreams.data.clips import FrameRange, active_labels, clip_places, frame_range, latest_start
-from airstreams.data.labels import NO_LABEL, LabelStore, file_of, read_array
+from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of, read_array
 from airstreams.data.listing import Video
-from airstreams.data.loading import share_memory
+from airstreams.data.loader_processes import share_memory
 from airstreams.data.transforms import (
     LABEL_STRIDE,
     crop_frames,

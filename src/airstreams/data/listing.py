@@ -16,7 +16,7 @@ from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
-from airstreams.data.labels import LabelStore
+from airstreams.data.label_maps import LabelStore
 from airstreams.errors import InputError
 
 SPLITS = ("train", "val", "test")

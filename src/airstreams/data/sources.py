@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from airstreams.data.benchmarks import BENCHMARKS, open_benchmark
 from airstreams.data.csv_list import read_csv
-from airstreams.data.labels import LabelStore
+from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, composed, listed, some, without_suffix
 from airstreams.data.remarks import leaks, nearly_one_class, one_level_too_high, with_copies_in_groups
 from airstreams.errors import InputError
@@ -132,7 +132,7 @@ def _class_folders(place: Path) -> list[Path]:
 
 
 def _videos_below(folder: Path, others: Counter[str]) -> list[Path]:
-    """The videos; `others` counts the files that are none by suffix. No link leads through a folder twice."""
+    """The videos; `others` counts the files that are none by suffix. A link never leads through a folder twice."""
 
     def fail(error: OSError) -> None:
         raise error

@@ -4,16 +4,10 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from airstreams.config import Config
-from airstreams.data.csv_list import check_split, read_rows
-from airstreams.data.listing import Source, Video, composed, groups_of
+from airstreams.data.listing import Source, Video, groups_of
 from airstreams.errors import InputError
-from airstreams.files import write_rows
-
-SPLIT_FILE = "split.csv"  # in a run: which video was used for what
-LEARNT_BEFORE = "learnt_before.csv"  # in a run that started from another: what that one had learnt from
 
 
 def automatic_split(
@@ -75,35 +69,6 @@ def with_drawn_splits(source: Source, config: Config) -> Source:
         return source
     data = config.data
     return with_splits(source, automatic_split(source.videos, config.seed, data.val_fraction, data.test_fraction))
-
-
-def write_splits(path: Path, source: Source) -> None:
-    """Write the split of each video as a CSV file with the header `name,split`; every video must have one."""
-    write_rows(path, ("name", "split"), ((video.name, video.split or "") for video in source.videos))
-
-
-def read_splits(path: Path) -> dict[str, str]:
-    """What `write_splits` wrote: name -> split. InputError when the file is missing or says something else."""
-    splits: dict[str, str] = {}
-    for line, row in read_rows(path, required=("name", "split"), optional=()):
-        check_split(path, line, row["split"])
-        name = composed(row["name"])
-        if name in splits:
-            raise InputError(f"{path}, line {line}: {name} stands there twice; expected it once; delete a line")
-        splits[name] = row["split"]
-    return splits
-
-
-def learnt_from(run: Path) -> set[str]:
-    """The names of the videos that a run's model learnt from, in it and in the runs that it started from.
-
-    Of a model that was copied without these lists nothing is known: then there are none.
-    """
-    splits = read_splits(run / SPLIT_FILE) if (run / SPLIT_FILE).is_file() else {}
-    names = {name for name, use in splits.items() if use == "train"}
-    if (run / LEARNT_BEFORE).is_file():
-        names |= {row["name"] for _, row in read_rows(run / LEARNT_BEFORE, required=("name",), optional=())}
-    return names
 
 
 def _shares(class_sizes: Mapping[str, int], fraction: float) -> dict[str, int]:

@@ -26,7 +26,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from airstreams.data import labels as label_maps
+from airstreams.data import label_maps
 from airstreams.errors import InputError
 from airstreams.files import replacing
 

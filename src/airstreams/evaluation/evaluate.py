@@ -16,20 +16,21 @@ from rich.progress import Progress
 
 from airstreams.config import EvaluationConfig
 from airstreams.data.check import check_together
-from airstreams.data.clips import told_of_rates
-from airstreams.data.labels import OTHER, LabelStore
+from airstreams.data.clips import frame_rate_warning
+from airstreams.data.label_maps import OTHER, LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping, require_consistent
-from airstreams.data.splits import SPLIT_FILE, learnt_from, read_splits, with_splits
-from airstreams.distributed import device_of_process, leads
+from airstreams.data.splits import with_splits
+from airstreams.distributed import device_of_process, is_main_process
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
-from airstreams.evaluation.metrics import METRICS, confusion, outcomes_of, that_count
-from airstreams.evaluation.protocols import Scores, metrics_of, score_videos, targets_of
+from airstreams.evaluation.metrics import METRICS, confusion, outcomes_of, scored_mask
 from airstreams.evaluation.published import deviations, published_for
+from airstreams.evaluation.scoring import Scores, metrics_of, score_videos, targets_of
 from airstreams.files import require_writable, write_json, write_rows
 from airstreams.machine import cpus, keep_freed_memory
-from airstreams.models import saved as saved_models
-from airstreams.models.saved import SavedModel
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.folder import EvaluationFolder, RunFolder
+from airstreams.runs.saved_model import SavedModel
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Evaluation:
     """The figures of a split, and where its files lie.
 
     figures: what `figures.json` holds (docs/evaluation.md), in 0..1.
-    folder: RUN/evaluation/SPLIT.
+    folder: RUN/evaluation/SPLIT and its files.
     confusion: counts of true class by predicted class; None for multi-label data.
     saved: the model, on the device that scored.
     videos: those scored.
@@ -45,7 +46,7 @@ class Evaluation:
     """
 
     figures: dict[str, Any]
-    folder: Path
+    folder: EvaluationFolder
     confusion: list[list[int]] | None
     saved: SavedModel
     videos: list[Video]
@@ -64,7 +65,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     """
     keep_freed_memory()
     device = device_of_process()
-    if not leads():
+    if not is_main_process():
         console = Console(quiet=True)
     saved = saved_models.load(run, device)
     require_consistent(source)
@@ -77,17 +78,18 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     if source.multi_label and not saved.multi_label:
         raise InputError(f"{source.name}: several labels a video, but {run} was trained on one each; give such data")
     # A model copied without its list can still score data that brings splits of its own.
-    listed = (run / SPLIT_FILE).is_file()
+    run_folder = RunFolder(run)
+    listed = run_folder.splits.is_file()
     if not (listed or source.has_splits):
         raise InputError(
-            f"{run}: no {SPLIT_FILE} in it, which says what the model was trained on; copy it with the model, or give "
-            "data with splits of its own"
+            f"{run}: no {run_folder.splits.name} in it, which says what the model was trained on; copy it with the "
+            "model, or give data with splits of its own"
         )
-    drawn = read_splits(run / SPLIT_FILE) if listed else {}
+    drawn = run_folder.read_splits() if listed else {}
     splits_of_its_own = source.has_splits
     source = _with_drawn_splits(source, drawn, console)
     wanted = source.split(split)
-    trained_on = len(overlapping([video.name for video in wanted], learnt_from(run)))
+    trained_on = len(overlapping([video.name for video in wanted], run_folder.trained_on()))
     if trained_on and split != "train":
         console.print(
             f"beware: {trained_on} of these {len(wanted)} videos were trained on, by their names, so the figures "
@@ -105,8 +107,8 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         rest = OTHER if OTHER in set(saved.segment_classes) - set(label_store.classes) else label_store.classes[0]
         console.print(f"segmentation: what the run's segmenter has no class for is scored as {rest}")
         label_store = label_store.with_classes(saved.segment_classes)
-    folder = run / "evaluation" / split
-    require_writable(folder)
+    folder = run_folder.evaluation(split)
+    require_writable(folder.path)
     _say_what_is_replaced(folder, source, console)
     with Progress(console=console) as progress:
         good, bad, rates = check_together(wanted, progress)
@@ -129,7 +131,7 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
             f"{len(scores.left_out)} of {len(wanted)} videos left out; such as {first.video.name}: {first.reason}"
         )
     known = [rates[video.path] for video in good if video.path in rates]
-    if said := told_of_rates(known, saved.frame_rate, saved.config.clip):
+    if said := frame_rate_warning(known, saved.frame_rate, saved.config.clip):
         console.print(said, soft_wrap=True)
     figures = {"data": source.name, "split": split, "trained_on": trained_on, **metrics_of(saved, scores)}
     figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
@@ -138,11 +140,11 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
     return _write(folder, saved, scores, figures, label_store)
 
 
-def _say_what_is_replaced(folder: Path, source: Source, console: Console) -> None:
+def _say_what_is_replaced(folder: EvaluationFolder, source: Source, console: Console) -> None:
     with suppress(OSError, ValueError, KeyError):  # there are none, or they are damaged
-        before = json.loads((folder / "figures.json").read_text(encoding="utf-8"))["data"]
+        before = json.loads(folder.metrics.read_text(encoding="utf-8"))["data"]
         if before != source.name:
-            console.print(f"{folder}: its figures of {before} will be replaced", soft_wrap=True)
+            console.print(f"{folder.path}: its figures of {before} will be replaced", soft_wrap=True)
 
 
 def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Console) -> Source:
@@ -192,7 +194,7 @@ def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out
 
 def _add_intervals(figures: dict[str, Any], saved: SavedModel, scores: Scores, group_of: Mapping[str, str]) -> None:
     targets = targets_of(saved, scores.videos)
-    counted = that_count(targets)
+    counted = scored_mask(targets)
     groups = [group_of[video.name] for video, counts in zip(scores.videos, counted, strict=True) if counts]
     figures["groups"] = len(set(groups))
     by_head = {
@@ -214,23 +216,23 @@ def _per_class(saved: SavedModel, scores: Scores) -> dict[str, dict[str, float]]
 
 
 def _write(
-    folder: Path, saved: SavedModel, scores: Scores, figures: dict[str, Any], label_store: LabelStore | None
+    folder: EvaluationFolder, saved: SavedModel, scores: Scores, figures: dict[str, Any], label_store: LabelStore | None
 ) -> Evaluation:
     answer = scores.probabilities[saved.config.model.answer]
     counts = None
     if not saved.multi_label:
         counts = confusion(answer, targets_of(saved, scores.videos)).tolist()
     evaluation = Evaluation(figures, folder, counts, saved, scores.videos, label_store)
-    if not leads():
+    if not is_main_process():
         return evaluation
-    (folder / "figures.json").unlink(missing_ok=True)  # or it could stand beside other figures' scores
+    folder.metrics.unlink(missing_ok=True)  # or it could stand beside other figures' scores
     if counts is not None:
-        write_json(folder / "confusion.json", {"classes": list(saved.classes), "counts": counts}, indent=None)
+        write_json(folder.confusion, {"classes": list(saved.classes), "counts": counts}, indent=None)
     scored = (
         (video.name, ";".join(video.labels), saved.classes[int(row.argmax())], *(f"{value:.9g}" for value in row))
         for video, row in zip(scores.videos, answer, strict=True)
     )
     left_out = ((bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}") for bad in scores.left_out)
-    write_rows(folder / "scores.csv", ("name", "label", "predicted", *saved.classes), chain(scored, left_out))
-    write_json(folder / "figures.json", figures)  # last: where it is, the others are
+    write_rows(folder.scores, ("name", "label", "predicted", *saved.classes), chain(scored, left_out))
+    write_json(folder.metrics, figures)  # last: where it is, the others are
     return evaluation

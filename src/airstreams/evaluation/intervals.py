@@ -21,7 +21,7 @@ REPLICATES = 1000
 def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> dict[str, list[float] | None]:
     """Each figure's 95 % interval, [low, high] in 0..1; the same ones every time. None for what does not apply.
 
-    group_of_N: each video's. They are to be those that count: see `metrics.that_count`.
+    group_of_N: each video's. They are to be those that count: see `metrics.scored_mask`.
     """
     rng = np.random.default_rng(0)
     names, group_N = np.unique(group_of_N, return_inverse=True)
@@ -30,7 +30,7 @@ def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> dict[str, list[f
     found: dict[str, list[float] | None] = {}
     for name, figure in outcomes.metrics(np.ones(len(group_N), dtype=np.int64)).items():
         drawn_R1 = np.array([[values[name]] for values in drawn], dtype=np.float64)
-        found[name] = None if figure is None else of_share(np.array([figure]), drawn_R1, groups)
+        found[name] = None if figure is None else proportion_interval(np.array([figure]), drawn_R1, groups)
     return found
 
 
@@ -39,7 +39,7 @@ def draw_groups(rng: np.random.Generator, groups: int) -> np.ndarray:
     return np.bincount(rng.integers(groups, size=groups), minlength=groups)
 
 
-def of_share(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
+def proportion_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
     """The 95 % interval of the mean over seeds of a figure in 0..1, which it never leaves.
 
     It is Wilson's for as many independent videos as would vary as much; where nothing varies, for as many as there are
@@ -61,8 +61,8 @@ def of_share(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[fl
     return [float(np.clip((middle + side * half) / (1 + a), 0, 1)) for side in (-1, 1)]
 
 
-def of_difference(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
-    """The 95 % interval of the mean over seeds of a difference of two figures. Arguments as of `of_share`.
+def difference_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
+    """The 95 % interval of the mean over seeds of a difference of two figures. Arguments as of `proportion_interval`.
 
     Where nothing varies, the videos that would change it are a share that no group is of: it may be Wilson's.
     """

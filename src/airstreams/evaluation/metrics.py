@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.label_maps import NO_LABEL
 from airstreams.models.segmenter import upsample
 
 METRICS = ("top1", "top5", "mean_per_class", "map")
@@ -37,7 +37,7 @@ def outcomes_of(scores_NK: np.ndarray, targets: np.ndarray) -> Outcomes:
     return MultiLabelOutcomes(scores_NK, targets) if targets.ndim == 2 else SingleLabelOutcomes(scores_NK, targets)
 
 
-def that_count(targets: np.ndarray) -> np.ndarray:
+def scored_mask(targets: np.ndarray) -> np.ndarray:
     """Which videos the metrics count (N,): all, but for those without any label among multi-label ones."""
     return np.asarray(targets.any(axis=1)) if targets.ndim == 2 else np.ones(len(targets), dtype=bool)
 

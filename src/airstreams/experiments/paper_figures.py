@@ -10,7 +10,7 @@ from airstreams.evaluation.published import NAMES
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.study import read_results
 from airstreams.experiments.tables import STOPPED, Table
-from airstreams.models import saved as saved_models
+from airstreams.runs import saved_model as saved_models
 from airstreams.viewing.evolution import search_figure, weights_figure
 from airstreams.viewing.peers import Peer, peers_figure
 from airstreams.viewing.representations import learned_flow_figure, require_learned_flow, segmentations_of

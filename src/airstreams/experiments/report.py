@@ -19,12 +19,13 @@ import numpy as np
 
 from airstreams.data.listing import groups_of
 from airstreams.errors import InputError
-from airstreams.evaluation.intervals import REPLICATES, draw_groups, of_difference, of_share
-from airstreams.evaluation.metrics import Outcomes, outcomes_of, that_count
+from airstreams.evaluation.intervals import REPLICATES, difference_interval, draw_groups, proportion_interval
+from airstreams.evaluation.metrics import Outcomes, outcomes_of, scored_mask
 from airstreams.evaluation.published import NAMES, deviations, options_of, published_for
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
 from airstreams.files import replacing, write_json
+from airstreams.runs.folder import RunFolder
 
 
 def report(name: str, table: Table, jobs: Sequence[Job], command: str) -> tuple[dict[str, Any], str]:
@@ -175,7 +176,7 @@ def _figures(
     found: dict[str, Any] = {
         "mean": float(np.mean(values)),
         "values": values.tolist(),
-        "interval": of_share(values, drawn[run], outcomes.groups),
+        "interval": proportion_interval(values, drawn[run], outcomes.groups),
     }
     if reference is not None:
         found |= _difference(outcomes, drawn, run, reference, metric)
@@ -187,7 +188,7 @@ def _difference(
 ) -> dict[str, Any]:
     """A run's mean figure minus another's. Of one seed nothing says how far another one would lie: no verdict then."""
     differences_S = outcomes.values(run, metric) - outcomes.values(other, metric)
-    low, high = of_difference(differences_S, drawn[run] - drawn[other], outcomes.groups)
+    low, high = difference_interval(differences_S, drawn[run] - drawn[other], outcomes.groups)
     undecided = low <= 0 <= high if len(outcomes.seeds) > 1 else None
     return {"difference": float(differences_S.mean()), "difference_interval": [low, high], "undecided": undecided}
 
@@ -200,7 +201,7 @@ def _cost(job: Job) -> dict[str, int]:
 
 def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:
     """The names of the scored videos that count, their labels as they stand in the file, and what was said of them."""
-    with (job.figures_file.parent / "scores.csv").open(encoding="utf-8", newline="") as file:
+    with RunFolder(job.folder).evaluation("test").scores.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     classes = header[3:]
     scored = [row for row in rows if len(row) == len(header)]
@@ -210,7 +211,7 @@ def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:
         return names, labels, outcomes_of(scores_NK, np.array([classes.index(label) for label in labels]))
     joined = [label.split(";") if label else [] for label in labels]
     targets_NK = np.array([[name in row for name in classes] for row in joined], dtype=np.int64)
-    counted = np.flatnonzero(that_count(targets_NK))
+    counted = np.flatnonzero(scored_mask(targets_NK))
     names, labels = [names[n] for n in counted], [labels[n] for n in counted]
     return names, labels, outcomes_of(scores_NK[counted], targets_NK[counted])
 

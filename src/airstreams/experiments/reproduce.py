@@ -22,21 +22,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from airstreams.config import Config
-from airstreams.data.labels import COCO_CLASSES
+from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.listing import Source
-from airstreams.data.splits import SPLIT_FILE, read_splits, with_drawn_splits
+from airstreams.data.splits import with_drawn_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
-from airstreams.experiments.workers import at_work, end, start
+from airstreams.experiments.workers import end, start, worker_process
 from airstreams.models import cost
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
 from airstreams.recipe import comparable, load_config
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.folder import RunFolder
 from airstreams.training.learner import make_accelerator
-from airstreams.training.log import METRICS_FILE
 from airstreams.training.loop import train
-from airstreams.training.prepare import may_begin, with_segment_classes
+from airstreams.training.prepare import with_segment_classes
 from airstreams.training.signals import asked_to_stop, interrupted_by_signals
 
 
@@ -53,7 +53,7 @@ class Job:
     @property
     def figures_file(self) -> Path:
         """Written when all is done."""
-        return self.folder / "evaluation" / "test" / "figures.json"
+        return RunFolder(self.folder).evaluation("test").metrics
 
     @property
     def done(self) -> bool:
@@ -76,7 +76,7 @@ class Job:
         return {epoch.get("hardware", "hardware that was not recorded") for epoch in self._epochs()}
 
     def _epochs(self) -> list[dict[str, Any]]:
-        lines = (self.folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+        lines = RunFolder(self.folder).metrics.read_text(encoding="utf-8").splitlines()
         return [entry["train"] for entry in map(json.loads, lines) if "train" in entry]
 
     @property
@@ -159,18 +159,18 @@ def plan(
                 with_segment_classes(source, config)  # complains of a class that they lack
                 begins = begins_with if name in pretrained else ""
                 folder = out / "runs" / f"{_file_name(name)}{begins}-data{split}-seed{seed}"
-                if (folder / "config.yaml").is_file():
+                if RunFolder(folder).has_begun():
                     _refuse_another_training(folder, config, source)
                 jobs.append(Job(name, source, config, folder, init if name in pretrained else None))
     return jobs
 
 
 def _refuse_another_training(folder: Path, config: Config, source: Source) -> None:
-    if comparable(load_config(folder / "config.yaml")) != comparable(config):
+    if comparable(load_config(RunFolder(folder).config)) != comparable(config):
         raise InputError(
             f"{folder}: a training of another recipe or of other weights; give another --out, or delete it"
         )
-    if read_splits(folder / SPLIT_FILE) != {video.name: video.split for video in source.videos}:
+    if RunFolder(folder).read_splits() != {video.name: video.split for video in source.videos}:
         raise InputError(
             f"{folder}: a training on other videos or other splits than {source.name}; give another --out, or delete it"
         )
@@ -282,14 +282,14 @@ def _why_it_failed(process: SpawnProcess, receiver: Connection) -> str:
 
 def _work(job: Job, number: int, workers: int, sender: Connection) -> None:
     """A process's life."""
-    with at_work(number, workers, job.config.training.device, sender.send):
+    with worker_process(number, workers, job.config.training.device, sender.send):
         _do(job)
 
 
 def _do(job: Job) -> None:
     quiet = Console(quiet=True)
-    begun = (job.folder / "config.yaml").is_file()
-    if not begun and not may_begin(job.folder):
+    begun = RunFolder(job.folder).has_begun()
+    if not begun and not RunFolder(job.folder).may_begin():
         raise InputError(f"{job.folder}: holds something else; delete it, or give another --out")
     train(job.source, job.config, job.folder, begun, quiet, None if begun else job.init)
     if asked_to_stop.is_set():
@@ -300,7 +300,7 @@ def _do(job: Job) -> None:
 def _fingerprint(run: Path) -> str:
     """Tells runs apart to start from, so that none is taken for another one. InputError: not a run."""
     saved_models.read_description(run)
-    with (run / saved_models.WEIGHTS).open("rb") as file:
+    with RunFolder(run).weights.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from airstreams.config import Config, LossWeights
 from airstreams.errors import InputError
-from airstreams.models.backbones import default_tower
+from airstreams.towers import default_tower
 
 DATA_SETS = {
     "hmdb51": "HMDB-51",

@@ -23,12 +23,11 @@ from airstreams.data.splits import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments.search import LOOK_EVERY, Search, counted, open_storage, run_of
 from airstreams.experiments.tournament import TournamentSampler
-from airstreams.experiments.workers import at_work
+from airstreams.experiments.workers import worker_process
 from airstreams.recipe import comparable, load_config
+from airstreams.runs.folder import RunFolder
 from airstreams.training.loop import train
-from airstreams.training.prepare import may_begin
 from airstreams.training.signals import asked_to_stop
-from airstreams.training.state import FOLDER as STATE_FOLDER
 
 
 class _SurplusError(Exception):
@@ -44,7 +43,7 @@ def work(
 ) -> None:
     """One worker's life."""
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    with at_work(number, workers, search.config.training.device, errors.put):
+    with worker_process(number, workers, search.config.training.device, errors.put):
         storage = open_storage(search)
         pruner = make_pruner(search.config) if study_name == search.name else NopPruner()
         study = optuna.load_study(storage=storage, study_name=study_name, pruner=pruner)
@@ -109,9 +108,9 @@ def _take_one(search: Search, study: Study, trials: int) -> None:
 
     def tidy(study: Study, trial: FrozenTrial) -> None:
         # Only now: until its value is told, a trial may have to go on from there.
-        run = run_of(search, study, trial)
-        shutil.rmtree(run / STATE_FOLDER, ignore_errors=True)
-        (run / "model.safetensors").unlink(missing_ok=True)
+        run = RunFolder(run_of(search, study, trial))
+        shutil.rmtree(run.states, ignore_errors=True)
+        run.weights.unlink(missing_ok=True)
 
     try:
         study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[tidy])
@@ -133,9 +132,10 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
     config = trial_config(search.config, weights, trial.user_attrs.get("seed", search.config.seed))
     run = run_of(search, study, trial)
     _take_over(search, study, trial, run)
-    begun = (run / "config.yaml").is_file()
-    other = begun and comparable(load_config(run / "config.yaml")) != comparable(config)
-    if other or not (begun or may_begin(run)):
+    folder = RunFolder(run)
+    begun = folder.has_begun()
+    other = begun and comparable(load_config(folder.config)) != comparable(config)
+    if other or not (begun or folder.may_begin()):
         raise InputError(f"{run}: there is another training in it; delete it, or give another --out")
 
     def after_epoch(record: dict[str, Any]) -> None:
@@ -202,7 +202,7 @@ def _do_again(study: Study, trial: Trial) -> None:
 
 def _clear_away(run: Path) -> None:
     """Delete what a lost trial still wrote after its folder was taken away, which has no config any more."""
-    if not (run / "config.yaml").is_file():
+    if not RunFolder(run).has_begun():
         shutil.rmtree(run, ignore_errors=True)
 
 
@@ -212,7 +212,7 @@ def _take_over(search: Search, study: Study, trial: Trial, run: Path) -> None:
         return
     for number in reversed(RetryHeartbeatStaleTrialCallback.retry_history(_frozen(study, trial))):
         before = run.with_name(f"{number:04d}")
-        if (before / "config.yaml").is_file() or may_begin(before):
+        if RunFolder(before).has_begun() or RunFolder(before).may_begin():
             with suppress(FileNotFoundError):
                 before.rename(run)
                 return

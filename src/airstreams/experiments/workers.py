@@ -12,7 +12,7 @@ from types import FrameType
 
 import torch
 
-from airstreams.data.loading import die_with_parent
+from airstreams.data.loader_processes import die_with_parent
 from airstreams.errors import InputError, Stopped, in_words
 from airstreams.machine import cpus
 from airstreams.training.signals import SAVE, STOP, asked_to_stop
@@ -43,13 +43,13 @@ def end(processes: Iterable[SpawnProcess]) -> None:
         process.join()
 
 
-def as_told(error: Exception) -> Exception:
+def portable_error(error: Exception) -> Exception:
     """An error for the parent: one that every process can read, with the same words."""
     return InputError(str(error)) if isinstance(error, InputError) else RuntimeError(in_words(error))
 
 
 @contextmanager
-def at_work(number: int, workers: int, device: str, tell: Callable[[Exception], None]) -> Iterator[None]:
+def worker_process(number: int, workers: int, device: str, tell: Callable[[Exception], None]) -> Iterator[None]:
     """The life of a worker's process: with status 1 it ends when it was asked to stop, or fails and has told why."""
     try:
         begin_work(number, workers, device)
@@ -60,7 +60,7 @@ def at_work(number: int, workers: int, device: str, tell: Callable[[Exception], 
             loader.kill()
         raise SystemExit(1) from None
     except Exception as error:
-        tell(as_told(error))
+        tell(portable_error(error))
         raise SystemExit(1) from error
 
 

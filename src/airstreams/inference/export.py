@@ -20,8 +20,8 @@ from torch.export import Dim, ExportedProgram
 
 from airstreams.errors import InputError, named
 from airstreams.files import replacing, require_writable
-from airstreams.models import saved as saved_models
-from airstreams.models.saved import SavedModel, preprocessing
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.saved_model import SavedModel, preprocessing
 
 ABOUT = "airstreams.json"
 # Runtimes add up in other orders, by which answers differ by some 1e-6 of what those to different clips differ by. Red

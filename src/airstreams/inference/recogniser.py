@@ -15,9 +15,9 @@ from airstreams.data.dataset import FrameViews, VideoViews, Views
 from airstreams.data.listing import Video
 from airstreams.data.video import check
 from airstreams.errors import InputError, in_a_line
-from airstreams.evaluation.protocols import score_views
-from airstreams.models import saved as saved_models
-from airstreams.models.saved import SavedModel
+from airstreams.evaluation.scoring import score_views
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.saved_model import SavedModel
 
 
 @dataclass

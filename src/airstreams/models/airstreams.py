@@ -20,8 +20,12 @@ from torch import Tensor, nn
 
 from airstreams.config import ModelConfig
 from airstreams.errors import InputError
-from airstreams.models.representations import RGB, Flow, Representation, Semantic, further
 from airstreams.models.tower import EarlyTower, LateTower
+from airstreams.representations import Representation
+from airstreams.representations.custom import load_custom
+from airstreams.representations.flow import Flow
+from airstreams.representations.rgb import RGB
+from airstreams.representations.semantic import Semantic
 
 
 @dataclass
@@ -117,7 +121,7 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
         classes: K, action classes.
         segment_classes: S, those that the segmenter tells apart, background included.
 
-    InputError: a further stream's class that cannot be used.
+    InputError: a custom stream's class that cannot be used.
     """
     stopped = config.stop_gradient
     makers: dict[str, Callable[[], nn.Module]] = {
@@ -135,7 +139,7 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
     }
     streams = config.streams
     representations = {
-        name: makers[name]() if name in makers else further(name, config.representations[name]) for name in streams
+        name: makers[name]() if name in makers else load_custom(name, config.representations[name]) for name in streams
     }
     early = {
         name: EarlyTower(representations[name].channels, config.tower, config.width, config.merge_levels)  # type: ignore[arg-type]

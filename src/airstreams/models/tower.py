@@ -1,6 +1,6 @@
 """A tower: blocks that turn what a stream sees into a class (sections 3.1 and 3.5, Figure 7).
 
-Blocks are described by data (`airstreams.models.backbones`), so another tower is a matter of configuration. Here stand
+Blocks are described by data (`airstreams.towers`), so another tower is a matter of configuration. Here stand
 the layers.
 
 Features are (B, C, T, H, W) throughout, but lie in memory channels last. That makes "frames" (B T, C, H, W) and "time
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from airstreams.models.backbones import Block, Layer
+from airstreams.towers import Block, Layer
 
 
 class EarlyTower(nn.Module):

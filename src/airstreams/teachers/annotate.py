@@ -27,11 +27,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from airstreams.data.clips import frame_range
-from airstreams.data.labels import LabelStore, LabelWriter, create, file_of
+from airstreams.data.label_maps import LabelStore, LabelWriter, create, file_of
 from airstreams.data.listing import Video
-from airstreams.data.loading import die_with_parent, processes, share_memory
+from airstreams.data.loader_processes import die_with_parent, loader_options, share_memory
 from airstreams.data.video import check, iterate_frames, probe
-from airstreams.distributed import gather, leads, share
+from airstreams.distributed import gather, is_main_process, share
 from airstreams.errors import InputError, VideoError
 from airstreams.files import is_temporary, temporary_name, write_rows
 from airstreams.machine import keep_freed_memory
@@ -136,21 +136,21 @@ def annotate(
     teacher = checked(teacher)
     classes, ids = _kept(teacher, settings)
     files = _files_of(videos)
-    if leads():
+    if is_main_process():
         _open(out, teacher.name, classes, settings)
         _sweep(out, files)
     # The others begin when the store is there; sizes of files may look different from another machine.
-    groups = share(gather([_groups_of(files)] if leads() else [])[0])
+    groups = share(gather([_groups_of(files)] if is_main_process() else [])[0])
     job = _Job(out, groups, teacher, ids, batch_size)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]:.1f} frames/s,", "left:")
     started = time.perf_counter()
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not leads()) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not is_main_process()) as progress:
         task = progress.add_task("annotating", total=sum(map(len, groups)), rate=0.0)
         chunks = DataLoader(
             _Frames(out, groups, settings, batch_size, _read_left_out(out / LEFT_OUT)),
             batch_size=None,
             prefetch_factor=4 if workers else None,
-            **processes(workers, die_with_parent),
+            **loader_options(workers, die_with_parent),
         )
         for files_done in job.run(chunks):
             rate = job.frames / (time.perf_counter() - started)
@@ -159,7 +159,7 @@ def annotate(
     frames = sum(gather([job.frames]))
     left_out = sorted(gather(job.left_out))
     missing: list[str] = []
-    if leads():
+    if is_main_process():
         named = {path for path, _ in left_out}
         missing += [str(f.path) for f in files if str(f.path) not in named and not file_of(out, f.key).is_file()]
         _write_left_out(out / LEFT_OUT, left_out)

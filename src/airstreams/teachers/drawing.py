@@ -9,7 +9,7 @@ This happens in numpy, on the CPU: one thing for all teachers to agree on, at th
 
 import numpy as np
 
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.label_maps import NO_LABEL
 
 BACKGROUND_NAMES = frozenset({"background", "other"})
 """What a class must be called, in small letters, for its pixels to mean *nothing of note here*."""

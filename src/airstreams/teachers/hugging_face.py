@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.label_maps import NO_LABEL
 from airstreams.errors import InputError
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD, label_map, pixel_map
 

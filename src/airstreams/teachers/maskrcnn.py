@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from airstreams.data.labels import COCO_CLASSES
+from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.errors import InputError, in_a_line
 from airstreams.machine import in_bfloat16
 from airstreams.teachers.drawing import SCORE_THRESHOLD, label_map

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.label_maps import NO_LABEL
 from airstreams.errors import InputError, named
 from airstreams.teachers import hugging_face, maskrcnn, onnx
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD

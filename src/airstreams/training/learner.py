@@ -19,8 +19,8 @@ from airstreams.distributed import PATIENCE, require_a_card_each
 from airstreams.errors import InputError
 from airstreams.machine import in_bfloat16, keep_freed_memory
 from airstreams.models.airstreams import AIRStreams
+from airstreams.training.cuda_graph import CapturedPass, can_be_captured
 from airstreams.training.ema import WeightAverage
-from airstreams.training.graph import PassGraph, can_be_recorded
 from airstreams.training.norms import synchronise_norms
 
 
@@ -30,7 +30,7 @@ class Learner:
 
     prepared: the model as a step calls it: on its device, compiled, wrapped for several processes.
     frozen: what stays as it is, batch statistics included.
-    pass_graph: what starts a step's pass on CUDA; None: its kernels are started one by one.
+    captured_pass: what starts a step's pass on CUDA; None: its kernels are started one by one.
     """
 
     model: AIRStreams
@@ -39,7 +39,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
     average: WeightAverage | None
-    pass_graph: PassGraph | None
+    captured_pass: CapturedPass | None
 
     @property
     def result(self) -> AIRStreams:
@@ -92,8 +92,8 @@ def make_learner(
     stepped: nn.Module = model
     if config.training.compile:
         stepped = compiled(model, frozen, config, sampler.batch_size, console)
-    pass_graph = PassGraph(learning(model)) if can_be_recorded(config, accelerator) else None
-    return Learner(model, accelerator.prepare(stepped), frozen, optimizer, schedule, average, pass_graph)
+    captured_pass = CapturedPass(trainable_parameters(model)) if can_be_captured(config, accelerator) else None
+    return Learner(model, accelerator.prepare(stepped), frozen, optimizer, schedule, average, captured_pass)
 
 
 def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
@@ -159,7 +159,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     return Accelerator(cpu=not on_cuda, mixed_precision=precision, kwargs_handlers=[patience])
 
 
-def learning(model: nn.Module) -> list[nn.Parameter]:
+def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that learn."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -167,13 +167,16 @@ def learning(model: nn.Module) -> list[nn.Parameter]:
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW or SGD over the parameters that learn; weight decay on convolution and linear weights alone."""
     groups = [
-        {"params": [p for p in learning(model) if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learning(model) if p.ndim <= 1], "weight_decay": 0.0},  # norms, biases, the flow's own
+        {"params": [p for p in trainable_parameters(model) if p.ndim > 1], "weight_decay": config.weight_decay},
+        {
+            "params": [p for p in trainable_parameters(model) if p.ndim <= 1],
+            "weight_decay": 0.0,
+        },  # norms, biases, the flow's own
     ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
-    for parameter in learning(model):  # or a skipped first step would leave whatever lay in memory
+    for parameter in trainable_parameters(model):  # or a skipped first step would leave whatever lay in memory
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 

@@ -26,28 +26,29 @@ from torch.utils.data import DataLoader
 from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.dataset import Batch, StepSampler, TrainingClips
-from airstreams.data.labels import COCO_CLASSES, NO_LABEL
+from airstreams.data.label_maps import COCO_CLASSES, NO_LABEL
 from airstreams.data.listing import Source, Video, labels_digest, overlapping
-from airstreams.data.loading import ends_its_loaders, processes
-from airstreams.data.splits import LEARNT_BEFORE, SPLIT_FILE, learnt_from, write_splits
+from airstreams.data.loader_processes import ends_its_loaders, loader_options
 from airstreams.data.transforms import augment
-from airstreams.distributed import any_process, broadcast_buffers, gather, leads
+from airstreams.distributed import any_process, broadcast_buffers, gather, is_main_process
 from airstreams.errors import InputError, Stopped, VideoError, in_a_line
-from airstreams.evaluation.protocols import metrics_of, score_videos
-from airstreams.files import require_writable, write_rows
+from airstreams.evaluation.scoring import metrics_of, score_videos
+from airstreams.files import require_writable
 from airstreams.machine import hardware
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import AIRStreams, build
-from airstreams.models.representations import try_out
-from airstreams.models.saved import SavedModel
-from airstreams.models.transfer import take_over
 from airstreams.recipe import from_dict, load_config, save_config
+from airstreams.representations.custom import try_out
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.checkpoint import TrainingState, load_state, save_state
+from airstreams.runs.folder import RunFolder
+from airstreams.runs.metrics_log import Log, record_of
+from airstreams.runs.saved_model import SavedModel
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
-from airstreams.training.log import EpochMetrics, Log, StepClock, StepMetrics, note, record_of, summary
 from airstreams.training.losses import compute_losses, total_loss
-from airstreams.training.prepare import LEFT_OUT, prepare_source, prepare_videos, usual_rate, write_left_out
+from airstreams.training.metrics import EpochMetrics, StepClock, StepMetrics, note, summary
+from airstreams.training.prepare import prepare_source, prepare_videos, usual_rate
 from airstreams.training.signals import Signals
-from airstreams.training.state import TrainingState, load_state, save_state
+from airstreams.training.transfer import take_over
 
 LOG_EVERY = 10  # steps
 SAVE_AFTER = 60.0  # s; the end of an epoch is saved if the last save is longer ago: a state is five times the model
@@ -89,21 +90,22 @@ def train(
         Stopped: a signal asked for it; the state is saved.
     """
     config = from_dict(asdict(config))  # one made in Python has met no parser, and could not be loaded again
+    folder = RunFolder(run)
     with Signals() as signals:
         accelerator = make_accelerator(config.training)
-        console = console if leads() else Console(quiet=True)
+        console = console if is_main_process() else Console(quiet=True)
         state = _state_to_resume(run, console) if resume else None
         source = prepare_source(source, config, run, resume, console)
         segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
-        learns = _what_is_learnt(source, segment_classes, config)
+        fingerprint = _data_fingerprint(source, segment_classes, config)
         if state is not None:
-            _refuse_other_data(state, learns, source, run)
+            _refuse_other_data(state, fingerprint, source, run)
             if state.epoch == config.training.epochs:
                 console.print(f"{run}: all {state.epoch} epochs are done already", soft_wrap=True)
                 return record_of(run, state.epoch)
         torch.manual_seed(config.seed)
         model = build(config.model, len(source.classes), len(segment_classes))
-        learnt_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
+        trained_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
         frozen = freeze(model, config)
         for stream in config.model.streams:
             if stream in config.model.representations:
@@ -111,7 +113,7 @@ def train(
         require_writable(run)
         # All that can be refused has been refused by now: going through the videos can take hours.
         train_videos, val_videos, checked, cache = prepare_videos(source, config, run, resume, console)
-        learns["labels"] = labels_digest([*train_videos, *val_videos])
+        fingerprint["labels"] = labels_digest([*train_videos, *val_videos])
         tested = sum(video.split == "test" for video in source.videos)
         counts = f"{len(train_videos)} training, {len(val_videos)} validation and {tested} test videos"
         console.print(f"{counts} of {len(source.classes)} classes")
@@ -126,12 +128,14 @@ def train(
         learner = make_learner(model, frozen, config, sampler, accelerator, console)
         # As the run began, wherever it goes on: so its description stays the same, and a crash between the model's two
         # files leaves a pair that belongs together.
-        described = load_config(run / "config.yaml") if resume else config
-        frame_rate = usual_rate(train_videos, checked.rates) if state is None else state.learns.get("frame_rate")
-        learns["frame_rate"] = frame_rate
+        described = load_config(folder.config) if resume else config
+        frame_rate = (
+            usual_rate(train_videos, checked.rates) if state is None else state.data_fingerprint.get("frame_rate")
+        )
+        fingerprint["frame_rate"] = frame_rate
         saved = SavedModel(described, source.classes, segment_classes, source.multi_label, frame_rate, learner.result)
         if state is not None:
-            _refuse_other_data(state, learns, source, run)
+            _refuse_other_data(state, fingerprint, source, run)
             try:
                 learner.restore(state.learner)
             except torch.OutOfMemoryError:
@@ -140,15 +144,13 @@ def train(
                 mend = saved_models.mend_of_differing(model, state.learner["model"], config.model)
                 raise InputError(f"{run}: its state does not fit ({in_a_line(error)[:200]}); {mend}") from error
         else:
-            state = TrainingState(0, 0, 0, None, learns, learner.state())
-            if leads():
+            state = TrainingState(0, 0, 0, None, fingerprint, learner.state())
+            if is_main_process():
                 save_state(state, run, config.training.keep)
-                write_left_out(run / LEFT_OUT, checked.bad)
-                write_splits(run / SPLIT_FILE, source)
-                (run / LEARNT_BEFORE).unlink(missing_ok=True)  # of a training that was killed at its start
-                if learnt_before:
-                    write_rows(run / LEARNT_BEFORE, ("name",), ((name,) for name in sorted(learnt_before)))
-                save_config(config, run / "config.yaml")  # last: a folder that has it can be resumed
+                folder.write_left_out(checked.bad)
+                folder.write_splits(source)
+                folder.write_trained_before(trained_before)
+                save_config(config, folder.config)  # last: a folder that has it can be resumed
         accelerator.wait_for_everyone()
 
         step, best, last_save = state.step, state.best, time.monotonic()
@@ -159,12 +161,12 @@ def train(
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Log(run, state.epoch, step, leads()) as log, Progress(*columns, console=console) as progress:
+        with Log(run, state.epoch, step, is_main_process()) as log, Progress(*columns, console=console) as progress:
             signals.has_steps = True
             task = progress.add_task("", total=config.training.epochs * sampler.steps, completed=step, note="")
             for epoch in range(state.epoch, config.training.epochs):
                 sampler.start(epoch, state.epoch_step)
-                metrics = EpochMetrics.resumed(state, leads())
+                metrics = EpochMetrics.resumed(state, is_main_process())
                 due = True  # also where the epoch was saved at its very end, and no step of it is left
                 learner.begin_training()
                 clock = StepClock(accelerator.device)
@@ -182,7 +184,7 @@ def train(
                     asked, stop, due = any_process([signals.save or signals.stop, signals.stop, due])
                     save = asked or due or step % config.training.save_every == 0
                     if step % LOG_EVERY == 0 or save or ends:
-                        for skipped in metrics.settle():
+                        for skipped in metrics.read_back():
                             console.print(_why_skipped(skipped, gather(skipped.names)), soft_wrap=True)
                         _stop_where_all_goes_wrong(metrics, ends)
                     if step % LOG_EVERY == 0 and metrics.recent.steps:
@@ -192,8 +194,10 @@ def train(
                     # After a skipped step it may be about to fail: then what is there is kept.
                     if asked or (save and not metrics.whole.skipped_in_a_row):
                         so_far = metrics.state()
-                        if leads():
-                            underway = TrainingState(epoch, epoch_step, step, best, learns, learner.state(), *so_far)
+                        if is_main_process():
+                            underway = TrainingState(
+                                epoch, epoch_step, step, best, fingerprint, learner.state(), *so_far
+                            )
                             save_state(underway, run, config.training.keep)
                         accelerator.wait_for_everyone()
                         last_save, signals.save = time.monotonic(), False
@@ -216,14 +220,14 @@ def train(
                     better = best is None or score >= best
                 if better and (last or not metrics.whole.skipped_in_a_row):
                     best = score
-                    if leads():
+                    if is_main_process():
                         saved_models.save(saved, run)
                 log.write(record)
                 console.print(summary(record, config.training.epochs), soft_wrap=True)
                 row = {"skipped_in_a_row": metrics.whole.skipped_in_a_row}
-                state = TrainingState(epoch + 1, 0, step, best, learns, learner.state(), row)
+                state = TrainingState(epoch + 1, 0, step, best, fingerprint, learner.state(), row)
                 after_epoch(record)
-            if leads():
+            if is_main_process():
                 save_state(state, run, config.training.keep)
         return record
 
@@ -233,18 +237,18 @@ def _start_from(
 ) -> set[str]:
     """Take over what fits of a run's model, and return the names of the videos that it learnt from."""
     console.print(str(take_over(model, source.classes, segment_classes, saved_models.load(init))), soft_wrap=True)
-    learnt_before = learnt_from(init)
+    trained_before = RunFolder(init).trained_on()
     held_out = [video.name for video in source.videos if video.split != "train"]
-    if again := overlapping(held_out, learnt_before):
+    if again := overlapping(held_out, trained_before):
         console.print(
             f"beware: {init} learnt from {len(again)} of the {len(held_out)} validation and test videos, by their "
             f"names, such as {again[0]}, so their metrics will flatter",
             soft_wrap=True,
         )
-    return learnt_before
+    return trained_before
 
 
-def _what_is_learnt(source: Source, segment_classes: Sequence[str], config: Config) -> dict[str, Any]:
+def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Config) -> dict[str, Any]:
     """What a resumed training has to find as it was."""
     return {
         "classes": list(source.classes),
@@ -254,9 +258,9 @@ def _what_is_learnt(source: Source, segment_classes: Sequence[str], config: Conf
     }
 
 
-def _refuse_other_data(state: TrainingState, learns: dict[str, Any], source: Source, run: Path) -> None:
+def _refuse_other_data(state: TrainingState, fingerprint: dict[str, Any], source: Source, run: Path) -> None:
     # A state of an earlier version may lack some.
-    others = [name for name, value in learns.items() if state.learns.get(name, value) != value]
+    others = [name for name, value in fingerprint.items() if state.data_fingerprint.get(name, value) != value]
     if others:
         raise InputError(
             f"--resume: {source.name} has other {' and '.join(others)} than {run} was trained on; give it those, or "
@@ -284,7 +288,7 @@ def training_step(
         weight = torch.full_like(clips, 1.0 if batch.names else 0.0)  # none for a black clip that stands in
         inputs = (clip_B3THW, batch.target, batch.label_map, weight, clips, pixels)
         with accelerator.no_sync(learner.prepared) if number < len(batches) else nullcontext():
-            losses = one_pass(*inputs) if learner.pass_graph is None else learner.pass_graph(one_pass, inputs)
+            losses = one_pass(*inputs) if learner.captured_pass is None else learner.captured_pass(one_pass, inputs)
         for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + loss
     step_losses = accelerator.reduce(torch.stack(list(sums.values())), "sum")
@@ -366,7 +370,7 @@ def make_loader(
         persistent_workers=config.data.workers > 0,
         pin_memory=accelerator.device.type == "cuda",
         collate_fn=clips.collate,
-        **processes(config.data.workers),
+        **loader_options(config.data.workers),
     )
     return sampler, loader
 

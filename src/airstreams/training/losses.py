@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.label_maps import NO_LABEL
 from airstreams.models.airstreams import Output
 from airstreams.models.segmenter import upsample
 from airstreams.models.tower import on_frames
@@ -40,7 +40,7 @@ def compute_losses(
         if name != "interm" and weight > 0
     }
     if weights.get("interm", 0) > 0:
-        logits_BSThw = output.representations["semantic"].shown
+        logits_BSThw = output.representations["semantic"].prediction
         assert logits_BSThw is not None
         losses["interm"] = segmentation_loss(logits_BSThw, label_map_BThw) / pixels
     return losses

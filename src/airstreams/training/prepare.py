@@ -1,6 +1,5 @@
 """What a training learns from: its videos with their splits and label maps, and what a run's folder says of them."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +10,13 @@ from rich.progress import Progress
 
 from airstreams.config import Config
 from airstreams.data.cache import FrameCache
-from airstreams.data.check import BadVideo, Checked, check_together
-from airstreams.data.clips import told_of_rates
+from airstreams.data.check import Checked, check_together
+from airstreams.data.clips import frame_rate_warning
 from airstreams.data.listing import Source, Video, require_consistent
-from airstreams.data.splits import LEARNT_BEFORE, SPLIT_FILE, read_splits, with_drawn_splits, with_splits
+from airstreams.data.splits import with_drawn_splits, with_splits
 from airstreams.distributed import gather, share, share_on_this_machine
 from airstreams.errors import InputError
-from airstreams.files import write_rows
-from airstreams.training.state import FOLDER as STATE_FOLDER
-
-LEFT_OUT = "left_out.csv"
+from airstreams.runs.folder import RunFolder
 
 
 def prepare_source(source: Source, config: Config, run: Path, resume: bool, console: Console) -> Source:
@@ -55,7 +51,7 @@ def prepare_videos(
         cache.claim()  # complains before the videos are gone through
     with Progress(console=console) as progress:
         if resume:
-            left_out = read_left_out(run / LEFT_OUT)
+            left_out = RunFolder(run).read_left_out()
             checked = Checked([video for video in wanted if video.name not in left_out], [], {})
         else:
             checked = check_together(wanted, progress, cache)
@@ -65,10 +61,12 @@ def prepare_videos(
             label_store = source.label_store if config.needs_labels else None
             cache.prepare(train_videos, label_store, progress, share_on_this_machine())
     if checked.bad:
-        console.print(f"{len(checked.bad)} of {len(wanted)} videos left out, listed in {run / LEFT_OUT}; such as")
+        console.print(
+            f"{len(checked.bad)} of {len(wanted)} videos left out, listed in {RunFolder(run).left_out}; such as"
+        )
         console.print(f"  {checked.bad[0].video.name}: {checked.bad[0].reason}")
     rates = [checked.rates[video.path] for video in checked.good if video.path in checked.rates]
-    if remark := told_of_rates(rates, usual_rate(train_videos, checked.rates), config.clip):
+    if remark := frame_rate_warning(rates, usual_rate(train_videos, checked.rates), config.clip):
         console.print(remark, soft_wrap=True)
     if config.needs_labels and source.label_store is not None and not console.quiet:  # it goes through all of them
         keys = {video.label_map for video in train_videos}
@@ -91,18 +89,19 @@ def _with_splits(source: Source, config: Config, run: Path, resume: bool) -> Sou
     """
     if not resume:
         return with_drawn_splits(source, config)
-    splits = read_splits(run / SPLIT_FILE)
+    folder = RunFolder(run)
+    splits = folder.read_splits()
     if not source.has_splits:
         source = with_splits(source, splits)
     here = {video.name: video.split for video in source.videos}
     different = [
         name
-        for name in sorted((here.keys() | splits.keys()) - read_left_out(run / LEFT_OUT).keys())
+        for name in sorted((here.keys() | splits.keys()) - RunFolder(run).read_left_out().keys())
         if here.get(name) != splits.get(name)
     ]
     if different:
         raise InputError(
-            f"--resume: {source.name} has other videos or splits than {run / SPLIT_FILE}, such as {different[0]}; give "
+            f"--resume: {source.name} has other videos or splits than {folder.splits}, such as {different[0]}; give "
             "its own DATA, with all of its videos"
         )
     return source
@@ -163,25 +162,3 @@ def _require_labels_to_learn_from(source: Source, videos: Sequence[Video], confi
             f"{store.root} has label maps of none of the training videos; annotate these, or give "
             "--loss_weights.interm 0"
         )
-
-
-def may_begin(run: Path) -> bool:
-    """Whether a training may begin in this folder: it holds nothing but what one that was killed at its start left."""
-    remains = {LEFT_OUT, SPLIT_FILE, LEARNT_BEFORE, STATE_FOLDER}
-    if not run.exists():
-        return True
-    return run.is_dir() and all(path.name in remains or path.name.startswith(".") for path in run.iterdir())
-
-
-def write_left_out(path: Path, bad: list[BadVideo]) -> None:
-    """Write down which videos could not be read, and why."""
-    write_rows(path, ("name", "reason"), ((item.video.name, item.reason) for item in bad))
-
-
-def read_left_out(path: Path) -> dict[str, str]:
-    """What `write_left_out` wrote: name -> reason. InputError: something else."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return {row["name"]: row["reason"] for row in csv.DictReader(file)}
-    except (KeyError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: damaged ({error!r}); copy the run again, or begin with another --out") from error

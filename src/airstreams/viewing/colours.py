@@ -6,7 +6,7 @@ Shapes: H, W pixels, S segmentation classes.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from airstreams.data.labels import NO_LABEL
+from airstreams.data.label_maps import NO_LABEL
 from airstreams.errors import InputError
 
 Bytes = NDArray[np.uint8]

@@ -18,10 +18,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
-from airstreams.data.labels import NO_LABEL, resized
+from airstreams.data.label_maps import NO_LABEL, resized
 from airstreams.errors import InputError
-from airstreams.evaluation.label_report import LabelledFrame
 from airstreams.files import replacing
+from airstreams.teachers.inspect import LabelledFrame
 from airstreams.viewing.colours import Bytes, flow_to_colour, full_colour_px, label_colours
 
 NO_LABEL_COLOUR = (0.78, 0.78, 0.78)

@@ -16,13 +16,13 @@ from rich.console import Console
 from airstreams.config import Config
 from airstreams.data.check import BadVideo
 from airstreams.data.dataset import VideoViews, Views
-from airstreams.data.labels import NO_LABEL, LabelStore
+from airstreams.data.label_maps import NO_LABEL, LabelStore
 from airstreams.data.listing import Video
 from airstreams.errors import InputError, VideoError
 from airstreams.models.airstreams import to_unit_range
-from airstreams.models.representations import Flow
-from airstreams.models.saved import SavedModel
 from airstreams.models.segmenter import upsample
+from airstreams.representations.flow import Flow
+from airstreams.runs.saved_model import SavedModel
 from airstreams.viewing.figures import RepresentationRow, SegmentedFrame, representations_figure, segmentations_figure
 
 FLOW_PARAMETERS = {"tau": "tau", "lambda": "lambda_", "theta": "theta"}
@@ -65,7 +65,9 @@ def learned_flow_figure(
     for views in _one_of_a_class(videos, saved.config, None, count, console):
         clips_B3THW = to_unit_range(views.clips.permute(0, 4, 1, 2, 3))
         with torch.inference_mode():
-            before_BTHW2, after_BTHW2 = (flow(clips_B3THW).shown.permute(0, 2, 3, 4, 1) for flow in (begun, learned))
+            before_BTHW2, after_BTHW2 = (
+                flow(clips_B3THW).prediction.permute(0, 2, 3, 4, 1) for flow in (begun, learned)
+            )
         motion_BT = before_BTHW2.norm(dim=-1).mean(dim=(2, 3))
         view, frame = divmod(int(motion_BT.argmax()), motion_BT.shape[1])
         rows.append(
@@ -115,7 +117,7 @@ def seen_figure(
         V, T, H, W = views.clips.shape[:4]
         with torch.inference_mode():
             seen = saved.model(views.clips.to(device).permute(0, 4, 1, 2, 3)).representations
-        flow_BTHW2 = seen["flow"].shown.permute(0, 2, 3, 4, 1).float().cpu() if flows else None
+        flow_BTHW2 = seen["flow"].prediction.permute(0, 2, 3, 4, 1).float().cpu() if flows else None
         if views.label_maps is not None:
             view, frame = _labelled_frame(views)
         elif flow_BTHW2 is not None:
@@ -124,7 +126,7 @@ def seen_figure(
             view, frame = V // 2, T // 2
         segmentation_HW = None
         if segments:
-            logits_1Shw = seen["semantic"].shown[view : view + 1, :, frame]
+            logits_1Shw = seen["semantic"].prediction[view : view + 1, :, frame]
             segmentation_HW = upsample(logits_1Shw, (H, W)).argmax(dim=1)[0].cpu().numpy()
         rows.append(
             RepresentationRow(
@@ -238,6 +240,6 @@ def _segmentation(saved: SavedModel, clip_THW3: torch.Tensor, frame: int) -> np.
     """The class ids (H, W) of one frame of a clip; frames are segmented one by one."""
     clip_13THW = to_unit_range(clip_THW3[None, frame : frame + 1].permute(0, 4, 1, 2, 3))
     with torch.inference_mode():
-        logits_1SThw = saved.model.representations["semantic"](clip_13THW).shown
+        logits_1SThw = saved.model.representations["semantic"](clip_13THW).prediction
     ids: np.ndarray = upsample(logits_1SThw[:, :, 0], clip_THW3.shape[1:3]).argmax(dim=1)[0].numpy()
     return ids

@@ -17,16 +17,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from airstreams.data.listing import SPLITS
-from airstreams.data.splits import SPLIT_FILE, read_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.published import NAMES
 from airstreams.files import replacing, require_writable
 from airstreams.models import cost
-from airstreams.models.saved import DESCRIPTION, Description, read_description
 from airstreams.percent import percent, with_interval
 from airstreams.recipe import to_yaml
-from airstreams.training.log import METRICS_FILE, entries
-from airstreams.training.prepare import LEFT_OUT, read_left_out
+from airstreams.runs.folder import RunFolder
+from airstreams.runs.metrics_log import entries
+from airstreams.runs.saved_model import Description, read_description
 from airstreams.viewing.figures import confusion_figure, save_figure
 
 REPORT = "report.html"
@@ -38,8 +37,8 @@ def write_report(run: Path) -> Path:
     """Write RUN/report.html, which needs no other file, and return its path. InputError: no run, or a damaged one."""
     described = read_description(run)
     require_writable(run)
-    epochs = [entry for entry in entries(run / METRICS_FILE) if "train" in entry]
-    folders = [path.parent for path in sorted((run / "evaluation").glob("*/figures.json"))]
+    epochs = [entry for entry in entries(RunFolder(run).metrics) if "train" in entry]
+    folders = [found.path for found in RunFolder(run).evaluations()]
     # The test split is what people look for.
     folders.sort(key=lambda folder: folder.name != "test")
     environment = Environment(
@@ -55,7 +54,7 @@ def write_report(run: Path) -> Path:
         evaluations=[_evaluation(folder, described) for folder in folders],
         curves=_curves(epochs),
         cost=_cost(described),
-        left_out=read_left_out(run / LEFT_OUT) if (run / LEFT_OUT).is_file() else {},
+        left_out=RunFolder(run).read_left_out() if RunFolder(run).left_out.is_file() else {},
         recipe=to_yaml(described.config),
     )
     with replacing(run / REPORT) as temporary:
@@ -66,7 +65,7 @@ def write_report(run: Path) -> Path:
 def _about(run: Path, described: Description, epochs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     """What the run is, in words."""
     config, clip = described.config, described.config.clip
-    versions = json.loads((run / DESCRIPTION).read_text(encoding="utf-8"))["versions"]
+    versions = json.loads(RunFolder(run).description.read_text(encoding="utf-8"))["versions"]
     rate = f"{clip.rate:g} a second" if clip.rate else f"at a stride of {clip.stride}"
     about = [
         ("streams", ", ".join(config.model.streams)),
@@ -74,8 +73,8 @@ def _about(run: Path, described: Description, epochs: Sequence[dict[str, Any]]) 
         ("clip", f"{clip.frames} frames, {rate}, of {clip.size} px"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
-    if (run / SPLIT_FILE).is_file():
-        counts = Counter(read_splits(run / SPLIT_FILE).values())
+    if RunFolder(run).splits.is_file():
+        counts = Counter(RunFolder(run).read_splits().values())
         about.append(("videos", ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])))
     if epochs:
         minutes = sum(entry["train"]["seconds"] for entry in epochs) / 60

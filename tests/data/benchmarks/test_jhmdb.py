@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from airstreams.data.benchmarks.jhmdb import CLASSES
-from airstreams.data.labels import create, save
+from airstreams.data.label_maps import create, save
 from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split
 from airstreams.errors import InputError

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from airstreams.data.benchmarks.hmdb51 import first_folder, read_split_lists
-from airstreams.data.labels import COCO_CLASSES, LabelStore
+from airstreams.data.label_maps import COCO_CLASSES, LabelStore
 from airstreams.data.listing import Source
 from airstreams.errors import InputError
 

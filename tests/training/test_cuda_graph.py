@@ -13,7 +13,7 @@ from torch import nn
 
 from airstreams.data.dataset import TrainingClips
 from airstreams.errors import VideoError
-from airstreams.training.graph import WARM_UP, PassGraph, can_be_recorded
+from airstreams.training.cuda_graph import WARM_UP, CapturedPass, can_be_captured
 from airstreams.training.loop import train
 from tests.training.runs import epochs
 
@@ -54,7 +54,7 @@ def test_a_training_by_a_graph_is_the_one_without_to_the_last_bit(source, tiny, 
 def test_a_pass_of_another_kind_runs_as_it_is_and_a_new_graph_is_recorded_later():
     torch.manual_seed(0)
     layer = nn.Linear(3, 2, device="cuda")
-    graph = PassGraph(layer.parameters())
+    graph = CapturedPass(layer.parameters())
     inside = []
 
     def one_pass(rows, scale):
@@ -80,8 +80,8 @@ def test_a_pass_of_another_kind_runs_as_it_is_and_a_new_graph_is_recorded_later(
 def test_what_cannot_be_recorded_is_told():
     waits = (
         "import torch\n"
-        "from airstreams.training.graph import PassGraph\n"
-        "graph = PassGraph([])\n"
+        "from airstreams.training.cuda_graph import CapturedPass\n"
+        "graph = CapturedPass([])\n"
         "for _ in range(5):\n"
         "    graph(lambda x: {'loss': x * x.item()}, (torch.ones((), device='cuda'),))\n"
     )
@@ -109,9 +109,9 @@ def test_passes_that_are_not_all_alike_are_not_recorded(tiny, expected, device, 
     streams = {"streams": ["rgb", "edges"], "representations": {"edges": "edges.py:Edges"}} if further else {}
     config = replace(tiny, training=replace(tiny.training, **training), model=replace(tiny.model, **streams))
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)
-    assert can_be_recorded(config, accelerator) is expected
+    assert can_be_captured(config, accelerator) is expected
 
 
 def test_amds_cards_record_nothing(tiny, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
-    assert not can_be_recorded(tiny, SimpleNamespace(device=torch.device("cuda"), num_processes=1))
+    assert not can_be_captured(tiny, SimpleNamespace(device=torch.device("cuda"), num_processes=1))

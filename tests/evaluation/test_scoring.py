@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from airstreams.config import EvaluationConfig
 from airstreams.data.dataset import VideoViews, Views
 from airstreams.errors import VideoError
-from airstreams.evaluation.protocols import CLIPS_AT_ONCE, metrics_of, score_videos, score_views, targets_of
-from airstreams.models import saved as saved_models
+from airstreams.evaluation.scoring import CLIPS_AT_ONCE, metrics_of, score_videos, score_views, targets_of
+from airstreams.runs import saved_model as saved_models
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from airstreams.errors import InputError
 from airstreams.models.airstreams import AIRStreams
-from airstreams.models.saved import SavedModel
+from airstreams.runs.saved_model import SavedModel
 
 Weights = dict[str, Tensor]
 FINER = "segmenter.finer_classifiers."

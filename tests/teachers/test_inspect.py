@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from airstreams.data.labels import COCO_CLASSES, LabelStore, create, save
+from airstreams.data.label_maps import COCO_CLASSES, LabelStore, create, save
 from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError
-from airstreams.evaluation import label_report
-from airstreams.evaluation.label_report import count, frames_to_show, score
+from airstreams.teachers import inspect as label_report
+from airstreams.teachers.inspect import count, frames_to_show, score
 
 CLASSES = ("background", "person", "dog", "kite")
 

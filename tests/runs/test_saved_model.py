@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from airstreams.config import ClipConfig, Config, EvaluationConfig, FlowConfig, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
-from airstreams.models import saved as saved_models
 from airstreams.models.airstreams import build
-from airstreams.models.saved import SavedModel, load, save
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.saved_model import SavedModel, load, save
 
 CLASSES = ("brush hair", "catch", "clap", "traîner")
 CLIP = torch.rand(2, 3, 2, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -29,11 +29,11 @@ from airstreams.errors import InputError, in_a_line
 from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import from_dict
+from airstreams.runs.folder import RunFolder
 
 FORMAT = 3
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 _MEND = "expected the folder that `airstreams train --out` wrote"
-_OTHER_VERSION = f"use the version of airstreams that {DESCRIPTION} names"
+_OTHER_VERSION = "use the version of airstreams that model.json names"
 
 
 @dataclass
@@ -85,10 +85,10 @@ def save(saved: SavedModel, run: Path) -> None:
         for name, tensor in saved.model.state_dict().items()
     }
     sums = {"sha256": _sum_of_weights(weights), "description": _sum_of_description(description)}
-    with replacing(run / WEIGHTS) as temporary:
+    with replacing(RunFolder(run).weights) as temporary:
         # save_file would keep the file from all other users; of several entries the order would change each time.
         temporary.write_bytes(serialise(weights, {"sums": json.dumps(sums)}))
-    with replacing(run / DESCRIPTION) as temporary:
+    with replacing(RunFolder(run).description) as temporary:
         temporary.write_text(_as_text(description), encoding="utf-8")
 
 
@@ -98,7 +98,7 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
     InputError: not a run, of another format, or damaged, be it by one bit; only `versions` is not guarded.
     """
     description = read_description(run)
-    path = run / WEIGHTS
+    path = RunFolder(run).weights
     weights = load_file(path)
     if _sum_of_weights(weights) != _sums(path)["sha256"]:
         raise InputError(f"{path}: damaged (the weights are not those that were saved); copy the run again")
@@ -128,12 +128,13 @@ def mend_of_differing(model: AIRStreams, weights: dict[str, Tensor], config: Mod
 
 def read_description(run: Path) -> Description:
     """Read what stands beside a model's weights. InputError: not a run, of another format, or a damaged file."""
-    lacking = [name for name in (DESCRIPTION, WEIGHTS) if not (run / name).is_file()]
+    folder = RunFolder(run)
+    lacking = [file.name for file in (folder.description, folder.weights) if not file.is_file()]
     if lacking:
-        begun = len(lacking) == 2 and (run / "config.yaml").is_file()
+        begun = len(lacking) == 2 and folder.has_begun()
         mend = "its training has not got so far; `airstreams train ... --resume` goes on with it" if begun else _MEND
         raise InputError(f"{run}: no {lacking[0]} in it; {mend}")
-    path = run / DESCRIPTION
+    path = folder.description
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
@@ -144,8 +145,8 @@ def read_description(run: Path) -> Description:
         mend = "train it again with this version" if older else "update airstreams"
         raise InputError(f"{path}: format {content['format']}, expected {FORMAT}; {mend}")
     # The sum is of the values; the text shows what changes none of them, such as 1E-05 for 1e-05.
-    if _sum_of_description(content) != _sums(run / WEIGHTS)["description"] or text != _as_text(content):
-        raise InputError(f"{path}: changed, damaged or of another run than {WEIGHTS}; copy the run again")
+    if _sum_of_description(content) != _sums(folder.weights)["description"] or text != _as_text(content):
+        raise InputError(f"{path}: changed, damaged or of another run than {folder.weights.name}; copy the run again")
     try:
         config = from_dict(content["config"])
         described = Description(

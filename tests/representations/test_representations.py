@@ -6,9 +6,10 @@ import torch
 
 from airstreams.config import FlowConfig, ModelConfig
 from airstreams.models.airstreams import build
-from airstreams.models.representations import Flow, Semantic
 from airstreams.models.segmenter import upsample, upsample_by_matmul
 from airstreams.models.tower import on_frames
+from airstreams.representations.flow import Flow
+from airstreams.representations.semantic import Semantic
 
 
 def small_model(stop_gradient):
@@ -46,7 +47,7 @@ def action_losses(output):
 
 
 def teachers_loss(output):
-    return output.representations["semantic"].shown.square().sum()
+    return output.representations["semantic"].prediction.square().sum()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 101)])
@@ -54,7 +55,7 @@ def test_the_tower_sees_what_reducing_the_enlarged_logits_would_give(size):
     torch.manual_seed(0)
     semantic = Semantic(21, segmenter_width=0.125, segmenter_stride=16, channels=8, stop_gradient=False).eval()
     seen = semantic(torch.rand(2, 3, 3, *size))
-    enlarged = on_frames(lambda frames: upsample(frames, size), seen.shown)
+    enlarged = on_frames(lambda frames: upsample(frames, size), seen.prediction)
     expected = torch.einsum("cs,bsthw->bcthw", semantic.reduction.weight[:, :, 0, 0], enlarged)
     assert seen.tower_input.shape == (2, 8, 3, *size)
     torch.testing.assert_close(seen.tower_input, expected, rtol=1e-5, atol=1e-5)
@@ -84,9 +85,9 @@ def test_flow_is_that_of_brightness_and_not_of_colour():
     red, green = rng.uniform(-0.02, 0.02, (2, 1, 2, 16, 16))  # another change at each pixel
     change = np.stack([red, green, -(0.299 * red + 0.587 * green) / 0.114], axis=1)
     recoloured = clip + torch.tensor(change).float()
-    torch.testing.assert_close(layer(recoloured).shown, layer(clip).shown, rtol=0, atol=1e-3)
+    torch.testing.assert_close(layer(recoloured).prediction, layer(clip).prediction, rtol=0, atol=1e-3)
     recoloured[:, 0, 1] += 0.1
-    assert not torch.allclose(layer(recoloured).shown, layer(clip).shown, atol=1e-2)
+    assert not torch.allclose(layer(recoloured).prediction, layer(clip).prediction, atol=1e-2)
 
 
 CUT = {"semantic": "representations.semantic.segmenter.", "flow": "representations.flow.layer."}

@@ -19,7 +19,7 @@ from airstreams.errors import InputError, in_a_line
 WARM_UP = 3  # passes of a kind before one is recorded: libraries choose their algorithms in them, and Triton compiles
 
 
-def can_be_recorded(config: Config, accelerator: Accelerator) -> bool:
+def can_be_captured(config: Config, accelerator: Accelerator) -> bool:
     """Whether a training's passes are all alike to a graph, which repeats what a recorded one did.
 
     What a further stream does is not known: it may well do something else the next time. AMD's libraries make handles
@@ -38,7 +38,7 @@ def can_be_recorded(config: Config, accelerator: Accelerator) -> bool:
 
 
 @dataclass
-class _Recorded:
+class _Captured:
     """A graph and the tensors that it reads and writes, at the same places each time."""
 
     kind: tuple[object, ...]
@@ -48,7 +48,7 @@ class _Recorded:
     gradients: list[tuple[nn.Parameter, Tensor]]
 
 
-class PassGraph:
+class CapturedPass:
     """Starts passes: those of one kind, after the first `WARM_UP`, as a graph.
 
     One of another kind, as of fewer clips, runs as it is and has the graph forgotten, which keeps the memory of a whole
@@ -60,7 +60,7 @@ class PassGraph:
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = list(parameters)
-        self._recorded: _Recorded | None = None
+        self._captured: _Captured | None = None
         self._passes: Counter[tuple[object, ...]] = Counter()  # of each kind, since there was a graph
 
     def __call__(
@@ -73,15 +73,15 @@ class PassGraph:
         InputError: it could not be recorded.
         """
         kind = tuple(None if tensor is None else (tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs)
-        if self._recorded is not None and self._recorded.kind != kind:
+        if self._captured is not None and self._captured.kind != kind:
             torch.cuda.synchronize()  # it may be at work
-            self._recorded = None
+            self._captured = None
             self._passes.clear()
-        if self._recorded is None and self._passes[kind] < WARM_UP:
+        if self._captured is None and self._passes[kind] < WARM_UP:
             self._passes[kind] += 1
             return one_pass(*inputs)
-        recorded = self._recorded or self._record(kind, one_pass, inputs)
-        self._recorded = recorded
+        recorded = self._captured or self._capture(kind, one_pass, inputs)
+        self._captured = recorded
         for kept, given in zip(recorded.inputs, inputs, strict=True):
             if kept is not None and given is not None:
                 kept.copy_(given)
@@ -90,9 +90,9 @@ class PassGraph:
             parameter.grad = gradient
         return recorded.results
 
-    def _record(
+    def _capture(
         self, kind: tuple[object, ...], one_pass: Callable[..., dict[str, Tensor]], inputs: Sequence[Tensor | None]
-    ) -> _Recorded:
+    ) -> _Captured:
         """Note down a pass's kernels without running them."""
         assert all(parameter.grad is None for parameter in self._parameters)  # or each pass would add to it
         graph = torch.cuda.CUDAGraph()
@@ -113,4 +113,4 @@ class PassGraph:
                 "--training.cuda_graph false, or in a recipe `training: {cuda_graph: false}`"
             ) from error
         gradients = [(one, one.grad) for one in self._parameters if one.grad is not None]
-        return _Recorded(kind, graph, kept, results, gradients)
+        return _Captured(kind, graph, kept, results, gradients)

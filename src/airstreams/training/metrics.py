@@ -1,29 +1,20 @@
 """What a training says of itself: metrics of its steps, `metrics.jsonl`, TensorBoard and the console's lines."""
 
-import json
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from airstreams.data.dataset import Batch
 from airstreams.distributed import gather
-from airstreams.errors import InputError
-from airstreams.files import replacing
-from airstreams.training.state import TrainingState
+from airstreams.runs.checkpoint import TrainingState
 
 Item = TypeVar("Item")
-METRICS_FILE, TENSORBOARD = "metrics.jsonl", "tensorboard"
 
 
 @dataclass
@@ -184,16 +175,16 @@ class EpochMetrics:
     taken: list[TakenStep] = field(default_factory=list)
 
     @classmethod
-    def resumed(cls, state: TrainingState, leads: bool) -> "EpochMetrics":
+    def resumed(cls, state: TrainingState, is_main_process: bool) -> "EpochMetrics":
         """As a state has them, whose unreadable clips are those of all processes."""
-        return cls(Meter(**state.meter), Meter(**state.recent), list(state.left_out) if leads else [])
+        return cls(Meter(**state.meter), Meter(**state.recent), list(state.left_out) if is_main_process else [])
 
     def took(self, step: int, values: dict[str, Tensor], batches: Sequence[Batch], time: StepTime) -> None:
         """Note a step, whose values stay on the device."""
         self.taken.append(TakenStep(step, values, [name for batch in batches for name in batch.names], time))
         self.left_out += [f"{bad.video.name}: {bad.reason}" for batch in batches for bad in batch.bad_videos]
 
-    def settle(self) -> list[StepMetrics]:
+    def read_back(self) -> list[StepMetrics]:
         """Count the steps noted, which waits for the device; returns the skipped ones."""
         settled = read(self.taken)
         self.taken.clear()
@@ -216,39 +207,6 @@ class EpochMetrics:
         return asdict(self.whole), asdict(self.recent), gather(self.left_out)
 
 
-class Log:
-    """`metrics.jsonl` and TensorBoard of a run that stands at `step`, after `epoch` whole epochs.
-
-    What they say of later steps and epochs is dropped. Of several processes only the one that leads writes.
-    """
-
-    def __init__(self, run: Path, epoch: int, step: int, leads: bool) -> None:
-        self.leads = leads
-        if leads:
-            _forget_after(run / METRICS_FILE, epoch, step)
-            self._file = (run / METRICS_FILE).open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step + 1)
-
-    def write(self, entry: dict[str, Any]) -> None:
-        """An entry with its `step`."""
-        if self.leads:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())  # or a power cut could leave a state without what was said before it
-            for name, value in _flat(entry):
-                self._board.add_scalar(name, value, entry["step"])
-
-    def __enter__(self) -> "Log":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.leads:
-            self._file.close()
-            self._board.close()
-
-
 def note(metrics: dict[str, Any]) -> str:
     """One line of metrics."""
     losses = " ".join(f"{name} {value:.2f}" for name, value in metrics["losses"].items())
@@ -268,38 +226,3 @@ def summary(record: dict[str, Any], epochs: int) -> str:
     if metrics["skipped"]:
         line += f", {metrics['skipped']} steps skipped"
     return line
-
-
-def record_of(run: Path, epoch: int) -> dict[str, Any]:
-    """The record of one of the epochs that a run has done. InputError: it was lost."""
-    for entry in entries(run / METRICS_FILE):
-        if "train" in entry and entry["epoch"] == epoch:
-            return entry
-    raise InputError(f"{run / METRICS_FILE}: lacks epoch {epoch}, which is done; `airstreams evaluate` scores the run")
-
-
-def _forget_after(metrics: Path, epoch: int, step: int) -> None:
-    """Drop what is about to be said again."""
-    kept = [
-        entry
-        for entry in entries(metrics)
-        if entry["step"] <= step and ("train" not in entry or entry["epoch"] <= epoch)
-    ]
-    with replacing(metrics) as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-
-
-def entries(metrics: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that may not be there, but for those that a crash cut short."""
-    lines = metrics.read_bytes().splitlines() if metrics.exists() else []
-    for line in lines:
-        with suppress(ValueError):
-            yield json.loads(line)
-
-
-def _flat(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in entry.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and key not in ("step", "epoch"):
-            yield f"{prefix}{key}", value

@@ -8,9 +8,9 @@ import torch
 from airstreams.config import Config, FlowConfig, ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
-from airstreams.models.backbones import Block, Layer, default_tower
-from airstreams.models.saved import SavedModel, load, save
-from airstreams.models.transfer import take_over
+from airstreams.runs.saved_model import SavedModel, load, save
+from airstreams.towers import Block, Layer, default_tower
+from airstreams.training.transfer import take_over
 
 CLASSES = ("catch", "clap", "climb")
 SEGMENT_CLASSES = ("background", "person", "ball", "dog")

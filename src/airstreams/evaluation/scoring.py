@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader
 
 from airstreams.data.check import BadVideo
 from airstreams.data.dataset import VideoViews, Views, target_of
-from airstreams.data.labels import LabelStore
+from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import Video
-from airstreams.data.loading import ends_its_loaders, processes
+from airstreams.data.loader_processes import ends_its_loaders, loader_options
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
 from airstreams.evaluation.metrics import METRICS, MultiLabelOutcomes, SegmentationMetrics, action_metrics, log_loss
 from airstreams.machine import in_bfloat16
-from airstreams.models.saved import SavedModel
+from airstreams.runs.saved_model import SavedModel
 
 CLIPS_AT_ONCE = 16  # bounds the memory of a video with many views
 
@@ -63,7 +63,7 @@ def score_views(
                 probabilities[head].append(logits_VK.sigmoid() if saved.multi_label else logits_VK.softmax(dim=1))
                 pooled[head].append(output.pooled[head].float())
             if "semantic" in output.representations:
-                segmentations.append(output.representations["semantic"].shown.transpose(1, 2).flatten(0, 1))
+                segmentations.append(output.representations["semantic"].prediction.transpose(1, 2).flatten(0, 1))
     averaged, features = (
         {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in of_heads.items()}
         for of_heads in (probabilities, pooled)
@@ -156,4 +156,4 @@ def metrics_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
 
 
 def _read_ahead(views_of_videos: VideoViews, workers: int) -> Iterator[Views | BadVideo]:
-    return iter(DataLoader(views_of_videos, batch_size=None, **processes(workers)))
+    return iter(DataLoader(views_of_videos, batch_size=None, **loader_options(workers)))

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from airstreams.errors import InputError, VideoError, in_a_line
-from airstreams.files import settle, temporary_name, write_json
+from airstreams.files import move_into_place, temporary_name, write_json
 from airstreams.machine import cpus
 
 MAPS_A_PIECE = 16
@@ -243,7 +243,7 @@ class LabelWriter:
             self._write("labels", np.stack(self._piece) if self._piece else np.zeros((0, *size), np.uint8))
         self._write("frame_indices", np.array(self._frames, np.int32))
         self._archive.close()
-        settle(self._temporary, self._path)
+        move_into_place(self._temporary, self._path)
 
     def discard(self) -> None:
         """Leave nothing behind."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from rich.progress import Progress
 
-from airstreams.data.labels import NO_LABEL, LabelStore, file_of, read_array, resized
+from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of, read_array, resized
 from airstreams.data.listing import Video
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError, VideoError

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from airstreams.errors import InputError
-from airstreams.training.log import Log, record_of
+from airstreams.runs.metrics_log import Log, record_of
 from tests.training.runs import epochs
 
 
@@ -42,6 +42,6 @@ def test_what_a_power_cut_took_of_the_metrics_is_passed_over(trained, tmp_path, 
     assert record_of(run, 1) == whole[0]
     with pytest.raises(InputError, match=r"metrics\.jsonl: lacks epoch 2, which is done"):
         record_of(run, 2)
-    with Log(run, epoch=1, step=6, leads=True) as log:
+    with Log(run, epoch=1, step=6, is_main_process=True) as log:
         log.write(whole[1])
     assert epochs(run) == whole

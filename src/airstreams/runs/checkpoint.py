@@ -16,8 +16,7 @@ import torch
 
 from airstreams.errors import InputError
 from airstreams.files import is_temporary, replacing
-
-FOLDER = "state"
+from airstreams.runs.folder import RunFolder
 
 
 @dataclass
@@ -28,7 +27,9 @@ class TrainingState:
     epoch_step: int
     step: int
     best: float | None  # figure of the best validation so far
-    learns: dict[str, Any]  # from what: classes, segment_classes, multi_label, teacher, labels
+    data_fingerprint: dict[
+        str, Any
+    ]  # classes, segment_classes, multi_label, teacher, labels; resuming must find them unchanged
     learner: dict[str, Any]  # weights, their average, optimiser and schedule
     meter: dict[str, Any] = field(default_factory=dict)  # the figures of the epoch under way so far
     recent: dict[str, Any] = field(default_factory=dict)  # and those since the last line of the log
@@ -37,7 +38,7 @@ class TrainingState:
 
 def save_state(state: TrainingState, run: Path, keep: int) -> None:
     """Write the state under its own name, so that the ones before are there until it is whole; keep the newest."""
-    path = run / FOLDER / f"step-{state.step:09d}.pt"
+    path = RunFolder(run).states / f"step-{state.step:09d}.pt"
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(vars(state), file)  # not asdict, which would copy every tensor first
@@ -48,7 +49,7 @@ def save_state(state: TrainingState, run: Path, keep: int) -> None:
     # A state of a later step is a damaged one that was passed over; temporary files are what a kill left half-written.
     states = saved_states(run)
     kept = [path for path in states if _step_of(path) <= state.step][:keep]
-    for path in [*states, *filter(is_temporary, chain(run.iterdir(), (run / FOLDER).iterdir()))]:
+    for path in [*states, *filter(is_temporary, chain(run.iterdir(), RunFolder(run).states.iterdir()))]:
         if path not in kept:
             with suppress(OSError):  # somebody may be reading it, or have removed it
                 path.unlink()
@@ -56,7 +57,7 @@ def save_state(state: TrainingState, run: Path, keep: int) -> None:
 
 def saved_states(run: Path) -> list[Path]:
     """The files of the saved states, newest first."""
-    found = [path for path in (run / FOLDER).glob("step-*.pt") if re.fullmatch(r"step-\d{9,}", path.stem)]
+    found = [path for path in RunFolder(run).states.glob("step-*.pt") if re.fullmatch(r"step-\d{9,}", path.stem)]
     return sorted(found, key=_step_of, reverse=True)
 
 
@@ -69,11 +70,16 @@ def load_state(run: Path) -> tuple[TrainingState, list[Path]]:
     damaged: list[Path] = []
     for path in saved_states(run):
         try:
-            return TrainingState(**torch.load(path, map_location="cpu", weights_only=True)), damaged
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if "learns" in content:  # its name in version 0.1
+                content["data_fingerprint"] = content.pop("learns")
+            return TrainingState(**content), damaged
         except MemoryError:
             raise
         except Exception:  # torch, pickle and zipfile tell of damage in many ways
             damaged.append(path)
     if damaged:
         raise InputError(f"{damaged[0]}: damaged, and there is no other state; start again with a new --out")
-    raise InputError(f"{run}: nothing to resume (no state in {run / FOLDER}); drop --resume and give a new --out")
+    raise InputError(
+        f"{run}: nothing to resume (no state in {RunFolder(run).states}); drop --resume and give a new --out"
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from airstreams.data.labels import COCO_CLASSES, NO_LABEL, LabelStore, LabelWriter, create, resized, save
+from airstreams.data.label_maps import COCO_CLASSES, NO_LABEL, LabelStore, LabelWriter, create, resized, save
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate

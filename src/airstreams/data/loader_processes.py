@@ -65,7 +65,7 @@ def die_with_parent(worker: int) -> None:
         os._exit(1)
 
 
-def processes(workers: int, begin: Callable[[int], None] = bind_to_parent) -> dict[str, Any]:
+def loader_options(workers: int, begin: Callable[[int], None] = bind_to_parent) -> dict[str, Any]:
     """For a `DataLoader` that is to have so many processes: how they start, and what they do first."""
     return {
         "num_workers": workers,

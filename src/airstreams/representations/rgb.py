@@ -1,0 +1,15 @@
+"""The rgb stream: the clip itself."""
+
+from torch import Tensor, nn
+
+from airstreams.representations import Representation
+
+
+class RGB(nn.Module):
+    """The clip itself."""
+
+    channels = 3
+
+    def forward(self, clip_B3THW: Tensor) -> Representation:
+        """See `Representation`."""
+        return Representation(clip_B3THW, None)

@@ -1,0 +1,173 @@
+"""The run folder: every file name in it, who may begin, resume or replace a run, and the lists of videos it keeps."""
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from airstreams.data.check import BadVideo
+from airstreams.data.csv_list import check_split, read_rows
+from airstreams.data.listing import Source, composed
+from airstreams.errors import InputError
+from airstreams.files import write_rows
+
+
+@dataclass(frozen=True)
+class EvaluationFolder:
+    """What `airstreams evaluate` leaves of one split."""
+
+    path: Path
+
+    @property
+    def metrics(self) -> Path:
+        """Every metric of the split, JSON."""
+        return self.path / "figures.json"
+
+    @property
+    def scores(self) -> Path:
+        """A row per video: its probabilities, or why it was left out."""
+        return self.path / "scores.csv"
+
+    @property
+    def confusion(self) -> Path:
+        """Counts of true class by predicted class, JSON."""
+        return self.path / "confusion.json"
+
+    @property
+    def confusion_plot(self) -> Path:
+        """The same counts as a plot."""
+        return self.path / "confusion.png"
+
+    @property
+    def picture(self) -> Path:
+        """What flow and segmenter see in four videos."""
+        return self.path / "representations.png"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder that one training writes. No other module spells the name of a file in it.
+
+    path: the folder. It need not exist yet.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The complete recipe. Training writes it after all other files of its beginning."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """The log of steps and epochs, a JSON object per line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The same log for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def weights(self) -> Path:
+        """The model's weights."""
+        return self.path / "model.safetensors"
+
+    @property
+    def description(self) -> Path:
+        """What the model's use needs beside its weights, JSON."""
+        return self.path / "model.json"
+
+    @property
+    def states(self) -> Path:
+        """The folder of saved states, for resuming."""
+        return self.path / "state"
+
+    @property
+    def splits(self) -> Path:
+        """Which video was used for what."""
+        return self.path / "split.csv"
+
+    @property
+    def left_out(self) -> Path:
+        """The videos that could not be read, with the reasons."""
+        return self.path / "left_out.csv"
+
+    @property
+    def trained_before(self) -> Path:
+        """The videos that the starting model of `--init` was trained on."""
+        return self.path / "learnt_before.csv"
+
+    @property
+    def report(self) -> Path:
+        """The page of `airstreams report`."""
+        return self.path / "report.html"
+
+    def evaluation(self, split: str) -> EvaluationFolder:
+        """The results of one split."""
+        return EvaluationFolder(self.path / "evaluation" / split)
+
+    def evaluations(self) -> list[EvaluationFolder]:
+        """The results of all splits that were scored, by name."""
+        found = sorted((self.path / "evaluation").glob("*/figures.json"))
+        return [EvaluationFolder(file.parent) for file in found]
+
+    def has_begun(self) -> bool:
+        """Whether the folder holds a run that can be resumed."""
+        return self.config.is_file()
+
+    def may_begin(self) -> bool:
+        """Whether a new training may write here: the folder is new, or holds the remains of one killed at its start."""
+        remains = {file.name for file in (self.left_out, self.splits, self.trained_before, self.states)}
+        if not self.path.exists():
+            return True
+        if not self.path.is_dir():
+            return False
+        return all(file.name in remains or file.name.startswith(".") for file in self.path.iterdir())
+
+    def write_splits(self, source: Source) -> None:
+        """Write the split of each video, which every video must have, as a CSV file with the header `name,split`."""
+        write_rows(self.splits, ("name", "split"), ((video.name, video.split or "") for video in source.videos))
+
+    def read_splits(self) -> dict[str, str]:
+        """Video name to split, as `write_splits` wrote it. InputError: the file is missing or damaged."""
+        splits: dict[str, str] = {}
+        for line, row in read_rows(self.splits, required=("name", "split"), optional=()):
+            check_split(self.splits, line, row["split"])
+            name = composed(row["name"])
+            if name in splits:
+                raise InputError(f"{self.splits}, line {line}: {name} is listed twice. Delete one of the lines.")
+            splits[name] = row["split"]
+        return splits
+
+    def write_left_out(self, bad_videos: Iterable[BadVideo]) -> None:
+        """List the videos that could not be read."""
+        write_rows(self.left_out, ("name", "reason"), ((bad.video.name, bad.reason) for bad in bad_videos))
+
+    def read_left_out(self) -> Mapping[str, str]:
+        """Video name to reason, as `write_left_out` wrote it. InputError: the file is damaged."""
+        try:
+            with self.left_out.open(encoding="utf-8", newline="") as file:
+                return {row["name"]: row["reason"] for row in csv.DictReader(file)}
+        except (KeyError, ValueError, csv.Error) as error:
+            raise InputError(
+                f"{self.left_out}: the file is damaged ({error!r}). Copy the run again, or give another --out."
+            ) from error
+
+    def write_trained_before(self, names: Iterable[str]) -> None:
+        """List the videos that the starting model was trained on; no file where there are none."""
+        self.trained_before.unlink(missing_ok=True)  # of a training that was killed at its start
+        rows = [(name,) for name in sorted(names)]
+        if rows:
+            write_rows(self.trained_before, ("name",), rows)
+
+    def trained_on(self) -> set[str]:
+        """The names of all videos that the model was trained on, in this run and in those that it started from.
+
+        A model that was copied without these lists gives none.
+        """
+        splits = self.read_splits() if self.splits.is_file() else {}
+        names = {name for name, split in splits.items() if split == "train"}
+        if self.trained_before.is_file():
+            names |= {row["name"] for _, row in read_rows(self.trained_before, required=("name",), optional=())}
+        return names

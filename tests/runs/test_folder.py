@@ -1,0 +1,45 @@
+"""The run folder: its lists of videos survive the file, and damaged ones are rejected."""
+
+import pytest
+
+from airstreams.data.sources import open_source
+from airstreams.data.splits import automatic_split, with_splits
+from airstreams.errors import InputError
+from airstreams.runs.folder import RunFolder
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def test_splits_are_read_as_they_were_written(tmp_path):
+    touch(tmp_path / "d", *(f'{label}/{i}, "ä".mp4' for label in ("clap", " wave") for i in range(10)))
+    source = open_source(str(tmp_path / "d"))
+    split = with_splits(source, automatic_split(source.videos, seed=0))
+    assert [len(split.split(name)) for name in ("train", "val", "test")] == [14, 2, 4]
+    run = RunFolder(tmp_path / "run")
+    run.write_splits(split)
+    assert run.splits.read_text(encoding="utf-8").startswith("name,split\n")
+    assert with_splits(source, run.read_splits()) == split
+    assert list(run.path.iterdir()) == [run.splits]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("video,split\na,train\n", "no column 'name'"),
+        ("name,split\na,dev\n", "line 2: the split is 'dev'"),
+        ("name,split\na,\n", "line 2: the split is ''"),
+        ("name,split\na,train\na,test\n", "line 3: a is listed twice"),
+    ],
+)
+def test_a_damaged_list_of_splits_is_rejected(tmp_path, text, words):
+    run = RunFolder(tmp_path)
+    if text is not None:
+        run.splits.write_text(text)
+    with pytest.raises(InputError, match=words):
+        run.read_splits()
