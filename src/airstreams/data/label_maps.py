@@ -4,7 +4,7 @@
 frames labelled, increasing, and their maps in order, `labels` uint8 (N, H, W): class ids where 0 is background and 255
 is *no label here*. More than sixteen maps are cut into pieces, `labels_000000`, `labels_000016` and so on, since a
 frame of an hour's video should not cost the hour; one array of any length can be read. One file a video keeps a job
-that annotates easy to resume and to run in parallel. What was compared, on size and speed, stands in docs/results.md.
+that annotates easy to resume and to run in parallel. docs/results/label-maps.md compares formats by size and speed.
 """
 
 import functools

@@ -2,8 +2,8 @@
 
 A ResNet-18 (He et al. 2016) whose fourth stage dilates instead of striding (Yu, Koltun and Funkhouser 2017), so that
 112 px give a 7x7 grid. Stages one to three stride as in the original: that is the output stride of 16 that the paper
-asks for. A finer grid is ours (docs/results.md says what it is worth): earlier stages, whose features lie closer, add
-logits of their own, as in a fully convolutional network (Long, Shelhamer and Darrell 2015).
+asks for. A finer grid is ours (docs/results/semantic-stream.md says what it is worth): earlier stages, whose features
+lie closer, add logits of their own, as in a fully convolutional network (Long, Shelhamer and Darrell 2015).
 """
 
 import torch

@@ -1,7 +1,7 @@
 """A batch's pass through the model, forward and backward, as one CUDA graph: recorded once, then started as a whole.
 
 A pass of all three streams is thousands of small kernels, and a host takes longer to start them one by one than a large
-card takes to compute them (docs/results.md, On a GPU). A graph has the same kernels on the same numbers.
+card takes to compute them (docs/results/gpu-speed.md). A graph has the same kernels on the same numbers.
 """
 
 import gc
