@@ -171,9 +171,14 @@ def render(
     depends on the seed, its split, class and number alone, so a larger data set holds the smaller ones.
 
     Args:
+        root: the folder of the data set.
+        whats: what moves, as in `make_clip`.
+        hows: how it moves, as in `make_clip`.
         videos_per_class: how many videos of each class a split has, such as `{"train": 40, "test": 15}`.
+        frames: the length of each video.
         size: (H, W) or one number, even, since H.264 stores colour at half size.
-        whats, hows, frames: as in `make_clip`.
+        seed: what all videos are drawn from.
+        fps: frames per second of the files.
 
     Raises:
         InputError: for what `make_clip` refuses, an odd size, or a root that holds videos of other settings.
