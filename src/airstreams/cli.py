@@ -206,7 +206,7 @@ def labels(call: Namespace) -> int:
     from airstreams.data.label_maps import LabelStore
     from airstreams.data.sources import open_source
     from airstreams.teachers import inspect as label_report
-    from airstreams.viewing.figures import contact_sheet
+    from airstreams.viewing.pictures import contact_sheet
 
     store = LabelStore.open(call.labels)
     picture = call.picture or call.labels / "contact_sheet.png"
@@ -220,9 +220,9 @@ def labels(call: Namespace) -> int:
         truth = None
         if call.truth is not None:
             source = open_source(call.truth, call.labels, to_learn_from=False)
-            truth = label_report.score(store, source.videos, progress)
-        report = label_report.count(store, progress, None if data is None else videos)
-    frames, unread = label_report.frames_to_show(store, report.samples, videos)
+            truth = label_report.score_against_masks(store, source.videos, progress)
+        report = label_report.count_labels(store, progress, None if data is None else videos)
+    frames, unread = label_report.read_samples(store, report.samples, videos)
     if frames:
         contact_sheet(picture, frames, store.classes)
     bad = sorted((report.bad | unread | (truth.bad if truth else {})).items())
@@ -327,7 +327,7 @@ def evolve(call: Namespace) -> int:
     from airstreams.evaluation.published import NAMES
     from airstreams.experiments.evolve import evolve as run_search
     from airstreams.experiments.search import Search
-    from airstreams.viewing.evolution import search_figure, weights_figure
+    from airstreams.viewing.evolution import search_plot, weights_plot
 
     _require_at_least(call, trials=1, workers=1)
     source = open_source(call.source, call.labels)
@@ -340,8 +340,8 @@ def evolve(call: Namespace) -> int:
     except StorageInternalError as error:
         reason = in_a_line(error.__cause__ or error)[:200]
         raise RuntimeError(f"the study's database failed ({reason}); mend it, or begin with another --out") from error
-    weights_figure(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
-    search_figure(call.out / "search.png", {call.sampler: results["values"]}, NAMES[results["metric"]])
+    weights_plot(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
+    search_plot(call.out / "search.png", {call.sampler: results["values"]}, NAMES[results["metric"]])
     if call.json:
         _print_json(results)
         return DONE
@@ -363,16 +363,16 @@ def evaluate(call: Namespace) -> int:
     from airstreams.evaluation.evaluate import evaluate as evaluate_run
     from airstreams.evaluation.published import NAMES
     from airstreams.runs.saved_model import read_description
-    from airstreams.viewing.figures import confusion_figure
-    from airstreams.viewing.representations import seen_figure
+    from airstreams.viewing.pictures import confusion_plot
+    from airstreams.viewing.representations import streams_picture
 
     source = _labelled_source(call, read_description(call.run).config, to_learn_from=False)
     result = evaluate_run(call.run, source, call.split, stderr)
     if not is_main_process():
         return DONE
     if result.confusion is not None:
-        confusion_figure(result.folder.confusion_plot, result.confusion, result.saved.classes)
-    seen_figure(result.folder.picture, result.saved, result.videos, result.label_store, stderr)
+        confusion_plot(result.folder.confusion_plot, result.confusion, result.saved.classes)
+    streams_picture(result.folder.picture, result.saved, result.videos, result.label_store, stderr)
     figures = result.figures
     if call.json:
         _print_json(figures)

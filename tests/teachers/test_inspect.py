@@ -16,7 +16,7 @@ from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError
 from airstreams.teachers import inspect as label_report
-from airstreams.teachers.inspect import count, frames_to_show, score
+from airstreams.teachers.inspect import count_labels, read_samples, score_against_masks
 
 CLASSES = ("background", "person", "dog", "kite")
 
@@ -42,7 +42,7 @@ def test_shares_known_by_hand(store, progress):
     many[15:18, 0, 0] = 1  # on both sides of where the file is cut into pieces
     save(store.root, "many", many, range(20))
     save(store.root, "empty", np.zeros((0, 1, 1), np.uint8), [])
-    report = count(store, progress)
+    report = count_labels(store, progress)
     found = report.counts.shares(store.classes)
     size = sum(path.stat().st_size for path in store.root.rglob("*.npz"))
     assert found == {
@@ -66,7 +66,7 @@ def test_shares_known_by_hand(store, progress):
 
 
 def test_a_store_without_label_maps(store, progress):
-    report = count(store, progress)
+    report = count_labels(store, progress)
     found = report.counts.shares(store.classes)
     assert (found["classes"], found["videos"], found["frames"], found["raw_share"]) == ({}, 0, 0, 0)
     assert report.samples == []
@@ -79,7 +79,7 @@ def test_broken_files_are_told_and_count_for_nothing(store, progress):
     piece = np.full((16, 2, 2), 2, np.uint8)
     np.savez(store.root / "cut.npz", frame_indices=np.arange(48), labels_000000=piece, labels_000016=piece)
     save(store.root, "unnamed", np.full((1, 2, 2), 9, np.uint8), [0])
-    report = count(store, progress)
+    report = count_labels(store, progress)
     assert {path.name for path in report.bad} == {"text.npz", "cut.npz", "unnamed.npz"}
     for path, reason in report.bad.items():
         assert str(path) in reason
@@ -96,14 +96,14 @@ def test_the_samples_are_the_same_whatever_the_order_and_show_an_instance_where_
         store = create(tmp_path / str(len(found)), "painter", CLASSES, {})
         for name in order:
             save(store.root, f"{name:02d}", np.full((3, 2, 2), int(name % 5 == 0), np.uint8), [0, 1, 2])
-        found.append(count(store, progress).samples)
+        found.append(count_labels(store, progress).samples)
     assert found[0] == found[1]
     keys = [key for key, _ in found[0]]
     assert len(set(keys)) == 12
     assert keys == sorted(keys)
     assert {f"{name:02d}" for name in range(0, 40, 5)} < set(keys)  # the eight with a person, and four more
     assert [key for key in keys if int(key) % 5] != ["01", "02", "03", "04"]
-    assert [key for key, _ in count(store, progress, to_show={"03", "10", "absent"}).samples] == ["03", "10"]
+    assert [key for key, _ in count_labels(store, progress, to_show={"03", "10", "absent"}).samples] == ["03", "10"]
 
 
 def test_counting_does_not_remember_the_files(store, progress, monkeypatch):
@@ -114,7 +114,7 @@ def test_counting_does_not_remember_the_files(store, progress, monkeypatch):
         for name in range(first, files):
             np.savez(store.root / f"{name}.npz", frame_indices=np.arange(300), labels=np.zeros((300, 1, 1), np.uint8))
         tracemalloc.start()
-        assert count(store, progress).counts.videos == files
+        assert count_labels(store, progress).counts.videos == files
         most.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert most[1] < most[0] + 150_000
@@ -155,7 +155,7 @@ def test_person_iou_known_by_hand(store, tmp_path, progress):
         video(tmp_path, "not_labelled", nobody_THW),
         video(tmp_path, "no_mask"),
     ]
-    found = score(store, videos, progress)
+    found = score_against_masks(store, videos, progress)
     assert found.metrics() == {
         "person_iou": (1 + 2 + 4) / (6 + 5 + 4 + 3),
         "person_iou_mean": pytest.approx((3 / 11 + 1 + 0) / 3),
@@ -170,20 +170,20 @@ def test_person_iou_known_by_hand(store, tmp_path, progress):
     np.savez(tmp_path / "flat.npz", mask=mask_THW[0])
     save(store.root, "flat", half, [0, 4, 6])
     flat = replace(videos[0], mask=tmp_path / "flat.npz", label_map="flat")
-    found = score(store, [*videos, flat], progress)
+    found = score_against_masks(store, [*videos, flat], progress)
     assert (found.person_iou, found.videos) == (4 / (4 + 3), 2)
     assert set(found.bad) == {tmp_path / "half.npz", store.root / "nobody.npz", tmp_path / "flat.npz"}
 
 
 def test_nothing_to_score_by_hand_drawn_masks(store, tmp_path, progress):
     with pytest.raises(InputError, match="without masks"):
-        score(store, [video(tmp_path, "a")], progress)
+        score_against_masks(store, [video(tmp_path, "a")], progress)
     dogs = create(tmp_path / "dogs", "painter", ["background", "dog"], {})
     with pytest.raises(InputError, match="no class person"):
-        score(dogs, [video(tmp_path, "a", np.zeros((1, 2, 2), np.uint8))], progress)
+        score_against_masks(dogs, [video(tmp_path, "a", np.zeros((1, 2, 2), np.uint8))], progress)
     nobody = np.zeros((1, 2, 2), np.uint8)
     save(store.root, "a", nobody, [0])
-    found = score(store, [video(tmp_path, "a", nobody)], progress)
+    found = score_against_masks(store, [video(tmp_path, "a", nobody)], progress)
     assert (found.person_iou, found.person_iou_mean, found.videos) == (None, None, 1)
 
 
@@ -193,7 +193,7 @@ def test_the_frames_shown_are_those_of_the_videos(synthetic):
     key = "test/disc_up/000"
     bad = synthetic / "absent.mp4"
     other = "test/disc_up/001"
-    shown, reasons = frames_to_show(store, [(key, 4), (other, 2)], {key: path, other: bad})
+    shown, reasons = read_samples(store, [(key, 4), (other, 2)], {key: path, other: bad})
     np.testing.assert_array_equal(shown[0].frame, read_frames(path, [4])[0])
     np.testing.assert_array_equal(shown[0].label_map, store.read(key, [4])[0])  # type: ignore[index]
     assert key in shown[0].title
@@ -208,6 +208,6 @@ def test_the_label_maps_delivered_with_jhmdb_reach_their_person_iou(test_data: P
     source = open_source(f"jhmdb:{test_data / 'jhmdb'}?split=1")
     assert source.label_store is not None
     assert source.label_store.classes == COCO_CLASSES
-    found = score(source.label_store, source.videos, progress)
+    found = score_against_masks(source.label_store, source.videos, progress)
     assert (found.videos, found.frames, found.bad) == (928, 16003, {})
     assert found.person_iou == pytest.approx(0.637, abs=0.0005)

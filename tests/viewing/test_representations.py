@@ -18,8 +18,8 @@ from airstreams.representations.semantic import Semantic
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
 from airstreams.viewing import representations
-from airstreams.viewing.figures import RepresentationRow
-from airstreams.viewing.representations import learned_flow_figure, segmentations_of
+from airstreams.viewing.pictures import RepresentationRow
+from airstreams.viewing.representations import learned_flow_picture, segmenters_picture
 
 QUIET = Console(quiet=True)
 
@@ -37,9 +37,9 @@ def saturation(panel_HW3):
 def test_what_a_model_sees_is_what_its_streams_made_of_the_frame(source, trained, tmp_path, monkeypatch, with_labels):
     saved = saved_models.load(trained)
     rows: list[RepresentationRow] = []
-    monkeypatch.setattr(representations, "representations_figure", lambda path, shown, classes: rows.extend(shown))
+    monkeypatch.setattr(representations, "representations_picture", lambda path, shown, classes: rows.extend(shown))
     store = source.label_store if with_labels else None
-    representations.seen_figure(tmp_path / "a.png", saved, source.split("test"), store, QUIET)
+    representations.streams_picture(tmp_path / "a.png", saved, source.split("test"), store, QUIET)
     videos = one_a_class(source.split("test"), 4)
     assert [row.title for row in rows] == [video.labels[0] for video in videos]
     for row, views in zip(rows, map(VideoViews(videos, saved.config, store).__getitem__, range(4)), strict=True):
@@ -49,8 +49,8 @@ def test_what_a_model_sees_is_what_its_streams_made_of_the_frame(source, trained
             with torch.inference_mode():
                 seen = saved.model(views.clips[view : view + 1].permute(0, 4, 1, 2, 3)).representations
             assert row.flow is not None
-            flow_HW2 = seen["flow"].shown[0, :, frame].permute(1, 2, 0).numpy()
-            logits_1Shw = seen["semantic"].shown[:, :, frame]
+            flow_HW2 = seen["flow"].prediction[0, :, frame].permute(1, 2, 0).numpy()
+            logits_1Shw = seen["semantic"].prediction[:, :, frame]
             segmentation_HW = upsample(logits_1Shw, row.frame.shape[:2]).argmax(dim=1)[0].numpy()
             if np.allclose(flow_HW2, row.flow, atol=1e-4) and (segmentation_HW == row.segmentation).mean() > 0.99:
                 break
@@ -66,7 +66,7 @@ def test_of_rgb_alone_there_is_nothing_to_see(source, tiny, tmp_path):
     for streams, flow in ((["rgb"], FlowConfig()), (["rgb", "flow"], FlowConfig(kind="difference"))):
         config = replace(tiny, model=replace(tiny.model, streams=streams, flow=flow))
         saved = SavedModel(config, source.classes, ("0", "1"), False, None, build(config.model, 4, 2).eval())
-        representations.seen_figure(tmp_path / "a.png", saved, source.split("test"), None, QUIET)
+        representations.streams_picture(tmp_path / "a.png", saved, source.split("test"), None, QUIET)
     assert not list(tmp_path.iterdir())
 
 
@@ -80,7 +80,7 @@ def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, tr
         layer.log_theta.fill_(np.log(0.25))
 
     picture = tmp_path / "flow.png"
-    said = learned_flow_figure(picture, saved, source.split("test"), 3, QUIET)
+    said = learned_flow_picture(picture, saved, source.split("test"), 3, QUIET)
     assert said.parameters["tau"] == pytest.approx((0.2, 0.125))
     assert said.parameters["lambda"] == pytest.approx((0.15, 0.015))
     assert said.parameters["theta"] == pytest.approx((0.3, 0.25))
@@ -93,7 +93,8 @@ def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, tr
     fresh = build(saved.config.model, len(saved.classes), len(saved.segment_classes)).eval()
     with torch.inference_mode():
         expected = [
-            model(clips_B3THW).representations["flow"].shown.norm(dim=1).mean().item() for model in (fresh, saved.model)
+            model(clips_B3THW).representations["flow"].prediction.norm(dim=1).mean().item()
+            for model in (fresh, saved.model)
         ]
     assert expected[1] < 0.5 * expected[0]
     assert said.mean_px == pytest.approx(expected, abs=1e-4)
@@ -111,7 +112,7 @@ def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, tr
 def test_learned_flow_of_an_unchanged_layer_is_the_same(source, tiny, tmp_path):
     model = build(tiny.model, len(source.classes), 2).eval()
     saved = SavedModel(tiny, source.classes, ("background", "x"), False, None, model)
-    said = learned_flow_figure(tmp_path / "flow.png", saved, source.split("test"), 4, QUIET)
+    said = learned_flow_picture(tmp_path / "flow.png", saved, source.split("test"), 4, QUIET)
     assert all(before == after > 0 for before, after in (*said.parameters.values(), said.mean_px))
     assert len(said.videos) == 4
 
@@ -125,7 +126,7 @@ def test_learned_flow_refuses_a_model_without_it(source, tiny, tmp_path):
         model = build(model_config, len(source.classes), 2)
         description = (replace(tiny, model=model_config), source.classes, ("background", "x"), False, None)
         with pytest.raises(InputError, match=f"{reason}: expected learned flow"):
-            learned_flow_figure(tmp_path / "flow.png", SavedModel(*description, model), source.videos, 4, QUIET)
+            learned_flow_picture(tmp_path / "flow.png", SavedModel(*description, model), source.videos, 4, QUIET)
     assert not (tmp_path / "flow.png").exists()
 
 
@@ -170,7 +171,7 @@ def test_segmentations_stand_under_their_frame_in_the_colours_of_their_classes(s
         save(store.root, video.label_map, np.ones((1, 64, 64), np.uint8), [5])
     models = {"one": sees_everywhere(saved, 1), "background": sees_everywhere(saved, 0)}
     picture = tmp_path / "seen.png"
-    names = segmentations_of(picture, models, True, store, source.split("test"), 4, QUIET)
+    names = segmenters_picture(picture, models, True, store, source.split("test"), 4, QUIET)
     assert names == [video.name for video in videos]  # the fourth class has no label maps
     _, one, background, teacher = panels(picture, 4, 3)
     assert one == pytest.approx(teacher, abs=0.06)  # the labelled frame was chosen: elsewhere this row is hatched
@@ -182,10 +183,10 @@ def test_segmentations_need_label_maps_and_videos(source, trained, synthetic, tm
     models = {"all": saved_models.load(trained)}
     empty = create(tmp_path / "none", "nobody", models["all"].segment_classes, {})
     with pytest.raises(InputError, match="no label map of any of 8 test videos"):
-        segmentations_of(tmp_path / "x.png", models, True, empty, source.split("test"), 4, QUIET)
+        segmenters_picture(tmp_path / "x.png", models, True, empty, source.split("test"), 4, QUIET)
     broken = tmp_path / "broken.mp4"
     shutil.copy(synthetic / "labels" / "labels.json", broken)
     videos = [replace(video, path=broken) for video in source.split("test")]
     with pytest.raises(VideoError, match="none of 8 videos can be read"):
-        segmentations_of(tmp_path / "x.png", models, True, LabelStore.open(synthetic / "labels"), videos, 4, QUIET)
+        segmenters_picture(tmp_path / "x.png", models, True, LabelStore.open(synthetic / "labels"), videos, 4, QUIET)
     assert not (tmp_path / "x.png").exists()

@@ -11,9 +11,9 @@ from airstreams.experiments.reproduce import Job
 from airstreams.experiments.study import read_results
 from airstreams.experiments.tables import STOPPED, Table
 from airstreams.runs import saved_model as saved_models
-from airstreams.viewing.evolution import search_figure, weights_figure
-from airstreams.viewing.peers import Peer, peers_figure
-from airstreams.viewing.representations import learned_flow_figure, require_learned_flow, segmentations_of
+from airstreams.viewing.evolution import search_plot, weights_plot
+from airstreams.viewing.peers import Peer, peers_plot
+from airstreams.viewing.representations import learned_flow_picture, require_learned_flow, segmenters_picture
 
 VIDEOS = {"figure3": 4, "figure4": 6, "figure6": 6}
 BEST = 5  # trials, in Figure 5
@@ -35,14 +35,14 @@ def draw(name: str, jobs: Sequence[Job], picture: Path, console: Console) -> dic
     videos = source.split("test")
     if name == "figure3":
         (saved,) = trained.values()
-        flow = learned_flow_figure(picture, saved, videos, VIDEOS[name], console)
+        flow = learned_flow_picture(picture, saved, videos, VIDEOS[name], console)
         return {"videos": flow.videos, "flow": {**flow.parameters, "mean, px": flow.mean_px}}
     assert source.label_store is not None  # or nothing could have been trained
     titles = {"all": "learned segmentation"}
     if name == "figure6":
         titles = {"all": "gradient of the\naction losses", f"all {STOPPED}": "gradient stopped"}
     models = {title: trained[run] for run, title in titles.items()}
-    shown = segmentations_of(picture, models, name == "figure4", source.label_store, videos, VIDEOS[name], console)
+    shown = segmenters_picture(picture, models, name == "figure4", source.label_store, videos, VIDEOS[name], console)
     return {"videos": shown}
 
 
@@ -51,9 +51,9 @@ def draw_study(name: str, study: Path, picture: Path) -> dict[str, Any]:
     results = read_results(study)
     if name == "figure5":
         best = [trial["weights"] for trial in results["top"][:BEST]]
-        weights_figure(picture, best)
+        weights_plot(picture, best)
         return {"study": str(study), "weights": best}
-    search_figure(picture, {results["sampler"]: results["values"]}, NAMES[results["metric"]])
+    search_plot(picture, {results["sampler"]: results["values"]}, NAMES[results["metric"]])
     return {"study": str(study), "metric": results["metric"], "best": results["best"]["value"]}
 
 
@@ -66,4 +66,4 @@ def draw_peers(result: dict[str, Any], table: Table, picture: Path) -> None:
             if cell is not None and cell.run is not None:
                 found = result["runs"][cell.run][metric]
                 peers.append(Peer(name, found["mean"], tuple(found["interval"]), **result["costs"][cell.run]))
-    peers_figure(picture, peers, NAMES[metric])
+    peers_plot(picture, peers, NAMES[metric])

@@ -72,7 +72,7 @@ class Settings:
 
 
 @dataclass
-class Report:
+class AnnotationResult:
     """What a job did.
 
     files: of the data set. frames: labelled now, in all processes. seconds: of this process, decoding included.
@@ -115,7 +115,7 @@ def annotate(
     batch_size: int,
     workers: int,
     console: Console,
-) -> Report:
+) -> AnnotationResult:
     """Fill the store `out` with the label maps of all files that it lacks.
 
     Args:
@@ -163,7 +163,7 @@ def annotate(
         named = {path for path, _ in left_out}
         missing += [str(f.path) for f in files if str(f.path) not in named and not file_of(out, f.key).is_file()]
         _write_left_out(out / LEFT_OUT, left_out)
-    return Report(len(files), frames, seconds, left_out, missing)
+    return AnnotationResult(len(files), frames, seconds, left_out, missing)
 
 
 class _Frames(IterableDataset[_Chunk]):

@@ -97,8 +97,8 @@ class LabelledFrame:
     frame: np.ndarray | None = None
 
 
-class LabelReport(NamedTuple):
-    """What `count` found: the sums, some (key, frame) to look at, of a video each, and the broken files' reasons."""
+class StoreCount(NamedTuple):
+    """What `count_labels` found: the sums, one (key, frame) of some videos each, and why files are broken."""
 
     counts: LabelCounts
     samples: list[tuple[str, int]]
@@ -136,7 +136,7 @@ class _Counted(NamedTuple):
     frame: int | None  # one to look at
 
 
-def count(store: LabelStore, progress: Progress, to_show: Collection[str] | None = None) -> LabelReport:
+def count_labels(store: LabelStore, progress: Progress, to_show: Collection[str] | None = None) -> StoreCount:
     """Read all label maps of a store, each once.
 
     Args:
@@ -161,10 +161,10 @@ def count(store: LabelStore, progress: Progress, to_show: Collection[str] | None
         if found.frame is not None and (to_show is None or found.key in to_show):
             chance = zlib.crc32(os.fsencode(found.key))
             best = sorted([*best, (not found.counts.frames_with_instance, chance, found.key, found.frame)])[:SAMPLES]
-    return LabelReport(total, sorted((key, frame) for *_, key, frame in best), bad)
+    return StoreCount(total, sorted((key, frame) for *_, key, frame in best), bad)
 
 
-def score(store: LabelStore, videos: Sequence[Video], progress: Progress) -> MaskScore:
+def score_against_masks(store: LabelStore, videos: Sequence[Video], progress: Progress) -> MaskScore:
     """Compare the class "person" with the masks of those of the videos that have both, on the frames labelled.
 
     A pixel without label counts as no person. A label map of another size is brought to the mask's.
@@ -207,7 +207,7 @@ def score(store: LabelStore, videos: Sequence[Video], progress: Progress) -> Mas
     return MaskScore(iou, mean, scored, frames, len(with_masks), bad)
 
 
-def frames_to_show(
+def read_samples(
     store: LabelStore, samples: Sequence[tuple[str, int]], paths: Mapping[str, Path]
 ) -> tuple[list[LabelledFrame], dict[Path, str]]:
     """The label map of each (key, frame), with the frame where `paths` has the key; and the broken videos' reasons."""

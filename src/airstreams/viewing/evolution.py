@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from airstreams.errors import InputError
-from airstreams.viewing.figures import save_figure
+from airstreams.viewing.pictures import save_picture
 
 
-def weights_figure(path: Path, best: Sequence[Mapping[str, float]]) -> None:
+def weights_plot(path: Path, best: Sequence[Mapping[str, float]]) -> None:
     """Writes a PNG of grouped bars: for each loss its weight in the best trials, the best first.
 
     Raises:
@@ -33,10 +33,10 @@ def weights_figure(path: Path, best: Sequence[Mapping[str, float]]) -> None:
     ax.set_ylim(0, 1)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(title="best trials", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    save_figure(figure, path)
+    save_picture(figure, path)
 
 
-def search_figure(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> None:
+def search_plot(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> None:
     """Writes a PNG of the best score so far against the trials evaluated, with each trial's score as a dot.
 
     Args:
@@ -62,4 +62,4 @@ def search_figure(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]
     ax.spines[["top", "right"]].set_visible(False)
     if len(searches) > 1:
         ax.legend(frameon=False, fontsize=8)
-    save_figure(figure, path)
+    save_picture(figure, path)

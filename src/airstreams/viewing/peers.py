@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from airstreams.errors import InputError
-from airstreams.viewing.figures import save_figure
+from airstreams.viewing.pictures import save_picture
 
 NAMES_A_LINE = 2  # of the legend: they are sentences, nearly
 BARS = "Bars: each figure's 95 % interval. They may overlap where models, compared in pairs, differ: see the table."
@@ -26,7 +26,7 @@ class Peer:
     multiply_adds: int
 
 
-def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
+def peers_plot(path: Path, peers: Sequence[Peer], metric: str) -> None:
     """Writes a PNG of the score against multiply-adds and, beside it, against parameters; bars are the intervals.
 
     Raises:
@@ -54,4 +54,4 @@ def peers_figure(path: Path, peers: Sequence[Peer], metric: str) -> None:
     axes[0].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=NAMES_A_LINE, fontsize=9, frameon=False)
-    save_figure(figure, path)
+    save_picture(figure, path)

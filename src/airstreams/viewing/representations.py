@@ -23,7 +23,12 @@ from airstreams.models.airstreams import to_unit_range
 from airstreams.models.segmenter import upsample
 from airstreams.representations.flow import Flow
 from airstreams.runs.saved_model import SavedModel
-from airstreams.viewing.figures import RepresentationRow, SegmentedFrame, representations_figure, segmentations_figure
+from airstreams.viewing.pictures import (
+    RepresentationRow,
+    SegmentedFrame,
+    representations_picture,
+    segmentations_picture,
+)
 
 FLOW_PARAMETERS = {"tau": "tau", "lambda": "lambda_", "theta": "theta"}
 TEACHER = "teacher"
@@ -39,7 +44,7 @@ class LearnedFlow:
     videos: list[str]
 
 
-def learned_flow_figure(
+def learned_flow_picture(
     path: Path, saved: SavedModel, videos: Sequence[Video], count: int, console: Console
 ) -> LearnedFlow:
     """Writes a PNG of optical flow as the layer began, and as the action losses left it.
@@ -80,7 +85,7 @@ def learned_flow_figure(
         )
         names.append(views.video.name)
         lengths.append([before_BTHW2.norm(dim=-1).mean(), after_BTHW2.norm(dim=-1).mean()])
-    representations_figure(path, rows, saved.segment_classes)
+    representations_picture(path, rows, saved.segment_classes)
     parameters = {
         name: (getattr(begun.layer, attribute).item(), getattr(learned.layer, attribute).item())
         for name, attribute in FLOW_PARAMETERS.items()
@@ -89,7 +94,7 @@ def learned_flow_figure(
     return LearnedFlow(parameters, (before, after), names)
 
 
-def seen_figure(
+def streams_picture(
     path: Path, saved: SavedModel, videos: Sequence[Video], store: LabelStore | None, console: Console
 ) -> None:
     """Writes a PNG of what a model's streams see of some videos of different classes, a frame of each: its flow, its
@@ -137,7 +142,7 @@ def seen_figure(
                 teacher=None if views.label_maps is None else views.label_maps[view, frame].numpy(),
             )
         )
-    representations_figure(path, rows, saved.segment_classes)
+    representations_picture(path, rows, saved.segment_classes)
 
 
 def require_learned_flow(config: Config) -> None:
@@ -150,7 +155,7 @@ def require_learned_flow(config: Config) -> None:
         )
 
 
-def segmentations_of(
+def segmenters_picture(
     path: Path,
     models: dict[str, SavedModel],
     with_teacher: bool,
@@ -193,7 +198,7 @@ def segmentations_of(
             maps[TEACHER] = views.label_maps[view, frame].numpy()
         frames.append(SegmentedFrame(_title(views.video), clip_THW3[frame].numpy(), maps))
         names.append(views.video.name)
-    segmentations_figure(path, frames, first.segment_classes)
+    segmentations_picture(path, frames, first.segment_classes)
     return names
 
 

@@ -26,7 +26,7 @@ from airstreams.recipe import to_yaml
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import entries
 from airstreams.runs.saved_model import Description, read_description
-from airstreams.viewing.figures import confusion_figure, save_figure
+from airstreams.viewing.pictures import confusion_plot, save_picture
 
 REPORT = "report.html"
 MISTAKES = 15  # that are shown
@@ -155,7 +155,7 @@ def _confusion(path: Path) -> str | None:
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        confusion_figure(Path(folder) / "confusion.png", content["counts"], content["classes"])
+        confusion_plot(Path(folder) / "confusion.png", content["counts"], content["classes"])
         return _picture(Path(folder) / "confusion.png")
 
 
@@ -190,7 +190,7 @@ def _curves(epochs: Sequence[dict[str, Any]]) -> str | None:
         ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False, fontsize=8)
     with tempfile.TemporaryDirectory() as folder:
-        save_figure(figure, Path(folder) / "curves.png")
+        save_picture(figure, Path(folder) / "curves.png")
         return _picture(Path(folder) / "curves.png")
 
 

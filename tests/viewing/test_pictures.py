@@ -6,12 +6,12 @@ from matplotlib.image import imread
 
 from airstreams.errors import InputError
 from airstreams.viewing.colours import flow_to_colour, label_colours
-from airstreams.viewing.figures import (
+from airstreams.viewing.pictures import (
     LabelledFrame,
     RepresentationRow,
-    confusion_figure,
+    confusion_plot,
     contact_sheet,
-    representations_figure,
+    representations_picture,
 )
 
 
@@ -129,7 +129,7 @@ def test_columns_without_anything_are_left_out(tmp_path, flow, labels):
         {"flow": flow, "segmentation": labels, "teacher": labels, "flow_before": flow},
     ):
         # A second row that lacks everything leaves holes and no fewer columns.
-        representations_figure(tmp_path / "new" / "a.png", [row(**given), row()], ["background", "person", "ball"])
+        representations_picture(tmp_path / "new" / "a.png", [row(**given), row()], ["background", "person", "ball"])
         picture = imread(tmp_path / "new" / "a.png")
         # A frame's grey appears in both rows of the first column.
         assert has_colour(picture, 128, tolerance=2) > 40_000
@@ -143,7 +143,7 @@ def test_columns_without_anything_are_left_out(tmp_path, flow, labels):
 def test_each_row_adds_its_height(tmp_path, flow):
     heights = []
     for count in (1, 2, 3):
-        representations_figure(tmp_path / "a.png", [row(flow=flow)] * count, ["background"])
+        representations_picture(tmp_path / "a.png", [row(flow=flow)] * count, ["background"])
         heights.append(imread(tmp_path / "a.png").shape[0])
     assert np.diff(heights).min() > 150
     assert np.ptp(np.diff(heights)) <= 2
@@ -152,7 +152,7 @@ def test_each_row_adds_its_height(tmp_path, flow):
 def test_representations_show_flow_classes_and_missing_labels(tmp_path, flow, labels):
     names = ["background", "person", "ball"]
     path = tmp_path / "a.png"
-    representations_figure(path, [row(flow=flow, segmentation=labels)], names)
+    representations_picture(path, [row(flow=flow, segmentation=labels)], names)
     picture = imread(path)
     panel = 280 * 210
     # The flow's panel is red all over, and the ball covers three tenths of its own, mixed with the frame's grey.
@@ -167,7 +167,7 @@ def test_representations_show_flow_classes_and_missing_labels(tmp_path, flow, la
 
     teacher = labels.copy()
     teacher[:8] = 255
-    representations_figure(path, [row(teacher=teacher)], names)
+    representations_picture(path, [row(teacher=teacher)], names)
     assert has_colour(imread(path), grey, 2) > 0.25 * panel
 
 
@@ -181,7 +181,7 @@ def test_flow_before_and_after_training_share_their_row_s_scale(tmp_path, flow):
     for before, after in ((1.0, 0.5), (0.5, 1.0)):
         # The second row's motion is ten times the first's, and has a scale of its own.
         rows = [row(flow_before=scale * before * flow, flow=scale * after * flow) for scale in (1, 10)]
-        representations_figure(tmp_path / "a.png", rows, ["background"])
+        representations_picture(tmp_path / "a.png", rows, ["background"])
         full, half = places((255, 0, 0)), places(half_red)
         assert len(full) > 2 * 0.8 * panel
         assert len(half) > 2 * 0.8 * panel
@@ -189,7 +189,7 @@ def test_flow_before_and_after_training_share_their_row_s_scale(tmp_path, flow):
         assert (np.median(full[:, 1]) < np.median(half[:, 1])) == (before > after)
 
     # By itself it has its column and the wheel all the same.
-    representations_figure(tmp_path / "a.png", [row(flow_before=flow)], ["background"])
+    representations_picture(tmp_path / "a.png", [row(flow_before=flow)], ["background"])
     assert len(places((255, 0, 0))) > 0.8 * panel
     picture = imread(tmp_path / "a.png")
     assert (picture[..., 2] - picture[..., 0] > 0.8).sum() > 100
@@ -197,9 +197,9 @@ def test_flow_before_and_after_training_share_their_row_s_scale(tmp_path, flow):
 
 def test_representations_refuse_what_cannot_be_drawn(tmp_path, labels):
     with pytest.raises(InputError, match="no rows"):
-        representations_figure(tmp_path / "a.png", [], ["background"])
+        representations_picture(tmp_path / "a.png", [], ["background"])
     with pytest.raises(InputError, match=r"class id 2.*2 segmentation classes"):
-        representations_figure(tmp_path / "a.png", [row(segmentation=labels)], ["background", "person"])
+        representations_picture(tmp_path / "a.png", [row(segmentation=labels)], ["background", "person"])
     assert not list(tmp_path.iterdir())
 
 
@@ -266,7 +266,7 @@ def test_the_contact_sheet_refuses_what_cannot_be_drawn(tmp_path, labels):
 def test_confusion_rows_are_shares_of_the_true_class(tmp_path):
     path = tmp_path / "confusion.png"
     # The first class is always right, the second always taken for the first, the third has no videos.
-    confusion_figure(path, [[50, 0, 0], [2, 0, 0], [0, 0, 0]], ["run", "walk", "sit"])
+    confusion_plot(path, [[50, 0, 0], [2, 0, 0], [0, 0, 0]], ["run", "walk", "sit"])
     picture = imread(path)
     full = (8, 48, 107)
     # Two full cells, however different their counts, plus the end of the colour bar.
@@ -279,7 +279,7 @@ def test_confusion_grows_with_the_classes_and_stays_a_picture(tmp_path):
     sizes = []
     for classes in (2, 30, 160):
         path = tmp_path / f"{classes}.png"
-        confusion_figure(path, np.eye(classes, dtype=int), [f"class {k}" for k in range(classes)])
+        confusion_plot(path, np.eye(classes, dtype=int), [f"class {k}" for k in range(classes)])
         sizes.append(min(imread(path).shape[:2]))
     assert sizes == sorted(sizes)
     assert sizes[0] > 250
@@ -288,13 +288,13 @@ def test_confusion_grows_with_the_classes_and_stays_a_picture(tmp_path):
 
 
 def test_a_confusion_of_very_many_classes_is_no_larger(tmp_path):
-    confusion_figure(tmp_path / "large.png", np.eye(1000), [str(number) for number in range(1000)])
+    confusion_plot(tmp_path / "large.png", np.eye(1000), [str(number) for number in range(1000)])
     assert max(imread(tmp_path / "large.png").shape[:2]) < 8000
 
 
 def test_confusion_writes_counts_into_few_cells_only(tmp_path):
     def below_the_title(counts):
-        confusion_figure(tmp_path / "a.png", counts, [""] * len(counts))
+        confusion_plot(tmp_path / "a.png", counts, [""] * len(counts))
         picture = imread(tmp_path / "a.png")
         dark_rows = np.nonzero((np.abs(picture[..., :3] * 255 - (8, 48, 107)).max(axis=2) < 3).sum(axis=1) > 10)[0]
         return picture[dark_rows[0] :]
@@ -308,5 +308,5 @@ def test_confusion_writes_counts_into_few_cells_only(tmp_path):
 
 def test_confusion_of_a_wrong_shape_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"\(2, 3\) for 2 classes"):
-        confusion_figure(tmp_path / "a.png", np.zeros((2, 3), int), ["a", "b"])
+        confusion_plot(tmp_path / "a.png", np.zeros((2, 3), int), ["a", "b"])
     assert not list(tmp_path.iterdir())

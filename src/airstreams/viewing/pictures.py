@@ -57,7 +57,9 @@ class SegmentedFrame:
     maps: dict[str, NDArray[np.integer]]
 
 
-def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], segment_classes: Sequence[str]) -> None:
+def representations_picture(
+    path: str | Path, rows: Sequence[RepresentationRow], segment_classes: Sequence[str]
+) -> None:
     """Writes a PNG with, in each row, the frame, its flow, the predicted segmentation and the teacher's label map.
 
     Where there is flow from before training it stands before the flow, which is then headed as that after training; the
@@ -120,10 +122,10 @@ def representations_figure(path: str | Path, rows: Sequence[RepresentationRow], 
     legend.draw(footer, "center right")
     if wheel_width:
         _show_wheel(footer)
-    save_figure(figure, Path(path))
+    save_picture(figure, Path(path))
 
 
-def segmentations_figure(path: str | Path, frames: Sequence[SegmentedFrame], segment_classes: Sequence[str]) -> None:
+def segmentations_picture(path: str | Path, frames: Sequence[SegmentedFrame], segment_classes: Sequence[str]) -> None:
     """Writes a PNG with a column for each frame: the frame, and below it its label maps over the grey frame.
 
     All frames are of one size and have the same label maps. The legend names the classes that are seen.
@@ -162,7 +164,7 @@ def segmentations_figure(path: str | Path, frames: Sequence[SegmentedFrame], seg
         for ax in row_axes:
             _bare(ax)
     legend.draw(footer, "center")
-    save_figure(figure, Path(path))
+    save_picture(figure, Path(path))
 
 
 def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_classes: Sequence[str]) -> None:
@@ -208,10 +210,10 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
             elif shown.frame is not None:
                 ax.imshow(shown.frame)
     legend.draw(figure, "lower left")
-    save_figure(figure, Path(path))
+    save_picture(figure, Path(path))
 
 
-def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str]) -> None:
+def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str]) -> None:
     """Writes a PNG of a confusion matrix: a row for each true class, a column for each predicted one.
 
     Colours are shares of the row; one without videos is grey. Up to 30 classes the counts stand in the cells; above 400
@@ -276,7 +278,7 @@ def confusion_figure(path: str | Path, counts_KK: ArrayLike, classes: Sequence[s
     bar.set_label("share of the true class", fontsize=title_font * 0.9)
     bar.ax.tick_params(labelsize=title_font * 0.8)
     bar.outline.set_visible(False)
-    save_figure(figure, Path(path), crop=True)
+    save_picture(figure, Path(path), crop=True)
 
 
 def _bare(ax: Axes) -> None:
@@ -355,7 +357,7 @@ def _show_wheel(footer: SubFigure) -> None:
     ax.text(1.1, 0.5, "motion\ntowards", transform=ax.transAxes, fontsize=8, va="center")
 
 
-def save_figure(figure: Figure, path: Path, crop: bool = False) -> None:
+def save_picture(figure: Figure, path: Path, crop: bool = False) -> None:
     """Writes a PNG; with `crop` it is as large as what is drawn and no larger."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight" if crop else None)
