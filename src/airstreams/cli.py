@@ -16,16 +16,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import airstreams
 from airstreams.arguments import config_keys, in_our_words, make_parser, with_recipe_paths
 from airstreams.config import Config, LossWeights
+from airstreams.console import say, stderr, stdout
 from airstreams.errors import InputError, VideoError, in_a_line, in_words
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
@@ -43,36 +43,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 heed_cpu_quota()
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
-
-
-class _Stderr:
-    """stderr for as long as somebody hears it: no work ends with its log's reader, its terminal or room on its disk."""
-
-    @property
-    def rich_proxied_file(self) -> "_Stderr":  # which rich looks for, and would go past this class to another one
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(getattr(sys.stderr, "rich_proxied_file", sys.stderr) or io.StringIO(), name)
-
-    def write(self, text: str) -> None:
-        with suppress(OSError):
-            self.__getattr__("write")(text)
-
-    def flush(self) -> None:
-        with suppress(OSError):
-            self.__getattr__("flush")()
-
-
-def _console(to_stderr: bool) -> Console:
-    # Names may have square brackets, which are no markup. What goes to a file or a pipe has no width to keep to.
-    console = Console(file=cast(IO[str], _Stderr()) if to_stderr else None, markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = 200
-    return console
-
-
-stderr, stdout = _console(True), _console(False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,7 +101,7 @@ def check_data(call: Namespace) -> int:
 
     source = open_source(call.source, missing_too=True)
     for remark in source.remarks:
-        stderr.print(remark, soft_wrap=True)
+        say(stderr, remark)
     with Progress(console=stderr) as progress:
         good, bad, rates = check_videos(source.videos, progress)
     classes = Counter(label for video in good for label in video.labels)
@@ -332,7 +302,7 @@ def evolve(call: Namespace) -> int:
     _require_at_least(call, trials=1, workers=1)
     source = open_source(call.source, call.labels)
     for remark in source.remarks:
-        stderr.print(remark, soft_wrap=True)
+        say(stderr, remark)
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
     search = Search(source, config_from(call), call.out, url, call.trials, call.sampler)
     try:
@@ -385,7 +355,7 @@ def evaluate(call: Namespace) -> int:
         key = "average_precision" if result.confusion is None else "accuracy"
         weakest = sorted(figures["per_class"].items(), key=lambda item: item[1][key])[:5]
         said = (f"{name} {percent(row[key])} ({row['videos']})" for name, row in weakest)
-        stdout.print(f"Weakest classes (their videos): {', '.join(said)}", soft_wrap=True)
+        say(stdout, f"Weakest classes (their videos): {', '.join(said)}")
     if figures["segmentation"]:
         segmentation = figures["segmentation"]
         table = Table("segmentation", "this model", "ceiling of its grid", "teacher")
@@ -432,7 +402,7 @@ def predict(call: Namespace) -> int:
                 prediction = recogniser.predict(path)
             except VideoError as error:
                 left_out.append({"path": path, "reason": str(error)})
-                progress.console.print(f"airstreams: {path}: left out: {error}", soft_wrap=True)
+                say(progress.console, f"airstreams: {path}: left out: {error}")
                 continue
             if (info := probe(path)).frames > 1:
                 rates.append(info.fps)
@@ -441,7 +411,7 @@ def predict(call: Namespace) -> int:
             if not call.json:
                 _print_answer(answers[-1])
     if remark := frame_rate_warning(rates, recogniser.saved.frame_rate, recogniser.saved.config.clip):
-        stderr.print(remark, soft_wrap=True)
+        say(stderr, remark)
     if call.json:
         _print_json({"videos": answers, "left_out": left_out})
     return FAILED if left_out else DONE
@@ -460,10 +430,10 @@ def export(call: Namespace) -> int:
         frames = [None, clip.frames, clip.size, clip.size, 3]
         _print_json({"file": str(call.out), "frames": frames, "classes": classes, "largest_difference": difference})
         return DONE
-    stdout.print(
+    say(
+        stdout,
         f"exported: {call.out}, frames (any, {clip.frames}, {clip.size}, {clip.size}, 3) to probabilities (any, "
         f"{classes})",
-        soft_wrap=True,
     )
     said = f"they differ by at most {difference:.1g} from the model's, on made-up clips"
     stdout.print(said if difference is not None else "not compared with the model: onnxruntime is not installed")
@@ -478,7 +448,7 @@ def report(call: Namespace) -> int:
     if call.json:
         _print_json({"report": str(page)})
     else:
-        stdout.print(f"report: {page}", soft_wrap=True)
+        say(stdout, f"report: {page}")
     return DONE
 
 
@@ -510,7 +480,7 @@ def reproduce(call: Namespace) -> int:
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     sources = [open_source(data, call.labels) for data in call.data]
     for remark in dict.fromkeys(remark for source in sources for remark in source.remarks):
-        stderr.print(remark, soft_wrap=True)
+        say(stderr, remark)
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init)
     if isinstance(wanted, Figure):
         from airstreams.experiments import paper_figures
