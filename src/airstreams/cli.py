@@ -26,7 +26,7 @@ import airstreams
 from airstreams.arguments import config_keys, in_our_words, make_parser, with_recipe_paths
 from airstreams.config import Config, LossWeights
 from airstreams.console import say, stderr, stdout
-from airstreams.errors import InputError, VideoError, in_a_line, in_words
+from airstreams.errors import InputError, VideoError, message_of, one_line
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
 from airstreams.files import exclusive_lock, require_writable
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
         return FAILED
     except (VideoError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
-        return _complain(in_words(error), FAILED, debug)
+        return _complain(message_of(error), FAILED, debug)
     except KeyboardInterrupt:
         same = "; the same call goes on"
         hints = {"train": "; --resume goes on from the last saved state, if there is one yet"}
@@ -308,7 +308,7 @@ def evolve(call: Namespace) -> int:
     try:
         results = run_search(search, call.workers, stderr)
     except StorageInternalError as error:
-        reason = in_a_line(error.__cause__ or error)[:200]
+        reason = one_line(error.__cause__ or error)[:200]
         raise RuntimeError(f"the study's database failed ({reason}); mend it, or begin with another --out") from error
     weights_plot(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
     search_plot(call.out / "search.png", {call.sampler: results["values"]}, NAMES[results["metric"]])
@@ -644,7 +644,7 @@ def _complain(message: str, status: int, debug: bool) -> int:
     if "Traceback" in message:
         message = message.strip().splitlines()[-1].removeprefix("RuntimeError: ")
     with suppress(OSError):
-        print(f"airstreams: {in_a_line(message)}", file=sys.stderr)
+        print(f"airstreams: {one_line(message)}", file=sys.stderr)
     return status
 
 

@@ -1,37 +1,54 @@
-"""The two ways in which a call can go wrong, told apart because a person mends them differently."""
+"""The errors that a caller can expect, and how an error becomes one line of text."""
+
+from pathlib import Path
 
 
 class InputError(ValueError):
-    """The call or its input is wrong: one line that says what was given, what was expected and how to mend it."""
+    """The call or its input is wrong. The message is one line: what is wrong, then what to do."""
 
 
 class VideoError(RuntimeError):
-    """A video file cannot be read; the message is the reason, such as `truncated: 12 of 30 frames`."""
+    """A video file cannot be read.
+
+    reason: why, without the file's name, such as `truncated: 12 of 30 frames`.
+    path: the file, or None where the caller of the code that failed knows it.
+
+    The message is `PATH: REASON`, or the reason alone.
+    """
+
+    def __init__(self, reason: str, path: Path | str | None = None) -> None:
+        super().__init__(reason, path)  # both are arguments, so that pickle can rebuild the error
+        self.reason = reason
+        self.path = path
+
+    def __str__(self) -> str:
+        return self.reason if self.path is None else f"{self.path}: {self.reason}"
 
 
-class Stopped(RuntimeError):  # noqa: N818 (it is no error)
+class Stopped(RuntimeError):  # noqa: N818 (not an error)
     """A signal asked a training to stop; its state is saved."""
 
 
-def in_a_line(said: object) -> str:
-    """What somebody else's error says, without its line breaks and what else a terminal would obey."""
-    words = " ".join(str(said).split())
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in words)
+def one_line(text: object) -> str:
+    """Text of other programs on one line, with control characters escaped: a terminal would obey them."""
+    line = " ".join(str(text).split())
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
 
 
-def named(error: Exception) -> str:
-    """An error of unknown code: its class, and what it says."""
-    return in_a_line(f"{type(error).__name__}: {error}")
+def describe(error: Exception) -> str:
+    """An error of unknown code on one line: its class, then its message."""
+    return one_line(f"{type(error).__name__}: {error}")
 
 
-def in_words(error: BaseException) -> str:
-    """An error's message, or its class's name where it has none. Of CUDA's out of memory the first two sentences, and
-    what to do less of.
+def message_of(error: BaseException) -> str:
+    """An error's message, or the name of its class where it has none.
+
+    Of CUDA's out-of-memory error: its first two sentences, then what to do.
     """
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this file need not import
-        told = ". ".join(str(error).split(". ")[:2])
-        less = "--training.cuda_graph false, --training.accumulate 2, fewer --workers, annotate's --batch-size"
-        return f"{told}; do less at once: {less}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; this file must not import torch
+        start = ". ".join(str(error).split(". ")[:2])
+        options = "--training.cuda_graph false, --training.accumulate 2, fewer --workers, annotate's --batch-size"
+        return f"{start}. Use less memory: {options}"
     return str(error) or type(error).__name__
 
 

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.config import Config
-from airstreams.errors import InputError, in_a_line
+from airstreams.errors import InputError, one_line
 from airstreams.files import replacing
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -61,7 +61,7 @@ def _with_current_names(values: dict[str, Any]) -> dict[str, Any]:
 
 def about_types(complaint: str) -> str:
     """The parser's complaint of a value, if it is one, in words that are not Python's."""
-    complaint = re.sub(r"<class '(\w+)'>", r"\1", in_a_line(complaint))
+    complaint = re.sub(r"<class '(\w+)'>", r"\1", one_line(complaint))
     found = re.search(r"Expected an? (?P<types>.*?)\. Got value: (?P<given>.*)", complaint)
     found = found or re.search(
         r"Does not validate .* Subtypes: \[(?P<types>.*?)\] .* Given value: (?P<given>.*)", complaint
@@ -160,7 +160,7 @@ def load_config(path: Path) -> Config:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, RecursionError) as error:  # as it reads 2026-02-30
-        raise InputError(f"{path}: not YAML: {in_a_line(error)}") from error
+        raise InputError(f"{path}: not YAML: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: got {type(values).__name__}, expected keys such as `training:`")
     try:

@@ -72,7 +72,7 @@ def test_errors_are_told_in_words_that_help():
         "free. Including non-PyTorch memory, this process has 26.05 GiB memory in use. See documentation for more."
     )
     assert str(portable_error(full)) == (
-        "CUDA out of memory. Tried to allocate 2.00 GiB; do less at once: --training.cuda_graph false, "
+        "CUDA out of memory. Tried to allocate 2.00 GiB. Use less memory: --training.cuda_graph false, "
         "--training.accumulate 2, fewer --workers, annotate's --batch-size"
     )
 

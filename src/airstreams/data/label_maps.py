@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from airstreams.errors import InputError, VideoError, in_a_line
+from airstreams.errors import InputError, VideoError, one_line
 from airstreams.files import move_into_place, temporary_name, write_json
 from airstreams.machine import cpus
 
@@ -399,4 +399,4 @@ def _opened(path: Path) -> Iterator[Any]:
     except VideoError:
         raise
     except Exception as error:  # numpy tells the ways in which a file can be broken through as many types of them
-        raise VideoError(f"{path} cannot be read: {in_a_line(error)}") from error
+        raise VideoError(f"{path} cannot be read: {one_line(error)}") from error

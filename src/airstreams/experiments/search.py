@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from airstreams.config import Config
 from airstreams.data.listing import Source
-from airstreams.errors import InputError, in_a_line
+from airstreams.errors import InputError, one_line
 
 HEARTBEAT = 20  # s
 LOOK_EVERY = 1.0  # s from one look into the storage to the next
@@ -78,7 +78,7 @@ def open_storage(search: Search) -> RDBStorage:
             f"--storage {search.url.split('://')[0]}: no driver for it ({error}); pip install pg8000"
         ) from error
     except (ArgumentError, SQLAlchemyError) as error:
-        reason = in_a_line(error)[:200]
+        reason = one_line(error)[:200]
         raise InputError(
             f"--storage: the database cannot be used ({reason}); expected a URL such as "
             "postgresql://user:password@host/database of a database that runs"

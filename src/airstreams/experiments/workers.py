@@ -13,7 +13,7 @@ from types import FrameType
 import torch
 
 from airstreams.data.loader_processes import die_with_parent
-from airstreams.errors import InputError, Stopped, in_words
+from airstreams.errors import InputError, Stopped, message_of
 from airstreams.machine import cpus
 from airstreams.training.signals import SAVE, STOP, asked_to_stop
 
@@ -45,7 +45,7 @@ def end(processes: Iterable[SpawnProcess]) -> None:
 
 def portable_error(error: Exception) -> Exception:
     """An error for the parent: one that every process can read, with the same words."""
-    return InputError(str(error)) if isinstance(error, InputError) else RuntimeError(in_words(error))
+    return InputError(str(error)) if isinstance(error, InputError) else RuntimeError(message_of(error))
 
 
 @contextmanager

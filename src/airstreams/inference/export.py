@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from airstreams.errors import InputError, named
+from airstreams.errors import InputError, describe
 from airstreams.files import replacing, require_writable
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel, preprocessing
@@ -129,7 +129,7 @@ def _followed(saved: SavedModel, by: str, work: Callable[[], Any]) -> Any:
     except Exception as error:
         streams = ", ".join(saved.config.model.representations)
         whose = f"the stream {streams}" if streams else "this model"
-        raise RuntimeError(f"{by} cannot follow {whose} ({named(error)[:200]}); try the other format") from error
+        raise RuntimeError(f"{by} cannot follow {whose} ({describe(error)[:200]}); try the other format") from error
 
 
 def _about(saved: SavedModel) -> dict[str, Any]:

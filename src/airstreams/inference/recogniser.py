@@ -14,7 +14,7 @@ from torch import Tensor
 from airstreams.data.dataset import FrameViews, VideoViews, Views
 from airstreams.data.listing import Video
 from airstreams.data.video import check
-from airstreams.errors import InputError, in_a_line
+from airstreams.errors import InputError, one_line
 from airstreams.evaluation.scoring import score_views
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
@@ -56,7 +56,7 @@ class Recogniser:
         try:
             torch.empty(0, device=device)
         except (AssertionError, RuntimeError) as error:  # the first where torch was built without CUDA
-            reason = in_a_line(error)[:100]
+            reason = one_line(error)[:100]
             raise InputError(
                 f"device: got {device}, expected cpu, cuda or cuda:N of a card that torch sees; leave it out to take "
                 f"what there is ({reason})"

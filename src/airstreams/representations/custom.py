@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from airstreams.config import ClipConfig
-from airstreams.errors import InputError, named
+from airstreams.errors import InputError, describe
 from airstreams.representations import Representation
 
 
@@ -27,7 +27,7 @@ def load_custom(stream: str, place: str) -> nn.Module:
         module = importlib.import_module(module_name)
     except Exception as error:
         raise InputError(
-            f"{key} cannot be imported ({named(error)}); expected a module that Python finds; put its folder on "
+            f"{key} cannot be imported ({describe(error)}); expected a module that Python finds; put its folder on "
             "PYTHONPATH or pip install it"
         ) from error
     found = getattr(module, class_name, None)
@@ -40,7 +40,7 @@ def load_custom(stream: str, place: str) -> nn.Module:
         representation = found()
     except Exception as error:
         raise InputError(
-            f"{key} cannot be made ({named(error)}); expected {class_name}() to do, on torch's "
+            f"{key} cannot be made ({describe(error)}); expected {class_name}() to do, on torch's "
             "meta device as well, where tensors hold no values"
         ) from error
     channels = getattr(representation, "channels", None)
@@ -66,7 +66,7 @@ def _watched(key: str, representation: nn.Module, clip_B3THW: Tensor) -> Represe
     except Exception as error:
         on_meta = "expected it to do on torch's meta device as well, where tensors hold no values"
         mend = on_meta if clip_B3THW.is_meta else "mend it"
-        raise InputError(f"{key}: forward failed ({named(error)}); {mend}; --debug shows where") from error
+        raise InputError(f"{key}: forward failed ({describe(error)}); {mend}; --debug shows where") from error
     if _version(clip_B3THW) != before:
         raise InputError(
             f"{key}: forward changed the clip in place, which other streams see too; expected it as it was; write "

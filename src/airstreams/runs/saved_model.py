@@ -25,7 +25,7 @@ from torch import Tensor
 
 import airstreams
 from airstreams.config import Config, ModelConfig
-from airstreams.errors import InputError, in_a_line
+from airstreams.errors import InputError, one_line
 from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import from_dict
@@ -106,7 +106,7 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = in_a_line(error)[:200]
+        reason = one_line(error)[:200]
         mend = mend_of_differing(model, weights, description.config.model)
         raise InputError(f"{path}: not a model of this config ({reason}); {mend}") from error
     return SavedModel(**vars(description), model=model.eval().to(device))
@@ -169,7 +169,7 @@ def _sums(path: Path) -> dict[str, str]:
         # An earlier version had them there one by one.
         sums: dict[str, str] = json.loads(header["sums"]) if "sums" in header else header
     except (SafetensorError, ValueError) as error:
-        reason = in_a_line(error)[:200]
+        reason = one_line(error)[:200]
         raise InputError(f"{path}: damaged ({reason}); copy the run again") from error
     if sums.keys() != {"sha256", "description"}:
         raise InputError(f"{path}: damaged (no checksums in its header); copy the run again")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from airstreams.data.label_maps import COCO_CLASSES
-from airstreams.errors import InputError, in_a_line
+from airstreams.errors import InputError, one_line
 from airstreams.machine import in_bfloat16
 from airstreams.teachers.drawing import SCORE_THRESHOLD, label_map
 
@@ -74,7 +74,7 @@ def load(device: torch.device, score_threshold: float = SCORE_THRESHOLD, unsure_
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
         raise InputError(
-            f"the weights of maskrcnn cannot be loaded ({in_a_line(error)}); expected them in {file}; "
+            f"the weights of maskrcnn cannot be loaded ({one_line(error)}); expected them in {file}; "
             f"download {weights.url} to that place"
         ) from error
     return MaskRCNN(model, weights.meta["categories"], device, score_threshold, unsure_from)
@@ -86,7 +86,7 @@ def _torchvision_detection() -> Any:
     except (ImportError, RuntimeError, OSError) as error:  # a build for another torch fails in any of these ways
         raise InputError(
             f"the teacher maskrcnn needs a torchvision that fits torch {torch.__version__} "
-            f"({in_a_line(error)}); pip install torchvision torch=={torch.__version__}, from the index "
+            f"({one_line(error)}); pip install torchvision torch=={torch.__version__}, from the index "
             "that torch came from"
         ) from error
     return detection

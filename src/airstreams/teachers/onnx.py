@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from airstreams.data.label_maps import NO_LABEL
-from airstreams.errors import InputError, in_a_line
+from airstreams.errors import InputError, one_line
 from airstreams.teachers.drawing import pixel_map
 
 _EXPECTED = "one input (N, 3, H, W) uint8 or float, one output: ids (N, H, W) integer or logits (N, S, h, w) float"
@@ -106,7 +106,7 @@ def load(
         session = onnxruntime.InferenceSession(file, settings, providers=_providers(onnxruntime, device))
     except Exception as error:  # each way to be broken has an exception class of its own, without a common base
         raise InputError(
-            f"teacher file {file} cannot be read by onnxruntime ({in_a_line(error)}); expected an ONNX "
+            f"teacher file {file} cannot be read by onnxruntime ({one_line(error)}); expected an ONNX "
             "file; export it again"
         ) from error
     try:

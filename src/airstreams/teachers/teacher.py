@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from airstreams.data.label_maps import NO_LABEL
-from airstreams.errors import InputError, named
+from airstreams.errors import InputError, describe
 from airstreams.teachers import hugging_face, maskrcnn, onnx
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD
 
@@ -108,7 +108,7 @@ class _Checked:
         try:
             labels_THW = self._teacher(frames_THW3)
         except Exception as error:
-            raise RuntimeError(f"teacher {self.name} failed: {named(error)}") from error
+            raise RuntimeError(f"teacher {self.name} failed: {describe(error)}") from error
         expected = frames_THW3.shape[:3]
         if not isinstance(labels_THW, np.ndarray):
             raise RuntimeError(f"teacher {self.name} returned a {type(labels_THW).__name__}; expected a numpy array")
@@ -152,7 +152,9 @@ def _own(file: Path, factory: str, options: Mapping[str, Any]) -> Any:
     try:
         return make(**options)
     except Exception as error:
-        raise InputError(f"{call} failed: {named(error)}; expected it to return a teacher; mend the factory") from error
+        raise InputError(
+            f"{call} failed: {describe(error)}; expected it to return a teacher; mend the factory"
+        ) from error
 
 
 def _factory(file: Path, name: str) -> Callable[..., Any]:
@@ -170,7 +172,7 @@ def _factory(file: Path, name: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(
-            f"teacher file {file} cannot be imported: {named(error)}; expected a Python file that can; mend it"
+            f"teacher file {file} cannot be imported: {describe(error)}; expected a Python file that can; mend it"
         ) from error
     found = getattr(module, name, None)
     if not callable(found):

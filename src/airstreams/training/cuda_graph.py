@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from airstreams.config import Config
-from airstreams.errors import InputError, in_a_line
+from airstreams.errors import InputError, one_line
 
 WARM_UP = 3  # passes of a kind before one is recorded: libraries choose their algorithms in them, and Triton compiles
 
@@ -109,7 +109,7 @@ class CapturedPass:
             if isinstance(cause, (InputError, torch.OutOfMemoryError)) or not isinstance(cause, Exception):
                 raise cause from None  # the last is Ctrl-C
             raise InputError(
-                f"training.cuda_graph: a step could not be recorded ({in_a_line(cause)[:200]}); give "
+                f"training.cuda_graph: a step could not be recorded ({one_line(cause)[:200]}); give "
                 "--training.cuda_graph false, or in a recipe `training: {cuda_graph: false}`"
             ) from error
         gradients = [(one, one.grad) for one in self._parameters if one.grad is not None]

@@ -31,7 +31,7 @@ from airstreams.data.listing import Source, Video, labels_digest, overlapping
 from airstreams.data.loader_processes import ends_its_loaders, loader_options
 from airstreams.data.transforms import augment
 from airstreams.distributed import any_process, broadcast_buffers, gather, is_main_process
-from airstreams.errors import InputError, Stopped, VideoError, in_a_line
+from airstreams.errors import InputError, Stopped, VideoError, one_line
 from airstreams.evaluation.scoring import metrics_of, score_videos
 from airstreams.files import require_writable
 from airstreams.machine import hardware
@@ -142,7 +142,7 @@ def train(
                 raise
             except (RuntimeError, ValueError) as error:
                 mend = saved_models.mend_of_differing(model, state.learner["model"], config.model)
-                raise InputError(f"{run}: its state does not fit ({in_a_line(error)[:200]}); {mend}") from error
+                raise InputError(f"{run}: its state does not fit ({one_line(error)[:200]}); {mend}") from error
         else:
             state = TrainingState(0, 0, 0, None, fingerprint, learner.state())
             if is_main_process():

@@ -1,0 +1,22 @@
+"""How errors read, and that they survive the way between two processes."""
+
+import pickle
+
+from airstreams.errors import VideoError, one_line
+
+
+def test_a_video_error_names_its_file_and_keeps_its_reason():
+    error = VideoError("empty file", "videos/a.mp4")
+    assert (str(error), error.reason, error.path) == ("videos/a.mp4: empty file", "empty file", "videos/a.mp4")
+    alone = VideoError("empty file")
+    assert (str(alone), alone.reason, alone.path) == ("empty file", "empty file", None)
+
+
+def test_a_video_error_survives_pickling():
+    for error in (VideoError("empty file"), VideoError("empty file", "a.mp4")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (str(copy), copy.reason, copy.path) == (str(error), error.reason, error.path)
+
+
+def test_text_of_other_programs_stays_on_one_line():
+    assert one_line("two\nlines \x1b[31mred") == "two lines \\x1b[31mred"
