@@ -464,7 +464,7 @@ def reproduce(call: Namespace) -> int:
             raise InputError(f"{call.table}: --{name} is of no use to it; leave it out")
     picture = call.out / f"{call.table}.png"
     if of_a_study:
-        from airstreams.experiments.paper_figures import draw_study
+        from airstreams.viewing.paper_figures import draw_study
 
         if call.dry_run:
             read_results(call.study)  # complains where there are none
@@ -483,7 +483,7 @@ def reproduce(call: Namespace) -> int:
         say(stderr, remark)
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init)
     if isinstance(wanted, Figure):
-        from airstreams.experiments import paper_figures
+        from airstreams.viewing import paper_figures
 
         paper_figures.require_fitting(call.table, jobs)
     if call.dry_run:
@@ -495,12 +495,12 @@ def reproduce(call: Namespace) -> int:
         said = paper_figures.draw(call.table, jobs, picture, stderr)
         return _say_figure(call, picture, [job.folder.name for job in jobs], said)
 
-    from airstreams.experiments.report import report, write
+    from airstreams.experiments.table_results import report, write
 
     result, markdown = report(call.table, wanted, jobs, call.command)
     write(call.out, call.table, result, markdown)
     if wanted.costs:
-        from airstreams.experiments.paper_figures import draw_peers
+        from airstreams.viewing.paper_figures import draw_peers
 
         draw_peers(result, wanted, picture)
         result["picture"] = str(picture)

@@ -29,8 +29,8 @@ from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.metrics import action_metrics
-from airstreams.experiments.report import RunOutcomes, report
 from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, plan, run_jobs
+from airstreams.experiments.table_results import RunOutcomes, report
 from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
 from airstreams.recipe import load_config, save_config
 from airstreams.runs import saved_model as saved_models
@@ -713,7 +713,7 @@ def test_help_lists_what_there_is(capsys):
 def test_it_needs_no_optuna(tmp_path):
     (tmp_path / "optuna.py").write_text("raise ImportError('not here')")
     paths = os.pathsep.join([str(tmp_path), str(Path(airstreams.__file__).parents[1])])
-    imports = "import airstreams.cli, airstreams.experiments.paper_figures, airstreams.experiments.report"
+    imports = "import airstreams.cli, airstreams.viewing.paper_figures, airstreams.experiments.table_results"
     for code, status in ((imports, 0), ("import airstreams.experiments.evolve", 1)):
         done = subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, capture_output=True
