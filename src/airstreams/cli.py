@@ -31,7 +31,7 @@ from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
 from airstreams.files import exclusive_lock, require_writable
 from airstreams.machine import heed_cpu_quota
-from airstreams.percent import percent, with_interval
+from airstreams.percent import percent
 from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume
 
 if TYPE_CHECKING:
@@ -335,6 +335,7 @@ def evaluate(call: Namespace) -> int:
     from airstreams.runs.saved_model import read_description
     from airstreams.viewing.pictures import confusion_plot
     from airstreams.viewing.representations import streams_picture
+    from airstreams.viewing.tables import for_console, heads_table, segmentation_table
 
     source = _labelled_source(call, read_description(call.run).config, to_learn_from=False)
     result = evaluate_run(call.run, source, call.split, stderr)
@@ -347,23 +348,14 @@ def evaluate(call: Namespace) -> int:
     if call.json:
         _print_json(figures)
         return DONE
-    table = Table("head", *NAMES.values())
-    for name, row in figures["streams"].items():
-        table.add_row(name, *(with_interval(row[key], row["intervals"][key]) for key in NAMES))
-    stdout.print(table)
+    stdout.print(for_console(heads_table(figures["streams"])))
     if len(figures["per_class"]) > 5:
         key = "average_precision" if result.confusion is None else "accuracy"
         weakest = sorted(figures["per_class"].items(), key=lambda item: item[1][key])[:5]
         said = (f"{name} {percent(row[key])} ({row['videos']})" for name, row in weakest)
         say(stdout, f"Weakest classes (their videos): {', '.join(said)}")
     if figures["segmentation"]:
-        segmentation = figures["segmentation"]
-        table = Table("segmentation", "this model", "ceiling of its grid", "teacher")
-        for key in ("pixel_accuracy", "miou", "person_iou"):
-            if key in segmentation:
-                values = (segmentation[key], segmentation["ceiling"][key], segmentation.get(f"teacher_{key}"))
-                table.add_row(key, *(percent(value) for value in values))
-        stdout.print(table)
+        stdout.print(for_console(segmentation_table(figures["segmentation"])))
     stdout.print(
         f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder.path}. "
         f"They are of {figures['classes']} classes; in brackets, "
@@ -552,6 +544,7 @@ def info(call: Namespace) -> int:
     from airstreams.models import cost
     from airstreams.runs.folder import RunFolder
     from airstreams.runs.saved_model import read_description
+    from airstreams.viewing.tables import cost_table, for_console
 
     classes, segment_classes = 51, len(COCO_CLASSES)  # HMDB-51, the paper's ablations; a recipe does not say
     recipe = (RECIPES / f"{call.what}.yaml").is_file()  # by whose name there may be a folder, as after `make demo`
@@ -584,23 +577,8 @@ def info(call: Namespace) -> int:
             }
         )
         return DONE
-    table = Table("part", "parameters, M", "inference, G multiply-adds", "training, G multiply-adds")
-    for name in counted.parameters:
-        table.add_row(
-            name,
-            f"{counted.parameters[name] / 1e6:.2f}",
-            f"{counted.inference[name] / 1e9:.3f}",
-            f"{counted.training[name] / 1e9:.3f}",
-        )
-    table.add_section()
-    total = sum(counted.parameters.values()) / 1e6
-    table.add_row("a clip", f"{total:.2f}", f"{inference / 1e9:.3f}", f"{training / 1e9:.3f}")
     frames = config.clip.frames
-    table.add_row("a frame", "", f"{inference / frames / 1e9:.3f}", f"{training / frames / 1e9:.3f}")
-    table.add_row("a clip, operations", "", f"{2 * inference / 1e9:.3f}", f"{2 * training / 1e9:.3f}")
-    a_frame = 2e-9 / frames
-    table.add_row("a frame, operations", "", f"{inference * a_frame:.3f}", f"{training * a_frame:.3f}")
-    stdout.print(table)
+    stdout.print(for_console(cost_table(counted, frames), totals=4))
     stdout.print(
         f"A clip is {frames} frames of {config.clip.size} px; {classes} action and {segment_classes} segmentation "
         "classes. Training: a step's forward pass. Operations are twice the multiply-adds."

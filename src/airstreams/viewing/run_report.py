@@ -27,6 +27,7 @@ from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import entries
 from airstreams.runs.saved_model import Description, read_description
 from airstreams.viewing.pictures import confusion_plot, save_picture
+from airstreams.viewing.tables import cost_table, heads_table, segmentation_table
 
 REPORT = "report.html"
 MISTAKES = 15  # that are shown
@@ -53,7 +54,10 @@ def write_report(run: Path) -> Path:
         about=_about(run, described, epochs),
         evaluations=[_evaluation(folder, described) for folder in folders],
         curves=_curves(epochs),
-        cost=_cost(described),
+        cost=cost_table(
+            cost.count(described.config, len(described.classes), len(described.segment_classes)),
+            described.config.clip.frames,
+        ),
         left_out=RunFolder(run).read_left_out() if RunFolder(run).left_out.is_file() else {},
         recipe=to_yaml(described.config),
     )
@@ -108,14 +112,8 @@ def _evaluation(folder: Path, described: Description) -> dict[str, Any]:
                 f"In brackets 95 % intervals over {figures['groups']} groups of videos."
             ),
             "remarks": remarks,
-            "heads": [
-                ("head", *NAMES.values()),
-                *(
-                    (head, *(with_interval(row[key], row["intervals"][key]) for key in NAMES))
-                    for head, row in figures["streams"].items()
-                ),
-            ],
-            "segmentation": _segmentation(figures["segmentation"]),
+            "heads": heads_table(figures["streams"]),
+            "segmentation": segmentation_table(figures["segmentation"]) if figures["segmentation"] else [],
             "classes": [
                 ("class", NAMES["map"] if described.multi_label else "accuracy", "videos"),
                 *((name, percent(row[per_class]), row["videos"]) for name, row in weakest),
@@ -126,16 +124,6 @@ def _evaluation(folder: Path, described: Description) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
         raise InputError(f"{folder}: {DAMAGED.format(repr(error))}") from error
-
-
-def _segmentation(figures: dict[str, Any] | None) -> list[tuple[str, ...]]:
-    if figures is None:
-        return []
-    rows = [key for key in ("pixel_accuracy", "miou", "person_iou") if key in figures]
-    return [
-        ("", "this model", "ceiling of its grid", "teacher"),
-        *((key, *map(percent, (figures[key], figures["ceiling"][key], figures.get(f"teacher_{key}")))) for key in rows),
-    ]
 
 
 def _mistakes(path: Path) -> list[tuple[str, str, str, str]]:
@@ -192,20 +180,6 @@ def _curves(epochs: Sequence[dict[str, Any]]) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         save_picture(figure, Path(folder) / "curves.png")
         return _picture(Path(folder) / "curves.png")
-
-
-def _cost(described: Description) -> list[tuple[str, ...]]:
-    counted = cost.count(described.config, len(described.classes), len(described.segment_classes))
-    columns = (counted.parameters, counted.inference, counted.training)
-    rows = {name: [column[name] for column in columns] for name in counted.parameters}
-    rows["all"] = [sum(column.values()) for column in columns]
-    return [
-        ("part", "parameters, M", "inference, G multiply-adds", "training, G multiply-adds"),
-        *(
-            (name, f"{parameters / 1e6:.2f}", f"{inference / 1e9:.3f}", f"{training / 1e9:.3f}")
-            for name, (parameters, inference, training) in rows.items()
-        ),
-    ]
 
 
 def _picture(path: Path) -> str | None:

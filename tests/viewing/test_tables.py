@@ -1,0 +1,32 @@
+"""The tables that the console and the HTML report share."""
+
+import io
+
+from rich.console import Console
+
+from airstreams.models.cost import Cost
+from airstreams.viewing.tables import cost_table, for_console, segmentation_table
+
+
+def test_costs_are_summed_for_a_clip_and_for_a_frame():
+    parts = {"rgb.early": 1_000_000_000, "rgb.late": 3_000_000_000}
+    rows = {row[0]: row[1:] for row in cost_table(Cost(parts, parts, parts, scoring=1), frames=8)}
+    assert rows["rgb.early"] == ("1000.00", "1.000", "1.000")
+    assert rows["a clip"] == ("4000.00", "4.000", "4.000")
+    assert rows["a frame"] == ("", "0.500", "0.500")
+    assert rows["a clip, operations"] == ("", "8.000", "8.000")
+    assert rows["a frame, operations"] == ("", "1.000", "1.000")
+
+
+def test_segmentation_metrics_stand_beside_the_teachers_where_there_are_some():
+    segmentation = {"pixel_accuracy": 0.9, "miou": None, "ceiling": {"pixel_accuracy": 0.95, "miou": 0.8}}
+    assert segmentation_table(segmentation)[1:] == [
+        ("pixel_accuracy", "90.0%", "95.0%", "-"),
+        ("miou", "-", "80.0%", "-"),
+    ]
+
+
+def test_the_console_shows_every_cell():
+    file = io.StringIO()
+    Console(file=file, width=80).print(for_console([("a", "b"), ("1", "2"), ("3", "4")], totals=1))
+    assert all(cell in file.getvalue() for cell in "ab1234")
