@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from airstreams.inference.recogniser import Recogniser
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(run: Path | str, device: str | None = None) -> "Recogniser":
