@@ -26,7 +26,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from rich.console import Console
 from torch.overrides import TorchFunctionMode
 
 from airstreams.config import Config
@@ -114,7 +113,7 @@ def make_learner(config: Config, accelerator: Accelerator) -> Learner:
     torch.manual_seed(0)
     model = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
     sampler = StepSampler([""] * config.training.batch_size, config)
-    learner = learner_of(model, freeze(model, config), config, sampler, accelerator, Console(stderr=True))
+    learner = learner_of(model, freeze(model, config), config, sampler, accelerator)
     learner.begin_training()
     return learner
 

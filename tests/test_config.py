@@ -21,6 +21,7 @@ from airstreams.recipe import (
     moved,
     recipe_path,
     save_config,
+    with_current_options,
 )
 from airstreams.towers import BACKBONES, Block, Layer
 
@@ -100,14 +101,17 @@ def test_keys_left_out_keep_their_defaults():
         ({"model": {"streams": []}}, "model.streams"),
         ({"model": {"streams": ["rgb", "rgb"]}}, "model.streams"),
         ({"model": {"streams": ["rgb", "depth"]}}, "model.streams"),
-        ({"model": {"tower": []}}, "model.tower"),
-        ({"model": {"backbone": "tvn5"}}, "model.backbone"),
-        ({"model": {"backbone": "tvn1", "tower": [{"channels": 8, "layers": [{"kind": "conv2d"}]}] * 4}}, "backbone"),
+        ({"model": {"tower": [{"channels": 8, "layers": [{"kind": "conv2d"}]}]}}, "model.tower"),
+        ({"model": {"backbone": "resnet"}}, "model.backbone"),
+        (
+            {"model": {"backbone": "r2plus1d18", "tower": [{"channels": 8, "layers": [{"kind": "conv2d"}]}] * 4}},
+            "model.backbone",
+        ),
         ({"model": {"merge_levels": []}}, "model.merge_levels"),
         ({"model": {"merge_levels": [3, 3]}}, "model.merge_levels"),
         ({"model": {"merge_levels": [0]}}, "model.merge_levels"),
         ({"model": {"merge_levels": [7]}}, "model.merge_levels"),
-        ({"model": {"backbone": "tvn4", "merge_levels": [2, 4]}}, "1 to 3"),
+        ({"model": {"backbone": "r2plus1d18", "merge_levels": [2, 6]}}, "1 to 5"),
         ({"model": {"width": 0}}, "model.width"),
         ({"model": {"flow": {"iterations": 0}}}, "model.flow.iterations"),
         ({"model": {"stop_gradient": ["rgb"]}}, "model.stop_gradient"),
@@ -141,9 +145,7 @@ def test_a_mistake_is_one_line_that_names_its_key(values, key):
         ({"channels": 8, "layers": [{"kind": "pool1d", "stride": 0}]}, "stride"),
         ({"channels": 8, "layers": [{"kind": "pool2d"}]}, "at least one convolution"),
         ({"channels": 0, "layers": [{"kind": "conv2d"}]}, "channels"),
-        ({"channels": 8, "layers": [{"kind": "depthwise_conv2d"}]}, "not depthwise"),
         ({"channels": 8, "layers": [{"kind": "conv2d", "channels": 16}]}, "last convolution"),
-        ({"channels": 8, "layers": [{"kind": "conv2d"}, {"kind": "conv1d", "every": 2}]}, "last convolution"),
         ({"channels": 8, "layers": [{"kind": "conv2d"}, {"kind": "squeeze_excite", "ratio": 0}]}, "ratio"),
         ({"channels": 8, "layers": [{"kind": "conv2d"}], "skip": "projektion"}, "skip"),
         (
@@ -160,17 +162,102 @@ def test_a_mistake_in_a_towers_block_is_named(block, said):
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_a_backbone_stands_in_the_config_block_by_block_and_another_may_take_its_place(tmp_path, name):
+def test_a_backbone_is_saved_by_its_name_and_another_may_take_its_place(tmp_path, name):
     config = from_dict({"model": {"backbone": name}})
-    assert config.model.tower == BACKBONES[name]()
+    assert config.model.blocks == BACKBONES[name]()
     save_config(config, tmp_path / "config.yaml")
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]["tower"] == asdict(config)["model"]["tower"]
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]
+    assert (saved["backbone"], saved["tower"]) == (name, [])
     assert load_config(tmp_path / "config.yaml") == config
     other = parse(
-        "--config", str(tmp_path / "config.yaml"), "--model.backbone", "tvn2", "--model.merge_levels", "[7,2]"
+        "--config", str(tmp_path / "config.yaml"), "--model.backbone", "r2plus1d18", "--model.merge_levels", "[5,2]"
     )
-    assert other.model == ModelConfig(backbone="tvn2", merge_levels=[7, 2])
-    assert len(other.model.tower) == 7
+    assert other.model == ModelConfig(backbone="r2plus1d18", merge_levels=[5, 2])
+    assert len(other.model.blocks) == 5
+
+
+def test_without_a_backbone_and_a_tower_the_towers_are_the_packages_own():
+    assert ModelConfig().blocks == BACKBONES["airstreams"]()
+
+
+@pytest.mark.parametrize(("backbone", "name"), [(None, "airstreams"), (None, "r2plus1d18"), ("r2plus1d18",) * 2])
+def test_packaged_towers_that_version_0_1_wrote_block_by_block_are_read_as_their_backbone(backbone, name):
+    blocks = [asdict(block) for block in BACKBONES[name]()]
+    for block in blocks:
+        block["layers"] = [layer | {"every": None} for layer in block["layers"]]
+    model = from_dict({"model": {"backbone": backbone, "tower": blocks}}).model
+    assert model == ModelConfig(backbone=None if name == "airstreams" else name)
+
+
+def test_a_tower_of_ones_own_takes_nothing_from_the_packaged_ones():
+    model = from_dict({"model": {"tower": [{"channels": 24, "layers": [{"kind": "conv2d"}]}] * 6}}).model
+    assert model.tower == [Block(24, [Layer("conv2d")])] * 6
+
+
+OLD_LAYERS = [{"kind": "pool2d", "every": None}, {"kind": "conv2d", "kernel": 5, "stride": 2, "every": None}]
+
+
+@pytest.mark.filterwarnings("error")
+def test_keys_of_version_0_1_that_had_no_effect_are_dropped_in_silence():
+    config = from_dict(
+        {
+            "training": {"compile": False, "ema": 0.0, "epochs": 3},
+            "model": {"tower": [{"channels": 24, "layers": OLD_LAYERS}] * 6},
+            "loss_weights": {"further": {}},
+        }
+    )
+    block = Block(24, [Layer("pool2d"), Layer("conv2d", 5, 2)])
+    assert config == Config(model=ModelConfig(tower=[block] * 6), training=TrainingConfig(epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"training": {"compile": True}}, "training.compile"),
+        ({"training": {"ema": 0.9}}, "training.ema"),
+        ({"training.ema": 0.9}, "training.ema"),
+    ],
+)
+def test_removed_keys_that_had_an_effect_are_named_in_a_warning(values, key):
+    with pytest.warns(DeprecationWarning, match=key):
+        assert from_dict(values) == Config()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"loss_weights": {"further": {"rgb2": 0.5}}}, {"loss_weights.further": {"rgb2": 0.5}}],
+    ids=["section", "dotted"],
+)
+def test_renamed_keys_keep_their_effect_and_are_named_in_a_warning(values):
+    with pytest.warns(DeprecationWarning, match=r"loss_weights\.further.*loss_weights\.custom"):
+        assert from_dict(values).loss_weights == LossWeights(custom={"rgb2": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        ({"backbone": "tvn1"}, "tvn1"),
+        (
+            {"tower": [{"channels": 8, "layers": [{"kind": "depthwise_conv2d"}, {"kind": "conv2d"}]}]},
+            "depthwise_conv2d",
+        ),
+        ({"tower": [{"channels": 8, "layers": [{"kind": "average_pool2d"}, {"kind": "conv2d"}]}]}, "average_pool2d"),
+        ({"tower": [{"channels": 8, "layers": [{"kind": "conv1d", "every": 2}, {"kind": "conv2d"}]}]}, "every"),
+        ({"tower": [{"channels": 8, "layers": [{"kind": "conv2d"}], "skip": "projection"}]}, "projection"),
+    ],
+)
+def test_towers_that_only_version_0_1_can_build_are_refused(model, key):
+    message = complaint({"model": model})
+    assert key in message
+    assert "0.1" in message
+
+
+def test_options_of_version_0_1_are_read_under_todays_names():
+    words = ["train", "videos", "--training.epochs", "3", "--data.flip=false"]
+    old = ["--loss_weights.further.rgb2", "0.5", "--training.ema=0.9", "--training.compile", "false"]
+    with pytest.warns(DeprecationWarning, match=r"training\.ema") as warned:
+        assert with_current_options([*words, *old]) == [*words, "--loss_weights.custom.rgb2=0.5"]
+    assert [str(warning.message).split()[0] for warning in warned] == ["loss_weights.further", "training.ema"]
 
 
 def test_a_config_of_before_there_were_backbones_keeps_its_tower():

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 import airstreams
 from airstreams.experiments.tables import FIGURES, TABLES
-from airstreams.recipe import about_types, add_config_arguments, load_config, recipe_path
+from airstreams.recipe import about_types, add_config_arguments, load_recipe, recipe_path
 
 DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
 
@@ -124,9 +125,11 @@ def make_parser(words: Sequence[str]) -> ArgumentParser:
 
 
 def with_recipe_paths(argv: list[str]) -> list[str]:
-    """`--config NAME` becomes the path of the recipe, once that has been found good by itself. It goes before all keys,
-    or the parser would let it override those.
+    """`--config NAME` becomes the text of the recipe, under today's keys, once that has been found good by itself. It
+    goes before all keys, or the parser would let it override those.
     """
+    if argv[:1] == ["reproduce"]:  # which takes a recipe and no keys
+        return argv
     recipes, rest = [], []
     words = iter(argv)
     for word in words:
@@ -139,9 +142,8 @@ def with_recipe_paths(argv: list[str]) -> list[str]:
 
 
 def _good_recipe(name: str) -> str:
-    path = recipe_path(name)
-    load_config(path)
-    return str(path)
+    values, _ = load_recipe(recipe_path(name))
+    return yaml.safe_dump(values)
 
 
 def config_keys(argv: Sequence[str]) -> list[str]:

@@ -25,14 +25,14 @@ from rich.table import Table
 import airstreams
 from airstreams.arguments import config_keys, in_our_words, make_parser, with_recipe_paths
 from airstreams.config import Config, LossWeights
-from airstreams.console import say, stderr, stdout
+from airstreams.console import say, stderr, stdout, warn
 from airstreams.errors import InputError, VideoError, message_of, one_line
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import Figure, reproducible
 from airstreams.files import exclusive_lock, require_writable
 from airstreams.machine import heed_cpu_quota
 from airstreams.percent import percent
-from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume
+from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to_resume, with_current_options
 
 if TYPE_CHECKING:
     from airstreams.data.listing import Source
@@ -61,6 +61,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
     warnings.filterwarnings("default" if debug else "ignore")
+    warnings.filterwarnings("default", category=DeprecationWarning, module=r"airstreams\.recipe")  # of old keys
+    warnings.showwarning = lambda message, *_, **__: warn(stderr, str(message))
+    command = shlex.join(["airstreams", *argv])
+    argv = with_current_options(argv)
     keys = config_keys(argv)
     try:
         parser = make_parser(argv)
@@ -72,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         if processes != "1" and parsed.verb not in SHARED_OUT:
             instead = " with --workers N" if "workers" in call else ""
             raise InputError(f"torchrun: {parsed.verb} is not shared out by it; call airstreams itself{instead}")
-        call.command, call.config_keys = shlex.join(["airstreams", *argv]), keys
+        call.command, call.config_keys = command, keys
         return VERBS[parsed.verb](call)
     except InputError as error:
         return _complain(str(error), WRONG_INPUT, debug)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from airstreams.errors import require
-from airstreams.towers import BACKBONES, BackboneName, Block, default_tower
+from airstreams.towers import BACKBONES, BackboneName, Block
 
 STREAMS = ("rgb", "flow", "semantic")
 
@@ -120,9 +120,9 @@ class ModelConfig:
     representations: dict[str, str] = field(default_factory=dict)
     """custom streams: name to MODULE:CLASS"""
     backbone: BackboneName | None = None
-    """a packaged tower, which takes the place of `tower`; null: what stands there"""
-    tower: list[Block] = field(default_factory=default_tower)
-    """the blocks of every stream's tower (Figure 7)"""
+    """the tower of every stream by name; null: `airstreams`, or `tower`"""
+    tower: list[Block] = field(default_factory=list)
+    """blocks of your own in place of a backbone (Figure 7); empty: the backbone's"""
     merge_levels: list[int] = field(default_factory=lambda: [3])
     """numbers of blocks after which the streams' features are averaged (section 3.1); the first gives
     the answer, and the number of all blocks is late fusion"""
@@ -156,12 +156,9 @@ class ModelConfig:
         uncut = ", ".join(stream for stream in self.stop_gradient if stream not in ("flow", "semantic"))
         expected = "flow, semantic; training.freeze keeps any stream's representation from learning"
         require(not uncut, "model.stop_gradient", uncut, expected)
-        if self.backbone is not None:
-            packaged = {name: blocks() for name, blocks in BACKBONES.items()}
-            own = self.tower not in packaged.values()
-            require(not own, "model.backbone", self.backbone, "null beside a model.tower of your own; leave out one")
-            self.tower = packaged[self.backbone]
-        blocks = len(self.tower)
+        alone = self.backbone is None or not self.tower
+        require(alone, "model.backbone", self.backbone, "null beside a model.tower of your own; leave out one")
+        blocks = len(self.blocks)
         require(blocks >= 2, "model.tower", f"{blocks} blocks", "at least two")
         levels = self.merge_levels
         good = bool(levels) and len(set(levels)) == len(levels) and all(1 <= level <= blocks for level in levels)
@@ -170,6 +167,11 @@ class ModelConfig:
         require(self.segmenter_width > 0, "model.segmenter_width", self.segmenter_width, "over 0")
         require(self.semantic_channels >= 1, "model.semantic_channels", self.semantic_channels, "at least 1")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks of every stream's tower."""
+        return self.tower or BACKBONES[self.backbone or "airstreams"]()
 
     @property
     def merges(self) -> dict[str, int]:
@@ -245,18 +247,14 @@ class TrainingConfig:
     """gradients are scaled down to this norm, taken over all of them; 0: no clipping"""
     label_smoothing: float = 0.1
     """of the softmax cross-entropy (section 3.2: none)"""
-    ema: float = 0.0
-    """decay per step of an exponential moving average of the weights, which then is the model; 0: no average"""
     freeze: list[str] = field(default_factory=list)
     """parts that stay as they are, as `airstreams info` names them"""
     sync_batch_norm: bool = False
     """normalise over the clips of all processes, not of each alone"""
     deterministic: bool = False
     """on CUDA: slower, and the same numbers every time (a CPU's always are); not for a learnt flow of several warps"""
-    compile: bool = False
-    """torch.compile: minutes at the start; slower steps on the CPUs we tried, and on an H100 than by cuda_graph"""
     cuda_graph: bool = True
-    """on CUDA: start a step's kernels as one; not with accumulate, compile, custom streams or several processes"""
+    """on CUDA: start a step's kernels as one; not with accumulate, custom streams or several processes"""
     validate_every: int = 1
     """epochs from one validation to the next; the last epoch is validated in any case"""
     save_every: int = 500
@@ -277,7 +275,6 @@ class TrainingConfig:
         require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
         require(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "at least 0 (0: no clipping)")
         require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "0 to below 1")
-        require(0 <= self.ema < 1, "training.ema", self.ema, "0 to below 1")
         require(self.validate_every >= 1, "training.validate_every", self.validate_every, "at least 1")
         require(self.save_every >= 1, "training.save_every", self.save_every, "at least 1")
         require(self.keep >= 1, "training.keep", self.keep, "at least 1")

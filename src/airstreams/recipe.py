@@ -17,11 +17,18 @@ from jsonargparse import ArgumentParser, Namespace
 from airstreams.config import Config
 from airstreams.errors import InputError, one_line
 from airstreams.files import replacing
+from airstreams.towers import BACKBONES
 
 RECIPES = Path(__file__).parent / "recipes"
 
 OF_THE_MACHINE = frozenset({"data.workers", "data.cache", "data.cache_gb", "training.device", "training.cuda_graph"})
 """Keys that say where data lie and on what a run runs and how, and change no model."""
+
+OLD_KEYS = {"loss_weights.further": "loss_weights.custom", "training.compile": None, "training.ema": None}
+"""Keys of version 0.1: each with its name today, or None where it was removed."""
+
+REMOVED_TOWERS = ("tvn1", "tvn2", "tvn3", "tvn4")
+REMOVED_LAYERS = ("depthwise_conv2d", "average_pool2d")
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -37,7 +44,7 @@ def config_from(parsed: Namespace) -> Config:
 
 def from_dict(values: dict[str, Any]) -> Config:
     """A `Config` from plain values, as `asdict` gives them. InputError: an unknown key or an impossible value."""
-    values = _with_current_names(values)
+    values = with_current_keys(values)
     _refuse_wrong_keys(values, Config)
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
@@ -48,15 +55,86 @@ def from_dict(values: dict[str, Any]) -> Config:
         raise InputError(about_types(complaint)) from error
 
 
-def _with_current_names(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a recipe or a run of version 0.1 under today's names. Warns of each old name that has a value."""
-    weights = values.get("loss_weights")
-    if not isinstance(weights, Mapping) or "further" not in weights:
-        return values
-    if weights["further"]:
-        warnings.warn("loss_weights.further is now called loss_weights.custom", DeprecationWarning, stacklevel=2)
-    renamed = {("custom" if name == "further" else name): value for name, value in weights.items()}
-    return values | {"loss_weights": renamed}
+def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a recipe or a run of version 0.1 under today's keys.
+
+    A DeprecationWarning names each old key that had an effect. InputError: a tower that only version 0.1 can build.
+    """
+    current = _renamed(values, "")
+    current = {
+        key: _renamed(value, f"{key}.") if isinstance(value, Mapping) else value for key, value in current.items()
+    }
+    model = current.get("model")
+    if isinstance(model, dict) and isinstance(model.get("tower"), list):
+        model["tower"] = [_current_block(block) for block in model["tower"]]
+        # Version 0.1 wrote a packaged tower block by block, beside its name or alone.
+        name = next((name for name, blocks in _packaged().items() if blocks == model["tower"]), None)
+        if name is not None:
+            model["tower"] = []
+            model["backbone"] = model.get("backbone") or (None if name == "airstreams" else name)
+    return current
+
+
+def with_current_options(argv: Sequence[str]) -> list[str]:
+    """The words of a command with `--KEY VALUE` and `--KEY=VALUE` of version 0.1 under today's keys."""
+    current = []
+    words = iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        key = option.removeprefix("--")
+        if key == option or _old_key(key) is None:
+            current.append(word)
+            continue
+        value = value if equals else next(words, "")
+        new = _current_key(key, None if value in ("0", "0.0", "false", "null", "{}") else value)
+        current += [f"--{new}={value}"] if new else []
+    return current
+
+
+def _renamed(values: Mapping[str, Any], section: str) -> dict[str, Any]:
+    keys = {key: _current_key(f"{section}{key}", value) for key, value in values.items()}
+    return {new.removeprefix(section): values[key] for key, new in keys.items() if new is not None}
+
+
+def _old_key(key: str) -> str | None:
+    """The entry of `OLD_KEYS` that a key is or lies below."""
+    return next((old for old in OLD_KEYS if key == old or key.startswith(f"{old}.")), None)
+
+
+def _current_key(key: str, value: object) -> str | None:
+    """Today's name of a key, or None where it was removed. Warns of an old key whose value had an effect."""
+    if key == "model.backbone" and value in REMOVED_TOWERS:
+        raise InputError(f"model.backbone: {value} was removed. Use version 0.1 of airstreams for it.")
+    old = _old_key(key)
+    if old is None:
+        return key
+    new = OLD_KEYS[old]
+    if value:
+        what = "was removed and has no effect. Delete the key." if new is None else f"is now {new}. Rename the key."
+        warnings.warn(f"{old} {what}", DeprecationWarning, stacklevel=1)
+    return None if new is None else new + key.removeprefix(old)
+
+
+def _packaged() -> dict[str, list[dict[str, Any]]]:
+    """The packaged towers as a complete config of version 0.1 gives them."""
+    return {name: [asdict(block) for block in blocks()] for name, blocks in BACKBONES.items()}
+
+
+def _current_block(block: Any) -> Any:
+    """A block of a tower without the options that only the Tiny Video Networks of version 0.1 used."""
+    if not isinstance(block, Mapping) or not isinstance(block.get("layers"), list):
+        return block
+    layers = [layer for layer in block["layers"] if isinstance(layer, Mapping)]
+    removed = [layer["kind"] for layer in layers if layer.get("kind") in REMOVED_LAYERS]
+    removed += ["every" for layer in layers if layer.get("every") is not None]
+    removed += ["skip: projection"] if block.get("skip") == "projection" else []
+    if removed:
+        raise InputError(f"model.tower: {removed[0]} was removed. Use version 0.1 of airstreams for this tower.")
+    return dict(block) | {"layers": [_without_every(layer) for layer in block["layers"]]}
+
+
+def _without_every(layer: Any) -> Any:
+    return {key: value for key, value in layer.items() if key != "every"} if isinstance(layer, Mapping) else layer
 
 
 def about_types(complaint: str) -> str:
@@ -157,6 +235,11 @@ def save_config(config: Config, path: Path) -> None:
 
 def load_config(path: Path) -> Config:
     """Read a YAML file of some or all keys. InputError: not YAML, an unknown key or an impossible value."""
+    return load_recipe(path)[1]
+
+
+def load_recipe(path: Path) -> tuple[dict[str, Any], Config]:
+    """The values that a YAML file sets, under today's keys, and their config. InputError: as `load_config`."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except (yaml.YAMLError, ValueError, AttributeError, KeyError, RecursionError) as error:  # as it reads 2026-02-30
@@ -164,7 +247,8 @@ def load_config(path: Path) -> Config:
     if not isinstance(values, dict):
         raise InputError(f"{path}: got {type(values).__name__}, expected keys such as `training:`")
     try:
-        return from_dict(values)
+        values = with_current_keys(values)
+        return values, from_dict(values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 

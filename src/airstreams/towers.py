@@ -14,10 +14,8 @@ LayerKind = Literal[
     "conv2d",
     "conv1d",
     "conv2d+1d",
-    "depthwise_conv2d",
     "pool2d",
     "pool1d",
-    "average_pool2d",
     "context_gating",
     "squeeze_excite",
 ]
@@ -35,26 +33,17 @@ class Layer:
     kernel: int = 3
     """px or frames"""
     stride: int = 1
-    """px or frames; only a block's first repetition strides"""
+    """px or frames; only a block's first repetition strides, and only it has the poolings"""
     channels: int | None = None
     """that a convolution gives, before `model.width`; null: the block's"""
     ratio: float = 0.25
     """of squeeze_excite's squeezed channels (Hu et al. 2018: 1/16 on far wider layers)"""
-    every: int | None = None
-    """it is in every so-manyth repetition; null: in each, and a pooling in the first alone"""
 
     def __post_init__(self) -> None:
         require(self.kernel >= 1, "kernel", self.kernel, "at least 1")
         require(self.stride >= 1, "stride", self.stride, "at least 1")
         require(self.channels is None or self.channels >= 1, "channels", self.channels, "at least 1, or null")
         require(0 < self.ratio <= 1, "ratio", self.ratio, "over 0 and at most 1")
-        require(self.every is None or self.every >= 1, "every", self.every, "at least 1, or null")
-
-    def is_in(self, repetition: int) -> bool:
-        """Whether a repetition of its block, counted from 0, has this layer."""
-        if self.every is None:
-            return repetition == 0 or "pool" not in self.kind
-        return repetition % self.every == 0
 
 
 @dataclass
@@ -67,20 +56,16 @@ class Block:
     """in order"""
     repeats: int = 1
     """how often all of them"""
-    skip: bool | Literal["projection"] = True
-    """over a change of size, true takes means, and a convolution if the channels change too; projection (Tiny Video
-    Networks) is always a 1x1 convolution that strides, and is left out where the frames become fewer"""
+    skip: bool = True
+    """over a change of size it takes means, and a 1x1 convolution if the channels change too"""
 
     def __post_init__(self) -> None:
         require(self.channels >= 1, "channels", self.channels, "at least 1")
         require(self.repeats >= 1, "repeats", self.repeats, "at least 1")
-        # A depthwise convolution keeps the channels that it is given.
-        convolutions = [layer for layer in self.layers if layer.kind in ("conv2d", "conv1d", "conv2d+1d")]
-        kinds = [layer.kind for layer in self.layers]
-        require(bool(convolutions), "layers", kinds, "at least one convolution in a block that is not depthwise")
+        convolutions = [layer for layer in self.layers if "conv" in layer.kind]
+        require(bool(convolutions), "layers", [layer.kind for layer in self.layers], "at least one convolution")
         last = convolutions[-1]
         require(last.channels is None, "channels", last.channels, "null in a block's last convolution")
-        require(last.is_in(1), "every", last.every, "null or 1 in a block's last convolution")
 
 
 def default_tower() -> list[Block]:
@@ -115,96 +100,6 @@ def r2plus1d18() -> list[Block]:
     return [stem, *stages]
 
 
-# The Tiny Video Networks that their authors found and published (Piergiovanni, Angelova and Ryoo 2019, arXiv
-# 1910.06961). The figures are those of google-research/tiny_video_nets, squeeze rounded to five digits.
+BackboneName = Literal["airstreams", "r2plus1d18"]
 
-
-def tvn1() -> list[Block]:
-    """TVN-1, searched for clips of 2 frames of 224 px, every fourth frame."""
-    return [
-        _tiny_block(64, ("std", 4, 2), ("maxpool", 2, 2), expand=4, repeats=2, gate=True),
-        _tiny_block(128, ("maxpool", 3, 2), ("1d", 1, 1), expand=4, repeats=1, squeeze=0.90676),
-        _tiny_block(128, ("depth", 5, 3), ("avgpool", 1, 1), expand=4, repeats=2, gate=True, skip=True),
-        _tiny_block(256, ("std", 3, 2), ("avgpool", 1, 1), expand=8, repeats=2, squeeze=0.72655, gate=True),
-    ]
-
-
-def tvn2() -> list[Block]:
-    """TVN-2, searched for clips of 2 frames of 256 px, every seventh frame."""
-    return [
-        _tiny_block(64, ("depth", 5, 3), ("1d", 2, 1), expand=4, repeats=3, squeeze=0.06667, gate=True, skip=True),
-        _tiny_block(128, ("std", 4, 2), ("maxpool", 2, 2), expand=4, repeats=5, squeeze=0.69345, gate=True, skip=True),
-        _tiny_block(1024, ("depth", 4, 1), ("1d", 1, 1), expand=1, repeats=6),
-        _tiny_block(256, ("avgpool", 3, 2), ("1d", 1, 1), expand=4, repeats=1, gate=True),
-        _tiny_block(512, ("avgpool", 4, 3), ("1d", 1, 1), expand=4, repeats=6, squeeze=0.94722),
-        _tiny_block(512, ("depth", 3, 3), ("maxpool", 1, 1), expand=4, repeats=4),
-        _tiny_block(348, ("maxpool", 2, 1), ("maxpool", 1, 1), expand=6, repeats=1, gate=True),
-    ]
-
-
-def tvn3() -> list[Block]:
-    """TVN-3, searched for clips of 8 frames of 160 px, every second frame."""
-    return [
-        _tiny_block(64, ("depth", 3, 2), ("1d", 5, 2), expand=3, repeats=2, squeeze=0.64573, gate=True),
-        _tiny_block(256, ("depth", 3, 2), ("1d", 1, 1), expand=5, repeats=4, squeeze=0.90614, skip=True),
-        _tiny_block(256, ("depth", 5, 4), ("maxpool", 3, 2), expand=2, repeats=4, skip=True),
-        _tiny_block(512, ("std", 3, 2), ("maxpool", 3, 3), expand=5, repeats=4, gate=True),
-    ]
-
-
-def tvn4() -> list[Block]:
-    """TVN-4, searched for clips of 8 frames of 128 px, every fourth frame."""
-    return [
-        _tiny_block(64, ("std", 5, 2), ("1d", 3, 2), expand=4, repeats=5, squeeze=0.47759, skip=True),
-        _tiny_block(256, ("depth", 5, 2), ("maxpool", 2, 2), expand=6, repeats=4, gate=True),
-        _tiny_block(256, ("depth", 5, 3), ("1d", 1, 1), expand=8, repeats=4, squeeze=0.25309, gate=True),
-    ]
-
-
-def _tiny_block(
-    filters: int,
-    spatial: tuple[str, int, int],
-    temporal: tuple[str, int, int],
-    expand: int,
-    repeats: int,
-    squeeze: float = 0.0,
-    gate: bool = False,
-    skip: bool = False,
-) -> Block:
-    """A block in its authors' terms; spatial and temporal are type, kernel and stride.
-
-    The spatial layer, in every second repetition the temporal one, a 1x1 convolution that expands, and gates. A
-    temporal layer whose kernel is 1 is none.
-    """
-    kind, kernel, stride = spatial
-    before = [Layer("conv2d", 1, channels=filters)]
-    layers = {
-        "std": [*before, Layer("conv2d", kernel, stride, channels=filters)],
-        "depth": [*before, Layer("depthwise_conv2d", kernel, stride)],
-        "maxpool": [Layer("pool2d", kernel, stride, every=1)],
-        "avgpool": [Layer("average_pool2d", kernel, stride, every=1)],
-    }[kind]
-    kind, kernel, stride = temporal
-    if kernel > 1:
-        layers += {
-            "1d": [Layer("conv1d", kernel, stride, channels=filters, every=2)],
-            "maxpool": [Layer("pool1d", kernel, stride, every=2)],
-        }[kind]
-    layers.append(Layer("conv2d", 1))
-    if squeeze:
-        layers.append(Layer("squeeze_excite", ratio=squeeze))
-    if gate:
-        layers.append(Layer("context_gating"))
-    return Block(filters * expand, layers, repeats, "projection" if skip else False)
-
-
-BackboneName = Literal["airstreams", "r2plus1d18", "tvn1", "tvn2", "tvn3", "tvn4"]
-
-BACKBONES: dict[BackboneName, Callable[[], list[Block]]] = {
-    "airstreams": default_tower,
-    "r2plus1d18": r2plus1d18,
-    "tvn1": tvn1,
-    "tvn2": tvn2,
-    "tvn3": tvn3,
-    "tvn4": tvn4,
-}
+BACKBONES: dict[BackboneName, Callable[[], list[Block]]] = {"airstreams": default_tower, "r2plus1d18": r2plus1d18}

@@ -365,15 +365,15 @@ def test_data_without_splits_is_split_once_for_all_seeds(source, recipe, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "changes", [{"backbone": "tvn1"}, {"merge_levels": [6]}, {"tower": default_tower()[:5]}], ids=str
+    "changes", [{"backbone": "r2plus1d18"}, {"merge_levels": [6]}, {"tower": default_tower()[:5]}], ids=str
 )
 def test_peers_take_any_recipes_tower_as_theirs(recipe, changes):
     mine = replace(recipe, model=replace(recipe.model, **changes))
     late = run_config("late fusion", mine, None).model
-    assert late.merge_levels == [len(mine.model.tower)]
-    assert late.tower == mine.model.tower
+    assert late.merge_levels == [len(mine.model.blocks)]
+    assert late.blocks == mine.model.blocks
     peer = run_config("r2plus1d18", mine, None).model
-    assert peer.tower == BACKBONES["r2plus1d18"]()
+    assert peer.blocks == BACKBONES["r2plus1d18"]()
 
 
 def test_merging_moves_the_merge_and_nothing_else(recipe):

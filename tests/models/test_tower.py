@@ -6,13 +6,11 @@ import torch.nn.functional as F
 
 from airstreams.models.tower import (
     ContextGating,
-    DepthwiseConv,
     EarlyTower,
     FactorisedConv,
     FrameNorm,
     InputNorm,
     LateTower,
-    SpatialAveragePool,
     SpatialConv,
     SpatialPool,
     SqueezeExcite,
@@ -68,28 +66,6 @@ def test_poolings_are_the_flat_and_the_thin_3d_ones(kernel, stride, memory_forma
     assert torch.equal(SpatialPool(6, 6, Layer("pool2d", kernel, stride))(x), spatial)
     temporal = F.max_pool3d(padded(x, frames=kernel, value=low), (kernel, 1, 1), (stride, 1, 1))
     assert torch.equal(TemporalPool(6, 6, Layer("pool1d", kernel, stride))(x), temporal)
-
-
-@WINDOWS
-def test_average_pooling_counts_what_lies_inside_the_frame(kernel, stride):
-    x, pool = features(), SpatialAveragePool(6, 6, Layer("average_pool2d", kernel, stride))
-    outputs = pool(x).shape[-2:]
-    assert outputs == (-(-9 // stride), -(-12 // stride))
-    torch.testing.assert_close(pool(torch.ones_like(x)), torch.ones(2, 6, 5, *outputs))
-    middle = -(-(kernel // 2) // stride)  # the first window that ends in no margin
-    begin = middle * stride - (kernel - 1) // 2
-    window = x[..., begin : begin + kernel, begin : begin + kernel]
-    torch.testing.assert_close(pool(x)[..., middle, middle], window.mean(dim=(-2, -1)))
-
-
-@WINDOWS
-def test_depthwise_convolution_sees_each_channel_alone(kernel, stride):
-    x, layer = features(), DepthwiseConv(6, 6, Layer("depthwise_conv2d", kernel, stride))
-    alone = SpatialConv(1, 1, Layer("conv2d", kernel, stride))
-    for channel in range(6):
-        alone.load_state_dict({"weight": layer.weight[channel : channel + 1]})
-        expected = alone(x[:, channel : channel + 1])
-        torch.testing.assert_close(layer(x)[:, channel : channel + 1], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -37,7 +37,7 @@ def test_a_training_by_a_graph_is_the_one_without_to_the_last_bit(source, tiny, 
     weights, told = [], []
     for by_graph in (False, True):
         draws.clear()
-        training = replace(tiny.training, device="cuda", deterministic=True, epochs=3, ema=0.9, cuda_graph=by_graph)
+        training = replace(tiny.training, device="cuda", deterministic=True, epochs=3, cuda_graph=by_graph)
         config = replace(tiny, model=replace(tiny.model, dropout=0.5), training=training)
         train(source, config, tmp_path / str(by_graph), False, Console(quiet=True))
         weights.append(load_file(tmp_path / str(by_graph) / "model.safetensors"))

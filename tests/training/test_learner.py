@@ -1,21 +1,17 @@
-"""What learns: optimiser, schedule, frozen parts, averaged weights, the compiler and the device."""
+"""What learns: optimiser, schedule, frozen parts and the device."""
 
 import copy
-import io
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from torch import nn
 
 from airstreams.config import LossWeights, TrainingConfig
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
-from airstreams.training.ema import WeightAverage
 from airstreams.training.learner import freeze, make_optimizer, make_schedule
 from airstreams.training.loop import train
 from tests.training.runs import epochs, of_one_stream
@@ -112,44 +108,12 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing():
     assert schedule.get_last_lr()[0] == pytest.approx(0, abs=1e-6)
 
 
-def load_learner(run, step):
-    return torch.load(run / "state" / f"step-{step:09d}.pt", weights_only=True)["learner"]
-
-
 def test_of_one_frame_the_flow_layer_learns_nothing_and_no_process_waits_for_its_gradient(tiny):
     one, two = (replace(tiny, clip=replace(tiny.clip, frames=frames)) for frames in (1, 2))
     for config, learns in ((one, False), (two, True)):
         model = build(config.model, 4, 81)
         freeze(model, config)
         assert any(p.requires_grad for p in model.representations["flow"].parameters()) is learns
-
-
-def test_averaged_weights_are_the_result_and_lie_between_first_and_last(synthetic, tiny, tmp_path):
-    config = of_one_stream(tiny, ema=0.8, keep=100, save_every=1)
-    source = open_source(str(synthetic / "videos"))
-    train(source, config, tmp_path / "run", False, QUIET)
-    states = [load_learner(tmp_path / "run", step) for step in range(7)]
-    expected = {name: tensor.double() for name, tensor in states[0]["model"].items()}
-    for step, state in enumerate(states[1:], 1):
-        decay = min(0.8, (1 + step) / (10 + step))
-        expected = {name: decay * tensor + (1 - decay) * state["model"][name] for name, tensor in expected.items()}
-    result = load_file(tmp_path / "run" / "model.safetensors")
-    for name, tensor in result.items():
-        if tensor.is_floating_point():
-            torch.testing.assert_close(tensor, expected[name].float(), atol=1e-6, rtol=1e-5)
-    assert not torch.equal(
-        result["early.rgb.blocks.0.body.0.weight"], states[-1]["model"]["early.rgb.blocks.0.body.0.weight"]
-    )
-
-
-def test_tied_weights_are_averaged_once():
-    layers: Any = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
-    layers[1].weight = layers[0].weight
-    nn.init.zeros_(layers[0].weight)
-    average: Any = WeightAverage(layers, 0.9)
-    nn.init.ones_(layers[0].weight)
-    average.update(step=1000)
-    assert average.model[1].weight.item() == pytest.approx(0.1)
 
 
 def test_frozen_parts_stay_as_they_are_statistics_included(synthetic, tiny, tmp_path):
@@ -190,20 +154,6 @@ def test_every_parameter_that_is_to_learn_gets_a_gradient(tiny, stopped, interm)
     total.backward()
     for name, parameter in model.named_parameters():
         assert (parameter.grad is not None) == parameter.requires_grad, name
-
-
-def test_where_the_compiler_fails_training_goes_on_without_it(synthetic, tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
-    source = open_source(str(synthetic / "videos"))
-    said = io.StringIO()
-    train(source, of_one_stream(tiny, compile=True), tmp_path / "run", False, Console(file=said, width=200))
-    assert "torch.compile failed, going on without it" in said.getvalue()
-    train(source, of_one_stream(tiny), tmp_path / "plain", False, QUIET)
-    plain = load_file(tmp_path / "plain" / "model.safetensors")
-    for name, tensor in load_file(tmp_path / "run" / "model.safetensors").items():
-        assert torch.equal(tensor, plain[name]), name
 
 
 def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthetic, tiny, tmp_path):

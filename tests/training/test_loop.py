@@ -125,8 +125,8 @@ def learnt(synthetic, tiny, tmp_path_factory):
     return root / "videos", root / "run"
 
 
-def test_it_validates_every_so_many_epochs_and_at_the_end_and_the_averaged_weights_at_that(learnt, tiny, tmp_path):
-    config = of_one_stream(tiny, epochs=4, validate_every=3, ema=0.9)
+def test_it_validates_every_so_many_epochs_and_at_the_end(learnt, tiny, tmp_path):
+    config = of_one_stream(tiny, epochs=4, validate_every=3)
     source = open_source(str(learnt[0]))
     train(source, config, tmp_path / "run", False, QUIET)
     found = epochs(tmp_path / "run")
@@ -343,7 +343,7 @@ def with_numbers_gone_wrong(monkeypatch, wrong):
 def test_a_step_whose_numbers_are_not_finite_is_named_and_changes_nothing(
     synthetic, tiny, tmp_path, monkeypatch, optimizer
 ):
-    config = of_one_stream(tiny, optimizer=optimizer, batch_size=8, save_every=1, keep=10, ema=0.5)
+    config = of_one_stream(tiny, optimizer=optimizer, batch_size=8, save_every=1, keep=10)
     source = open_source(str(synthetic / "videos"))
     names = {video.name for video in source.split("train")}
     with monkeypatch.context() as patched:
@@ -370,7 +370,7 @@ def test_a_skipped_step_leaves_weights_optimiser_and_batch_statistics_alone(synt
     accelerator = make_accelerator(config.training)
     sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
     model = build(config.model, 4, 6)
-    learner = make_learner(model, freeze(model, config), config, sampler, accelerator, QUIET)
+    learner = make_learner(model, freeze(model, config), config, sampler, accelerator)
     learner.begin_training()
     batch = next(iter(loader))
     if not first:
@@ -432,7 +432,7 @@ def one_step(synthetic, config):
     sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
     torch.manual_seed(0)
     model = build(config.model, 4, 6)
-    learner = make_learner(model, freeze(model, config), config, sampler, accelerator, QUIET)
+    learner = make_learner(model, freeze(model, config), config, sampler, accelerator)
     learner.begin_training()
     return learner, accelerator, next(iter(loader))
 

@@ -34,12 +34,12 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this sys
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """All that a state has to hold: dropout, averaged weights, decoding processes, a validation part, states often."""
+    """All that a state has to hold: dropout, decoding processes, a validation part, states often."""
     return replace(
         tiny,
         data=replace(tiny.data, workers=1),
         model=replace(tiny.model, streams=["rgb", "semantic"], dropout=0.5),
-        training=replace(tiny.training, epochs=6, batch_size=2, save_every=3, ema=0.9),
+        training=replace(tiny.training, epochs=6, batch_size=2, save_every=3),
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from airstreams.config import Config, LossWeights
 from airstreams.errors import InputError
-from airstreams.towers import default_tower
 
 DATA_SETS = {
     "hmdb51": "HMDB-51",
@@ -32,7 +31,7 @@ RUNS: dict[str, dict[str, Any]] = {
     f"rgb+flow {STOPPED}": {"streams": ["rgb", "flow"], "stop_gradient": ["flow"]},
     f"all {STOPPED}": {"streams": ["rgb", "flow", "semantic"], "stop_gradient": ["flow", "semantic"]},
     "rgb x3": {"streams": ["rgb", "rgb2", "rgb3"]},
-    "r2plus1d18": {"streams": ["rgb"], "backbone": "r2plus1d18", "tower": default_tower(), "merge_levels": [3]},
+    "r2plus1d18": {"streams": ["rgb"], "backbone": "r2plus1d18", "tower": [], "merge_levels": [3]},
     "merged after 1": {"streams": ["rgb", "flow"], "merge_levels": [1]},
     "merged after 5": {"streams": ["rgb", "flow"], "merge_levels": [5]},
     "merged after 1+3+5": {"streams": ["rgb", "flow"], "merge_levels": [3, 1, 5]},
@@ -54,7 +53,7 @@ def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -
         name = name.replace(f" {mark}", "")
     model = replace(recipe.model, **{"stop_gradient": [], **RUNS[name]})
     if name == "late fusion":
-        model = replace(model, merge_levels=[len(model.tower)])
+        model = replace(model, merge_levels=[len(model.blocks)])
     return replace(recipe, model=model, loss_weights=weights)
 
 

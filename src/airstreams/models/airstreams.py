@@ -142,12 +142,12 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
         name: makers[name]() if name in makers else load_custom(name, config.representations[name]) for name in streams
     }
     early = {
-        name: EarlyTower(representations[name].channels, config.tower, config.width, config.merge_levels)  # type: ignore[arg-type]
+        name: EarlyTower(representations[name].channels, config.blocks, config.width, config.merge_levels)  # type: ignore[arg-type]
         for name in streams
     }
     levels = dict.fromkeys(streams, max(config.merge_levels)) | config.merges
     late = {
-        head: LateTower(config.tower, level, config.width, classes, config.dropout) for head, level in levels.items()
+        head: LateTower(config.blocks, level, config.width, classes, config.dropout) for head, level in levels.items()
     }
     return AIRStreams(representations, early, late)
 

@@ -109,22 +109,21 @@ def scaled(channels: int, width: float) -> int:
 class TowerBlock(nn.Module):
     """One repetition of a block: its layers in order, with a skip connection over them.
 
-    Only the first repetition strides. The last normalisation starts at zero where there is a skip, so that training
-    starts from a shallow network (Goyal et al. 2017).
+    Only the first repetition strides, and only it has the poolings. The last normalisation starts at zero where there
+    is a skip, so that training starts from a shallow network (Goyal et al. 2017).
     """
 
     def __init__(self, in_channels: int, block: Block, width: float, repetition: int) -> None:
         super().__init__()
-        layers = [layer for layer in block.layers if layer.is_in(repetition)]
+        layers = block.layers
         if repetition > 0:
-            layers = [replace(layer, stride=1) for layer in layers]
+            layers = [replace(layer, stride=1) for layer in layers if "pool" not in layer.kind]
         last_conv = max(index for index, layer in enumerate(layers) if "conv" in layer.kind)
         body: list[nn.Module] = []
         channels = in_channels
         for index, layer in enumerate(layers):
             if "conv" in layer.kind:
-                depthwise = layer.kind == "depthwise_conv2d"
-                out_channels = channels if depthwise else scaled(layer.channels or block.channels, width)
+                out_channels = scaled(layer.channels or block.channels, width)
                 last_norm = FrameNorm(out_channels)
                 body += [_LAYERS[layer.kind](channels, out_channels, layer), last_norm]
                 if index < last_conv:
@@ -210,24 +209,14 @@ class FrameNorm(nn.BatchNorm2d):
 class SpatialConv(nn.Conv2d):
     """A 2D convolution of every frame."""
 
-    def __init__(self, in_channels: int, out_channels: int, layer: Layer, groups: int = 1) -> None:
-        super().__init__(
-            in_channels, out_channels, layer.kernel, layer.stride, _padding(layer), groups=groups, bias=False
-        )
+    def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
+        super().__init__(in_channels, out_channels, layer.kernel, layer.stride, _padding(layer), bias=False)
         self.uneven = _uneven(layer)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T, ceil(H / stride), ceil(W / stride))."""
         return on_frames(super().forward, padded(features_BCTHW, pixels=self.uneven))
-
-
-class DepthwiseConv(SpatialConv):
-    """A 2D convolution of every frame that keeps channels apart."""
-
-    def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
-        super().__init__(in_channels, out_channels, layer, groups=in_channels)
-        nn.init.kaiming_normal_(self.weight, mode="fan_in", nonlinearity="relu")  # the fan out counts all channels
 
 
 class TemporalConv(nn.Conv2d):
@@ -267,18 +256,6 @@ class SpatialPool(nn.MaxPool2d):
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__(layer.kernel, layer.stride, _padding(layer))
-        self.uneven = _uneven(layer)
-
-    def forward(self, features_BCTHW: Tensor) -> Tensor:
-        """(B, C, T, H, W) to (B, C, T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, padded(features_BCTHW, pixels=self.uneven, mode="replicate"))
-
-
-class SpatialAveragePool(nn.AvgPool2d):
-    """Mean over what lies inside the frame of a window."""
-
-    def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
-        super().__init__(layer.kernel, layer.stride, _padding(layer), count_include_pad=False)
         self.uneven = _uneven(layer)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
@@ -357,10 +334,8 @@ _LAYERS: dict[str, Callable[[int, int, Layer], nn.Module]] = {
     "conv2d": SpatialConv,
     "conv1d": TemporalConv,
     "conv2d+1d": FactorisedConv,
-    "depthwise_conv2d": DepthwiseConv,
     "pool2d": SpatialPool,
     "pool1d": TemporalPool,
-    "average_pool2d": SpatialAveragePool,
     "context_gating": ContextGating,
     "squeeze_excite": SqueezeExcite,
 }
@@ -375,13 +350,10 @@ def _uneven(layer: Layer) -> int:
 
 
 def _shortcut(in_channels: int, out_channels: int, block: Block, layers: Sequence[Layer]) -> nn.Module | None:
+    if not block.skip:
+        return None
     temporal = math.prod(layer.stride for layer in layers if "1d" in layer.kind)
     spatial = math.prod(layer.stride for layer in layers if "2d" in layer.kind)
-    if not block.skip or (block.skip == "projection" and temporal > 1):
-        return None
-    if block.skip == "projection":
-        strided = SpatialConv(in_channels, out_channels, Layer("conv2d", kernel=1, stride=spatial))
-        return nn.Sequential(strided, FrameNorm(out_channels))
     parts: list[nn.Module] = []
     if temporal > 1 or spatial > 1:
         parts.append(Shrink(temporal, spatial))

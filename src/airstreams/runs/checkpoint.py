@@ -30,7 +30,7 @@ class TrainingState:
     data_fingerprint: dict[
         str, Any
     ]  # classes, segment_classes, multi_label, teacher, labels; resuming must find them unchanged
-    learner: dict[str, Any]  # weights, their average, optimiser and schedule
+    learner: dict[str, Any]  # weights, optimiser and schedule
     meter: dict[str, Any] = field(default_factory=dict)  # the figures of the epoch under way so far
     recent: dict[str, Any] = field(default_factory=dict)  # and those since the last line of the log
     left_out: list[str] = field(default_factory=list)  # in the epoch under way

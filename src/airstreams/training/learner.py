@@ -1,4 +1,4 @@
-"""What changes while a model learns: the model on its device, its optimiser with the schedule, and averaged weights."""
+"""What changes while a model learns: the model on its device and its optimiser with the schedule."""
 
 import math
 import os
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from rich.console import Console
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -20,7 +19,6 @@ from airstreams.errors import InputError
 from airstreams.machine import in_bfloat16, keep_freed_memory
 from airstreams.models.airstreams import AIRStreams
 from airstreams.training.cuda_graph import CapturedPass, can_be_captured
-from airstreams.training.ema import WeightAverage
 from airstreams.training.norms import synchronise_norms
 
 
@@ -28,7 +26,7 @@ from airstreams.training.norms import synchronise_norms
 class Learner:
     """All that changes while a model learns.
 
-    prepared: the model as a step calls it: on its device, compiled, wrapped for several processes.
+    prepared: the model as a step calls it: on its device, wrapped for several processes.
     frozen: what stays as it is, batch statistics included.
     captured_pass: what starts a step's pass on CUDA; None: its kernels are started one by one.
     """
@@ -38,13 +36,7 @@ class Learner:
     frozen: list[nn.Module]
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
-    average: WeightAverage | None
     captured_pass: CapturedPass | None
-
-    @property
-    def result(self) -> AIRStreams:
-        """The model that training is for."""
-        return self.model if self.average is None else self.average.model
 
     def begin_training(self) -> None:
         """Training mode."""
@@ -56,7 +48,6 @@ class Learner:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "average": None if self.average is None else self.average.model.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -64,8 +55,6 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        if self.average is not None:
-            self.average.model.load_state_dict(state["average"])
 
 
 def _train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
@@ -80,20 +69,15 @@ def make_learner(
     config: Config,
     sampler: StepSampler,
     accelerator: Accelerator,
-    console: Console,
 ) -> Learner:
     """Put a model, some parts of which are frozen, on its device and give it an optimiser."""
     if config.training.sync_batch_norm and accelerator.num_processes > 1:
         synchronise_norms(model, accelerator.device)
     model = model.to(accelerator.device)
-    average = WeightAverage(model, config.training.ema) if config.training.ema else None
     optimizer = make_optimizer(model, config.training)
     schedule = make_schedule(optimizer, config.training, sampler.steps)
-    stepped: nn.Module = model
-    if config.training.compile:
-        stepped = compiled(model, frozen, config, sampler.batch_size, console)
     captured_pass = CapturedPass(trainable_parameters(model)) if can_be_captured(config, accelerator) else None
-    return Learner(model, accelerator.prepare(stepped), frozen, optimizer, schedule, average, captured_pass)
+    return Learner(model, accelerator.prepare(model), frozen, optimizer, schedule, captured_pass)
 
 
 def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
@@ -116,29 +100,6 @@ def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(f"training.freeze: got {', '.join(config.training.freeze)}; expected a part left to learn")
     return frozen
-
-
-def compiled(
-    model: AIRStreams, frozen: Sequence[nn.Module], config: Config, batch_size: int, console: Console
-) -> nn.Module:
-    """The model compiled, which is tried out on a black batch; as it was, with a warning, where that fails."""
-    clip = config.clip
-    device = next(model.parameters()).device
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    try:
-        graph: nn.Module = torch.compile(model)  # type: ignore[assignment]
-        _train_mode(graph, frozen)
-        black = torch.zeros(batch_size, clip.frames, clip.size, clip.size, 3, device=device).permute(0, 4, 1, 2, 3)
-        with torch.autocast("cuda", torch.bfloat16, enabled=in_bfloat16(device)):
-            output = graph(black, config.trained_heads())
-        torch.stack([logits.float().sum() for logits in output.logits.values()]).sum().backward()
-    except Exception as error:  # the compiler's failures have no common type
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        console.print(f"torch.compile failed, going on without it: {reason}", soft_wrap=True)
-        graph = model
-    model.zero_grad()
-    model.load_state_dict(before)  # the black batch has moved the batch statistics
-    return graph
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:

@@ -125,7 +125,7 @@ def train(
                 f"{config.training.epochs}, or --init RUN, a run on other videos",
                 soft_wrap=True,
             )
-        learner = make_learner(model, frozen, config, sampler, accelerator, console)
+        learner = make_learner(model, frozen, config, sampler, accelerator)
         # As the run began, wherever it goes on: so its description stays the same, and a crash between the model's two
         # files leaves a pair that belongs together.
         described = load_config(folder.config) if resume else config
@@ -133,7 +133,7 @@ def train(
             usual_rate(train_videos, checked.rates) if state is None else state.data_fingerprint.get("frame_rate")
         )
         fingerprint["frame_rate"] = frame_rate
-        saved = SavedModel(described, source.classes, segment_classes, source.multi_label, frame_rate, learner.result)
+        saved = SavedModel(described, source.classes, segment_classes, source.multi_label, frame_rate, learner.model)
         if state is not None:
             _refuse_other_data(state, fingerprint, source, run)
             try:
@@ -306,8 +306,6 @@ def training_step(
     parts = after.split([buffer.numel() for buffer in statistics])
     torch._foreach_copy_(statistics, [part.view_as(buffer) for part, buffer in zip(parts, statistics, strict=True)])
     learner.schedule.step()
-    if learner.average is not None:
-        learner.average.update(step)
 
     values = {f"losses/{name}": loss for name, loss in zip(sums, step_losses, strict=True)}
     values |= {f"gradient_norms/{name}": value for name, value in norms.items()}
