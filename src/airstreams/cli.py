@@ -336,6 +336,7 @@ def evaluate(call: Namespace) -> int:
     from airstreams.distributed import is_main_process
     from airstreams.evaluation.evaluate import evaluate as evaluate_run
     from airstreams.evaluation.published import NAMES
+    from airstreams.evaluation.results import weakest_first
     from airstreams.runs.saved_model import read_description
     from airstreams.viewing.pictures import confusion_plot
     from airstreams.viewing.representations import streams_picture
@@ -348,36 +349,35 @@ def evaluate(call: Namespace) -> int:
     if result.confusion is not None:
         confusion_plot(result.folder.confusion_plot, result.confusion, result.saved.classes)
     streams_picture(result.folder.picture, result.saved, result.videos, result.label_store, stderr)
-    figures = result.figures
+    metrics = result.metrics
     if call.json:
-        _print_json(figures)
+        _print_json(metrics.as_dict())
         return DONE
-    stdout.print(for_console(heads_table(figures["streams"])))
-    if len(figures["per_class"]) > 5:
-        key = "average_precision" if result.confusion is None else "accuracy"
-        weakest = sorted(figures["per_class"].items(), key=lambda item: item[1][key])[:5]
-        said = (f"{name} {percent(row[key])} ({row['videos']})" for name, row in weakest)
+    stdout.print(for_console(heads_table(metrics.streams)))
+    if len(metrics.per_class) > 5:
+        said = (f"{name} {percent(row.value)} ({row.videos})" for name, row in weakest_first(metrics)[:5])
         say(stdout, f"Weakest classes (their videos): {', '.join(said)}")
-    if figures["segmentation"]:
-        stdout.print(for_console(segmentation_table(figures["segmentation"])))
+    if metrics.segmentation:
+        stdout.print(for_console(segmentation_table(metrics.segmentation)))
     stdout.print(
-        f"{figures['videos']} videos scored, {figures['left_out']} left out; files in {result.folder.path}. "
-        f"They are of {figures['classes']} classes; in brackets, "
-        f"95 % intervals over {figures['groups']} groups of videos."
+        f"{metrics.videos} videos scored, {metrics.left_out} left out; files in {result.folder.path}. "
+        f"They are of {metrics.classes} classes; in brackets, "
+        f"95 % intervals over {metrics.groups} groups of videos."
     )
-    if figures["unlabelled"]:
+    if metrics.unlabelled:
         stdout.print(
-            f"{figures['unlabelled']} videos without any action are ranked last, as Charades has it. If they competed, "
-            f"the mAP were {percent(figures['map_unlabelled_as_negatives'])}."
+            f"{metrics.unlabelled} videos without any action are ranked last, as Charades has it. If they competed, "
+            f"the mAP were {percent(metrics.map_unlabelled_as_negatives)}."
         )
-    protocol = figures["protocol"]
-    stdout.print(f"A video's score is the mean over {protocol['views']} clips, {protocol['crops']} crops each.")
-    if published := protocol["published"]:
-        reported = " and ".join(NAMES[key] for key in published["figures"])
-        note = f"; {published['note']}" if published["note"] else ""
-        stdout.print(f"Protocol of {published['name']}: {reported} on {published['split']}{note}.")
-        if published["deviations"]:
-            stdout.print(f"Here otherwise: {'; '.join(published['deviations'])}.")
+    protocol = metrics.protocol
+    stdout.print(f"A video's score is the mean over {protocol.views} clips, {protocol.crops} crops each.")
+    if comparison := protocol.comparison:
+        published = comparison.published
+        reported = " and ".join(NAMES[key] for key in published.metrics)
+        note = f"; {published.note}" if published.note else ""
+        stdout.print(f"Protocol of {comparison.name}: {reported} on {published.split}{note}.")
+        if comparison.deviations:
+            stdout.print(f"Here otherwise: {'; '.join(comparison.deviations)}.")
     return DONE
 
 

@@ -459,6 +459,7 @@ def test_a_run_is_scored_by_a_store_of_more_classes(synthetic, trained, tmp_path
     for labels in (plain, more):
         run = shutil.copytree(trained, tmp_path / f"run_{labels.name}")
         source = open_source(str(synthetic / "videos"), labels)
-        found.append(evaluate(run, source, "test", Console(quiet=True)).figures["segmentation"])
+        found.append(evaluate(run, source, "test", Console(quiet=True)).metrics.segmentation)
     assert found[0] == found[1]
-    assert found[0]["pixel_accuracy"] > 0
+    assert found[0] is not None
+    assert found[0].pixel_accuracy > 0

@@ -1,4 +1,4 @@
-"""The published protocols: one for each data set, carried by its recipe, named by its source."""
+"""Published protocols: one for each data set, with the views of its recipe."""
 
 from pathlib import Path
 
@@ -14,18 +14,18 @@ from airstreams.recipe import load_config, recipe_path
 
 
 def listed(name, videos, split="test"):
-    """A listed data set of so many videos."""
+    """A source with this many videos."""
     return Source(name, ("a",), tuple(Video(Path(str(n)), str(n), ("a",), split=split) for n in range(videos)))
 
 
-def test_every_published_data_set_has_a_protocol_of_known_figures():
+def test_every_published_data_set_has_a_protocol():
     assert set(PUBLISHED) == set(BENCHMARKS)
     assert tuple(NAMES) == METRICS
-    assert all(set(published.figures) <= set(METRICS) for published in PUBLISHED.values())
+    assert all(set(published.metrics) <= set(METRICS) for published in PUBLISHED.values())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_recipe_of_a_data_set_has_its_views(name):
+def test_recipes_have_the_views_of_the_protocol(name):
     config = load_config(recipe_path(name))
     published = PUBLISHED[name]
     for option, videos in published.videos.items() or {"": 3}.items():
@@ -33,13 +33,13 @@ def test_the_recipe_of_a_data_set_has_its_views(name):
         assert deviations(published, source, "test", config.evaluation, left_out=0) == []
 
 
-def test_a_source_is_of_a_published_data_set_by_its_name(tmp_path):
+def test_the_protocol_follows_from_the_sources_name(tmp_path):
     assert published_for(Source("hmdb51:data/h?split=2", ("a",), ())) == ("hmdb51", PUBLISHED["hmdb51"])
     for name in ("hmdb51", "data/hmdb51", str(tmp_path), str(Path("c:/moments"))):
         assert published_for(Source(name, ("a",), ())) is None
 
 
-def test_every_deviation_from_a_protocol_is_named():
+def test_every_deviation_is_reported():
     some = listed("charades:there", 3, "train")
     said = deviations(PUBLISHED["charades"], some, "train", EvaluationConfig(views=4, crops=1), left_out=2)
     assert said == ["split train, not test", "4 views, not 10", "1 crops, not 3", "2 videos left out"]
@@ -56,14 +56,14 @@ def test_every_deviation_from_a_protocol_is_named():
         ("smarthome:there", None),
     ],
 )
-def test_a_shortened_list_is_no_published_data_set(name, expected):
+def test_a_shortened_list_is_reported(name, expected):
     published = PUBLISHED[name.partition(":")[0]]
     evaluation = EvaluationConfig(views=published.views, crops=published.crops)
     said = deviations(published, listed(name, 10), "test", evaluation, left_out=0)
     assert said == ([f"10 videos listed, not {expected}"] if expected else [])
 
 
-def test_the_real_lists_are_as_long_as_they_should_be(test_data):
+def test_real_lists_have_the_published_length(test_data):
     for split in (1, 2, 3):
         source = open_source(f"jhmdb:{test_data}/jhmdb?split={split}")
         assert len(source.split("test")) == PUBLISHED["jhmdb"].videos[f"split={split}"]

@@ -1,4 +1,4 @@
-"""How a video is scored, seen from its parts: views one by one, heads one by one, videos one by one."""
+"""Scores agree with those of single views, single heads and single videos."""
 
 import copy
 import multiprocessing
@@ -29,7 +29,7 @@ def clips_of(video, config):
     return views.clips
 
 
-def test_a_videos_score_is_the_mean_of_its_views_probabilities(saved, source):
+def test_a_score_is_the_mean_over_the_views(saved, source):
     config = replace(saved.config, evaluation=EvaluationConfig(views=CLIPS_AT_ONCE + 3))
     clips = clips_of(source.split("test")[0], config)
     assert len(clips) > CLIPS_AT_ONCE
@@ -40,7 +40,7 @@ def test_a_videos_score_is_the_mean_of_its_views_probabilities(saved, source):
         assert torch.allclose(averaged[head], torch.cat(singly).softmax(dim=1).mean(dim=0), atol=1e-6)
 
 
-def test_a_head_scores_the_same_alone_as_beside_the_others(saved, source):
+def test_heads_score_the_same_alone_and_together(saved, source):
     clips = clips_of(source.split("test")[0], saved.config)
     together, *_ = score_views(saved, clips, ["rgb", "flow", "merged"])
     for head in together:
@@ -48,7 +48,7 @@ def test_a_head_scores_the_same_alone_as_beside_the_others(saved, source):
         assert torch.allclose(alone[head], together[head], atol=1e-6)
 
 
-def test_a_videos_score_depends_on_no_other_video(saved, source):
+def test_videos_score_the_same_alone_and_together(saved, source):
     videos = source.split("test")
     together = score_videos(saved, videos)
     for number, video in enumerate(videos):
@@ -57,18 +57,18 @@ def test_a_videos_score_depends_on_no_other_video(saved, source):
             assert alone.probabilities[head][0] == pytest.approx(together.probabilities[head][number], abs=1e-6)
 
 
-def test_every_trained_head_is_scored_and_no_other(saved, source):
+def test_only_trained_heads_are_scored(saved, source):
     scores = score_videos(saved, source.split("test"))
     assert set(scores.probabilities) == {"rgb", "flow", "merged"}
-    streams = metrics_of(saved, scores)["streams"]
+    streams = metrics_of(saved, scores).streams
     assert list(streams) == ["rgb", "flow", "semantic", "merged"]
-    assert streams["semantic"]["top1"] is None
+    assert streams["semantic"].top1 is None
     for head in ("rgb", "flow", "merged"):
         right = scores.probabilities[head].argmax(axis=1) == targets_of(saved, scores.videos)
-        assert streams[head]["top1"] == pytest.approx(right.mean())
+        assert streams[head].top1 == pytest.approx(right.mean())
 
 
-def test_a_bad_video_is_left_out_with_its_reason_and_the_others_are_scored_as_before(saved, source, tmp_path):
+def test_a_bad_video_is_left_out_and_changes_no_other_score(saved, source, tmp_path):
     good = list(source.split("test"))
     (tmp_path / "broken.mp4").write_bytes(good[1].path.read_bytes()[:300])
     broken = replace(good[1], name="broken", path=tmp_path / "broken.mp4")
@@ -77,19 +77,19 @@ def test_a_bad_video_is_left_out_with_its_reason_and_the_others_are_scored_as_be
     assert [bad.video.name for bad in scores.left_out] == ["broken"]
     assert scores.left_out[0].reason
     assert np.array_equal(scores.probabilities["merged"], score_videos(saved, good).probabilities["merged"])
-    figures = metrics_of(saved, scores)
-    assert (figures["videos"], figures["left_out"]) == (8, 1)
-    with pytest.raises(VideoError, match="none of 1 videos could be read"):
+    metrics = metrics_of(saved, scores)
+    assert (metrics.videos, metrics.left_out) == (8, 1)
+    with pytest.raises(VideoError, match="none of 1 videos"):
         score_videos(saved, [broken])
 
 
-def test_the_number_of_workers_changes_no_score(saved, source):
+def test_scores_do_not_depend_on_the_number_of_workers(saved, source):
     alone, helped = (score_videos(saved, source.split("test"), workers=workers) for workers in (0, 2))
     assert helped.videos == alone.videos
     assert np.array_equal(helped.probabilities["merged"], alone.probabilities["merged"])
 
 
-def test_an_error_leaves_no_process_behind_that_python_would_wait_for_at_its_end(saved, source):
+def test_an_error_leaves_no_process_behind(saved, source):
     impossible = replace(source.split("test")[0], path=None)
     with pytest.raises(Exception, match="DataLoader worker") as caught:
         score_videos(saved, [impossible], workers=1)
@@ -99,8 +99,8 @@ def test_an_error_leaves_no_process_behind_that_python_would_wait_for_at_its_end
 
 @pytest.fixture
 def little_shared_memory():
-    """Files, of which shared memory is made, may not grow over 50 kB; the views of a video are 98 kB."""
-    import resource  # which Windows has not
+    """Files, which shared memory consists of, may not exceed 50 kB; the views of a video take 98 kB."""
+    import resource  # not on Windows
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
@@ -108,23 +108,23 @@ def little_shared_memory():
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="shared memory is made of files on Linux")
-def test_too_little_shared_memory_is_an_error_and_no_endless_wait(saved, source, little_shared_memory):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux makes shared memory of files")
+def test_too_little_shared_memory_is_an_error(saved, source, little_shared_memory):
     def give_up(number, frame):
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(60)
     try:
-        with pytest.raises(RuntimeError, match=r"no shared memory for what a process decoded .*decode with 0 workers"):
+        with pytest.raises(RuntimeError, match=r"shared memory.*0 workers"):
             score_videos(saved, source.split("test"), workers=1)
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere loaders start as torch has it")
-def test_loaders_work_where_python_starts_processes_by_a_server(saved, source):
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere loaders start as torch does by default")
+def test_loaders_work_with_forkserver_as_start_method(saved, source):
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("forkserver", force=True)  # the default from Python 3.14 on
     try:
@@ -133,8 +133,8 @@ def test_loaders_work_where_python_starts_processes_by_a_server(saved, source):
         multiprocessing.set_start_method(before, force=True)
 
 
-def test_the_segmentation_s_figures_are_those_counted_frame_by_frame_of_what_moves(saved, source, tmp_path):
-    """With the disc taken for a person, whom a mask shows in another place than the teacher does."""
+def test_segmentation_metrics_agree_with_counting_frame_by_frame(saved, source, tmp_path):
+    """The disc plays the person; its mask is shifted against the teacher's label map."""
     classes = ("background", "person", *saved.segment_classes[2:])
     store = replace(source.label_store, classes=classes)
     masked = replace(source.split("test")[0], mask=tmp_path / "mask.npz")
@@ -143,7 +143,8 @@ def test_the_segmentation_s_figures_are_those_counted_frame_by_frame_of_what_mov
     videos = [masked, source.split("test")[2]]
     saved = replace(saved, segment_classes=classes, model=copy.deepcopy(saved.model))
     segmenter = saved.model.representations["semantic"].segmenter
-    with torch.no_grad():  # as trained it may say the same everywhere: now a person where a feature is above its mean
+    # The trained segmenter may predict one class everywhere. Let it predict a person where a feature is above its mean.
+    with torch.no_grad():
         torch.nn.init.zeros_(segmenter.classifier.bias)
         torch.nn.init.zeros_(segmenter.classifier.weight)[1].normal_(generator=torch.Generator().manual_seed(0))
         frames_N3HW = clips_of(masked, saved.config).flatten(0, 1).permute(0, 3, 1, 2) / 255 - 0.5
@@ -169,21 +170,21 @@ def test_the_segmentation_s_figures_are_those_counted_frame_by_frame_of_what_mov
 
     scored = score_videos(saved, videos, store).segmentation
     assert scored is not None
-    assert scored["pixel_accuracy"] == pytest.approx(np.trace(counts) / counts.sum())
+    assert scored.pixel_accuracy == pytest.approx(np.trace(counts) / counts.sum())
     occurring = np.flatnonzero(counts.sum(axis=1))
     unions = [counts[n].sum() + counts[:, n].sum() - counts[n, n] for n in occurring]
-    assert scored["miou"] == pytest.approx(np.mean(counts[occurring, occurring] / unions))
+    assert scored.miou == pytest.approx(np.mean(counts[occurring, occurring] / unions))
     for name, (both, either) in overlaps.items():
         assert 0 < both < either
-        assert scored[name] == pytest.approx(both / either)
+        assert getattr(scored, name) == pytest.approx(both / either)
 
 
-def test_segmentation_is_scored_where_there_are_label_maps(saved, source):
+def test_segmentation_is_scored_only_with_label_maps(saved, source):
     assert score_videos(saved, source.split("test")).segmentation is None
     scored = score_videos(saved, source.split("test"), source.label_store).segmentation
     assert scored is not None
-    assert 0 <= scored["miou"] <= scored["pixel_accuracy"] <= 1
-    # The object covers about a tenth of the frame, so a 4x4 grid still shows most of it.
-    assert 0.85 < scored["ceiling"]["pixel_accuracy"] < 1
-    assert scored["ceiling"]["miou"] > 0.5
-    assert "person_iou" not in scored
+    assert 0 <= scored.miou <= scored.pixel_accuracy <= 1
+    # The object covers about a tenth of the frame, so a 4x4 grid keeps most of it.
+    assert 0.85 < scored.ceiling.pixel_accuracy < 1
+    assert scored.ceiling.miou > 0.5
+    assert scored.person_iou is None

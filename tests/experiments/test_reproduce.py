@@ -29,6 +29,7 @@ from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.metrics import action_metrics
+from airstreams.evaluation.results import EvaluationMetrics, ScoringProtocol, write_metrics
 from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, plan, run_jobs
 from airstreams.experiments.table_results import RunOutcomes, report
 from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
@@ -133,7 +134,7 @@ def test_each_run_is_trained_for_each_seed_and_evaluated(finished, recipe):
     assert len(finished) == 10
     for job in finished:
         assert load_config(job.folder / "config.yaml") == job.config
-        figures = json.loads(job.figures_file.read_text())
+        figures = json.loads(job.metrics_file.read_text())
         assert figures["videos"] == 8
         assert figures["trained_on"] == 0
     assert {job.config.seed for job in finished} == {5, 6}
@@ -142,7 +143,7 @@ def test_each_run_is_trained_for_each_seed_and_evaluated(finished, recipe):
 def test_the_table_holds_the_means_of_what_evaluate_said(finished):
     result, markdown = report("table1", TABLES["table1"], finished, "airstreams reproduce table1")
     for name, found in ((name, metrics["top1"]) for name, metrics in result["runs"].items()):
-        said = [json.loads(job.figures_file.read_text())["top1"] for job in finished if job.name == name]
+        said = [json.loads(job.metrics_file.read_text())["top1"] for job in finished if job.name == name]
         assert found["values"] == pytest.approx(said)
         assert found["mean"] == pytest.approx(np.mean(said))
         assert found["interval"][0] <= found["mean"] <= found["interval"][1]
@@ -252,7 +253,7 @@ def test_a_table_of_two_metrics_and_of_quoted_rows(finished):
     jobs = [job for job in finished if job.name == "all"]
     result, markdown = report("table6", TABLES["table6"], jobs, "")
     for metric in ("top1", "mean_per_class"):
-        said = [json.loads(job.figures_file.read_text())[metric] for job in jobs]
+        said = [json.loads(job.metrics_file.read_text())[metric] for job in jobs]
         assert result["runs"]["all"][metric]["values"] == pytest.approx(said)
         low, high = result["runs"]["all"][metric]["interval"]
         assert low <= np.mean(said) <= high
@@ -300,13 +301,13 @@ def test_a_finished_run_is_only_read_and_shared_by_tables(finished, source, reci
 def test_a_run_that_was_evaluated_on_other_data_since_is_scored_again(finished, synthetic, tmp_path):
     folder = shutil.copytree(finished[0].folder, tmp_path / "run")
     job = replace(finished[0], folder=folder)
-    figures = json.loads(job.figures_file.read_text())
+    figures = json.loads(job.metrics_file.read_text())
     shutil.copytree(synthetic / "videos", tmp_path / "videos")
     evaluate(folder, open_source(str(tmp_path / "videos")), "test", QUIET)
     assert not job.done
     run_jobs([job], 1, QUIET)
     assert job.done
-    assert json.loads(job.figures_file.read_text()) == figures
+    assert json.loads(job.metrics_file.read_text()) == figures
 
 
 def test_a_figure_takes_the_first_seed_and_data_and_shares_the_tables_runs(finished, source, recipe):
@@ -422,6 +423,27 @@ def test_a_run_that_fails_does_not_keep_the_others_from_being_done(source, recip
     assert not broken.done
 
 
+def metrics_of_a_split(left_out=0, trained_on=0):
+    """Metrics as `evaluate` writes them. Only what a table reads of them matters."""
+    return EvaluationMetrics(
+        data="data",
+        split="test",
+        trained_on=trained_on,
+        videos=1,
+        left_out=left_out,
+        classes=1,
+        log_loss=0.0,
+        unlabelled=0,
+        map_unlabelled_as_negatives=None,
+        streams={},
+        segmentation=None,
+        protocol=ScoringProtocol(views=1, crops=1, comparison=None),
+        groups=1,
+        intervals={},
+        per_class={},
+    )
+
+
 def made_up(folder, scores, labels=None, multi_label=False, groups=None, names=None):
     """Jobs whose evaluations say what is given: run name to, for each seed, who was right, or each video's scores.
 
@@ -436,8 +458,8 @@ def made_up(folder, scores, labels=None, multi_label=False, groups=None, names=N
             videos = tuple(Video(Path(name), name, ("a",), split="test", group=group) for name, group in in_groups)
             source = Source("data", ("a", "b"), videos, multi_label)
             job = Job(name, source, replace(Config(), seed=seed), folder / f"{name}-{seed}")
-            job.figures_file.parent.mkdir(parents=True)
-            with (job.figures_file.parent / "scores.csv").open("w", newline="") as file:
+            job.metrics_file.parent.mkdir(parents=True)
+            with (job.metrics_file.parent / "scores.csv").open("w", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["name", "label", "predicted", "a", "b"])
                 for number, is_right in enumerate(right):
@@ -446,7 +468,7 @@ def made_up(folder, scores, labels=None, multi_label=False, groups=None, names=N
                     row = is_right if isinstance(is_right, tuple) else row
                     rows.writerow([called[number], label, "", *row])
                 rows.writerow(["broken", "a", "left out: empty file"])
-            job.figures_file.write_text(json.dumps({"left_out": 1}))
+            write_metrics(job.metrics_file, metrics_of_a_split(left_out=1))
             (job.folder / "metrics.jsonl").write_text(json.dumps({"train": {"seconds": 1.0}}))
             jobs.append(job)
     return jobs
@@ -504,7 +526,7 @@ def test_a_table_says_that_test_videos_were_trained_on(tmp_path, data):
         replace(job, source=replace(job.source, name=data))
         for job in made_up(tmp_path, {"x": [[True, False]], "y": [[True, True]]})
     ]
-    jobs[1].figures_file.write_text(json.dumps({"left_out": 0, "trained_on": 2}))
+    write_metrics(jobs[1].metrics_file, metrics_of_a_split(trained_on=2))
     result, markdown = report("table1", versus_x("y"), jobs, "")
     assert result["deviations"][-1] == "2 test videos trained on, by their names"
     assert "2 test videos trained on, by their names." in markdown
@@ -590,7 +612,7 @@ def test_the_mean_average_precision_is_that_of_the_metric(tmp_path):
     labels = ["a", "a;b", "", "b"] * 5
     jobs = made_up(tmp_path, {"x": [np.arange(20) % 3 > 0]}, labels, multi_label=True)
     scores_NK = np.array(
-        [row[3:] for row in csv.reader((jobs[0].figures_file.parent / "scores.csv").open())][1:-1], float
+        [row[3:] for row in csv.reader((jobs[0].metrics_file.parent / "scores.csv").open())][1:-1], float
     )
     targets_NK = np.array([["a" in label, "b" in label] for label in labels]).astype(int)
     found = RunOutcomes(jobs).values("x", "map")

@@ -99,10 +99,10 @@ def test_further_merges_have_losses_and_figures_of_their_own(synthetic, tiny, tm
     train(source, config, tmp_path / "run", False, QUIET)
     losses = epochs(tmp_path / "run")[0]["train"]["losses"]
     assert losses["total"] == pytest.approx(losses["rgb"] + losses["merged"] + losses["merged_after_6"], rel=1e-4)
-    figures = evaluate(tmp_path / "run", source, "test", QUIET).figures
-    assert figures["top1"] == figures["streams"]["merged"]["top1"]
-    assert figures["streams"]["merged_after_6"]["top1"] is not None
-    assert figures["streams"]["rgb2"]["top1"] is None
+    metrics = evaluate(tmp_path / "run", source, "test", QUIET).metrics
+    assert metrics.top1 == metrics.streams["merged"].top1
+    assert metrics.streams["merged_after_6"].top1 is not None
+    assert metrics.streams["rgb2"].top1 is None
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,8 @@ def test_it_validates_every_so_many_epochs_and_at_the_end(learnt, tiny, tmp_path
     found = epochs(tmp_path / "run")
     assert [entry["epoch"] for entry in found if "val" in entry] == [3, 4]
     best = max((entry["val"] for entry in found if "val" in entry), key=lambda val: val["top1"])
-    kept = evaluate(tmp_path / "run", source, "val", QUIET).figures
-    assert kept["top1"] == best["top1"]
+    kept = evaluate(tmp_path / "run", source, "val", QUIET).metrics
+    assert kept.top1 == best["top1"]
 
 
 def test_with_a_cache_training_comes_to_the_same_weights_and_reads_no_video(videos, tiny, tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ def test_the_validation_part_chooses_the_epoch_that_is_kept(learnt):
     validated = [entry["val"]["top1"] for entry in epochs(run)]
     assert max(validated) > validated[-1]
     kept = evaluate(run, open_source(str(videos)), "val", QUIET)
-    assert kept.figures["top1"] == max(validated)
+    assert kept.metrics.top1 == max(validated)
 
 
 def test_of_epochs_that_validate_alike_the_later_one_is_kept(learnt, tiny, tmp_path):
@@ -261,8 +261,8 @@ def test_multi_label_data_trains_and_evaluates_to_a_mean_average_precision(video
     assert epochs(run)[0]["train"]["losses"]["merged"] == pytest.approx(np.log(2), abs=0.4)  # sigmoid, chance at first
     result = evaluate(run, open_source(str(listing)), "test", QUIET)
     assert result.saved.classes == ("disc", "left", "square", "up")
-    assert 0 < result.figures["map"] <= 1
-    assert result.figures["top1"] is None
+    assert 0 < (result.metrics.map or 0) <= 1
+    assert result.metrics.top1 is None
     assert result.confusion is None
     assert not (result.folder.path / "confusion.json").exists()
     probabilities = airstreams.load(run).predict(tmp_path / rows[-1][0]).probabilities
@@ -299,8 +299,8 @@ def test_charades_trains_from_its_official_files_to_a_mean_average_precision(syn
     train(source, of_one_stream(tiny), tmp_path / "run", False, QUIET)
     assert epochs(tmp_path / "run")[0]["train"]["losses"]["rgb"] == pytest.approx(np.log(2), abs=0.4)
     result = evaluate(tmp_path / "run", source, "test", QUIET)
-    assert (result.figures["videos"], result.figures["top1"]) == (3, None)
-    assert 0 < result.figures["map"] <= 1
+    assert (result.metrics.videos, result.metrics.top1) == (3, None)
+    assert 0 < (result.metrics.map or 0) <= 1
 
 
 @pytest.mark.parametrize("stream", ["flow", "semantic"])
@@ -311,9 +311,9 @@ def test_one_stream_trains_and_answers_alone(synthetic, tiny, tmp_path, stream):
     expected = {"semantic": {"semantic", "interm", "total"}, "flow": {"flow", "total"}}[stream]
     assert set(epochs(tmp_path / "run")[0]["train"]["losses"]) == expected
     result = evaluate(tmp_path / "run", source, "test", QUIET)
-    assert list(result.figures["streams"]) == [stream]
-    assert result.figures["streams"][stream]["top1"] == result.figures["top1"]
-    assert (result.figures["segmentation"] is not None) == (stream == "semantic")
+    assert list(result.metrics.streams) == [stream]
+    assert result.metrics.streams[stream].top1 == result.metrics.top1
+    assert (result.metrics.segmentation is not None) == (stream == "semantic")
 
 
 def test_a_head_of_weight_zero_keeps_its_first_weights_and_nothing_else_does(trained, tiny):
@@ -562,7 +562,7 @@ def test_what_a_run_to_start_from_learnt_is_known_to_the_last_run_that_starts_fr
         f"beware: {trained} learnt from 2 of the 2 validation and test videos, by their names, such as train/disc_"
         in said.getvalue()
     )
-    assert evaluate(tmp_path / "second", other, "test", QUIET).figures["trained_on"] == 2
+    assert evaluate(tmp_path / "second", other, "test", QUIET).metrics.trained_on == 2
     whole = open_source(str(videos))
     train(whole, config, tmp_path / "third", False, QUIET, tmp_path / "second")
     assert RunFolder(tmp_path / "third").trained_on() == {video.name for video in whole.split("train")}
@@ -570,4 +570,4 @@ def test_what_a_run_to_start_from_learnt_is_known_to_the_last_run_that_starts_fr
     shutil.copy(tmp_path / "second" / "learnt_before.csv", tmp_path / "alone")  # of a start that was killed
     train(other, config, tmp_path / "alone", False, QUIET)
     assert RunFolder(tmp_path / "alone").trained_on() == {video.name for video in other.split("train")}
-    assert evaluate(tmp_path / "alone", other, "test", QUIET).figures["trained_on"] == 0
+    assert evaluate(tmp_path / "alone", other, "test", QUIET).metrics.trained_on == 0

@@ -162,7 +162,7 @@ def test_data_without_splits_gets_a_seeded_split_that_keeps_groups_together(vide
     train_part = [name for name, split in drawn[0].items() if split == "train"]
     assert epochs(tmp_path / "run0")[0]["train"]["clips"] == len(train_part) // 4 * 4  # batches of 4, the rest dropped
     evaluated = evaluate(tmp_path / "run0", open_source(str(listing)), "test", QUIET)
-    assert evaluated.figures["videos"] == list(drawn[0].values()).count("test")
+    assert evaluated.metrics.videos == list(drawn[0].values()).count("test")
 
 
 def test_a_semantic_stream_without_label_maps_is_refused_unless_its_loss_has_no_weight(synthetic, tiny, tmp_path):
@@ -193,18 +193,18 @@ def test_classes_that_need_not_be_told_apart_are_one_for_the_segmenter(synthetic
     saved = saved_models.load(run)
     assert saved.segment_classes == ("background", "disc", "other")
     train(source, load_config(run / "config.yaml"), run, True, QUIET)
-    scored = evaluate(run, source, "test", Console(file=told, width=200)).figures["segmentation"]
-    assert "has no class for is scored as other" in told.getvalue()
+    scored = evaluate(run, source, "test", Console(file=told, width=200)).metrics.segmentation
+    assert "scored as other" in told.getvalue()
     assert source.label_store is not None
     grouped = replace(source, label_store=source.label_store.apart(["disc"]))
-    assert evaluate(run, grouped, "test", QUIET).figures["segmentation"] == scored
+    assert evaluate(run, grouped, "test", QUIET).metrics.segmentation == scored
     absent = replace(config, data=replace(data, segment_classes=["dog"], compact_classes=False))
     with pytest.raises(InputError, match="segment_classes: got dog; expected some of the classes"):
         train(source, absent, tmp_path / "dog", False, QUIET)
     assert not (tmp_path / "dog").exists()
     train(source, of_one_stream(absent), tmp_path / "rgb", False, QUIET)  # nothing reads the label maps
     told = io.StringIO()
-    assert evaluate(tmp_path / "rgb", source, "test", Console(file=told, width=200)).figures["segmentation"] is None
+    assert evaluate(tmp_path / "rgb", source, "test", Console(file=told, width=200)).metrics.segmentation is None
     assert "segmentation" not in told.getvalue()
 
 
@@ -220,5 +220,6 @@ def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthe
     assert saved.segment_classes == ("background", "disc", "square")
     assert len(saved.model.state_dict()["representations.semantic.segmenter.classifier.weight"]) == 3
     train(source, load_config(run / "config.yaml"), run, True, QUIET)
-    figures = evaluate(run, source, "test", QUIET).figures
-    assert figures["segmentation"]["pixel_accuracy"] > 0
+    segmentation = evaluate(run, source, "test", QUIET).metrics.segmentation
+    assert segmentation is not None
+    assert segmentation.pixel_accuracy > 0

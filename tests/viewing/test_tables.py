@@ -4,6 +4,7 @@ import io
 
 from rich.console import Console
 
+from airstreams.evaluation.metrics import Overlap, SegmentationMetrics
 from airstreams.models.cost import Cost
 from airstreams.viewing.tables import cost_table, for_console, segmentation_table
 
@@ -19,11 +20,11 @@ def test_costs_are_summed_for_a_clip_and_for_a_frame():
 
 
 def test_segmentation_metrics_stand_beside_the_teachers_where_there_are_some():
-    segmentation = {"pixel_accuracy": 0.9, "miou": None, "ceiling": {"pixel_accuracy": 0.95, "miou": 0.8}}
-    assert segmentation_table(segmentation)[1:] == [
-        ("pixel_accuracy", "90.0%", "95.0%", "-"),
-        ("miou", "-", "80.0%", "-"),
-    ]
+    segmentation = SegmentationMetrics(0.9, 0.5, Overlap(0.95, 0.8, 0.7), person_iou=0.6, teacher_person_iou=0.65)
+    rows = [("pixel_accuracy", "90.0%", "95.0%", "-"), ("miou", "50.0%", "80.0%", "-")]
+    assert segmentation_table(segmentation)[1:] == [*rows, ("person_iou", "60.0%", "70.0%", "65.0%")]
+    without_masks = SegmentationMetrics(0.9, 0.5, Overlap(0.95, 0.8))
+    assert segmentation_table(without_masks)[1:] == rows
 
 
 def test_the_console_shows_every_cell():

@@ -1,15 +1,14 @@
-"""Score a split of a data set with a trained run; figures, scores and confusions are left in the run's folder."""
+"""Score a split of a data set with a trained run. The metrics, scores and confusion counts go into the run's folder."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from rich.console import Console
 from rich.progress import Progress
@@ -25,6 +24,15 @@ from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
 from airstreams.evaluation.metrics import METRICS, confusion, outcomes_of, scored_mask
 from airstreams.evaluation.published import deviations, published_for
+from airstreams.evaluation.results import (
+    ClassMetrics,
+    Comparison,
+    EvaluationMetrics,
+    HeadMetrics,
+    ScoringProtocol,
+    read_metrics,
+    write_metrics,
+)
 from airstreams.evaluation.scoring import Scores, metrics_of, score_videos, targets_of
 from airstreams.files import require_writable, write_json, write_rows
 from airstreams.machine import cpus, keep_freed_memory
@@ -33,19 +41,19 @@ from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.saved_model import SavedModel
 
 
-@dataclass
+@dataclass(frozen=True)
 class Evaluation:
-    """The figures of a split, and where its files lie.
+    """What `evaluate` found out about a split.
 
-    figures: what `figures.json` holds (docs/evaluation.md), in 0..1.
+    metrics: in 0..1, as in `figures.json`.
     folder: RUN/evaluation/SPLIT and its files.
     confusion: counts of true class by predicted class; None for multi-label data.
     saved: the model, on the device that scored.
-    videos: those scored.
-    label_store: the teacher's label maps by which its segmentation was scored; None: it was not.
+    videos: those that were scored.
+    label_store: the teacher's label maps that the segmentation was scored against; None where it was not scored.
     """
 
-    figures: dict[str, Any]
+    metrics: EvaluationMetrics
     folder: EvaluationFolder
     confusion: list[list[int]] | None
     saved: SavedModel
@@ -53,186 +61,245 @@ class Evaluation:
     label_store: LabelStore | None
 
 
-def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluation:
-    """Score `split` of a source, and leave figures, scores and confusions in the run's folder.
+@dataclass(frozen=True)
+class _Task:
+    """A call of `evaluate` that was checked.
 
-    Data without splits of its own takes those that training drew; videos that training never saw are test videos.
+    source: with splits.
+    videos: those of the split.
+    trained_on: how many of them the model was trained on.
+    label_store: with the segmenter's classes; None where the segmentation cannot be scored.
+    """
+
+    saved: SavedModel
+    source: Source
+    split: str
+    videos: Sequence[Video]
+    trained_on: int
+    label_store: LabelStore | None
+    folder: EvaluationFolder
+
+
+def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluation:
+    """Score `split` of a source, and write metrics, scores and confusion counts into the run's folder.
+
+    Data without splits gets the run's own split; videos that are new to the run are test videos.
 
     Raises:
-        InputError: no run, no such split, a source at odds with itself, class names that the model does not know, or a
-            folder that cannot be written.
+        InputError: no run, no such split, an inconsistent source, classes that the model does not know, or a folder
+            that cannot be written.
         VideoError: no video can be read.
     """
     keep_freed_memory()
     device = device_of_process()
     if not is_main_process():
         console = Console(quiet=True)
+    task = _check(run, source, split, device, console)
+    scores = _score(task, console)
+    metrics = _summary(task, scores)
+    return _write(task, scores, metrics)
+
+
+def _check(run: Path, source: Source, split: str, device: torch.device, console: Console) -> _Task:
+    """Refuse a call that cannot work, before any video is opened."""
     saved = saved_models.load(run, device)
     require_consistent(source)
     for remark in source.remarks:
         console.print(remark, soft_wrap=True)
+    _check_classes(run, source, saved)
+    run_folder = RunFolder(run)
+    # A model that was copied without its list of videos can still score data with splits of its own.
+    has_list = run_folder.splits.is_file()
+    if not (has_list or source.has_splits):
+        raise InputError(
+            f"{run} has no {run_folder.splits.name}, which lists the videos it was trained on. Copy that file with the "
+            "model, or give data with splits of its own."
+        )
+    run_splits = run_folder.read_splits() if has_list else {}
+    with_own_splits = source.has_splits
+    source = _with_splits_of_the_run(source, run_splits, console)
+    videos = source.split(split)
+    trained_on = len(overlapping([video.name for video in videos], run_folder.trained_on()))
+    if trained_on and split != "train":
+        console.print(
+            f"warning: the run was trained on {trained_on} of these {len(videos)} videos, by their names, so its "
+            "metrics are too high. Score videos that it has not seen.",
+            soft_wrap=True,
+        )
+    elif not (with_own_splits and any(video.name in run_splits for video in source.videos)):
+        _warn_of_renamed_training_videos(videos, run_splits, console)
+    label_store = _label_store_to_score(saved, source, console)
+    folder = run_folder.evaluation(split)
+    require_writable(folder.path)
+    _announce_replacement(folder, source, console)
+    return _Task(saved, source, split, videos, trained_on, label_store, folder)
+
+
+def _check_classes(run: Path, source: Source, saved: SavedModel) -> None:
     unknown = sorted(set(source.classes) - set(saved.classes))
     if unknown:
         given, expected = (", ".join(names[:5]) + " ..." * (len(names) > 5) for names in (unknown, saved.classes))
-        raise InputError(f"{source.name}: classes that {run} does not know: {given}; expected some of {expected}")
-    if source.multi_label and not saved.multi_label:
-        raise InputError(f"{source.name}: several labels a video, but {run} was trained on one each; give such data")
-    # A model copied without its list can still score data that brings splits of its own.
-    run_folder = RunFolder(run)
-    listed = run_folder.splits.is_file()
-    if not (listed or source.has_splits):
         raise InputError(
-            f"{run}: no {run_folder.splits.name} in it, which says what the model was trained on; copy it with the "
-            "model, or give data with splits of its own"
+            f"{source.name}: {run} does not know the classes {given}. Give data whose classes are among {expected}."
         )
-    drawn = run_folder.read_splits() if listed else {}
-    splits_of_its_own = source.has_splits
-    source = _with_drawn_splits(source, drawn, console)
-    wanted = source.split(split)
-    trained_on = len(overlapping([video.name for video in wanted], run_folder.trained_on()))
-    if trained_on and split != "train":
+    if source.multi_label and not saved.multi_label:
+        raise InputError(
+            f"{source.name}: videos have several labels, but {run} was trained on one label per video. Give data with "
+            "one label per video."
+        )
+
+
+def _with_splits_of_the_run(source: Source, run_splits: Mapping[str, str], console: Console) -> Source:
+    """A source without splits gets those that the run was trained with."""
+    if source.has_splits:
+        return source
+    known = Counter(run_splits[video.name] for video in source.videos if video.name in run_splits)
+    if known:
+        counts = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
+        console.print(f"{known.total()} of {len(source.videos)} videos get the run's own split: {counts}")
+    new = [video for video in source.videos if video.name not in run_splits]
+    if new:
+        console.print(f"{len(new)} of {len(source.videos)} videos are new to the run and count as test videos")
+    return with_splits(source, {video.name: run_splits.get(video.name, "test") for video in source.videos})
+
+
+def _warn_of_renamed_training_videos(videos: Sequence[Video], run_splits: Mapping[str, str], console: Console) -> None:
+    """Warn of videos that look like training videos under other names, for example after a conversion."""
+    trained_on = {_short_name(name): name for name, split in run_splits.items() if split == "train"}
+    alike = [video for video in videos if video.name not in run_splits and _short_name(video.name) in trained_on]
+    if alike:
+        example = trained_on[_short_name(alike[0].name)]
         console.print(
-            f"beware: {trained_on} of these {len(wanted)} videos were trained on, by their names, so the figures "
-            "flatter",
+            f"warning: {len(alike)} of these {len(videos)} videos look like training videos under other names "
+            f"({alike[0].name} for {example}). If they are, the metrics are too high: give DATA in the form that "
+            "training had.",
             soft_wrap=True,
         )
-    elif not (splits_of_its_own and any(video.name in drawn for video in source.videos)):
-        _warn_of_other_names(wanted, drawn, console)
-    label_store = source.label_store if "semantic" in saved.config.model.streams else None
+
+
+def _short_name(name: str) -> tuple[str, ...]:
+    """What of a video's name stays the same in another folder or after a conversion: last folder, stem and segment."""
+    file, _, segment = name.partition("#t=")
+    path = PurePosixPath(file)
+    return path.parent.name, path.stem, segment
+
+
+def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -> LabelStore | None:
+    """The source's label maps with the segmenter's classes; None where the segmentation cannot be scored."""
+    store = source.label_store if "semantic" in saved.config.model.streams else None
+    if store is None or store.classes == saved.segment_classes:
+        return store
     grouped = {OTHER} if saved.config.data.segment_classes else set()
-    if label_store is not None and not set(saved.segment_classes) <= {*label_store.classes, *grouped}:
-        console.print(f"segmentation not scored: {label_store.teacher}'s classes are not those of the run's teacher")
-        label_store = None
-    elif label_store is not None and label_store.classes != saved.segment_classes:
-        rest = OTHER if OTHER in set(saved.segment_classes) - set(label_store.classes) else label_store.classes[0]
-        console.print(f"segmentation: what the run's segmenter has no class for is scored as {rest}")
-        label_store = label_store.with_classes(saved.segment_classes)
-    folder = run_folder.evaluation(split)
-    require_writable(folder.path)
-    _say_what_is_replaced(folder, source, console)
+    if not set(saved.segment_classes) <= {*store.classes, *grouped}:
+        console.print(
+            f"The segmentation is not scored: the classes of {store.teacher} are not those of the run's teacher."
+        )
+        return None
+    rest = OTHER if OTHER in set(saved.segment_classes) - set(store.classes) else store.classes[0]
+    console.print(f"Segmentation: classes that the run's segmenter does not have are scored as {rest}.")
+    return store.with_classes(saved.segment_classes)
+
+
+def _announce_replacement(folder: EvaluationFolder, source: Source, console: Console) -> None:
+    with suppress(InputError):  # the folder is new, or its file is damaged
+        before = read_metrics(folder.metrics).data
+        if before != source.name:
+            console.print(f"{folder.path}: the metrics of {before} will be replaced.", soft_wrap=True)
+
+
+def _score(task: _Task, console: Console) -> Scores:
+    """Score every readable video of the split."""
+    saved, videos = task.saved, task.videos
     with Progress(console=console) as progress:
-        good, bad, rates = check_together(wanted, progress)
+        good, bad, rates = check_together(videos, progress)
         if not good:
             raise VideoError(
-                f"none of {len(wanted)} videos can be read; the first, {bad[0].video.name}: {bad[0].reason}"
+                f"none of {len(videos)} videos can be read; the first, {bad[0].video.name}: {bad[0].reason}"
             )
-        task = progress.add_task("scoring", total=len(good))
+        bar = progress.add_task("scoring", total=len(good))
         scores = score_videos(
             saved,
             good,
-            label_store,
-            min(saved.config.data.workers, cpus()),  # which another machine may have had more of
-            on_video=lambda: progress.advance(task, PartialState().num_processes),  # the others are about as far
+            task.label_store,
+            workers=min(saved.config.data.workers, cpus()),  # this machine may have fewer than the one that trained
+            on_video=lambda: progress.advance(bar, PartialState().num_processes),  # all processes advance alike
         )
     scores.left_out += bad
     if scores.left_out:
         first = scores.left_out[0]
         console.print(
-            f"{len(scores.left_out)} of {len(wanted)} videos left out; such as {first.video.name}: {first.reason}"
-        )
-    known = [rates[video.path] for video in good if video.path in rates]
-    if said := frame_rate_warning(known, saved.frame_rate, saved.config.clip):
-        console.print(said, soft_wrap=True)
-    figures = {"data": source.name, "split": split, "trained_on": trained_on, **metrics_of(saved, scores)}
-    figures["protocol"] = _protocol(source, split, saved.config.evaluation, len(scores.left_out))
-    _add_intervals(figures, saved, scores, groups_of(wanted))
-    figures["per_class"] = _per_class(saved, scores)
-    return _write(folder, saved, scores, figures, label_store)
-
-
-def _say_what_is_replaced(folder: EvaluationFolder, source: Source, console: Console) -> None:
-    with suppress(OSError, ValueError, KeyError):  # there are none, or they are damaged
-        before = json.loads(folder.metrics.read_text(encoding="utf-8"))["data"]
-        if before != source.name:
-            console.print(f"{folder.path}: its figures of {before} will be replaced", soft_wrap=True)
-
-
-def _with_drawn_splits(source: Source, drawn: Mapping[str, str], console: Console) -> Source:
-    """A source without splits takes the run's."""
-    if source.has_splits:
-        return source
-    known = Counter(drawn[video.name] for video in source.videos if video.name in drawn)
-    if known:
-        shares = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
-        console.print(f"{known.total()} of {len(source.videos)} videos go by the names of the run's own: {shares}")
-    new = [video for video in source.videos if video.name not in drawn]
-    if new:
-        console.print(f"{len(new)} of {len(source.videos)} videos are new to the run: they count as test videos")
-    return with_splits(source, {video.name: drawn.get(video.name, "test") for video in source.videos})
-
-
-def _warn_of_other_names(wanted: Sequence[Video], drawn: Mapping[str, str], console: Console) -> None:
-    """Say what looks as if the run had learnt from it under another name, as where data come in another form."""
-    learnt = {_ending(name): name for name, use in drawn.items() if use == "train"}
-    alike = [video for video in wanted if video.name not in drawn and _ending(video.name) in learnt]
-    if alike:
-        once = learnt[_ending(alike[0].name)]
-        console.print(
-            f"beware: {len(alike)} of these {len(wanted)} videos look like some that were trained on under other names "
-            f"({alike[0].name} for {once}); if they are, the figures flatter: give DATA in the form in which training "
-            "had it",
+            f"{len(scores.left_out)} of {len(videos)} videos left out, for example {first.video.name}: {first.reason}",
             soft_wrap=True,
         )
+    known_rates = [rates[video.path] for video in good if video.path in rates]
+    if warning := frame_rate_warning(known_rates, saved.frame_rate, saved.config.clip):
+        console.print(warning, soft_wrap=True)
+    return scores
 
 
-def _ending(name: str) -> tuple[str, ...]:
-    """By which a video is recognised in another folder, or after it was encoded anew."""
-    file, _, part = name.partition("#t=")
-    path = PurePosixPath(file)
-    return path.parent.name, path.stem, part
-
-
-def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out: int) -> dict[str, Any]:
-    """By which views the figures are, and, for a published data set, what is reported on it."""
-    protocol: dict[str, Any] = {"views": evaluation.views, "crops": evaluation.crops, "published": None}
-    if found := published_for(source):
-        name, published = found
-        deviates = deviations(published, source, split, evaluation, left_out)
-        protocol["published"] = {"name": name, **published._asdict(), "deviations": deviates}
-    return protocol
-
-
-def _add_intervals(figures: dict[str, Any], saved: SavedModel, scores: Scores, group_of: Mapping[str, str]) -> None:
+def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
+    """All metrics of the scored videos, with intervals."""
+    saved = task.saved
+    measured = metrics_of(saved, scores)
     targets = targets_of(saved, scores.videos)
     counted = scored_mask(targets)
+    group_of = groups_of(task.videos)
     groups = [group_of[video.name] for video, counts in zip(scores.videos, counted, strict=True) if counts]
-    figures["groups"] = len(set(groups))
-    by_head = {
-        head: intervals(outcomes_of(values[counted], targets[counted]), groups) if groups else dict.fromkeys(METRICS)
+    not_known = dict.fromkeys(METRICS)
+    intervals_of = {
+        head: intervals(outcomes_of(values[counted], targets[counted]), groups) if groups else not_known
         for head, values in scores.probabilities.items()
     }
-    figures["intervals"] = by_head[saved.config.model.answer]
-    for head, row in figures["streams"].items():
-        figures["streams"][head] = row | {"intervals": by_head.get(head, dict.fromkeys(METRICS))}
+    streams = {
+        head: HeadMetrics(**vars(row), intervals=intervals_of.get(head, not_known))
+        for head, row in measured.streams.items()
+    }
+    return EvaluationMetrics(
+        **vars(measured) | {"streams": streams},
+        data=task.source.name,
+        split=task.split,
+        trained_on=task.trained_on,
+        protocol=_protocol(task.source, task.split, saved.config.evaluation, len(scores.left_out)),
+        groups=len(set(groups)),
+        intervals=intervals_of[saved.config.model.answer],
+        per_class=_per_class(saved, scores),
+    )
 
 
-def _per_class(saved: SavedModel, scores: Scores) -> dict[str, dict[str, float]]:
-    """The figure of each class that occurs: its accuracy, or with several labels a video its average precision."""
+def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out: int) -> ScoringProtocol:
+    comparison = None
+    if found := published_for(source):
+        name, published = found
+        comparison = Comparison(name, published, deviations(published, source, split, evaluation, left_out))
+    return ScoringProtocol(evaluation.views, evaluation.crops, comparison)
+
+
+def _per_class(saved: SavedModel, scores: Scores) -> dict[str, ClassMetrics]:
+    """The metric of each class that occurs."""
     outcomes = outcomes_of(scores.probabilities[saved.config.model.answer], targets_of(saved, scores.videos))
-    videos_K, figure_K = outcomes.by_class(np.ones(len(scores.videos), dtype=np.int64))
+    videos_K, values_K = outcomes.by_class(np.ones(len(scores.videos), dtype=np.int64))
     key = "average_precision" if saved.multi_label else "accuracy"
-    of_class = zip(saved.classes, videos_K.tolist(), figure_K.tolist(), strict=True)
-    return {name: {"videos": int(videos), key: figure} for name, videos, figure in of_class if videos}
+    rows = zip(saved.classes, videos_K.tolist(), values_K.tolist(), strict=True)
+    return {name: ClassMetrics(int(videos), **{key: value}) for name, videos, value in rows if videos}
 
 
-def _write(
-    folder: EvaluationFolder, saved: SavedModel, scores: Scores, figures: dict[str, Any], label_store: LabelStore | None
-) -> Evaluation:
-    answer = scores.probabilities[saved.config.model.answer]
+def _write(task: _Task, scores: Scores, metrics: EvaluationMetrics) -> Evaluation:
+    saved, folder = task.saved, task.folder
+    answer_NK = scores.probabilities[saved.config.model.answer]
     counts = None
     if not saved.multi_label:
-        counts = confusion(answer, targets_of(saved, scores.videos)).tolist()
-    evaluation = Evaluation(figures, folder, counts, saved, scores.videos, label_store)
+        counts = confusion(answer_NK, targets_of(saved, scores.videos)).tolist()
+    evaluation = Evaluation(metrics, folder, counts, saved, scores.videos, task.label_store)
     if not is_main_process():
         return evaluation
-    folder.metrics.unlink(missing_ok=True)  # or it could stand beside other figures' scores
+    folder.metrics.unlink(missing_ok=True)  # else a crash could leave old metrics beside new scores
     if counts is not None:
         write_json(folder.confusion, {"classes": list(saved.classes), "counts": counts}, indent=None)
     scored = (
         (video.name, ";".join(video.labels), saved.classes[int(row.argmax())], *(f"{value:.9g}" for value in row))
-        for video, row in zip(scores.videos, answer, strict=True)
+        for video, row in zip(scores.videos, answer_NK, strict=True)
     )
     left_out = ((bad.video.name, ";".join(bad.video.labels), f"left out: {bad.reason}") for bad in scores.left_out)
     write_rows(folder.scores, ("name", "label", "predicted", *saved.classes), chain(scored, left_out))
-    write_json(folder.metrics, figures)  # last: where it is, the others are
+    write_metrics(folder.metrics, metrics)  # last: where it exists, the other files are complete
     return evaluation

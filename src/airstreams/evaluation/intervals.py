@@ -1,9 +1,9 @@
-"""How far a figure would move with other videos of the same kind and with other seeds: 95 % intervals.
+"""95 % intervals: how far a metric would move with other videos of the same kind and with other seeds.
 
-Videos of one group (cut from one film, of one person) are right or wrong together, so a bootstrap draws whole groups.
-The draws tell variances alone. Plain percentiles of them will not do: drawn twice, a video stands beside itself in the
-ranking of mAP, which raises it; where all videos are right, they are so in every draw; and of three seeds there are
-few draws.
+Videos of one group (of one person, or cut from one film) tend to be right or wrong together. So a bootstrap resamples
+whole groups, `REPLICATES` times with a fixed seed. Only its variance is used. Its percentiles would be misleading for
+three reasons: a video that is drawn twice ranks beside itself, which raises the mAP; where all videos are right, they
+are right in every draw; and three seeds are too few to resample.
 
 Legend of shape suffixes: N videos, R draws, S seeds.
 """
@@ -13,42 +13,47 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-from airstreams.evaluation.metrics import Outcomes
+from airstreams.evaluation.metrics import METRICS, Outcomes
 
 REPLICATES = 1000
 
+Intervals = dict[str, list[float] | None]
+"""Metric to its interval, [low, high] in 0..1; None for a metric that does not apply."""
 
-def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> dict[str, list[float] | None]:
-    """Each figure's 95 % interval, [low, high] in 0..1; the same ones every time. None for what does not apply.
 
-    group_of_N: each video's. They are to be those that count: see `metrics.scored_mask`.
+def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> Intervals:
+    """The 95 % interval of each metric. Equal arguments give equal intervals.
+
+    group_of_N: the group of each video. The outcomes hold only videos that count: see `metrics.scored_mask`.
     """
     rng = np.random.default_rng(0)
     names, group_N = np.unique(group_of_N, return_inverse=True)
     groups = len(names)
     drawn = [outcomes.metrics(draw_groups(rng, groups)[group_N]) for _ in range(REPLICATES)]
-    found: dict[str, list[float] | None] = {}
-    for name, figure in outcomes.metrics(np.ones(len(group_N), dtype=np.int64)).items():
-        drawn_R1 = np.array([[values[name]] for values in drawn], dtype=np.float64)
-        found[name] = None if figure is None else proportion_interval(np.array([figure]), drawn_R1, groups)
+    measured = outcomes.metrics(np.ones(len(group_N), dtype=np.int64))
+    found: Intervals = {}
+    for name in METRICS:
+        value = measured[name]
+        drawn_R1 = np.array([[metrics[name]] for metrics in drawn], dtype=np.float64)
+        found[name] = None if value is None else proportion_interval(np.array([value]), drawn_R1, groups)
     return found
 
 
 def draw_groups(rng: np.random.Generator, groups: int) -> np.ndarray:
-    """How often each of so many groups counts when as many are drawn with replacement."""
+    """One bootstrap draw: how often each group comes up when as many groups are drawn with replacement."""
     return np.bincount(rng.integers(groups, size=groups), minlength=groups)
 
 
 def proportion_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
-    """The 95 % interval of the mean over seeds of a figure in 0..1, which it never leaves.
+    """The 95 % interval of a metric in 0..1, averaged over seeds. It stays within 0..1.
 
-    It is Wilson's for as many independent videos as would vary as much; where nothing varies, for as many as there are
-    groups.
+    It is Wilson's interval for the number of independent videos that would give the estimated variance. Where the
+    variance is 0, that number is the number of groups.
 
     Args:
-        values_S: each seed's figure.
-        drawn_RS: the same over drawn groups of videos.
-        groups: how many there are to be drawn from.
+        values_S: the metric of each seed.
+        drawn_RS: the same for each bootstrap draw.
+        groups: how many groups there are.
     """
     if groups == 1:
         return [0.0, 1.0]
@@ -56,15 +61,16 @@ def proportion_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int)
     variance, t = _spread(values_S, drawn_RS, groups)
     videos = share * (1 - share) / variance if variance > 0 else 0.0
     a = t**2 / (videos or groups)
-    # The shares whose own interval, of a variance in proportion to share (1 - share), just reaches this one.
+    # Wilson (1927): each bound is a proportion p whose own interval, of variance p (1 - p) / videos, ends at `share`.
     middle, half = share + a / 2, np.sqrt(a * share * (1 - share) + a**2 / 4)
     return [float(np.clip((middle + side * half) / (1 + a), 0, 1)) for side in (-1, 1)]
 
 
 def difference_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
-    """The 95 % interval of the mean over seeds of a difference of two figures. Arguments as of `proportion_interval`.
+    """The 95 % interval of the difference of two metrics, averaged over seeds. Arguments as in `proportion_interval`.
 
-    Where nothing varies, the videos that would change it are a share that no group is of: it may be Wilson's.
+    Where the variance is 0, no group of videos changes the difference. Such groups may still exist, and their share is
+    at most Wilson's upper bound for 0 of `groups`: this bound is then the interval's half width.
     """
     if groups == 1:
         return [-1.0, 1.0]
@@ -74,21 +80,22 @@ def difference_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int)
 
 
 def _spread(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> tuple[float, float]:
-    """The variance of a mean over seeds, and by how many standard deviations the bounds of 95 % lie to either side.
+    """The variance of the mean over seeds, and the t value of its 95 % interval.
 
-    It is that of other videos, by the draws, and that of other seeds: what the seeds' figures differ by, less what
-    they would differ by for each erring on other videos, which is in the first part already. Both are estimates, the
-    second one of few seeds, so the bounds are Student's, with degrees of freedom by Satterthwaite (1946).
+    The variance has two parts. The part over videos comes from the bootstrap. The part over seeds is the variance among
+    the seeds' values, minus what the choice of videos alone would cause among them: the first part has this already.
+    Both parts are estimates, the second one from few seeds. So the bounds use Student's t, with the degrees of freedom
+    of Satterthwaite (1946).
     """
     S = len(values_S)
-    too_little = (groups - 1) / groups  # what is drawn from so few varies
-    variance = of_videos = drawn_RS.mean(axis=1).var() / too_little
-    uncertain = of_videos**2 / (groups - 1)
+    bias = (groups - 1) / groups  # of a bootstrap variance
+    variance = over_videos = drawn_RS.mean(axis=1).var() / bias
+    uncertainty = over_videos**2 / (groups - 1)
     if S > 1:
         among_seeds = values_S.var(ddof=1)
-        erring = (drawn_RS - drawn_RS.mean(axis=1, keepdims=True)).var(axis=0).sum() / (S - 1) / too_little
-        variance += max(0.0, among_seeds - erring) / S
-        uncertain += (among_seeds / S) ** 2 / (S - 1)
-    if variance < 1e-18:  # rounding's, where nothing varies
+        by_videos = (drawn_RS - drawn_RS.mean(axis=1, keepdims=True)).var(axis=0).sum() / (S - 1) / bias
+        variance += max(0.0, among_seeds - by_videos) / S
+        uncertainty += (among_seeds / S) ** 2 / (S - 1)
+    if variance < 1e-18:  # 0 but for rounding
         return 0.0, float(stdtrit(groups - 1, 0.975))
-    return float(variance), float(stdtrit(max(1.0, variance**2 / uncertain), 0.975))
+    return float(variance), float(stdtrit(max(1.0, variance**2 / uncertainty), 0.975))

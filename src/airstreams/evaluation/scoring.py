@@ -1,9 +1,14 @@
-"""How a video is scored: its views, averaged. Predict and evaluate both use `score_views`, so they cannot disagree."""
+"""Scoring: a video's probabilities are the mean over its views.
 
-from collections.abc import Callable, Iterator, Sequence
+Predict and evaluate share `score_views`, so they give the same answer.
+
+Legend of shape suffixes: N videos, K action classes, V views, T frames, H, W pixels, C features, S segmentation
+classes, h, w the segmenter's grid.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,38 +22,51 @@ from airstreams.data.listing import Video
 from airstreams.data.loader_processes import ends_its_loaders, loader_options
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
-from airstreams.evaluation.metrics import METRICS, MultiLabelOutcomes, SegmentationMetrics, action_metrics, log_loss
+from airstreams.evaluation.metrics import (
+    ActionMetrics,
+    MultiLabelOutcomes,
+    SegmentationCounts,
+    SegmentationMetrics,
+    action_metrics,
+    log_loss,
+)
+from airstreams.evaluation.results import SplitMetrics
 from airstreams.machine import in_bfloat16
 from airstreams.runs.saved_model import SavedModel
 
-CLIPS_AT_ONCE = 16  # bounds the memory of a video with many views
+CLIPS_AT_ONCE = 16  # limits the memory that a video with many views takes
 
 
 @dataclass
 class Scores:
-    """Every scored video's probabilities.
+    """The probabilities of all scored videos.
 
-    videos: those scored, N of them.
+    videos: those that were scored, N of them.
     probabilities: head name to (N, K).
     left_out: those that could not be read.
-    segmentation: metrics of the segmenter against label maps and masks; None without any.
+    segmentation: None where there were no label maps to compare with.
     """
 
     videos: list[Video]
     probabilities: dict[str, np.ndarray]
     left_out: list[BadVideo]
-    segmentation: dict[str, Any] | None
+    segmentation: SegmentationMetrics | None
 
 
 def score_views(
     saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str]
 ) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
-    """One video's probabilities (K,) for each head, its segmentation logits (V T, S, h, w) where computed, and what
-    each head's classifier sees (C,).
+    """Score one video.
 
-    The clips are its V views, uint8, over which all but the segmentation is averaged; probabilities are after softmax
-    (or, for multi-label data, sigmoid).
-    FloatingPointError: the scores are not numbers.
+    clips_VTHW3: its views, uint8.
+
+    Returns:
+        For each head the probabilities (K,), averaged over the views, after softmax or, for multi-label data, sigmoid;
+        the segmentation logits (V T, S, h, w), or None where the heads do not need them;
+        for each head the features (C,) that its classifier gets, averaged over the views.
+
+    Raises:
+        FloatingPointError: a probability is NaN or infinite.
     """
     device = next(saved.model.parameters()).device
     autocast = torch.autocast("cuda", torch.bfloat16) if in_bfloat16(device) else nullcontext()
@@ -65,12 +83,12 @@ def score_views(
             if "semantic" in output.representations:
                 segmentations.append(output.representations["semantic"].prediction.transpose(1, 2).flatten(0, 1))
     averaged, features = (
-        {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in of_heads.items()}
-        for of_heads in (probabilities, pooled)
+        {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in by_head.items()}
+        for by_head in (probabilities, pooled)
     )
     if not all(probabilities_K.isfinite().all() for probabilities_K in averaged.values()):
         raise FloatingPointError(
-            "the model's scores are not numbers, since its training diverged; train again with a lower --training.lr"
+            "The model's scores are not numbers, because its training diverged. Train again with a lower --training.lr."
         )
     return averaged, torch.cat(segmentations) if segmentations else None, features
 
@@ -85,34 +103,39 @@ def score_videos(
 ) -> Scores:
     """Score every video with every trained head; leaves the model in evaluation mode.
 
-    Of several processes each scores its share, and all return the scores of all videos, each counted once.
+    Under torchrun each process scores a share of the videos, and every process returns the scores of all.
 
     Args:
         saved: the model.
-        videos: what to score, each with a name of its own.
-        label_store: the teacher's label maps, where the segmentation is to be scored too.
-        workers: processes that decode.
+        videos: what to score; their names must differ.
+        label_store: the teacher's label maps; None: the segmentation is not scored.
+        workers: how many processes decode.
         on_video: called after each video, for progress.
+
+    Raises:
+        VideoError: no video can be read.
+        FloatingPointError: the scores are not numbers.
     """
     saved.model.eval()
     heads = saved.config.trained_heads()
     segments = label_store is not None and "semantic" in saved.config.model.streams
-    metrics = SegmentationMetrics(saved.segment_classes) if segments else None
+    segmentation_counts = SegmentationCounts(saved.segment_classes) if segments else None
     views_of_videos = VideoViews(share(videos), saved.config, label_store if segments else None, masks=segments)
     scored: list[tuple[Video, dict[str, Tensor]]] = []
     left_out: list[BadVideo] = []
-    for views in _read_ahead(views_of_videos, workers):
+    loader: Iterable[Views | BadVideo] = DataLoader(views_of_videos, batch_size=None, **loader_options(workers))
+    for views in loader:
         if isinstance(views, BadVideo):
             left_out.append(views)
         else:
             probabilities, logits_NShw, _ = score_views(saved, views.clips, heads)
             scored.append((views.video, probabilities))
-            if metrics is not None and logits_NShw is not None:
-                labels, masks = (
+            if segmentation_counts is not None and logits_NShw is not None:
+                label_maps, masks = (
                     None if maps is None else maps.flatten(0, 1).to(logits_NShw.device)
                     for maps in (views.label_maps, views.masks)
                 )
-                metrics.add(logits_NShw, labels, masks)
+                segmentation_counts.add(logits_NShw, label_maps, masks)
         on_video()
     order = {video.name: number for number, video in enumerate(videos)}
     left_out = gather(left_out)
@@ -121,8 +144,8 @@ def score_videos(
         raise VideoError(f"none of {len(videos)} videos could be read; the first: {left_out[0].reason}")
     stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in heads}
     segmentation = None
-    if metrics is not None:
-        first, *others = gather([metrics])
+    if segmentation_counts is not None:
+        first, *others = gather([segmentation_counts])
         segmentation = sum(others, start=first).metrics()
     return Scores([video for video, _ in scored], stacked, left_out, segmentation)
 
@@ -132,28 +155,24 @@ def targets_of(saved: SavedModel, videos: Sequence[Video]) -> np.ndarray:
     return torch.stack([target_of(video.labels, saved.classes, saved.multi_label) for video in videos]).numpy()
 
 
-def metrics_of(saved: SavedModel, scores: Scores) -> dict[str, Any]:
-    """The metrics of `airstreams evaluate`: answer, heads and segmentation; None for what does not apply."""
+def metrics_of(saved: SavedModel, scores: Scores) -> SplitMetrics:
+    """The metrics of the scored videos."""
     targets = targets_of(saved, scores.videos)
     by_head = {head: action_metrics(probabilities, targets) for head, probabilities in scores.probabilities.items()}
-    answer, untrained = saved.config.model.answer, dict.fromkeys(METRICS)
+    answer, untrained = saved.config.model.answer, ActionMetrics()
     unlabelled, as_negatives = 0, None
     if saved.multi_label:
-        competing = MultiLabelOutcomes(scores.probabilities[answer], targets, unlabelled_last=False)
-        as_negatives = competing.metrics(np.ones(len(targets), dtype=np.int64))["map"]
+        ranked = MultiLabelOutcomes(scores.probabilities[answer], targets, unlabelled_last=False)
+        as_negatives = ranked.metrics(np.ones(len(targets), dtype=np.int64)).map
         unlabelled = int((~targets.any(axis=1)).sum())
-    return {
-        "videos": len(scores.videos),
-        "left_out": len(scores.left_out),
-        "classes": len({label for video in scores.videos for label in video.labels}),  # that occur
-        **by_head[answer],
-        "log_loss": log_loss(scores.probabilities[answer], targets),
-        "unlabelled": unlabelled,  # ranked last by `map`
-        "map_unlabelled_as_negatives": as_negatives,
-        "streams": {head: by_head.get(head, untrained) for head in saved.config.model.heads},
-        "segmentation": scores.segmentation,
-    }
-
-
-def _read_ahead(views_of_videos: VideoViews, workers: int) -> Iterator[Views | BadVideo]:
-    return iter(DataLoader(views_of_videos, batch_size=None, **loader_options(workers)))
+    return SplitMetrics(
+        **vars(by_head[answer]),
+        videos=len(scores.videos),
+        left_out=len(scores.left_out),
+        classes=len({label for video in scores.videos for label in video.labels}),
+        log_loss=log_loss(scores.probabilities[answer], targets),
+        unlabelled=unlabelled,
+        map_unlabelled_as_negatives=as_negatives,
+        streams={head: by_head.get(head, untrained) for head in saved.config.model.heads},
+        segmentation=scores.segmentation,
+    )

@@ -27,6 +27,7 @@ from airstreams.data.listing import Source
 from airstreams.data.splits import with_drawn_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
+from airstreams.evaluation.results import read_metrics
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
 from airstreams.experiments.workers import end, start, worker_process
 from airstreams.models import cost
@@ -51,19 +52,21 @@ class Job:
     init: Path | None = None
 
     @property
-    def figures_file(self) -> Path:
+    def metrics_file(self) -> Path:
         """Written when all is done."""
         return RunFolder(self.folder).evaluation("test").metrics
 
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do. The run may have been evaluated on other data since."""
-        return self.figures_file.is_file() and json.loads(self.figures_file.read_text())["data"] == self.source.name
+        return self.metrics_file.is_file() and read_metrics(self.metrics_file).data == self.source.name
 
     @property
     def score(self) -> float:
         """What `evaluate` said, in 0..1."""
-        return float(json.loads(self.figures_file.read_text())[self.source.metric])
+        score = read_metrics(self.metrics_file)[self.source.metric]
+        assert score is not None
+        return score
 
     @property
     def seconds(self) -> float:

@@ -9,7 +9,6 @@ Legend of shape suffixes: N videos, K action classes, R draws, S seeds.
 """
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -22,6 +21,7 @@ from airstreams.errors import InputError
 from airstreams.evaluation.intervals import REPLICATES, difference_interval, draw_groups, proportion_interval
 from airstreams.evaluation.metrics import Outcomes, outcomes_of, scored_mask
 from airstreams.evaluation.published import NAMES, deviations, options_of, published_for
+from airstreams.evaluation.results import read_metrics
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
 from airstreams.files import replacing, write_json
@@ -266,9 +266,9 @@ def _in_points(found: Mapping[str, Any]) -> str:
 
 def _deviations(jobs: Sequence[Job]) -> list[str]:
     """What keeps figures of these runs from being compared with published ones, in words."""
-    told = [json.loads(job.figures_file.read_text()) for job in jobs]
-    left_out = sum({job.source.name: of_job["left_out"] for job, of_job in zip(jobs, told, strict=True)}.values())
-    learnt = max(of_job.get("trained_on", 0) for of_job in told)
+    told = [read_metrics(job.metrics_file) for job in jobs]
+    left_out = sum({job.source.name: of_job.left_out for job, of_job in zip(jobs, told, strict=True)}.values())
+    learnt = max(of_job.trained_on for of_job in told)
     flatters = [f"{learnt} test videos trained on, by their names"] if learnt else []
     found = published_for(jobs[0].source)
     if found is None:

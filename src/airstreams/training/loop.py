@@ -210,7 +210,9 @@ def train(
                 score = None
                 if val_videos and (last or (epoch + 1) % config.training.validate_every == 0):
                     broadcast_buffers(saved.model)
-                    record["val"] = metrics_of(saved, score_videos(saved, val_videos, workers=config.data.workers))
+                    record["val"] = metrics_of(
+                        saved, score_videos(saved, val_videos, workers=config.data.workers)
+                    ).as_dict()
                     score = record["val"][source.metric]
                 if not val_videos:
                     better = last or due

@@ -1,6 +1,6 @@
-"""A run on one self-contained HTML page: what it scored, where it errs, what it sees, how its training went.
+"""A run on one self-contained HTML page: its metrics, its mistakes, what its streams see, and its training curves.
 
-All of it stands in the run's folder already; no video is opened. The page is `run_report.html`, filled in.
+The page uses files of the run's folder only and opens no video. Its template is `run_report.html`.
 """
 
 import base64
@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +20,46 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from airstreams.data.listing import SPLITS
 from airstreams.errors import InputError
 from airstreams.evaluation.published import NAMES
+from airstreams.evaluation.results import EvaluationMetrics, read_metrics, weakest_first
 from airstreams.files import replacing, require_writable
 from airstreams.models import cost
 from airstreams.percent import percent, with_interval
 from airstreams.recipe import to_yaml
-from airstreams.runs.folder import RunFolder
+from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import entries
 from airstreams.runs.saved_model import Description, read_description
 from airstreams.viewing.pictures import confusion_plot, save_picture
-from airstreams.viewing.tables import cost_table, heads_table, segmentation_table
+from airstreams.viewing.tables import Rows, cost_table, heads_table, segmentation_table
 
-REPORT = "report.html"
-MISTAKES = 15  # that are shown
-DAMAGED = "damaged ({}); `airstreams evaluate` writes it anew"
+MISTAKES_SHOWN = 15
+
+
+@dataclass(frozen=True)
+class _EvaluatedSplit:
+    """What the page shows of one split. `segmentation` and `mistakes` are empty where they do not apply.
+
+    picture, confusion: PNGs as `data:` addresses; None where there is none.
+    """
+
+    split: str
+    headline: str
+    scored: str
+    notes: list[str]
+    heads: Rows
+    segmentation: Rows
+    classes: Rows
+    mistakes: Rows
+    confusion: str | None
+    picture: str | None
 
 
 def write_report(run: Path) -> Path:
     """Write RUN/report.html, which needs no other file, and return its path. InputError: no run, or a damaged one."""
     described = read_description(run)
     require_writable(run)
-    epochs = [entry for entry in entries(RunFolder(run).metrics) if "train" in entry]
-    folders = [found.path for found in RunFolder(run).evaluations()]
-    # The test split is what people look for.
-    folders.sort(key=lambda folder: folder.name != "test")
+    run_folder = RunFolder(run)
+    epochs = [entry for entry in entries(run_folder.metrics) if "train" in entry]
+    folders = sorted(run_folder.evaluations(), key=lambda folder: folder.path.name != "test")  # the test split first
     environment = Environment(
         loader=PackageLoader("airstreams", "viewing"),
         autoescape=True,
@@ -52,29 +70,29 @@ def write_report(run: Path) -> Path:
     page = environment.get_template("run_report.html").render(
         name=str(run),
         about=_about(run, described, epochs),
-        evaluations=[_evaluation(folder, described) for folder in folders],
+        evaluations=[_evaluated_split(folder, described) for folder in folders],
         curves=_curves(epochs),
         cost=cost_table(
             cost.count(described.config, len(described.classes), len(described.segment_classes)),
             described.config.clip.frames,
         ),
-        left_out=RunFolder(run).read_left_out() if RunFolder(run).left_out.is_file() else {},
+        left_out=run_folder.read_left_out() if run_folder.left_out.is_file() else {},
         recipe=to_yaml(described.config),
     )
-    with replacing(run / REPORT) as temporary:
+    with replacing(run_folder.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
-    return run / REPORT
+    return run_folder.report
 
 
 def _about(run: Path, described: Description, epochs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What the run is, in words."""
+    """The table at the top: model, data, training."""
     config, clip = described.config, described.config.clip
     versions = json.loads(RunFolder(run).description.read_text(encoding="utf-8"))["versions"]
-    rate = f"{clip.rate:g} a second" if clip.rate else f"at a stride of {clip.stride}"
+    rate = f"{clip.rate:g} per second" if clip.rate else f"stride {clip.stride}"
     about = [
         ("streams", ", ".join(config.model.streams)),
         ("classes", f"{len(described.classes)}: {', '.join(described.classes)}"),
-        ("clip", f"{clip.frames} frames, {rate}, of {clip.size} px"),
+        ("clip", f"{clip.frames} frames, {rate}, {clip.size} px"),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
     if RunFolder(run).splits.is_file():
@@ -84,57 +102,58 @@ def _about(run: Path, described: Description, epochs: Sequence[dict[str, Any]]) 
         minutes = sum(entry["train"]["seconds"] for entry in epochs) / 60
         machines = " and ".join(sorted({entry["train"].get("hardware", "not recorded") for entry in epochs}))
         about.append(("training", f"{epochs[-1]['epoch']} of {config.training.epochs} epochs, {minutes:.1f} min"))
-        about.append(("on", machines))
+        about.append(("trained on", machines))
     return about
 
 
-def _evaluation(folder: Path, described: Description) -> dict[str, Any]:
-    """What `airstreams evaluate` left of one split."""
-    path = folder / "figures.json"
+def _evaluated_split(folder: EvaluationFolder, described: Description) -> _EvaluatedSplit:
+    """What `airstreams evaluate` wrote about one split. InputError: a file is damaged."""
+    metrics = read_metrics(folder.metrics)
+    metric = "map" if described.multi_label else "top1"
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        metric = "map" if described.multi_label else "top1"
-        per_class = "average_precision" if described.multi_label else "accuracy"
-        weakest = sorted(figures["per_class"].items(), key=lambda item: item[1][per_class])
-        protocol = figures["protocol"]
-        remarks = []
-        if figures["trained_on"] and figures["split"] != "train":
-            remarks.append(f"{figures['trained_on']} of these videos were trained on, so the figures flatter.")
-        if protocol["published"] and protocol["published"]["deviations"]:
-            deviations = "; ".join(protocol["published"]["deviations"])
-            remarks.append(f"Otherwise than {protocol['published']['name']} is reported: {deviations}.")
-        return {
-            "split": figures["split"],
-            "headline": f"{NAMES[metric]} {with_interval(figures[metric], figures['intervals'][metric])}",
-            "scored": (
-                f"{figures['videos']} videos of {figures['classes']} classes of {figures['data']}, "
-                f"{figures['left_out']} left out; {protocol['views']} clips a video, {protocol['crops']} crops each. "
-                f"In brackets 95 % intervals over {figures['groups']} groups of videos."
+        return _EvaluatedSplit(
+            split=metrics.split,
+            headline=f"{NAMES[metric]} {with_interval(metrics[metric], metrics.intervals[metric])}",
+            scored=(
+                f"{metrics.videos} videos of {metrics.classes} classes of {metrics.data}, {metrics.left_out} left out; "
+                f"{metrics.protocol.views} clips per video, {metrics.protocol.crops} crops each. "
+                f"In brackets 95 % intervals over {metrics.groups} groups of videos."
             ),
-            "remarks": remarks,
-            "heads": heads_table(figures["streams"]),
-            "segmentation": segmentation_table(figures["segmentation"]) if figures["segmentation"] else [],
-            "classes": [
+            notes=_notes(metrics),
+            heads=heads_table(metrics.streams),
+            segmentation=segmentation_table(metrics.segmentation) if metrics.segmentation else [],
+            classes=[
                 ("class", NAMES["map"] if described.multi_label else "accuracy", "videos"),
-                *((name, percent(row[per_class]), row["videos"]) for name, row in weakest),
+                *((name, percent(row.value), str(row.videos)) for name, row in weakest_first(metrics)),
             ],
-            "mistakes": [] if described.multi_label else _mistakes(folder / "scores.csv"),
-            "confusion": _confusion(folder / "confusion.json"),
-            "seen": _picture(folder / "representations.png"),
-        }
+            mistakes=[] if described.multi_label else _mistakes(folder.scores),
+            confusion=_confusion(folder.confusion),
+            picture=_as_address(folder.picture),
+        )
     except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
-        raise InputError(f"{folder}: {DAMAGED.format(repr(error))}") from error
+        raise InputError(f"{folder.path}: a file is damaged ({error!r}). Run `airstreams evaluate` again.") from error
 
 
-def _mistakes(path: Path) -> list[tuple[str, str, str, str]]:
-    """The wrong answers of the highest probabilities: the video, its class, the answer and its probability."""
+def _notes(metrics: EvaluationMetrics) -> list[str]:
+    """What a reader must know before comparing the metrics with others."""
+    notes = []
+    if metrics.trained_on and metrics.split != "train":
+        notes.append(f"The model was trained on {metrics.trained_on} of these videos, so the metrics are too high.")
+    comparison = metrics.protocol.comparison
+    if comparison and comparison.deviations:
+        notes.append(f"Differs from published results on {comparison.name}: {'; '.join(comparison.deviations)}.")
+    return notes
+
+
+def _mistakes(path: Path) -> Rows:
+    """The wrong answers with the highest probabilities: video, true class, answer, probability."""
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     wrong = []
     for name, label, predicted, *probabilities in rows:
-        if len(probabilities) == len(header) - 3 and label != predicted:  # one that was left out has none
+        if len(probabilities) == len(header) - 3 and label != predicted:  # a video that was left out has none
             wrong.append((float(probabilities[header.index(predicted, 3) - 3]), name, label, predicted))
-    surest = sorted(wrong, reverse=True)[:MISTAKES]
+    surest = sorted(wrong, reverse=True)[:MISTAKES_SHOWN]
     return [(name, label, predicted, percent(probability)) for probability, name, label, predicted in surest]
 
 
@@ -144,11 +163,11 @@ def _confusion(path: Path) -> str | None:
     content = json.loads(path.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         confusion_plot(Path(folder) / "confusion.png", content["counts"], content["classes"])
-        return _picture(Path(folder) / "confusion.png")
+        return _as_address(Path(folder) / "confusion.png")
 
 
 def _curves(epochs: Sequence[dict[str, Any]]) -> str | None:
-    """The losses and, where there is a validation part, its metric, against the epochs."""
+    """A plot of the training losses and, where there are validation videos, of their metric, by epoch."""
     if not epochs:
         return None
     validated = [entry for entry in epochs if "val" in entry]
@@ -163,7 +182,7 @@ def _curves(epochs: Sequence[dict[str, Any]]) -> str | None:
                 marker=marker,
                 label=name,
             )
-    axes[0].set_ylabel("loss, training, without its weight")
+    axes[0].set_ylabel("training loss, before its weight")
     if validated:
         metric = "top1" if validated[-1]["val"]["top1"] is not None else "map"
         for head, row in validated[-1]["val"]["streams"].items():
@@ -179,11 +198,11 @@ def _curves(epochs: Sequence[dict[str, Any]]) -> str | None:
         ax.legend(frameon=False, fontsize=8)
     with tempfile.TemporaryDirectory() as folder:
         save_picture(figure, Path(folder) / "curves.png")
-        return _picture(Path(folder) / "curves.png")
+        return _as_address(Path(folder) / "curves.png")
 
 
-def _picture(path: Path) -> str | None:
-    """A PNG as an address that holds it; None where there is none."""
+def _as_address(path: Path) -> str | None:
+    """A PNG as a `data:` address; None where there is no file."""
     if not path.is_file():
         return None
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -4,41 +4,40 @@ A table is a list of rows, and its first row is the header.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 from rich.table import Table
 
+from airstreams.evaluation.metrics import SegmentationMetrics
 from airstreams.evaluation.published import NAMES
+from airstreams.evaluation.results import HeadMetrics
 from airstreams.models.cost import Cost
 from airstreams.percent import percent, with_interval
 
 Rows = list[tuple[str, ...]]
 
 
-def heads_table(heads: Mapping[str, Mapping[str, Any]]) -> Rows:
+def heads_table(heads: Mapping[str, HeadMetrics]) -> Rows:
     """Every metric of every head, with its 95 % interval.
 
-    heads: the metrics of each head by its name, as under `streams` in an evaluation's metrics.
+    heads: the metrics of each head by its name.
     """
     rows = [
-        (name, *(with_interval(metrics[key], metrics["intervals"][key]) for key in NAMES))
+        (name, *(with_interval(metrics[key], metrics.intervals[key]) for key in NAMES))
         for name, metrics in heads.items()
     ]
     return [("head", *NAMES.values()), *rows]
 
 
-def segmentation_table(segmentation: Mapping[str, Any]) -> Rows:
+def segmentation_table(segmentation: SegmentationMetrics) -> Rows:
     """The segmenter's metrics, beside the highest that its grid allows and beside the teacher's own."""
-    keys = [key for key in ("pixel_accuracy", "miou", "person_iou") if key in segmentation]
-    rows = [
-        (
-            key,
-            percent(segmentation[key]),
-            percent(segmentation["ceiling"][key]),
-            percent(segmentation.get(f"teacher_{key}")),
-        )
-        for key in keys
+    ceiling = segmentation.ceiling
+    rows: Rows = [
+        ("pixel_accuracy", percent(segmentation.pixel_accuracy), percent(ceiling.pixel_accuracy), percent(None)),
+        ("miou", percent(segmentation.miou), percent(ceiling.miou), percent(None)),
     ]
+    if segmentation.person_iou is not None:
+        values = (segmentation.person_iou, ceiling.person_iou, segmentation.teacher_person_iou)
+        rows.append(("person_iou", *map(percent, values)))
     return [("segmentation", "this model", "limit of its grid", "teacher"), *rows]
 
 

@@ -1,0 +1,180 @@
+"""The results of an evaluation as types. Only this module writes and reads `figures.json`.
+
+`as_dict` gives the JSON of a result: its keys are fixed, and docs/evaluation.md describes them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airstreams.errors import InputError
+from airstreams.evaluation.intervals import Intervals
+from airstreams.evaluation.metrics import METRICS, ActionMetrics, Overlap, SegmentationMetrics
+from airstreams.evaluation.published import Published
+from airstreams.files import write_json
+
+
+@dataclass(frozen=True)
+class HeadMetrics(ActionMetrics):
+    """The metrics of one head with their 95 % intervals. An untrained head has None everywhere."""
+
+    intervals: Intervals = field(default_factory=lambda: dict.fromkeys(METRICS))
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """The metric of one class, in 0..1: its accuracy or, for multi-label data, its average precision.
+
+    videos: how many show the class.
+    """
+
+    videos: int
+    accuracy: float | None = None
+    average_precision: float | None = None
+
+    @property
+    def value(self) -> float:
+        """The one that applies."""
+        value = self.accuracy if self.average_precision is None else self.average_precision
+        assert value is not None
+        return value
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a result compares with published ones on the same data set.
+
+    name: the data set.
+    published: its protocol.
+    deviations: what differs from that protocol, in words.
+    """
+
+    name: str
+    published: Published
+    deviations: list[str]
+
+
+@dataclass(frozen=True)
+class ScoringProtocol:
+    """How the videos were scored.
+
+    views, crops: as in `EvaluationConfig`.
+    comparison: None for data without a published protocol.
+    """
+
+    views: int
+    crops: int
+    comparison: Comparison | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitMetrics(ActionMetrics):
+    """The metrics of the answer's head, and those of every head, over the scored videos of a split.
+
+    videos, left_out: how many were scored, and how many could not be read.
+    classes: how many occur.
+    log_loss: see `metrics.log_loss`.
+    unlabelled: how many multi-label videos have no label. `map` ranks them last.
+    map_unlabelled_as_negatives: `map` where these videos are ranked by their scores. None for single-label data.
+    streams: every head of the model; an untrained one has None everywhere.
+    segmentation: None where it was not scored.
+    """
+
+    videos: int
+    left_out: int
+    classes: int
+    log_loss: float
+    unlabelled: int
+    map_unlabelled_as_negatives: float | None
+    streams: Mapping[str, ActionMetrics]
+    segmentation: SegmentationMetrics | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of the metrics."""
+        content = asdict(self)
+        if self.segmentation is not None:
+            content["segmentation"] = _without_none(content["segmentation"])
+            content["segmentation"]["ceiling"] = _without_none(content["segmentation"]["ceiling"])
+        return {name: content[name] for name in ("videos", "left_out", "classes")} | content
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationMetrics(SplitMetrics):
+    """All that `figures.json` holds.
+
+    data, split: what was scored.
+    trained_on: how many of these videos the model was trained on, by their names.
+    protocol: how the videos were scored.
+    groups: how many groups of videos the intervals are over.
+    intervals: those of the answer's head.
+    per_class: the classes that occur.
+    """
+
+    data: str
+    split: str
+    trained_on: int
+    streams: Mapping[str, HeadMetrics]
+    protocol: ScoringProtocol
+    groups: int
+    intervals: Intervals
+    per_class: Mapping[str, ClassMetrics]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of the metrics."""
+        content = super().as_dict()
+        content["protocol"] = {"views": self.protocol.views, "crops": self.protocol.crops, "published": None}
+        if comparison := self.protocol.comparison:
+            published = asdict(comparison.published)
+            content["protocol"]["published"] = {
+                "name": comparison.name,
+                "figures": published.pop("metrics"),
+                **published,
+                "deviations": comparison.deviations,
+            }
+        content["per_class"] = {name: _without_none(row) for name, row in content["per_class"].items()}
+        return {name: content[name] for name in ("data", "split", "trained_on")} | content
+
+
+def write_metrics(path: Path, metrics: EvaluationMetrics) -> None:
+    """Write `figures.json`."""
+    write_json(path, metrics.as_dict())
+
+
+def read_metrics(path: Path) -> EvaluationMetrics:
+    """Read `figures.json`, as `write_metrics` wrote it. InputError: it is missing or damaged."""
+    try:
+        return _from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (KeyError, TypeError, ValueError, OSError, AttributeError) as error:
+        raise InputError(f"{path}: the file is damaged ({error!r}). Run `airstreams evaluate` again.") from error
+
+
+def weakest_first(metrics: EvaluationMetrics) -> Sequence[tuple[str, ClassMetrics]]:
+    """The classes that occur and their metrics, the lowest first."""
+    return sorted(metrics.per_class.items(), key=lambda item: item[1].value)
+
+
+def _from_dict(content: dict[str, Any]) -> EvaluationMetrics:
+    streams = {head: HeadMetrics(**row) for head, row in content["streams"].items()}
+    per_class = {name: ClassMetrics(**row) for name, row in content["per_class"].items()}
+    segmentation = None
+    if found := content["segmentation"]:
+        segmentation = SegmentationMetrics(**found | {"ceiling": Overlap(**found["ceiling"])})
+    protocol = dict(content["protocol"])
+    comparison = None
+    if found := protocol.pop("published"):
+        name, deviations = found.pop("name"), found.pop("deviations")
+        metrics, options = tuple(found.pop("figures")), tuple(found.pop("options"))
+        comparison = Comparison(name, Published(metrics=metrics, options=options, **found), deviations)
+    typed = {
+        "streams": streams,
+        "segmentation": segmentation,
+        "protocol": ScoringProtocol(**protocol, comparison=comparison),
+        "per_class": per_class,
+    }
+    return EvaluationMetrics(**{"trained_on": 0} | content | typed)  # early versions did not count `trained_on`
+
+
+def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
