@@ -42,7 +42,7 @@ def main() -> None:
     frames = [
         frame
         for video in videos
-        for frame in iterate_frames(video.path, places=range(0, probe(video.path).frames, call.stride))
+        for frame in iterate_frames(video.path, indices=range(0, probe(video.path).frames, call.stride))
     ]
     alone, job = [], []
     for _ in range(call.rounds):

@@ -30,7 +30,7 @@ from rich.progress import Progress
 from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import check_videos
-from airstreams.data.clips import clip_places, frame_range, latest_start
+from airstreams.data.clips import clip_indices, frame_range, latest_start
 from airstreams.data.listing import Source, Video
 from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
@@ -67,22 +67,24 @@ def measure_rates(source: Source, clips: Sequence[Clip], cache: FrameCache) -> N
     side, store = cache.short_side, source.label_store
     readers: dict[str, Callable[[Video, np.ndarray], object]] = {
         "bare PyAV loop": bare_loop,
-        "read_frames": lambda video, places: read_frames(video.path, places, short_side=side),
-        "frames from the cache": lambda video, places: cache.read_frames(video.path, places),
+        "read_frames": lambda video, indices: read_frames(video.path, indices, short_side=side),
+        "frames from the cache": lambda video, indices: cache.read_frames(video.path, indices),
     }
-    labelled = [(video, places) for video, places in clips if store and video.label_map and store.has(video.label_map)]
+    labelled = [
+        (video, indices) for video, indices in clips if store and video.label_map and store.has(video.label_map)
+    ]
     if store is not None and labelled:
-        readers["label maps from the store"] = lambda video, places: store.read(str(video.label_map), places)
-        readers["label maps from the cache"] = lambda video, places: cache.read_labels(
-            store, str(video.label_map), places
+        readers["label maps from the store"] = lambda video, indices: store.read(str(video.label_map), indices)
+        readers["label maps from the cache"] = lambda video, indices: cache.read_labels(
+            store, str(video.label_map), indices
         )
     rates: dict[str, list[float]] = {name: [] for name in readers}
     for repetition in range(-1, REPETITIONS):  # the one before the first warms up and is not counted
         for name, read in readers.items():
             read_clips = labelled if name.startswith("label") else clips
             began = time.perf_counter()
-            for video, places in read_clips:
-                read(video, places)
+            for video, indices in read_clips:
+                read(video, indices)
             if repetition >= 0:
                 rates[name].append(len(read_clips) / (time.perf_counter() - began))
     references = {
@@ -105,24 +107,24 @@ def draw_clips(videos: Sequence[Video], config: Config) -> list[Clip]:
     rng = np.random.default_rng(config.seed)
     pool = [video for video in videos if video.split == "train"] or videos
     clips = []
-    for index in rng.integers(0, len(pool), CLIPS):
-        part = frame_range(pool[index])
+    for number in rng.integers(0, len(pool), CLIPS):
+        part = frame_range(pool[number])
         begin = int(rng.integers(part.first, latest_start(part, config.clip) + 1))
-        clips.append((pool[index], clip_places(part, begin, config.clip)))
+        clips.append((pool[number], clip_indices(part, begin, config.clip)))
     return clips
 
 
-def bare_loop(video: Video, places: np.ndarray) -> list[np.ndarray]:
+def bare_loop(video: Video, indices: np.ndarray) -> list[np.ndarray]:
     """The clip's frames, by decoding the file from its start."""
-    wanted, last = set(places.tolist()), int(places.max())
+    wanted, last = set(indices.tolist()), int(indices.max())
     frames = []
     with av.open(str(video.path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        for place, frame in enumerate(container.decode(stream)):
-            if place in wanted:
+        for index, frame in enumerate(container.decode(stream)):
+            if index in wanted:
                 frames.append(frame.to_ndarray(format="rgb24"))
-            if place == last:
+            if index == last:
                 break
     return frames
 
@@ -147,9 +149,9 @@ def timed_start(data: str, labels: Path | None, folder: Path | None, side: int) 
 def measure_starts(data: str, labels: Path | None, config: Config, folder: Path) -> None:
     """Print how long a start takes without the cache, with it for the first time, and with it again."""
     print(f"{'':28}      s")
-    for name, place in (("start without cache", None), ("first start, which builds", folder), ("later start", folder)):
+    for name, root in (("start without cache", None), ("first start, which builds", folder), ("later start", folder)):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            seconds = pool.apply(timed_start, (data, labels, place, config.decoded_side))
+            seconds = pool.apply(timed_start, (data, labels, root, config.decoded_side))
         print(f"{name:28}{seconds:7.2f}")
 
 

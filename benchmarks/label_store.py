@@ -5,7 +5,8 @@
 
 Each video's label maps are written three ways: as the store writes them (an npz of deflated pieces of sixteen maps), as
 FFV1 and as lossless HEVC, both grey video in Matroska, a key frame every sixteen frames. Then the label maps of a clip
-at a random place are read back, compared, and timed, beside the decoding of that clip's frames from the video itself.
+that starts at a random frame are read back, compared and timed. Beside that stands the time to decode the same frames
+from the video.
 """
 
 import argparse
@@ -55,14 +56,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = labels.create(Path(folder), store.teacher, store.classes, store.settings)
         for key in track(chosen, console=Console(stderr=True)):
-            places = store.labelled_frames(key)
-            maps_NHW = store.read(key, places)
+            frames = store.labelled_frames(key)
+            maps_NHW = store.read(key, frames)
             assert maps_NHW is not None
             raw += maps_NHW.nbytes
             first = int(rng.integers(max(probe(keys[key]).frames - FRAMES, 0) + 1))
             clip = np.arange(first, min(first + FRAMES, probe(keys[key]).frames))
-            here = np.flatnonzero(np.isin(places, clip))
-            labels.save(copy.root, key, maps_NHW, places)
+            here = np.flatnonzero(np.isin(frames, clip))
+            labels.save(copy.root, key, maps_NHW, frames)
             file = labels.file_of(copy.root, key)
             size[STORE] += file.stat().st_size
             copy.labelled_frames(key)  # which training remembers
@@ -99,17 +100,17 @@ def encode(path: Path, maps_NHW: np.ndarray, codec: str, options: dict[str, str]
         container.mux(stream.encode(None))
 
 
-def decode(path: Path, places: np.ndarray) -> np.ndarray:
-    """The label maps at these places in a row, from the key frame before."""
+def decode(path: Path, indices: np.ndarray) -> np.ndarray:
+    """The label maps at these indices in a row, from the key frame before."""
     found = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        container.seek(round(int(places[0]) / 30 * 1000), stream=stream)  # Matroska counts in ms
+        container.seek(round(int(indices[0]) / 30 * 1000), stream=stream)  # Matroska counts in ms
         for frame in container.decode(stream):
-            place = round((frame.time or 0.0) * 30)
-            if place in places:
+            index = round((frame.time or 0.0) * 30)
+            if index in indices:
                 found.append(frame.to_ndarray())
-            if place >= places[-1]:
+            if index >= indices[-1]:
                 break
     return np.stack(found)
 

@@ -132,7 +132,7 @@ def check_data(call: Namespace) -> int:
             stdout.print(f"frames a second: {min(rates.values()):.4g} to {max(rates.values()):.4g}")
         stdout.print(f"{len(good)} of {len(source.videos)} videos are good")
         for item in bad:
-            print(f"bad: {item.video.place}: {item.reason}")
+            print(f"bad: {item.video.location}: {item.reason}")
     return FAILED if bad else DONE
 
 

@@ -159,9 +159,9 @@ def test_frames_are_those_of_the_file_bit_for_bit(tmp_path, root, name, codec, p
 
 
 def test_frames_and_label_maps_come_from_the_cache(root, source):
-    places = np.array([0, 7, 3, 3])
-    frames = [read_frames(video.path, places, short_side=SIDE) for video in source.videos]
-    labels = [source.label_store.read(video.label_map, places) for video in source.videos]
+    indices = np.array([0, 7, 3, 3])
+    frames = [read_frames(video.path, indices, short_side=SIDE) for video in source.videos]
+    labels = [source.label_store.read(video.label_map, indices) for video in source.videos]
     cache, said = prepare(root, source)
     assert said == ""
     assert temporaries(root) == []
@@ -172,9 +172,9 @@ def test_frames_and_label_maps_come_from_the_cache(root, source):
     again.prepare(source.videos, source.label_store, QUIET)
     for reader in (cache, again, pickle.loads(pickle.dumps(cache))):
         for video, frames_NHW3, labels_NHW in zip(source.videos, frames, labels, strict=True):
-            np.testing.assert_array_equal(reader.read_frames(video.path, places), frames_NHW3)
+            np.testing.assert_array_equal(reader.read_frames(video.path, indices), frames_NHW3)
             np.testing.assert_array_equal(
-                reader.read_labels(source.label_store, video.label_map, places), labels_NHW, strict=True
+                reader.read_labels(source.label_store, video.label_map, indices), labels_NHW, strict=True
             )
 
 
@@ -190,8 +190,8 @@ def test_label_maps_of_some_frames_of_none_and_of_no_video(root, source):
         cache.read_labels(store, "some", [5, 0, 2, 9, 5]),
         [maps[1], np.full((6, 5), NO_LABEL), maps[0], np.full((6, 5), NO_LABEL), maps[1]],
     )
-    for key, places in (("some", [3]), ("some", []), ("nothing", [0, 1])):
-        np.testing.assert_array_equal(cache.read_labels(store, key, places), store.read(key, places), strict=True)
+    for key, indices in (("some", [3]), ("some", []), ("nothing", [0, 1])):
+        np.testing.assert_array_equal(cache.read_labels(store, key, indices), store.read(key, indices), strict=True)
     assert cache.read_labels(store, "absent", [0]) is None
     with pytest.raises(VideoError, match="class id"):
         cache.read_labels(store, "wrong", [0])
@@ -202,9 +202,9 @@ def test_label_maps_of_some_frames_of_none_and_of_no_video(root, source):
 
 def test_a_place_that_the_video_does_not_have(root, source):
     cache, _ = prepare(root, source)
-    for place in (-1, 8):
+    for index in (-1, 8):
         with pytest.raises(InputError, match="it has frames 0 to 7"):
-            cache.read_frames(source.videos[0].path, [0, place])
+            cache.read_frames(source.videos[0].path, [0, index])
 
 
 def test_nothing_is_written_before_prepare(root, source):
@@ -262,8 +262,8 @@ def test_moved_and_doubled_videos_are_found_again(root, source, data):
     before = {path: path.stat().st_ino for kind in ("frames", "labels") for path in entries(root, kind)}
     (data / "videos").rename(data / "elsewhere")
     shutil.copytree(data / "elsewhere", data / "copy")
-    for place in ("elsewhere", "copy"):
-        moved = open_source(str(data / place), data / "labels")
+    for folder in ("elsewhere", "copy"):
+        moved = open_source(str(data / folder), data / "labels")
         cache, _ = prepare(root, moved)
         assert all(cache.knows_good(video.path) for video in moved.videos)
     assert {path: path.stat().st_ino for kind in ("frames", "labels") for path in entries(root, kind)} == before
@@ -472,10 +472,10 @@ for video in source.videos:
     assert entries(root) == []
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_folder_that_cannot_be_written_to(tmp_path, source, place):
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_to(tmp_path, source, folder):
     (tmp_path / "file").write_text("not a folder")
-    cache = FrameCache(tmp_path / place, PLENTY, SIDE)
+    cache = FrameCache(tmp_path / folder, PLENTY, SIDE)
     assert not cache.knows_good(source.videos[0].path)
     with pytest.raises(InputError, match="expected a folder"):
         cache.prepare(source.videos, None, QUIET)

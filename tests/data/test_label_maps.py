@@ -202,7 +202,7 @@ def test_a_damaged_file_is_broken(store, maps, damage):
 def test_coco_names_stand_at_cocos_ids():
     assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == 81
     # The contiguous ids that COCO's own annotations give, a few from beginning to end.
-    for place, name in {
+    for label, name in {
         0: "background",
         1: "person",
         17: "dog",
@@ -210,7 +210,7 @@ def test_coco_names_stand_at_cocos_ids():
         57: "chair",
         80: "toothbrush",
     }.items():
-        assert COCO_CLASSES[place] == name
+        assert COCO_CLASSES[label] == name
 
 
 def many_maps(count, height=6, width=5):
@@ -259,8 +259,8 @@ def test_a_frame_of_a_long_video_costs_one_piece(store, monkeypatch):
     for wanted, pieces in (([814], {400}), ([1, 3], set()), ([2, 0, 30, 32, 1198], {0, 16, 592})):
         opened.clear()
         read_NHW = store.read("long", wanted)
-        labelled = [place for place, frame in enumerate(wanted) if frame % 2 == 0]
-        np.testing.assert_array_equal(read_NHW[labelled], maps[[wanted[place] // 2 for place in labelled]])
+        labelled = [position for position, frame in enumerate(wanted) if frame % 2 == 0]
+        np.testing.assert_array_equal(read_NHW[labelled], maps[[wanted[position] // 2 for position in labelled]])
         found = {int(name.removeprefix("labels_").removesuffix(".npy")) for name in opened}
         assert found == pieces or (not pieces and len(found) == 1)  # of one piece, only for the size
 

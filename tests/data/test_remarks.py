@@ -104,7 +104,7 @@ def test_clips_of_one_recording_by_their_names_stay_together(tmp_path):
 def test_classes_that_are_perhaps_one(tmp_path):
     write(tmp_path, Run__a=b"1", run__b=b"22", high_jump__c=b"333", **{"high jump__d": b"4444"}, walk__e=b"55555")
     others = ("C", "C++", "C#", "-1", "+1", "1", "1.5 kg", "15 kg", "step 1", "step 11")
-    write(tmp_path, **{f"{name}__x": bytes(6 + place) for place, name in enumerate(others)})
+    write(tmp_path, **{f"{name}__x": bytes(6 + number) for number, name in enumerate(others)})
     assert open_source(str(tmp_path)).remarks == (
         "beware: these are different classes: Run and run, high jump and high_jump",
     )

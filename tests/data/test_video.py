@@ -141,11 +141,11 @@ def test_every_frame_is_the_one_asked_for(video, name):
     asks = [everything, everything[::-1], everything[3::8], [59], [0], [31, 31, 2, 31]]
     asks += [[draw.randrange(FRAMES) for _ in range(size)] for size in (1, 1, 1, 2, 2, 5, 16)]
     asks += [list(range(start, start + 8)) for start in (draw.randrange(FRAMES - 8) for _ in range(6))]
-    asks += [[place] for place in range(FRAMES)]
-    for places in asks:
-        frames = read_frames(path, places)
-        assert numbers_in(frames) == places
-        assert all(np.array_equal(frame, linear[place]) for frame, place in zip(frames, places, strict=True))
+    asks += [[index] for index in range(FRAMES)]
+    for indices in asks:
+        frames = read_frames(path, indices)
+        assert numbers_in(frames) == indices
+        assert all(np.array_equal(frame, linear[index]) for frame, index in zip(frames, indices, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -155,12 +155,12 @@ def test_one_pass_yields_the_places_wanted_in_their_order_of_showing(video, name
     path = video(name)
     linear = decoded_in_order(path)
     for wanted in (range(0, FRAMES, 7), [41, 3, 3, 59, 0], [59], [], range(FRAMES), iter([12, 11])):
-        places = list(wanted)
-        frames = list(iterate_frames(path, places=iter(places)))
-        assert numbers_in(frames) == sorted(set(places))
-        assert all(np.array_equal(f, linear[place]) for f, place in zip(frames, sorted(set(places)), strict=True))
+        indices = list(wanted)
+        frames = list(iterate_frames(path, indices=iter(indices)))
+        assert numbers_in(frames) == sorted(set(indices))
+        assert all(np.array_equal(f, linear[index]) for f, index in zip(frames, sorted(set(indices)), strict=True))
     assert numbers_in(iterate_frames(path)) == list(range(FRAMES))
-    small = list(iterate_frames(path, short_side=48, places=[5, 50]))
+    small = list(iterate_frames(path, short_side=48, indices=[5, 50]))
     assert np.array_equal(small, read_frames(path, [5, 50], short_side=48))
 
 
@@ -174,8 +174,8 @@ def test_a_container_that_calls_every_packet_a_key_frame_is_not_believed(video, 
     path = tmp_path / name
     path.write_bytes(without_box(video(name).read_bytes(), b"stss"))  # no table of sync samples: all of them are
     linear = decoded_in_order(path)
-    for place in range(1, FRAMES, 5):
-        assert np.array_equal(read_frames(path, [place])[0], linear[place])
+    for index in range(1, FRAMES, 5):
+        assert np.array_equal(read_frames(path, [index])[0], linear[index])
     assert numbers_in(read_frames(path, [50, 7, 33])) == [50, 7, 33]
 
 
@@ -207,8 +207,8 @@ def test_what_stands_before_the_first_key_frame_is_no_place(video, tmp_path, nam
     for dropped in (second_key - 3, second_key):
         path = without_first_packets(video(name), tmp_path / f"{dropped}_{name}", dropped)
         assert check(path).frames == left
-        for places in ([0], [39, 0, 20, 13, 12, 11, 10], list(range(left))):
-            assert numbers_in(read_frames(path, places)) == [place + FRAMES - left for place in places]
+        for indices in ([0], [39, 0, 20, 13, 12, 11, 10], list(range(left))):
+            assert numbers_in(read_frames(path, indices)) == [index + FRAMES - left for index in indices]
 
 
 def test_packets_without_a_picture_are_no_places(video, tmp_path):
@@ -229,12 +229,12 @@ def test_times_that_contradict_the_order_of_the_frames_are_an_error(video, tmp_p
     path.write_bytes(without_box(without_box(video("h264.mp4").read_bytes(), b"ctts"), b"edts"))
     with pytest.raises(VideoError, match=r"^unreadable: frame "):
         check(path)
-    for place in range(FRAMES):
+    for index in range(FRAMES):
         try:
-            frames = read_frames(path, [place])
+            frames = read_frames(path, [index])
         except VideoError:
             continue
-        assert numbers_in(frames) == [place]
+        assert numbers_in(frames) == [index]
 
 
 @pytest.mark.parametrize("hidden", [5, 12, 17])
@@ -248,8 +248,8 @@ def test_frames_hidden_by_an_edit_list_are_no_places(video, tmp_path, hidden):
     shown = numbers_in(decoded_in_order(path))
     assert shown[0] == hidden
     assert check(path).frames == len(shown)
-    for places in (list(range(len(shown))), [0], [1, 0], [30], [4, 20, 9]):
-        assert numbers_in(read_frames(path, places)) == [shown[place] for place in places]
+    for indices in (list(range(len(shown))), [0], [1, 0], [30], [4, 20, 9]):
+        assert numbers_in(read_frames(path, indices)) == [shown[index] for index in indices]
 
 
 def turned(source, path, *matrix):
@@ -388,9 +388,9 @@ def test_frames_of_another_size_are_brought_to_the_first_ones(tmp_path):
 
 def test_a_place_the_video_does_not_have(video):
     for name in ("h264.mp4", "mpeg4.avi"):
-        for place in (-1, FRAMES):
-            with pytest.raises(InputError, match=rf"{name}: frame {place} asked for; it has frames 0 to 59"):
-                read_frames(video(name), [0, place])
+        for index in (-1, FRAMES):
+            with pytest.raises(InputError, match=rf"{name}: frame {index} asked for; it has frames 0 to 59"):
+                read_frames(video(name), [0, index])
         assert read_frames(video(name), []).shape == (0, HEIGHT, WIDTH, 3)
     with pytest.raises(VideoError, match=r"nowhere\.mp4: does not exist"):
         read_frames("nowhere.mp4", [0])
@@ -444,12 +444,12 @@ def test_a_damaged_frame_is_an_error_and_never_a_neighbour(video, tmp_path, name
     with pytest.raises(VideoError, match=name):
         read_frames(path, [spoilt])
     right = 0
-    for place in range(FRAMES):
+    for index in range(FRAMES):
         try:
-            frames = read_frames(path, [place])
+            frames = read_frames(path, [index])
         except VideoError:
             continue
-        assert numbers_in(frames) == [place]
+        assert numbers_in(frames) == [index]
         right += 1
     assert right >= 30
     if name == "h264.mp4":
@@ -461,8 +461,8 @@ def test_one_pass_goes_to_the_end_of_the_file_whatever_is_wanted(video, tmp_path
     path = damaged(video("h264.mp4"), tmp_path / "broken.mp4", 36)
     for wanted in ([], [2], [2, 50], None):
         with pytest.raises(VideoError, match=rf"^{path}: unreadable: frame 36 of 60"):
-            list(iterate_frames(path, places=wanted))
-    frames = iterate_frames(path, places=[2, 20, 50])
+            list(iterate_frames(path, indices=wanted))
+    frames = iterate_frames(path, indices=[2, 20, 50])
     assert numbers_in([next(frames), next(frames)]) == [2, 20]
     with pytest.raises(VideoError, match="frame 36 of 60"):
         next(frames)
@@ -590,5 +590,5 @@ def test_real_clips():
         info = check(path)
         linear = decoded_in_order(path)
         assert info.frames == len(linear)
-        places = [draw.randrange(info.frames) for _ in range(6)]
-        assert np.array_equal(read_frames(path, places), np.stack([linear[place] for place in places]))
+        indices = [draw.randrange(info.frames) for _ in range(6)]
+        assert np.array_equal(read_frames(path, indices), np.stack([linear[index] for index in indices]))

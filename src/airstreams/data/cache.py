@@ -144,21 +144,21 @@ class FrameCache:
         entry = self._entry(path, "frames", self._frame_settings)
         return entry is not None and entry.is_file()
 
-    def read_frames(self, path: Path, places: Sequence[int] | np.ndarray) -> np.ndarray:
-        """What `video.read_frames(path, places, short_side)` gives, uint8 (N, H, W, 3); raises what that raises."""
-        wanted = [operator.index(place) for place in places]
+    def read_frames(self, path: Path, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """What `video.read_frames(path, indices, short_side)` gives, uint8 (N, H, W, 3); raises what that raises."""
+        wanted = [operator.index(index) for index in indices]
         entry = self._entry(path, "frames", self._frame_settings)
         frames_NHW3 = None if entry is None else _pictures_at(entry, wanted)
         return read_frames(path, wanted, short_side=self.short_side) if frames_NHW3 is None else frames_NHW3
 
-    def read_labels(self, label_store: LabelStore, key: str, places: Sequence[int] | np.ndarray) -> np.ndarray | None:
-        """What `label_store.read(key, places)` gives, uint8 (N, H, W) or None; raises what that raises."""
+    def read_labels(self, label_store: LabelStore, key: str, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """What `label_store.read(key, indices)` gives, uint8 (N, H, W) or None; raises what that raises."""
         entry = self._entry(file_of(label_store.root, key), "labels", _label_settings(label_store))
         labels_NHW = None
         if entry is not None:
             frames = label_store.labelled_frames(key)
-            labels_NHW = at_frames(places, frames, lambda at: _pictures_at(entry, at.tolist()))
-        return label_store.read(key, places) if labels_NHW is None else labels_NHW
+            labels_NHW = at_frames(indices, frames, lambda positions: _pictures_at(entry, positions.tolist()))
+        return label_store.read(key, indices) if labels_NHW is None else labels_NHW
 
     @property
     def _frame_settings(self) -> str:
@@ -194,11 +194,11 @@ class FrameCache:
 
     def _missing(self, pictures: _Pictures, mine: bool) -> Path | None:
         """The entry to be made, if it is this process's to make; one that exists is marked as used now."""
-        place = pictures.file, pictures.kind, pictures.settings
-        entry = self._entry(*place)
+        named = pictures.file, pictures.kind, pictures.settings
+        entry = self._entry(*named)
         if entry is None and mine:
             self._digest(pictures.file)
-            entry = self._entry(*place)
+            entry = self._entry(*named)
         if entry is None:
             return None
         try:
@@ -363,19 +363,19 @@ def _label_settings(label_store: LabelStore) -> str:
     return f"{len(label_store.classes)} classes, renamed {label_store.renamed}"
 
 
-def _pictures_at(entry: Path, places: Sequence[int]) -> np.ndarray | None:
-    """Some of an entry's pictures; None: it was removed, or has no such places."""
+def _pictures_at(entry: Path, positions: Sequence[int]) -> np.ndarray | None:
+    """Some of an entry's pictures; None: it was removed, or has no such positions."""
     # Not a memory map: when another machine removes the file meanwhile, reading raises, but a map kills the process.
     try:
         with entry.open("rb", buffering=0) as file:
             np.lib.format.read_magic(file)
             (count, *size), _, _ = np.lib.format.read_array_header_1_0(file)
             begin = file.tell()
-            pictures = np.empty((len(places), *size), np.uint8)
-            for picture, place in zip(pictures, places, strict=True):
-                if not 0 <= place < count:
+            pictures = np.empty((len(positions), *size), np.uint8)
+            for picture, position in zip(pictures, positions, strict=True):
+                if not 0 <= position < count:
                     return None
-                file.seek(begin + place * picture.nbytes)
+                file.seek(begin + position * picture.nbytes)
                 if file.readinto(picture) != picture.nbytes:
                     return None
     except (OSError, ValueError):

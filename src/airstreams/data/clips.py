@@ -14,7 +14,7 @@ RATES_APART = 1.3  # times; 24, 25 and 30 frames a second are not
 
 
 class FrameRange(NamedTuple):
-    """The part of a video that is its own: places first to last, and every place's time in s."""
+    """The part of a video that is its own: indices first to last, and every index's time in s."""
 
     times: np.ndarray
     first: int
@@ -31,21 +31,21 @@ def frame_range(video: Video, times: np.ndarray | None = None) -> FrameRange:
     return FrameRange(times, first, last)
 
 
-def clip_places(part: FrameRange, start: int, clip: ClipConfig) -> np.ndarray:
-    """The places (T,) of a clip's frames.
+def clip_indices(part: FrameRange, start: int, clip: ClipConfig) -> np.ndarray:
+    """The indices (T,) of a clip's frames.
 
     A clip that runs past the end repeats the last frame: a loop's seam would be false motion.
     """
     if clip.rate is None:
-        places = start + np.arange(clip.frames) * clip.stride
+        indices = start + np.arange(clip.frames) * clip.stride
     else:
         wanted = part.times[start] + np.arange(clip.frames) / clip.rate
-        places = _nearest(part.times, wanted)
-    return np.minimum(places, part.last)
+        indices = _nearest(part.times, wanted)
+    return np.minimum(indices, part.last)
 
 
 def latest_start(part: FrameRange, clip: ClipConfig) -> int:
-    """The last place from which a whole clip fits; the first place where none does."""
+    """The last index from which a whole clip fits; the first index where none does."""
     if clip.rate is None:
         start = part.last - (clip.frames - 1) * clip.stride
     else:

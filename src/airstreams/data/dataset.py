@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
-from airstreams.data.clips import FrameRange, active_labels, clip_places, frame_range, latest_start
+from airstreams.data.clips import FrameRange, active_labels, clip_indices, frame_range, latest_start
 from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of, read_array
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import share_memory
@@ -35,7 +35,7 @@ from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
 
 Key = tuple[int, int, int]
-"""(epoch, draw, index): the draw's place in its epoch, and the video's in the list."""
+"""(epoch, draw, index): the draw's number in its epoch, and the video's in the list."""
 
 
 class Sample(NamedTuple):
@@ -159,18 +159,18 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         latest = latest_start(part, clip)
         start = int(rng.integers(part.first, latest + 1))
         labelled = labelled_frames(self.label_store, video)
-        if len(labelled) and not np.isin(clip_places(part, start, clip), labelled).any():
+        if len(labelled) and not np.isin(clip_indices(part, start, clip), labelled).any():
             # A stride can step over every labelled frame (J-HMDB's are the even ones): begin on the nearest instead.
             nearest = int(labelled[np.abs(labelled - start).argmin()])
             start = min(max(nearest, part.first), latest)
-        places = clip_places(part, start, clip)
-        frames = self._read_frames(video, places)
+        indices = clip_indices(part, start, clip)
+        frames = self._read_frames(video, indices)
         H, W = frames.shape[1:3]
         crop = draw_crop(H, W, data, rng)
         top, left = math.floor(crop.top * H), math.floor(crop.left * W)
         bottom, right = math.ceil((crop.top + crop.height) * H), math.ceil((crop.left + crop.width) * W)
-        labels = self._read_labels(video, places)
-        active = active_labels(video, *part.times[places[[0, -1]]].tolist())
+        labels = self._read_labels(video, indices)
+        active = active_labels(video, *part.times[indices[[0, -1]]].tolist())
         return Sample(
             video.name,
             np.ascontiguousarray(frames[:, top:bottom, left:right]),
@@ -181,15 +181,15 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             None if labels is None else crop_label_map(labels, crop, clip.size // LABEL_STRIDE),
         )
 
-    def _read_frames(self, video: Video, places: np.ndarray) -> np.ndarray:
+    def _read_frames(self, video: Video, indices: np.ndarray) -> np.ndarray:
         if self.cache is None:
-            return read_frames(video.path, places, self.config.decoded_side)
-        return self.cache.read_frames(video.path, places)
+            return read_frames(video.path, indices, self.config.decoded_side)
+        return self.cache.read_frames(video.path, indices)
 
-    def _read_labels(self, video: Video, places: np.ndarray) -> np.ndarray | None:
+    def _read_labels(self, video: Video, indices: np.ndarray) -> np.ndarray | None:
         if self.cache is None or self.label_store is None or video.label_map is None:
-            return read_labels(self.label_store, video, places)
-        return self.cache.read_labels(self.label_store, video.label_map, places)
+            return read_labels(self.label_store, video, indices)
+        return self.cache.read_labels(self.label_store, video.label_map, indices)
 
     def _label_maps(self, samples: Sequence[Sample]) -> Tensor | None:
         if all(sample.label_map is None for sample in samples):
@@ -206,24 +206,24 @@ class TrainingClips(Dataset[Sample | BadVideo]):
 
 
 def labelled_frames(store: LabelStore | None, video: Video) -> np.ndarray:
-    """The places of the video's frames that the teacher labelled. VideoError: it was another video, of more frames."""
+    """The indices of the video's frames that the teacher labelled. VideoError: it was another video, of more frames."""
     if store is None or video.label_map is None:
         return np.empty(0, dtype=int)
-    places = store.labelled_frames(video.label_map)
+    indices = store.labelled_frames(video.label_map)
     frames = len(probe(video.path).times)
-    if len(places) and places[-1] >= frames:
+    if len(indices) and indices[-1] >= frames:
         raise VideoError(
-            f"its label maps are of another video: of frame {places[-1]}, where it has {frames}; delete "
+            f"its label maps are of another video: of frame {indices[-1]}, where it has {frames}; delete "
             f"{file_of(store.root, video.label_map)} and annotate again"
         )
-    return places
+    return indices
 
 
-def read_labels(store: LabelStore | None, video: Video, places: np.ndarray) -> np.ndarray | None:
-    """The teacher's label maps of the frames at `places`, uint8 (N, H, W), 255 on frames without; None: no labels."""
+def read_labels(store: LabelStore | None, video: Video, indices: np.ndarray) -> np.ndarray | None:
+    """The teacher's label maps of the frames at `indices`, uint8 (N, H, W), 255 on frames without; None: no labels."""
     if store is None or video.label_map is None:
         return None
-    return store.read(video.label_map, places)
+    return store.read(video.label_map, indices)
 
 
 class StepSampler(Sampler[list[Key]]):
@@ -321,35 +321,35 @@ class VideoViews(Dataset[Views | BadVideo]):
 
         VideoError: the file cannot be read.
         """
-        places_of = [self._places(video) for video in self.videos]
-        uses = Counter(int(place) for places_VT in places_of for place in np.unique(places_VT))
+        indices_of = [self._indices(video) for video in self.videos]
+        uses = Counter(int(index) for indices_VT in indices_of for index in np.unique(indices_VT))
         frames: dict[int, np.ndarray] = {}
         wanted = sorted(uses)
         decoded = zip(wanted, iterate_frames(self.videos[0].path, self.config.decoded_side, wanted), strict=True)
-        for video, places_VT in zip(self.videos, places_of, strict=True):
-            unique = np.unique(places_VT)
+        for video, indices_VT in zip(self.videos, indices_of, strict=True):
+            unique = np.unique(indices_VT)
             while unique[-1] not in frames:
-                place, frame = next(decoded)
-                frames[place] = frame
-            yield self._views(video, places_VT, np.stack([frames[place] for place in unique]))
-            for place in unique.tolist():
-                uses[place] -= 1
-                if not uses[place]:
-                    del frames[place]
+                index, frame = next(decoded)
+                frames[index] = frame
+            yield self._views(video, indices_VT, np.stack([frames[index] for index in unique]))
+            for index in unique.tolist():
+                uses[index] -= 1
+                if not uses[index]:
+                    del frames[index]
 
     def read(self, video: Video) -> Views:
         """The views of one video. VideoError: it cannot be read."""
-        places_VT = self._places(video)
-        return self._views(video, places_VT, self._frames(video, np.unique(places_VT)))
+        indices_VT = self._indices(video)
+        return self._views(video, indices_VT, self._frames(video, np.unique(indices_VT)))
 
     def _range(self, video: Video) -> FrameRange:
         return frame_range(video)
 
-    def _frames(self, video: Video, places: np.ndarray) -> np.ndarray:
-        return read_frames(video.path, places, self.config.decoded_side)
+    def _frames(self, video: Video, indices: np.ndarray) -> np.ndarray:
+        return read_frames(video.path, indices, self.config.decoded_side)
 
-    def _places(self, video: Video) -> np.ndarray:
-        """The places (V, T) of each view's frames."""
+    def _indices(self, video: Video) -> np.ndarray:
+        """The indices (V, T) of each view's frames."""
         clip, evaluation = self.config.clip, self.config.evaluation
         part = self._range(video)
         latest = latest_start(part, clip)
@@ -357,24 +357,24 @@ class VideoViews(Dataset[Views | BadVideo]):
             starts = np.array([(part.first + latest) // 2])
         else:
             starts = np.linspace(part.first, latest, evaluation.views).astype(int)
-        return np.stack([clip_places(part, int(start), clip) for start in starts])
+        return np.stack([clip_indices(part, int(start), clip) for start in starts])
 
-    def _views(self, video: Video, places_VT: np.ndarray, frames_NHW3: np.ndarray) -> Views:
-        """Of a video's frames at the places, each once and in their order."""
+    def _views(self, video: Video, indices_VT: np.ndarray, frames_NHW3: np.ndarray) -> Views:
+        """Of a video's frames at the indices, each once and in their order."""
         clip, evaluation = self.config.clip, self.config.evaluation
-        unique, inverse = np.unique(places_VT, return_inverse=True)
-        frames = frames_NHW3[inverse.reshape(places_VT.shape)]
+        unique, inverse = np.unique(indices_VT, return_inverse=True)
+        frames = frames_NHW3[inverse.reshape(indices_VT.shape)]
         labelled_frames(self.label_store, video)  # complains where they are not of this video
         labels = read_labels(self.label_store, video, unique)
         mask = _read_mask(video) if self.masks else None
         clips, label_maps, masks = [], [], []
-        for view, places in enumerate(places_VT):
+        for view, indices in enumerate(indices_VT):
             for crop in square_crops(frames.shape[2], frames.shape[3], evaluation.crops):
                 clips.append(crop_frames(frames[view], crop, clip.size))
                 if labels is not None:
-                    label_maps.append(crop_label_map(labels[np.searchsorted(unique, places)], crop, clip.size))
+                    label_maps.append(crop_label_map(labels[np.searchsorted(unique, indices)], crop, clip.size))
                 if mask is not None:
-                    masks.append(crop_label_map(mask[np.minimum(places, len(mask) - 1)], crop, clip.size))
+                    masks.append(crop_label_map(mask[np.minimum(indices, len(mask) - 1)], crop, clip.size))
         views = Views(
             video,
             torch.stack(clips),
@@ -403,8 +403,8 @@ class FrameViews(VideoViews):
     def _range(self, video: Video) -> FrameRange:
         return frame_range(video, self.times)
 
-    def _frames(self, video: Video, places: np.ndarray) -> np.ndarray:
-        return np.stack([reduced(self.frames_THW3[place], self.config.decoded_side) for place in places])
+    def _frames(self, video: Video, indices: np.ndarray) -> np.ndarray:
+        return np.stack([reduced(self.frames_THW3[index], self.config.decoded_side) for index in indices])
 
 
 def _read_mask(video: Video) -> np.ndarray | None:

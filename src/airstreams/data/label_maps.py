@@ -55,7 +55,7 @@ class LabelStore:
     """Name of each class id; `classes[0]` is the background."""
     settings: dict[str, Any] = field(default_factory=dict)
     renamed: tuple[int, ...] | None = None
-    """For each id in the files, the id that `read` gives in its place; None: the same."""
+    """For each id in the files, the id that `read` gives instead; None: the same."""
 
     @property
     def identity(self) -> str:
@@ -119,7 +119,7 @@ class LabelStore:
         rest = classes.index(OTHER) if groups else 0
         ids = [classes.index(name) if name in classes else rest for name in self.classes]
         before = range(len(self.classes)) if self.renamed is None else self.renamed
-        return replace(self, classes=tuple(classes), renamed=tuple(ids[place] for place in before))
+        return replace(self, classes=tuple(classes), renamed=tuple(ids[label] for label in before))
 
     def keys(self) -> Iterator[str]:
         """The videos that have label maps, in the order in which the disk names them, while it is being walked.
@@ -162,7 +162,9 @@ class LabelStore:
         if not path.is_file():
             return None
         frames = self.labelled_frames(key)
-        return at_frames(indices, frames, lambda places: self._in_our_ids(path, _maps_at(path, places, len(frames))))
+        return at_frames(
+            indices, frames, lambda positions: self._in_our_ids(path, _maps_at(path, positions, len(frames)))
+        )
 
     def pieces(self, key: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """All label maps of a video, in order: some frames at a time, int64 (M,), and their maps, uint8 (M, H, W).
@@ -196,7 +198,7 @@ class LabelStore:
 
         def ids_of(key: str) -> set[int]:
             try:
-                return {int(place) for _, maps_MHW in self.pieces(key) for place in np.unique(maps_MHW)}
+                return {int(label) for _, maps_MHW in self.pieces(key) for label in np.unique(maps_MHW)}
             except VideoError:
                 return set()
 
@@ -205,7 +207,7 @@ class LabelStore:
             for ids in pool.map(ids_of, keys):
                 seen |= ids
                 on_video()
-        return tuple(name for place, name in enumerate(self.classes) if place in seen)
+        return tuple(name for label, name in enumerate(self.classes) if label in seen)
 
 
 def create(root: Path, teacher: str, classes: Sequence[str], settings: Mapping[str, Any]) -> LabelStore:
@@ -281,7 +283,7 @@ def at_frames(
 ) -> np.ndarray | None:
     """The label maps of the frames `indices`, uint8 (N, H, W), 255 where a frame has none; None: `read` found nothing.
 
-    read: what gives those (M, H, W) that stand at some places (M,) among the labelled `frames`.
+    read: what gives those (M, H, W) that stand at some positions (M,) among the labelled `frames`.
     """
     wanted = np.asarray(indices, np.int64)
     labelled = np.isin(wanted, frames)
@@ -333,20 +335,20 @@ def _increase(frames: np.ndarray) -> bool:
     return bool((frames >= 0).all() and (np.diff(frames) > 0).all())
 
 
-def _maps_at(path: Path, places: np.ndarray, count: int) -> np.ndarray:
-    """The label maps (M, H, W) that stand at `places` (M,) among the `count` of a file, as they are."""
+def _maps_at(path: Path, positions: np.ndarray, count: int) -> np.ndarray:
+    """The label maps (M, H, W) that stand at `positions` (M,) among the `count` of a file, as they are."""
     with _opened(path) as archive:
         if "labels" in archive.files:
-            return _whole(path, _array_of(archive, "labels"), count)[places]
-        starts = np.unique(places // MAPS_A_PIECE * MAPS_A_PIECE).tolist() or [0]
+            return _whole(path, _array_of(archive, "labels"), count)[positions]
+        starts = np.unique(positions // MAPS_A_PIECE * MAPS_A_PIECE).tolist() or [0]
         sizes = [min(start + MAPS_A_PIECE, count) - start for start in starts]
         pieces = [_whole(path, _array_of(archive, _piece(at)), n) for at, n in zip(starts, sizes, strict=True)]
         if any(piece.shape[1:] != pieces[0].shape[1:] for piece in pieces):
             raise VideoError(f"label maps {path} are broken: they are of several sizes")
-        maps_MHW = np.empty((len(places), *pieces[0].shape[1:]), np.uint8)
+        maps_MHW = np.empty((len(positions), *pieces[0].shape[1:]), np.uint8)
         for start, piece in zip(starts, pieces, strict=True):
-            here = places // MAPS_A_PIECE * MAPS_A_PIECE == start
-            maps_MHW[here] = piece[places[here] - start]
+            here = positions // MAPS_A_PIECE * MAPS_A_PIECE == start
+            maps_MHW[here] = piece[positions[here] - start]
         return maps_MHW
 
 
@@ -362,7 +364,7 @@ def _pieces_of(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _piece(start: int) -> str:
-    """The name in an npz of the label maps from place `start` on."""
+    """The name in an npz of the label maps from position `start` on."""
     return f"labels_{start:06d}"
 
 

@@ -58,7 +58,7 @@ class Video:
     """When the labels hold, the same one perhaps several times; empty means throughout."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The file, and which part of it, for people."""
         _, mark, part = self.name.partition("#t=")
         return f"{self.path}{mark}{part}"

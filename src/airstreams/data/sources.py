@@ -1,7 +1,7 @@
 """From the command line's DATA to a list of videos with class names and splits.
 
 DATA is a folder of class folders, a folder with `train/`, `val/`, `test/` of class folders, a CSV file, or a published
-data set (`benchmarks/`). Everything is checked before anything runs, and what does not fit is refused with the place
+data set (`benchmarks/`). Everything is checked before anything runs, and what does not fit is refused with the line
 and the way to mend it: a mistake in a list costs a second here and a night of training later. No video is decoded;
 whether each one can be is the business of `check-data`.
 """
@@ -74,14 +74,14 @@ def open_source(data: str, labels: Path | None = None, to_learn_from: bool = Tru
 
 def _read_folder(data: str, root: Path) -> Source:
     names = {folder.name for folder in _subfolders(root)}
-    places: list[tuple[Path, str | None]] = [(root, None)]
+    parents: list[tuple[Path, str | None]] = [(root, None)]
     lookalikes = {name for name in names if name.lower() in _NAMES_OF_SPLITS}
     # A lone `test/` of class folders is data to evaluate on; one with videos in it is a class of that name.
     splits_only = bool(names) and names <= set(SPLITS)
     if splits_only and (
         "train" in names or not any(_is_video(p.name) for name in names for p in (root / name).iterdir())
     ):
-        places = [(root / split, split) for split in SPLITS if split in names]
+        parents = [(root / split, split) for split in SPLITS if split in names]
     elif len(lookalikes) > 1:
         raise InputError(
             f"{data} has the folders {some(sorted(names))}; expected either class folders, or train, val and test "
@@ -90,8 +90,8 @@ def _read_folder(data: str, root: Path) -> Source:
     videos: list[Video] = []
     others: Counter[str] = Counter()
     empty: list[str] = []
-    for place, split in places:
-        for folder in _class_folders(place):
+    for parent, split in parents:
+        for folder in _class_folders(parent):
             paths = _videos_below(folder, others)
             if not paths:
                 empty.append(folder.relative_to(root).as_posix())
@@ -121,14 +121,14 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _class_folders(place: Path) -> list[Path]:
-    loose = sorted(p.name for p in place.iterdir() if _is_video(p.name) and p.is_file())
+def _class_folders(parent: Path) -> list[Path]:
+    loose = sorted(p.name for p in parent.iterdir() if _is_video(p.name) and p.is_file())
     if loose:
         raise InputError(
-            f"{place} holds {len(loose)} videos outside any class folder, such as {loose[0]}; expected "
-            f"{place}/<class>/<video>; move each into a folder named after its class, or list them in a CSV file"
+            f"{parent} holds {len(loose)} videos outside any class folder, such as {loose[0]}; expected "
+            f"{parent}/<class>/<video>; move each into a folder named after its class, or list them in a CSV file"
         )
-    return _subfolders(place)
+    return _subfolders(parent)
 
 
 def _videos_below(folder: Path, others: Counter[str]) -> list[Path]:
@@ -138,12 +138,12 @@ def _videos_below(folder: Path, others: Counter[str]) -> list[Path]:
         raise error
 
     found, seen = [], {os.path.realpath(folder)}
-    for place, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+    for walked, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         names = sorted((name for name in folders if not name.startswith(".")), reverse=True)
-        new = {os.path.realpath(Path(place, name)): name for name in names}  # of several names, the alphabet's first
+        new = {os.path.realpath(Path(walked, name)): name for name in names}  # of several names, the alphabet's first
         folders[:] = [name for real, name in new.items() if real not in seen]
         seen.update(new)
-        found += [Path(place, name) for name in files if _is_video(name)]
+        found += [Path(walked, name) for name in files if _is_video(name)]
         others.update(PurePosixPath(name).suffix for name in files if not (_is_video(name) or name.startswith(".")))
     for path in found:
         name = path.relative_to(folder.parent).as_posix()

@@ -8,9 +8,9 @@ Everything is a formula of continuous coordinates (signed distances for shapes, 
 evaluated anew for each frame. That is slower than shifting a picture, but sub-pixel motion stays sharp and the flow is
 exact.
 
-Paths are centred in the frame so that the object stays in it. The price: the place in the *first* or *last* frame of a
-clip hints at the direction. Over all frames of a clip the places of `left` and `right` are distributed alike, since
-each is the other one played backwards.
+Paths are centred in the frame so that the object stays in it. The price: the position in the *first* or *last* frame
+of a clip hints at the direction. Over all frames of a clip, the positions of `left` and `right` have the same
+distribution, since each is the other one played backwards.
 
 Shapes: T frames, H, W pixels. Lengths are in pixels, x to the right, y down; pixel centres lie on whole numbers.
 """
@@ -52,7 +52,7 @@ class SyntheticClip:
 
     Attributes:
         frames: uint8 (T, H, W, 3), RGB.
-        label_map: uint8 (T, H, W), places in `SEGMENT_CLASSES`; a pixel is the object's where half of it or more
+        label_map: uint8 (T, H, W), positions in `SEGMENT_CLASSES`; a pixel is the object's where half of it or more
             is covered.
         flow: float32 (T - 1, H, W, 2), (x, y) in px from each frame to the next, of the surface seen at the pixel.
     """
@@ -119,10 +119,10 @@ def make_clip(what: str, how: str, frames: int, size: int | tuple[int, int], rng
     radius = rng.uniform(*OBJECT_RADIUS) * side
     fastest = min(SPEED[1], LONGEST_PATH / (frames - 1)) * side
     speed = rng.uniform(fastest * SPEED[0] / SPEED[1], fastest)
-    place_T2 = _path(how, frames, speed, rng)
+    position_T2 = _path(how, frames, speed, rng)
     centre_2 = np.array([width - 1, height - 1]) / 2
-    room_2 = np.maximum(centre_2 - np.ptp(place_T2, axis=0) / 2 - radius, 0)
-    place_T2 = place_T2 + centre_2 + rng.uniform(-1, 1, 2) * room_2
+    room_2 = np.maximum(centre_2 - np.ptp(position_T2, axis=0) / 2 - radius, 0)
+    position_T2 = position_T2 + centre_2 + rng.uniform(-1, 1, 2) * room_2
 
     heading = rng.uniform(0, 2 * np.pi)
     drift_2 = rng.uniform(*DRIFT_OF_SPEED) * speed * np.array([np.cos(heading), np.sin(heading)])
@@ -138,13 +138,13 @@ def make_clip(what: str, how: str, frames: int, size: int | tuple[int, int], rng
         distance_THW = _distance(kind, background_x - x, background_y - y, clutter_radius, tilt)
         _paint(picture_THW3, distance_THW, colour)
 
-    object_x, object_y = _seen_from(x_T1W, y_TH1, place_T2)
+    object_x, object_y = _seen_from(x_T1W, y_TH1, position_T2)
     skin_THW3 = _texture(object_x, object_y, _colour(object_grey, rng), 0.1, (0.12, 0.25), side, rng)
     distance_THW = _distance(what, object_x, object_y, radius, rng.uniform(-TILT, TILT))
     _paint(picture_THW3, distance_THW, skin_THW3)
 
     is_object_THW = distance_THW <= 0
-    step_T2 = np.diff(place_T2, axis=0)
+    step_T2 = np.diff(position_T2, axis=0)
     flow_THW2 = np.where(is_object_THW[:-1, ..., None], step_T2[:, None, None, :], drift_2)
     return SyntheticClip(
         frames=np.rint(np.clip(picture_THW3, 0, 1) * 255).astype(np.uint8),
@@ -228,17 +228,17 @@ def _path(how: str, frames: int, speed: float, rng: np.random.Generator) -> NDAr
     if how == "circle":
         angle_T = phase + turning * 2 * np.pi * np.arange(frames) / (frames - 1)
         path_radius = speed / (2 * np.sin(np.pi / (frames - 1))) if frames > 2 else 0.0
-        place_T2 = path_radius * np.stack([np.cos(angle_T), np.sin(angle_T)], axis=1)
+        position_T2 = path_radius * np.stack([np.cos(angle_T), np.sin(angle_T)], axis=1)
     else:
         direction_2 = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}[how]
-        place_T2 = np.arange(frames)[:, None] * speed * np.array(direction_2)
-    return place_T2 - (place_T2.min(axis=0) + place_T2.max(axis=0)) / 2
+        position_T2 = np.arange(frames)[:, None] * speed * np.array(direction_2)
+    return position_T2 - (position_T2.min(axis=0) + position_T2.max(axis=0)) / 2
 
 
-def _seen_from(x_T1W: Floats, y_TH1: Floats, place_T2: NDArray[np.float64]) -> tuple[Floats, Floats]:
-    """The pixels' coordinates relative to something that is at `place_T2`."""
-    place_T211 = place_T2.astype(np.float32)[:, :, None, None]
-    return x_T1W - place_T211[:, 0], y_TH1 - place_T211[:, 1]
+def _seen_from(x_T1W: Floats, y_TH1: Floats, position_T2: NDArray[np.float64]) -> tuple[Floats, Floats]:
+    """The pixels' coordinates relative to something that is at `position_T2`."""
+    position_T211 = position_T2.astype(np.float32)[:, :, None, None]
+    return x_T1W - position_T211[:, 0], y_TH1 - position_T211[:, 1]
 
 
 def _distance(kind: str, x: Floats, y: Floats, radius: float, tilt: float) -> Floats:
@@ -282,15 +282,15 @@ def _texture(
 def _clutter(
     height: int, width: int, background_grey: float, rng: np.random.Generator
 ) -> Iterator[tuple[str, tuple[float, float], float, float, Floats]]:
-    """Small, pale shapes of the objects' own kinds, fixed to the background: kind, place, radius, tilt and colour."""
+    """Small pale shapes that move with the background: kind, position, radius, tilt and colour of each."""
     side = min(height, width)
     for _ in range(round(CLUTTER_COUNT * height * width / side**2)):
         # Some lie outside at first: the background drifts by up to a fifth of the side.
-        place = rng.uniform(-0.2, 1.2) * width, rng.uniform(-0.2, 1.2) * height
+        position = rng.uniform(-0.2, 1.2) * width, rng.uniform(-0.2, 1.2) * height
         grey = background_grey + rng.choice([-1, 1]) * rng.uniform(0.06, 0.15)
         yield (
             WHATS[rng.integers(len(WHATS))],
-            place,
+            position,
             rng.uniform(*CLUTTER_RADIUS) * side,
             rng.uniform(0, 2 * np.pi),
             _colour(grey, rng),

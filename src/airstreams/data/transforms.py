@@ -59,10 +59,10 @@ def draw_colour(strength: float, rng: np.random.Generator) -> np.ndarray:
 def square_crops(height: int, width: int, crops: int) -> list[Crop]:
     """The largest squares of a frame, evenly spaced along its longer side; one: the centre."""
     side = min(height, width)
-    places = [0.5] if crops == 1 else np.linspace(0, 1, crops).tolist()
+    positions = [0.5] if crops == 1 else np.linspace(0, 1, crops).tolist()
     return [
-        Crop(place * (height - side) / height, place * (width - side) / width, side / height, side / width)
-        for place in places
+        Crop(position * (height - side) / height, position * (width - side) / width, side / height, side / width)
+        for position in positions
     ]
 
 

@@ -1,15 +1,15 @@
 """Frame-exact decoding: `read_frames` hands out the frames asked for, or raises; it never hands out a neighbour.
 
-A *place* is the 0-based position of a frame in presentation order. Two ways lead from a place to a picture:
+A *index* is the 0-based position of a frame in presentation order. Two ways lead from an index to a picture:
 
 - By presentation time. MP4 and Matroska store one packet a frame and each packet's time (pts), for the codecs listed
-  below. A pass over the packets, without decoding, gives the sorted times, hence the places, and one can seek.
+  below. A pass over the packets, without decoding, gives the sorted times, hence the indices, and one can seek.
 - By counting. Elsewhere (AVI, MPEG-TS, MPEG-4 part 2, VP8, ...) packets may carry no time, a wrong one, or no picture
   at all. There the file is decoded once to count its frames, and each read decodes from the beginning. This is right
-  and slow: the cost of a read grows with the place, so long recordings are better converted to MP4 with H.264.
+  and slow: the cost of a read grows with the index, so long recordings are better converted to MP4 with H.264.
 
 After a seek nothing counts before the decoder itself reports a key frame: frames that precede it in presentation order
-(open GOP) lean on pictures the decoder never saw. From there on the places must follow one another without a gap.
+(open GOP) lean on pictures the decoder never saw. From there on the indices must follow one another without a gap.
 A frame missed this way is sought from one key frame further back, then from the beginning; then it is an error.
 
 Decoding and colour conversion use one thread each: parallelism comes from the loader's processes, and more threads
@@ -94,23 +94,23 @@ class _Orientation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Index:
+class _FrameTable:
     """Where the frames of one file are."""
 
     info: VideoInfo
     stored_width: int
     stored_height: int
     orientation: _Orientation
-    pts: np.ndarray | None  # int64 (frames,), ascending; None: places are found by counting
-    keyframes: np.ndarray  # the places one can seek to, ascending
+    pts: np.ndarray | None  # int64 (frames,), ascending; None: indices are found by counting
+    keyframes: np.ndarray  # the indices one can seek to, ascending
 
 
 def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side: int | None = None) -> np.ndarray:
-    """Reads frames by their place in presentation order.
+    """Reads frames by their index in presentation order.
 
     Args:
         path: a video file.
-        indices: 0-based places, in any order, repeats allowed.
+        indices: 0-based, in any order, repeats allowed.
         short_side: px; frames whose shorter side is longer than this are reduced to it, keeping the aspect (area
             average, during colour conversion). Never enlarged. None: as stored.
 
@@ -118,49 +118,49 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
         uint8 (N, H, W, 3) RGB, upright, in the order of `indices`; all of the first frame's size.
 
     Raises:
-        InputError: a place that the video does not have, or a short side below 1.
+        InputError: an index that the video does not have, or a short side below 1.
         VideoError: the file, or one of these frames, cannot be read; names the file.
 
     Example:
         >>> clip_THW3 = read_frames("wave.mp4", range(0, 32, 2), short_side=112)  # doctest: +SKIP
     """
     with _naming(path):
-        index = _index(path)
-    places = [operator.index(place) for place in indices]
-    for place in places:
-        if not 0 <= place < index.info.frames:
-            raise InputError(f"{path}: frame {place} asked for; it has frames 0 to {index.info.frames - 1}")
-    width, height = reduced_size(index.stored_width, index.stored_height, short_side)
-    out_width, out_height = index.orientation.size(width, height)
-    frames_NHW3 = np.empty((len(places), out_height, out_width, 3), np.uint8)
+        table = _table(path)
+    indices = [operator.index(index) for index in indices]
+    for index in indices:
+        if not 0 <= index < table.info.frames:
+            raise InputError(f"{path}: frame {index} asked for; it has frames 0 to {table.info.frames - 1}")
+    width, height = reduced_size(table.stored_width, table.stored_height, short_side)
+    out_width, out_height = table.orientation.size(width, height)
+    frames_NHW3 = np.empty((len(indices), out_height, out_width, 3), np.uint8)
     slots: dict[int, list[int]] = {}
-    for slot, place in enumerate(places):
-        slots.setdefault(place, []).append(slot)
+    for slot, index in enumerate(indices):
+        slots.setdefault(index, []).append(slot)
     converter = VideoReformatter()
 
-    def take(place: int, frame: VideoFrame) -> None:
-        picture = _upright(converter, frame, index.orientation, width, height)
-        for slot in slots[place]:
+    def take(index: int, frame: VideoFrame) -> None:
+        picture = _upright(converter, frame, table.orientation, width, height)
+        for slot in slots[index]:
             frames_NHW3[slot] = picture
 
     missing = sorted(slots)
     with _naming(path):
-        for keyframes_back in (0, 1, len(index.keyframes)):
+        for keyframes_back in (0, 1, len(table.keyframes)):
             if missing:
                 with _opened(path) as (container, stream):
-                    missing = _collect(container, stream, index, missing, keyframes_back, take)
+                    missing = _collect(container, stream, table, missing, keyframes_back, take)
         if missing:
-            raise VideoError(f"unreadable: frame {missing[0]} of {index.info.frames} cannot be decoded")
+            raise VideoError(f"unreadable: frame {missing[0]} of {table.info.frames} cannot be decoded")
     return frames_NHW3
 
 
 def iterate_frames(
-    path: str | os.PathLike[str], short_side: int | None = None, places: Iterable[int] | None = None
+    path: str | os.PathLike[str], short_side: int | None = None, indices: Iterable[int] | None = None
 ) -> Iterator[np.ndarray]:
     """Decodes the whole file once and yields its frames, uint8 (H, W, 3), as `read_frames` would give them.
 
     For jobs that want many frames of a video that is too long for memory. It makes the comparisons of `check` as well,
-    so a video from which this returns without an error is a good one. `places`: the 0-based places to yield, in
+    so a video from which this returns without an error is a good one. `indices`: the 0-based indices to yield, in
     ascending order whatever theirs is; None: all.
 
     Raises:
@@ -169,18 +169,18 @@ def iterate_frames(
     """
     with _naming(path):
         _refuse_truncated(path)
-        index = _index(path)
-        width, height = reduced_size(index.stored_width, index.stored_height, short_side)
+        table = _table(path)
+        width, height = reduced_size(table.stored_width, table.stored_height, short_side)
         converter = VideoReformatter()
-        wanted = None if places is None else set(places)
+        wanted = None if indices is None else set(indices)
         decoded = 0
         with _opened(path) as (container, stream):
-            for place, frame in _frames(container, stream, index):
-                if wanted is None or place in wanted:
-                    yield _upright(converter, frame, index.orientation, width, height)
+            for index, frame in _frames(container, stream, table):
+                if wanted is None or index in wanted:
+                    yield _upright(converter, frame, table.orientation, width, height)
                 decoded += 1
-        if decoded < index.info.frames:
-            raise VideoError(f"unreadable: frame {decoded} of {index.info.frames} cannot be decoded")
+        if decoded < table.info.frames:
+            raise VideoError(f"unreadable: frame {decoded} of {table.info.frames} cannot be decoded")
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
@@ -190,7 +190,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         VideoError: the file cannot be read; names the file.
     """
     with _naming(path):
-        return _index(path).info
+        return _table(path).info
 
 
 def check(path: str | os.PathLike[str]) -> VideoInfo:
@@ -206,21 +206,21 @@ def check(path: str | os.PathLike[str]) -> VideoInfo:
     """
     version = _version(path)
     _check_version(*version)
-    return _index_of_version(*version).info
+    return _table_of_version(*version).info
 
 
 @lru_cache(maxsize=2**20)
 def _check_version(path: str, mtime_ns: int, size: int) -> None:
     _refuse_truncated(path)
-    index = _index_of_version(path, mtime_ns, size)
+    table = _table_of_version(path, mtime_ns, size)
     with _opened(path) as (container, stream):
-        decoded = sum(1 for _ in _frames(container, stream, index))
-    if decoded < index.info.frames:
-        raise VideoError(f"unreadable: frame {decoded} of {index.info.frames} cannot be decoded")
+        decoded = sum(1 for _ in _frames(container, stream, table))
+    if decoded < table.info.frames:
+        raise VideoError(f"unreadable: frame {decoded} of {table.info.frames} cannot be decoded")
 
 
-def _index(path: str | os.PathLike[str]) -> _Index:
-    return _index_of_version(*_version(path))
+def _table(path: str | os.PathLike[str]) -> _FrameTable:
+    return _table_of_version(*_version(path))
 
 
 def _version(path: str | os.PathLike[str]) -> tuple[str, int, int]:
@@ -235,20 +235,20 @@ def _version(path: str | os.PathLike[str]) -> tuple[str, int, int]:
 
 
 @lru_cache(maxsize=8192)
-def _index_of_version(path: str, mtime_ns: int, size: int) -> _Index:
+def _table_of_version(path: str, mtime_ns: int, size: int) -> _FrameTable:
     with _opened(path) as (container, stream):
         timed = (
             container.format.name in (_MP4, _MATROSKA)
             and stream.codec_context.codec.canonical_name in _CODECS_WITH_ONE_PACKET_A_FRAME
         )
-        index = _index_by_time(container, stream) if timed else None
-    if index is None:
+        table = _table_by_time(container, stream) if timed else None
+    if table is None:
         with _opened(path) as (container, stream):
-            index = _index_by_counting(container, stream)
-    return index
+            table = _table_by_counting(container, stream)
+    return table
 
 
-def _index_by_time(container: InputContainer, stream: VideoStream) -> _Index | None:
+def _table_by_time(container: InputContainer, stream: VideoStream) -> _FrameTable | None:
     """The index from the packets' times; None where a time is missing or stands twice."""
     shown: list[int | None] = []
     keys: list[int | None] = []
@@ -267,10 +267,10 @@ def _index_by_time(container: InputContainer, stream: VideoStream) -> _Index | N
     if not len(pts) or first is None:
         raise VideoError("unreadable: no frame can be decoded")
     times = (pts - pts[0]) * float(stream.time_base or 0)
-    return _make_index(first, times, pts, keyframes=np.flatnonzero(np.isin(pts, np.array(keys, np.int64))))
+    return _make_table(first, times, pts, keyframes=np.flatnonzero(np.isin(pts, np.array(keys, np.int64))))
 
 
-def _index_by_counting(container: InputContainer, stream: VideoStream) -> _Index:
+def _table_by_counting(container: InputContainer, stream: VideoStream) -> _FrameTable:
     pts: list[int | None] = []
     first: VideoFrame | None = None
     for frame in _decoded(container, stream):
@@ -285,15 +285,15 @@ def _index_by_counting(container: InputContainer, stream: VideoStream) -> _Index
         times = np.arange(len(pts)) / float(stream.guessed_rate)
     else:
         raise VideoError("unreadable: it has neither times nor a frame rate")
-    return _make_index(first, times, pts=None, keyframes=np.zeros(1, np.int64))
+    return _make_table(first, times, pts=None, keyframes=np.zeros(1, np.int64))
 
 
-def _make_index(first: VideoFrame, times: np.ndarray, pts: np.ndarray | None, keyframes: np.ndarray) -> _Index:
+def _make_table(first: VideoFrame, times: np.ndarray, pts: np.ndarray | None, keyframes: np.ndarray) -> _FrameTable:
     orientation = _orientation(first)
     width, height = orientation.size(first.width, first.height)
     times.flags.writeable = False
     info = VideoInfo(len(times), width, height, times)
-    return _Index(info, first.width, first.height, orientation, pts, keyframes)
+    return _FrameTable(info, first.width, first.height, orientation, pts, keyframes)
 
 
 def _orientation(frame: VideoFrame) -> _Orientation:
@@ -337,7 +337,7 @@ def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, 
 def _collect(
     container: InputContainer,
     stream: VideoStream,
-    index: _Index,
+    table: _FrameTable,
     targets: Sequence[int],
     keyframes_back: int,
     take: Callable[[int, VideoFrame], None],
@@ -347,19 +347,19 @@ def _collect(
     `keyframes_back`: how many key frames before the nearest one to seek to; as many as there are: never seek.
     """
     missed = []
-    frames = _frames(container, stream, index)
-    place, frame = -1, None
+    frames = _frames(container, stream, table)
+    index, frame = -1, None
     for target in targets:
-        nearest = int(np.searchsorted(index.keyframes, target, side="right")) - 1 - keyframes_back
-        start = int(index.keyframes[nearest]) if nearest >= 0 else 0
-        if start > place + 1:  # else decoding on is no further than the key frame
-            frames = _frames(container, stream, index, start)
-        while place < target:
+        nearest = int(np.searchsorted(table.keyframes, target, side="right")) - 1 - keyframes_back
+        start = int(table.keyframes[nearest]) if nearest >= 0 else 0
+        if start > index + 1:  # else decoding on is no further than the key frame
+            frames = _frames(container, stream, table, start)
+        while index < target:
             step = next(frames, None)
             if step is None:
                 break
-            place, frame = step
-        if place == target and frame is not None:
+            index, frame = step
+        if index == target and frame is not None:
             take(target, frame)
         else:
             missed.append(target)
@@ -367,33 +367,33 @@ def _collect(
 
 
 def _frames(
-    container: InputContainer, stream: VideoStream, index: _Index, start: int = 0
+    container: InputContainer, stream: VideoStream, table: _FrameTable, start: int = 0
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Yields (place, frame) from a freshly opened file, or from a seek to the place `start`.
+    """Yields (index, frame) from a freshly opened file, or from a seek to the index `start`.
 
     Ends at the first frame that is lost or damaged, because those after it may lean on it.
     """
     expected = None if start else 0
     count = -1
     try:
-        if start and index.pts is not None:
-            container.seek(int(index.pts[start]), stream=stream)
+        if start and table.pts is not None:
+            container.seek(int(table.pts[start]), stream=stream)
         for frame in _decoded(container, stream):
-            if index.pts is None:
-                place = count = count + 1
+            if table.pts is None:
+                index = count = count + 1
             else:
                 if frame.pts is None:
                     return
-                place = int(np.searchsorted(index.pts, frame.pts))
-                if place == len(index.pts) or index.pts[place] != frame.pts:
+                index = int(np.searchsorted(table.pts, frame.pts))
+                if index == len(table.pts) or table.pts[index] != frame.pts:
                     continue
             if expected is None:
                 if not frame.key_frame:
                     continue
-                expected = place
-            if place != expected or frame.is_corrupt:
+                expected = index
+            if index != expected or frame.is_corrupt:
                 return
-            yield place, frame
+            yield index, frame
             expected += 1
     except (av.error.FFmpegError, VideoError):
         return
@@ -490,18 +490,18 @@ def _reason_not_to_open(path: str | os.PathLike[str]) -> str:
 def _ends_within_a_box(path: str | os.PathLike[str]) -> bool:
     """Whether an MP4 file, which is a row of boxes that begin with their size, ends before its last box does."""
     length = Path(path).stat().st_size
-    place = 0
+    offset = 0
     with Path(path).open("rb") as file:
-        while place + 8 <= length:
-            file.seek(place)
+        while offset + 8 <= length:
+            file.seek(offset)
             size = int.from_bytes(file.read(4), "big")
             if size == 1:  # the size stands behind the box's name, in eight bytes
-                file.seek(place + 8)
+                file.seek(offset + 8)
                 size = int.from_bytes(file.read(8), "big")
             if size < 8:  # 0: the box goes on to the end
                 return False
-            place += size
-    return place > length
+            offset += size
+    return offset > length
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from airstreams.config import ClipConfig, Config
-from airstreams.data.clips import active_labels, clip_places, frame_range, latest_start
+from airstreams.data.clips import active_labels, clip_indices, frame_range, latest_start
 from airstreams.data.dataset import TrainingClips
 from airstreams.data.listing import Action
 from airstreams.data.sources import open_source
@@ -196,9 +196,9 @@ def test_a_clips_target_is_what_its_frames_show(root):
     part = frame_range(video)
     found = []
     for start in range(latest_start(part, clip) + 1):
-        places = clip_places(part, start, clip)
-        found.append(set(active_labels(video, *part.times[places[[0, -1]]].tolist())))
-        assert found[-1] == shown(read_frames(path, places))
+        indices = clip_indices(part, start, clip)
+        found.append(set(active_labels(video, *part.times[indices[[0, -1]]].tolist())))
+        assert found[-1] == shown(read_frames(path, indices))
     assert all(labels in found for labels in (set(), {red}, {blue}, {red, blue}))
 
     clips = TrainingClips([video], Config(clip=clip), source.classes, source.multi_label, None)

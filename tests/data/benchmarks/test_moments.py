@@ -30,7 +30,7 @@ def write_classes(root, release):
     if release == "305":
         (root / "moments_classes.txt").write_text("".join(f"{name}\n" for name in reversed(NEWER)))
     else:
-        lines = [f"{name},{place}\n" for place, name in enumerate(reversed(OLDER))]
+        lines = [f"{name},{number}\n" for number, name in enumerate(reversed(OLDER))]
         (root / "moments_categories.txt").write_text("".join(lines))
 
 

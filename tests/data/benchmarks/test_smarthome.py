@@ -23,8 +23,8 @@ def root(tmp_path):
     """Smarthome's layout: each class once by each subject, and once by subject 3 before all cameras."""
     names = [EXTRA]
     for number, label in enumerate(CLASSES):
-        for place, subject in enumerate(TRAIN_SUBJECTS + TEST_SUBJECTS):
-            names.append(f"{label}_p{subject:02d}_r00_v05_c{CAMERAS[(number + place) % 7]:02d}.mp4")
+        for index, subject in enumerate(TRAIN_SUBJECTS + TEST_SUBJECTS):
+            names.append(f"{label}_p{subject:02d}_r00_v05_c{CAMERAS[(number + index) % 7]:02d}.mp4")
         names += [f"{label}_p03_r01_v02_c{camera:02d}.mp4" for camera in CAMERAS]
     (tmp_path / "mp4").mkdir()
     for name in names:

@@ -46,10 +46,10 @@ def read_charades(root: Path) -> Source:
     videos_in = next((root / name for name in VIDEO_FOLDERS if (root / name).is_dir()), root / VIDEO_FOLDERS[0])
     videos: dict[str, Video] = {}
     for split, name in SPLIT_FILES.items():
-        for place, row in _read_rows(folder / name):
+        for line, row in _read_rows(folder / name):
             if row["id"] in videos:
-                raise InputError(f"{place}: {row['id']} is listed before; expected each video once; delete a row")
-            actions = _read_actions(place, row["actions"], classes)
+                raise InputError(f"{line}: {row['id']} is listed before; expected each video once; delete a row")
+            actions = _read_actions(line, row["actions"], classes)
             path = videos_in / f"{row['id']}.mp4"
             videos[row["id"]] = Video(
                 path=path,
@@ -86,7 +86,7 @@ def _read_classes(path: Path) -> dict[str, str]:
 
 
 def _read_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """The rows of an official list, each with its place in words for complaints: the line is the row's last one."""
+    """The rows of an official list, each with its line in words for complaints: the line is the row's last one."""
     expected = "expected the official CSV file with the columns id, subject and actions; fetch it anew"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -97,13 +97,13 @@ def _read_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
         raise InputError(f"{path} cannot be read ({error}); {expected}") from error
     if not {"id", "subject", "actions"} <= set(columns):
         raise InputError(f"{path} has the columns {', '.join(columns) or 'none'}; {expected}")
-    for place, row in rows:
+    for line, row in rows:
         if None in row or None in row.values():  # how DictReader shows cells too many and too few
-            raise InputError(f"{place}: more or fewer cells than the first line has; {expected}")
+            raise InputError(f"{line}: more or fewer cells than the first line has; {expected}")
     return rows
 
 
-def _read_actions(place: str, cell: str, classes: Mapping[str, str]) -> tuple[Action, ...]:
+def _read_actions(line: str, cell: str, classes: Mapping[str, str]) -> tuple[Action, ...]:
     """What `c092 11.90 21.20;c147 0.00 12.60` says."""
     actions = []
     for item in filter(None, cell.split(";")):
@@ -114,7 +114,7 @@ def _read_actions(place: str, cell: str, classes: Mapping[str, str]) -> tuple[Ac
             action = None
         if action is None or not 0 <= action.start <= action.end < math.inf:
             raise InputError(
-                f"{place}: the action {item!r}; expected a code of {CLASSES_FILE}, a start and an end no earlier, both "
+                f"{line}: the action {item!r}; expected a code of {CLASSES_FILE}, a start and an end no earlier, both "
                 "in s, such as `c092 11.90 21.20`; fetch the file anew, or mend the row"
             )
         actions.append(action)

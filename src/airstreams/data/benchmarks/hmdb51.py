@@ -64,8 +64,8 @@ def read_split_lists(classes: Sequence[str], lists: Path, clips: Path, split: st
     """The clips that `<class>_test_split<n>.txt` names for training and test, and the files that are missing.
 
     J-HMDB has the same lists. A video's group is its class and the film it was cut from, the part of its name before
-    `_<class>_`. Where a film's own name holds the class too, the first place counts: films of like names may pass for
-    one, but never one for two. InputError: a list of another format, or one that was cut short.
+    `_<class>_` (its first occurrence). Two films with similar names may get one group, but one film never gets two.
+    InputError: a list of another format, or one that was cut short.
     """
     videos, missing = [], []
     for label in classes:
@@ -85,10 +85,10 @@ def read_split_lists(classes: Sequence[str], lists: Path, clips: Path, split: st
             if used_for is None:
                 continue
             stem = clip.removesuffix(".avi")
-            places = [clips / label / f"{stem}{suffix}" for suffix in SUFFIXES]
-            path = next((place for place in places if place.is_file()), None)
+            candidates = [clips / label / f"{stem}{suffix}" for suffix in SUFFIXES]
+            path = next((candidate for candidate in candidates if candidate.is_file()), None)
             if path is None:
-                missing.append(places[0])
+                missing.append(candidates[0])
                 continue
             videos.append(
                 Video(

@@ -60,10 +60,10 @@ def read_moments(root: Path, release: str) -> Source:
                 )
             if name in videos:
                 raise InputError(f"{path}, line {line}: {file} is listed before; expected it once; delete a row")
-            place, _, clip = name.rpartition("/")
-            if place not in files_in:
-                files_in[place] = _files(root / place)
-            if clip not in files_in[place]:
+            class_folder, _, clip = name.rpartition("/")
+            if class_folder not in files_in:
+                files_in[class_folder] = _files(root / class_folder)
+            if clip not in files_in[class_folder]:
                 missing.append(name)
             stem = clip.removesuffix(".mp4")
             videos[name] = Video(
@@ -72,7 +72,7 @@ def read_moments(root: Path, release: str) -> Source:
                 labels=label_of[label],
                 split=SPLIT_OF_FOLDER[folder],
                 group=stem.rpartition("_")[0] or stem,
-                label_map=f"{place}/{stem}",
+                label_map=f"{class_folder}/{stem}",
             )
     if missing:
         raise InputError(f"{root} lacks {len(missing)} of {len(videos)} videos, such as {min(missing)}; {EXPECTED}")
