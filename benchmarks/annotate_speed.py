@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     call = parser.parse_args()
     keep_freed_memory()
-    listed = open_source(call.data, to_learn_from=False).videos
+    listed = open_source(call.data, for_training=False).videos
     videos = [listed[i] for i in np.linspace(0, len(listed) - 1, call.videos).astype(int)]
     teacher = load_teacher(call.teacher, {}, device_of_process())
     frames = [

@@ -75,7 +75,7 @@ def measure_rates(source: Source, clips: Sequence[Clip], cache: FrameCache) -> N
     ]
     if store is not None and labelled:
         readers["label maps from the store"] = lambda video, indices: store.read(str(video.label_map), indices)
-        readers["label maps from the cache"] = lambda video, indices: cache.read_labels(
+        readers["label maps from the cache"] = lambda video, indices: cache.read_label_maps(
             store, str(video.label_map), indices
         )
     rates: dict[str, list[float]] = {name: [] for name in readers}

@@ -51,7 +51,7 @@ def main() -> None:
     for video in track(source.videos, console=Console(stderr=True)):
         if video.label_map is None or not store.has(video.label_map):
             continue
-        maps_NHW = np.concatenate([maps for _, maps in store.pieces(video.label_map)])
+        maps_NHW = np.concatenate([maps for _, maps in store.chunks(video.label_map)])
         path = file_of(call.out, video.label_map).with_suffix(".mkv")
         write(path, in_cells(painted(maps_NHW, person), call.cell))
         rows.append((path.relative_to(call.out), ";".join(video.labels), video.split, video.group or ""))

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="the store, where DATA brings none")
     parser.add_argument("--videos", type=int, default=200, help="evenly chosen (default: 200)")
     call = parser.parse_args()
-    source = open_source(call.data, call.labels, to_learn_from=False)
+    source = open_source(call.data, call.labels, for_training=False)
     store = source.label_store
     if store is None:
         parser.error(f"{call.data} brings no label maps; give --labels LABELS")

@@ -31,7 +31,7 @@ from torch.overrides import TorchFunctionMode
 from airstreams.config import Config
 from airstreams.data.dataset import Batch, StepSampler
 from airstreams.data.label_maps import COCO_CLASSES
-from airstreams.data.transforms import LABEL_STRIDE
+from airstreams.data.transforms import LABEL_MAP_STRIDE
 from airstreams.machine import in_bfloat16
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
@@ -121,7 +121,7 @@ def make_learner(config: Config, accelerator: Accelerator) -> Learner:
 def make_batch(config: Config, device: torch.device) -> Batch:
     """Random frames of the side that the recipe decodes at, whole ones, and random label maps."""
     B, T, size, side = config.training.batch_size, config.clip.frames, config.clip.size, config.decoded_side
-    labels = (B, T, size // LABEL_STRIDE, size // LABEL_STRIDE)
+    labels = (B, T, size // LABEL_MAP_STRIDE, size // LABEL_MAP_STRIDE)
     batch = Batch(
         frames_BTHW3=torch.randint(0, 256, (B, T, side, side, 3), dtype=torch.uint8),
         box_B4=torch.tensor([[0.0, 0.0, side, side]]).repeat(B, 1),

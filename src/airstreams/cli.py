@@ -103,9 +103,9 @@ def check_data(call: Namespace) -> int:
     from airstreams.data.check import check_videos
     from airstreams.data.sources import open_source
 
-    source = open_source(call.source, missing_too=True)
-    for remark in source.remarks:
-        say(stderr, remark)
+    source = open_source(call.source, include_missing=True)
+    for warning in source.warnings:
+        warn(stderr, warning)
     with Progress(console=stderr) as progress:
         good, bad, rates = check_videos(source.videos, progress)
     classes = Counter(label for video in good for label in video.labels)
@@ -147,7 +147,7 @@ def annotate(call: Namespace) -> int:
     given = {name: call[name] for name in ("score_threshold", "unsure_from") if call[name] is not None}
     classes = None if call.classes is None else tuple(name.strip() for name in call.classes.split(","))
     settings = job.Settings(call.stride, call.max_side, classes, given)
-    source = open_source(call.source, to_learn_from=False)
+    source = open_source(call.source, for_training=False)
     teacher = load_teacher(call.teacher, given, device_of_process())
     with _exclusive_lock(call.out, "annotating"):
         report = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
@@ -188,12 +188,12 @@ def labels(call: Namespace) -> int:
         raise InputError(f"{call.labels} cannot be written, so the contact sheet has no place; give --picture PNG")
     data, videos = call.data or call.truth, {}
     if data is not None:
-        source = open_source(data, call.labels, to_learn_from=False)
+        source = open_source(data, call.labels, for_training=False)
         videos = {video.label_map: video.path for video in source.videos if video.label_map is not None}
     with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
         truth = None
         if call.truth is not None:
-            source = open_source(call.truth, call.labels, to_learn_from=False)
+            source = open_source(call.truth, call.labels, for_training=False)
             truth = label_report.score_against_masks(store, source.videos, progress)
         report = label_report.count_labels(store, progress, None if data is None else videos)
     frames, unread = label_report.read_samples(store, report.samples, videos)
@@ -272,15 +272,15 @@ def train(call: Namespace) -> int:
     return DONE
 
 
-def _labelled_source(call: Namespace, config: Config, to_learn_from: bool = True) -> "Source":
-    """DATA with LABELS, and a remark where no semantic stream reads these."""
+def _labelled_source(call: Namespace, config: Config, for_training: bool = True) -> "Source":
+    """DATA with LABELS, and a warning where no semantic stream reads these."""
     from airstreams.data.sources import open_source
 
-    source = open_source(call.source, call.labels, to_learn_from)
+    source = open_source(call.source, call.labels, for_training)
     if call.labels is None or "semantic" in config.model.streams:
         return source
-    remark = "--labels is of no use here: the model has no semantic stream"
-    return replace(source, remarks=(*source.remarks, remark))
+    warning = "--labels has no effect, since the model has no semantic stream."
+    return replace(source, warnings=(*source.warnings, warning))
 
 
 def _evolved_weights(call: Namespace, config: Config) -> LossWeights:
@@ -305,8 +305,8 @@ def evolve(call: Namespace) -> int:
 
     _require_at_least(call, trials=1, workers=1)
     source = open_source(call.source, call.labels)
-    for remark in source.remarks:
-        say(stderr, remark)
+    for warning in source.warnings:
+        warn(stderr, warning)
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
     search = Search(source, config_from(call), call.out, url, call.trials, call.sampler)
     try:
@@ -342,7 +342,7 @@ def evaluate(call: Namespace) -> int:
     from airstreams.viewing.representations import streams_picture
     from airstreams.viewing.tables import for_console, heads_table, segmentation_table
 
-    source = _labelled_source(call, read_description(call.run).config, to_learn_from=False)
+    source = _labelled_source(call, read_description(call.run).config, for_training=False)
     result = evaluate_run(call.run, source, call.split, stderr)
     if not is_main_process():
         return DONE
@@ -397,8 +397,8 @@ def predict(call: Namespace) -> int:
             try:
                 prediction = recogniser.predict(path)
             except VideoError as error:
-                left_out.append({"path": path, "reason": str(error)})
-                say(progress.console, f"airstreams: {path}: left out: {error}")
+                left_out.append({"path": path, "reason": error.reason})
+                say(progress.console, f"airstreams: {path}: left out: {error.reason}")
                 continue
             if (info := probe(path)).frames > 1:
                 rates.append(info.fps)
@@ -406,8 +406,8 @@ def predict(call: Namespace) -> int:
             answers.append({"path": path, "top": _top(prediction.probabilities), "windows": windows})
             if not call.json:
                 _print_answer(answers[-1])
-    if remark := frame_rate_warning(rates, recogniser.saved.frame_rate, recogniser.saved.config.clip):
-        say(stderr, remark)
+    if warning := frame_rate_warning(rates, recogniser.saved.frame_rate, recogniser.saved.config.clip):
+        warn(stderr, warning)
     if call.json:
         _print_json({"videos": answers, "left_out": left_out})
     return FAILED if left_out else DONE
@@ -475,8 +475,8 @@ def reproduce(call: Namespace) -> int:
     if call.weights_from is not None:
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     sources = [open_source(data, call.labels) for data in call.data]
-    for remark in dict.fromkeys(remark for source in sources for remark in source.remarks):
-        say(stderr, remark)
+    for warning in dict.fromkeys(warning for source in sources for warning in source.warnings):
+        warn(stderr, warning)
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init)
     if isinstance(wanted, Figure):
         from airstreams.viewing import paper_figures

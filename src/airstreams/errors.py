@@ -1,5 +1,6 @@
 """The errors that a caller can expect, and how an error becomes one line of text."""
 
+import os
 from pathlib import Path
 
 
@@ -8,18 +9,17 @@ class InputError(ValueError):
 
 
 class VideoError(RuntimeError):
-    """A video file cannot be read.
+    """A video file, or its label maps, cannot be read. The message is `PATH: REASON`, or the reason alone.
 
-    reason: why, without the file's name, such as `truncated: 12 of 30 frames`.
-    path: the file, or None where the caller of the code that failed knows it.
-
-    The message is `PATH: REASON`, or the reason alone.
+    Attributes:
+        reason: why, without the file's name, such as `truncated: 12 of 30 frames`.
+        path: the file; None for an error about several videos.
     """
 
-    def __init__(self, reason: str, path: Path | str | None = None) -> None:
+    def __init__(self, reason: str, path: str | os.PathLike[str] | None = None) -> None:
         super().__init__(reason, path)  # both are arguments, so that pickle can rebuild the error
         self.reason = reason
-        self.path = path
+        self.path = None if path is None else Path(path)
 
     def __str__(self) -> str:
         return self.reason if self.path is None else f"{self.path}: {self.reason}"

@@ -174,7 +174,7 @@ def test_frames_and_label_maps_come_from_the_cache(root, source):
         for video, frames_NHW3, labels_NHW in zip(source.videos, frames, labels, strict=True):
             np.testing.assert_array_equal(reader.read_frames(video.path, indices), frames_NHW3)
             np.testing.assert_array_equal(
-                reader.read_labels(source.label_store, video.label_map, indices), labels_NHW, strict=True
+                reader.read_label_maps(source.label_store, video.label_map, indices), labels_NHW, strict=True
             )
 
 
@@ -187,17 +187,17 @@ def test_label_maps_of_some_frames_of_none_and_of_no_video(root, source):
     videos = [replace(video, label_map=key) for key in ("some", "nothing", "wrong", "absent")]
     cache, _ = prepare(root, source, videos=videos)
     np.testing.assert_array_equal(
-        cache.read_labels(store, "some", [5, 0, 2, 9, 5]),
+        cache.read_label_maps(store, "some", [5, 0, 2, 9, 5]),
         [maps[1], np.full((6, 5), NO_LABEL), maps[0], np.full((6, 5), NO_LABEL), maps[1]],
     )
     for key, indices in (("some", [3]), ("some", []), ("nothing", [0, 1])):
-        np.testing.assert_array_equal(cache.read_labels(store, key, indices), store.read(key, indices), strict=True)
-    assert cache.read_labels(store, "absent", [0]) is None
+        np.testing.assert_array_equal(cache.read_label_maps(store, key, indices), store.read(key, indices), strict=True)
+    assert cache.read_label_maps(store, "absent", [0]) is None
     with pytest.raises(VideoError, match="class id"):
-        cache.read_labels(store, "wrong", [0])
+        cache.read_label_maps(store, "wrong", [0])
     fewer = replace(store, classes=store.classes[:1])  # the cached ids were checked against more classes than these
     with pytest.raises(VideoError, match="class id"):
-        cache.read_labels(fewer, "some", [2])
+        cache.read_label_maps(fewer, "some", [2])
 
 
 def test_a_place_that_the_video_does_not_have(root, source):
@@ -210,7 +210,7 @@ def test_a_place_that_the_video_does_not_have(root, source):
 def test_nothing_is_written_before_prepare(root, source):
     cache = FrameCache(root, PLENTY, SIDE)
     path = source.videos[0].path
-    assert not cache.knows_good(path)
+    assert not cache.holds(path)
     np.testing.assert_array_equal(cache.read_frames(path, [1]), read_frames(path, [1], short_side=SIDE))
     assert not root.exists()
 
@@ -229,7 +229,7 @@ def test_a_good_file_is_not_checked_again_while_it_stays_as_it_is(root, source):
     assert entry is not None
     entry.unlink()
     videos = [good, renamed, rewritten, evicted]
-    assert [cache.knows_good(video.path) for video in videos] == [True, False, False, False]
+    assert [cache.holds(video.path) for video in videos] == [True, False, False, False]
     passed, bad, _ = check_videos(videos, QUIET, cache)
     assert passed == [good]
     assert [item.video for item in bad] == [renamed, rewritten, evicted]
@@ -240,7 +240,7 @@ def test_another_short_side_knows_nothing(root, source):
     prepare(root, source)
     path = source.videos[0].path
     other = FrameCache(root, PLENTY, SIDE // 2)
-    assert not other.knows_good(path)
+    assert not other.holds(path)
     assert other.read_frames(path, [0]).shape == (1, SIDE // 2, SIDE // 2, 3)
 
 
@@ -265,7 +265,7 @@ def test_moved_and_doubled_videos_are_found_again(root, source, data):
     for folder in ("elsewhere", "copy"):
         moved = open_source(str(data / folder), data / "labels")
         cache, _ = prepare(root, moved)
-        assert all(cache.knows_good(video.path) for video in moved.videos)
+        assert all(cache.holds(video.path) for video in moved.videos)
     assert {path: path.stat().st_ino for kind in ("frames", "labels") for path in entries(root, kind)} == before
 
 
@@ -282,7 +282,7 @@ def test_an_entry_that_is_gone_or_damaged_breaks_nothing(root, source, spoiled):
     expected = read_frames(video.path, range(8), short_side=SIDE)
     np.testing.assert_array_equal(cache.read_frames(video.path, range(8)), expected)
     np.testing.assert_array_equal(
-        cache.read_labels(store, video.label_map, range(8)), store.read(video.label_map, range(8))
+        cache.read_label_maps(store, video.label_map, range(8)), store.read(video.label_map, range(8))
     )
 
 
@@ -297,7 +297,7 @@ def test_a_bad_video_is_passed_over_and_told_where_it_is_read(root, source):
     cache, said = prepare(root, source, videos=[cut, damaged, good])
     assert said == ""
     assert temporaries(root) == []
-    assert [cache.knows_good(video.path) for video in (cut, damaged, good)] == [False, False, True]
+    assert [cache.holds(video.path) for video in (cut, damaged, good)] == [False, False, True]
     with pytest.raises(VideoError):
         cache.read_frames(cut.path, range(8))
 
@@ -383,7 +383,7 @@ def test_processes_that_build_one_folder_at_once(data, root, source):
     assert len(entries(root)) == len(source.videos)
     cache = FrameCache(root, PLENTY, SIDE)
     for video in source.videos:
-        assert cache.knows_good(video.path)
+        assert cache.holds(video.path)
         expected = read_frames(video.path, range(8), short_side=SIDE)
         spoil(video.path)
         np.testing.assert_array_equal(cache.read_frames(video.path, range(8)), expected)
@@ -394,7 +394,7 @@ def test_each_process_enters_its_share(data, root, source):
     assert len(entries(root)) + len(entries(root, "labels")) == pytest.approx(2 * len(source.videos) / 3, abs=1)
     build_at_once([start_build(data, root, share=(index, 3)) for index in (0, 2)])
     cache = FrameCache(root, PLENTY, SIDE)
-    assert all(cache.knows_good(video.path) for video in source.videos)
+    assert all(cache.holds(video.path) for video in source.videos)
     assert len(entries(root, "labels")) == len(source.videos)
 
 
@@ -476,6 +476,6 @@ for video in source.videos:
 def test_a_folder_that_cannot_be_written_to(tmp_path, source, folder):
     (tmp_path / "file").write_text("not a folder")
     cache = FrameCache(tmp_path / folder, PLENTY, SIDE)
-    assert not cache.knows_good(source.videos[0].path)
+    assert not cache.holds(source.videos[0].path)
     with pytest.raises(InputError, match="expected a folder"):
         cache.prepare(source.videos, None, QUIET)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from airstreams.data.label_maps import COCO_CLASSES, NO_LABEL, LabelStore, LabelWriter, create, resized, save
+from airstreams.data.label_maps import COCO_CLASSES, NO_LABEL, LabelMapWriter, LabelStore, create, resized, save
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
@@ -221,7 +221,7 @@ def many_maps(count, height=6, width=5):
 def test_maps_written_one_by_one_are_those_saved_at_once(store, count):
     maps, frames = many_maps(count), np.arange(count) * 3 + 1
     save(store.root, "at_once", maps, frames)
-    writer = LabelWriter(store.root, "one_by_one")
+    writer = LabelMapWriter(store.root, "one_by_one")
     for frame, label_map_HW in zip(frames.tolist(), maps, strict=True):
         writer.add(frame, label_map_HW)
         assert not store.has("one_by_one")
@@ -236,7 +236,7 @@ def test_maps_written_one_by_one_are_those_saved_at_once(store, count):
 
 @pytest.mark.parametrize("count", [0, 5, 40])
 def test_what_is_discarded_leaves_nothing(store, count):
-    writer = LabelWriter(store.root, "clap/a")
+    writer = LabelMapWriter(store.root, "clap/a")
     for frame, label_map_HW in enumerate(many_maps(count)):
         writer.add(frame, label_map_HW)
     writer.discard()
@@ -268,7 +268,7 @@ def test_a_frame_of_a_long_video_costs_one_piece(store, monkeypatch):
 def test_writing_holds_no_more_than_some_maps(store):
     label_map_HW = np.zeros((100, 150), np.uint8)
     tracemalloc.start()
-    writer = LabelWriter(store.root, "long")
+    writer = LabelMapWriter(store.root, "long")
     for frame in range(600):
         writer.add(frame, label_map_HW.copy())
     writer.finish()
@@ -316,17 +316,17 @@ def test_some_classes_of_some_classes(store, maps):
 
 def test_classes_told_apart_leave_all_others_as_one(store, maps):
     save(store.root, "a", maps, FRAMES)
-    apart = store.apart(["dog"])
+    apart = store.with_others_merged(["dog"])
     assert apart.classes == ("background", "dog", "other")
     expected = np.array([0, 2, 1, *[255] * 253])[maps]  # the person is another
     np.testing.assert_array_equal(apart.read("a", FRAMES), expected)
     np.testing.assert_array_equal(store.with_classes(apart.classes).read("a", FRAMES), expected)
     again = apart.with_classes(["background", "other"])  # a class like any other, once it is there
     np.testing.assert_array_equal(again.read("a", FRAMES), np.array([0, 1, 0, *[255] * 253])[maps])
-    assert store.apart([]) is store
+    assert store.with_others_merged([]) is store
     for names in (["cat"], ["dog", "dog"], ["background"]):
         with pytest.raises(InputError, match=rf"data.segment_classes: got {names[0]}.* expected some of the classes"):
-            store.apart(names)
+            store.with_others_merged(names)
     with pytest.raises(InputError, match="none called other"):  # a teacher's own
         replace(store, classes=("background", "dog", "other")).apart(["dog"])
 
@@ -373,7 +373,7 @@ def test_the_pieces_together_are_all_label_maps(store, count):
     save(store.root, "pieces", maps, frames)
     np.savez(store.root / "one_array.npz", labels=maps, frame_indices=frames.astype(np.int32))
     for key in ("pieces", "one_array"):
-        pieces = list(store.pieces(key))
+        pieces = list(store.chunks(key))
         np.testing.assert_array_equal(np.concatenate([some for some, _ in pieces]), frames)
         np.testing.assert_array_equal(np.concatenate([maps_MHW for _, maps_MHW in pieces]), maps)
     few = store.with_classes(["background", "dog"])
@@ -383,13 +383,13 @@ def test_the_pieces_together_are_all_label_maps(store, count):
 
 def test_pieces_of_what_is_broken_or_absent(store, maps):
     with pytest.raises(VideoError, match=r"absent\.npz"):
-        list(store.pieces("absent"))
+        list(store.chunks("absent"))
     np.savez(store.root / "a.npz", frame_indices=np.arange(20, dtype=np.int32), labels_000000=many_maps(16))
     with pytest.raises(VideoError, match=r"a\.npz"):
-        list(store.pieces("a"))
+        list(store.chunks("a"))
     save(store.root, "b", np.full((1, 2, 2), 3, np.uint8), [0])
     with pytest.raises(VideoError, match="class id 3"):
-        list(store.pieces("b"))
+        list(store.chunks("b"))
 
 
 def test_resized_label_maps_keep_their_places():
@@ -420,11 +420,11 @@ def test_the_classes_that_occur(store):
     for key, ids in {"none": [255], "nothing": [0], "person": [0, 1], "dog": [2, 255], "both": [1, 2]}.items():
         save(store.root, key, np.resize(np.array(ids, np.uint8), (20, 4, 4)), range(20))
     (store.root / "broken.npz").write_bytes(b"no archive")
-    assert store.occurring([]) == ("background",)
-    assert store.occurring(["none", "absent", "broken", "nothing"]) == ("background",)
-    assert store.occurring(["dog", "none"]) == ("background", "dog")
-    assert store.occurring(["dog", "person", "absent"]) == ("background", "person", "dog")
-    assert store.with_classes(["background", "dog"]).occurring(["both"]) == ("background", "dog")
+    assert store.occurring_classes([]) == ("background",)
+    assert store.occurring_classes(["none", "absent", "broken", "nothing"]) == ("background",)
+    assert store.occurring_classes(["dog", "none"]) == ("background", "dog")
+    assert store.occurring_classes(["dog", "person", "absent"]) == ("background", "person", "dog")
+    assert store.with_classes(["background", "dog"]).occurring_classes(["both"]) == ("background", "dog")
 
 
 def test_what_occurs_in_a_long_video_is_found_without_holding_it_whole(store):
@@ -432,7 +432,7 @@ def test_what_occurs_in_a_long_video_is_found_without_holding_it_whole(store):
     maps[399, 99, 149] = 2
     save(store.root, "long", maps, range(400))
     tracemalloc.start()
-    assert store.occurring(["long"]) == ("background", "dog")
+    assert store.occurring_classes(["long"]) == ("background", "dog")
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < maps.nbytes

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from airstreams.data.listing import Action, Source, Video, listed, require_consistent
+from airstreams.data.listing import Action, Source, Video, make_source, require_consistent
 from airstreams.errors import InputError
 
 A, B = Video(Path("a.mp4"), "a", ("jump",)), Video(Path("b.mp4"), "b", ("run",))
@@ -17,8 +17,8 @@ TIMED = replace(A, labels=("jump", "run"), actions=(Action("run", 0.0, 1.0), Act
 @pytest.mark.parametrize(
     "source",
     [
-        listed("mine", [A, B], multi_label=False),
-        listed("mine", [replace(A, split="train"), replace(B, split="test")], multi_label=False),
+        make_source("mine", [A, B], multi_label=False),
+        make_source("mine", [replace(A, split="train"), replace(B, split="test")], multi_label=False),
         SEVERAL,
         replace(SEVERAL, videos=(TIMED, B)),
     ],
@@ -30,18 +30,21 @@ def test_what_is_consistent_passes(source):
 @pytest.mark.parametrize(
     ("source", "told"),
     [
-        (listed("mine", [replace(A, labels=TEXT), B], False), "mine: a: labels is 'jump', expected a tuple"),
-        (listed("mine", [replace(A, labels=LIST), B], False), r"mine: a: labels is \['jump'\], expected a tuple"),
-        (listed("mine", [A, replace(B, name="a")], False), "mine: a: two videos have this name"),
+        (make_source("mine", [replace(A, labels=TEXT), B], False), "mine: a: labels is 'jump', expected a tuple"),
+        (make_source("mine", [replace(A, labels=LIST), B], False), r"mine: a: labels is \['jump'\], expected a tuple"),
+        (make_source("mine", [A, replace(B, name="a")], False), "mine: a: two videos have this name"),
         (Source("mine", ("run",), (B, A)), "mine: a: its label 'jump' is none of the source's classes"),
         (replace(SEVERAL, multi_label=False), "mine: a: got 2 labels, expected one"),
-        (listed("mine", [A, replace(B, labels=())], False), "mine: b: got 0 labels, expected one"),
+        (make_source("mine", [A, replace(B, labels=())], False), "mine: b: got 0 labels, expected one"),
         (
-            listed("mine", [replace(A, split="valid"), B], False),
+            make_source("mine", [replace(A, split="valid"), B], False),
             "mine: a: its split is 'valid', expected",
         ),
-        (listed("mine", [replace(A, split="val"), B], False), "mine: b: its split is None"),
-        (listed("mine", [replace(TIMED, labels=("run",))], True), "mine: a: an action is 'jump', none of its labels"),
+        (make_source("mine", [replace(A, split="val"), B], False), "mine: b: its split is None"),
+        (
+            make_source("mine", [replace(TIMED, labels=("run",))], True),
+            "mine: a: an action is 'jump', none of its labels",
+        ),
     ],
 )
 def test_the_first_video_that_is_not_is_named_in_a_line(source, told):
@@ -51,4 +54,4 @@ def test_the_first_video_that_is_not_is_named_in_a_line(source, told):
 
 
 def test_videos_may_come_one_by_one():
-    assert listed("mine", iter([B, A]), multi_label=False) == Source("mine", ("jump", "run"), (A, B))
+    assert make_source("mine", iter([B, A]), multi_label=False) == Source("mine", ("jump", "run"), (A, B))

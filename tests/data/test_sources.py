@@ -89,7 +89,7 @@ def test_what_is_passed_over_is_told(tmp_path):
     (tmp_path / "empty").mkdir()
     source = open_source(str(tmp_path))
     assert [video.name for video in source.videos] == ["clap/a.mp4", "wave/b.MOV"]
-    assert source.remarks == (
+    assert source.warnings == (
         "no class, since there is no video in it: empty",
         "3 files passed over, which are no videos by their names: 2 .wav, 1 .txt",
     )
@@ -145,7 +145,7 @@ def test_folders_that_are_nearly_splits_are_not_taken_for_classes(tmp_path, fold
 def test_data_to_be_scored_may_hold_a_test_folder_alone_or_a_single_class(tmp_path):
     touch(tmp_path, "new/test/clap/a.mp4", "one/clap/a.mp4")
     assert [(video.labels, video.split) for video in open_source(str(tmp_path / "new")).videos] == [(("clap",), "test")]
-    assert open_source(str(tmp_path / "one"), to_learn_from=False).classes == ("clap",)
+    assert open_source(str(tmp_path / "one"), for_training=False).classes == ("clap",)
 
 
 @pytest.mark.parametrize(
@@ -279,15 +279,15 @@ def test_a_csv_that_cannot_be_meant(folder, lines, words):
 
 def test_what_stands_in_several_splits_is_told(folder):
     rows = ["v/a.mp4,x,train,0,2,", "v/a.mp4,x,test,1,3,", "v/b.mp4,y,train,0,2,g", "v/b.mp4,y,val,2,4,g"]
-    (remark,) = open_source(str(write(folder, "path,label,split,start,end,group", *rows))).remarks
-    assert remark.endswith("the group g, v/a.mp4#t=1.0,3.0")
+    (warning,) = open_source(str(write(folder, "path,label,split,start,end,group", *rows))).warnings
+    assert warning.endswith("the group g, v/a.mp4#t=1.0,3.0")
     apart = ["v/a.mp4,x,train,0,1,", "v/a.mp4,x,test,1,3,", "v/b.mp4,y,train,0,2,g", "v/b.mp4,y,train,2,4,g"]
-    assert open_source(str(write(folder, "path,label,split,start,end,group", *apart))).remarks == ()
+    assert open_source(str(write(folder, "path,label,split,start,end,group", *apart))).warnings == ()
 
 
 def test_two_encodings_of_a_video_may_be_scored_where_there_are_no_label_maps(tmp_path):
     touch(tmp_path, "wave/a.mov", "wave/a.webm", "clap/b.mp4")
-    assert len(open_source(str(tmp_path), to_learn_from=False).videos) == 3
+    assert len(open_source(str(tmp_path), for_training=False).videos) == 3
     assert "differ in more than the suffix" in refusal(tmp_path)
 
 

@@ -260,7 +260,7 @@ def test_a_split_without_readable_videos_is_refused(run, tmp_path):
     (tmp_path / "videos" / "disc_up").mkdir(parents=True)
     (tmp_path / "videos" / "disc_up" / "a.mp4").write_text("Not a film at all.")
     with pytest.raises(VideoError, match=r"disc_up/a\.mp4"):
-        evaluate(run, open_source(str(tmp_path / "videos"), to_learn_from=False), "test", QUIET)
+        evaluate(run, open_source(str(tmp_path / "videos"), for_training=False), "test", QUIET)
 
 
 def test_unknown_classes_are_refused(run, videos):

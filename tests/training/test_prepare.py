@@ -72,7 +72,7 @@ def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp
 
 
 def test_a_cache_that_cannot_be_written_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "check_together", None)
+    monkeypatch.setattr(prepare, "check_distributed", None)
     (tmp_path / "file").touch()
     config = replace(tiny, data=replace(tiny.data, cache=str(tmp_path / "file" / "cache")))
     with pytest.raises(InputError, match=r"cache: got .* expected a folder for decoded frames"):
@@ -196,7 +196,7 @@ def test_classes_that_need_not_be_told_apart_are_one_for_the_segmenter(synthetic
     scored = evaluate(run, source, "test", Console(file=told, width=200)).metrics.segmentation
     assert "scored as other" in told.getvalue()
     assert source.label_store is not None
-    grouped = replace(source, label_store=source.label_store.apart(["disc"]))
+    grouped = replace(source, label_store=source.label_store.with_others_merged(["disc"]))
     assert evaluate(run, grouped, "test", QUIET).metrics.segmentation == scored
     absent = replace(config, data=replace(data, segment_classes=["dog"], compact_classes=False))
     with pytest.raises(InputError, match="segment_classes: got dog; expected some of the classes"):

@@ -39,7 +39,7 @@ import av
 import numpy as np
 from rich.progress import Progress
 
-from airstreams.data.label_maps import LabelStore, at_frames, file_of
+from airstreams.data.label_maps import LabelStore, file_of, select_frames
 from airstreams.data.listing import Video
 from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
@@ -115,7 +115,7 @@ class FrameCache:
             InputError: the folder cannot be made or written to.
         """
         index, count = share
-        room = _Room(self.root, self.limit_bytes, self.claim())
+        room = _Room(self.root, self.limit_bytes, self.make_folder())
         wanted = self._wanted(videos, label_store)
         mine = [number % count == index for number in range(len(wanted))]
         missing: dict[str, dict[Path, _Pictures]] = {"frames": {}, "labels": {}}
@@ -139,7 +139,7 @@ class FrameCache:
             told = f"cache {self.root}: {problem}; what is not in it is decoded each time"
             progress.console.print(told, soft_wrap=True)
 
-    def knows_good(self, path: Path) -> bool:
+    def holds(self, path: Path) -> bool:
         """Whether all frames of this file, unchanged since, were once decoded without complaint."""
         entry = self._entry(path, "frames", self._frame_settings)
         return entry is not None and entry.is_file()
@@ -151,20 +151,22 @@ class FrameCache:
         frames_NHW3 = None if entry is None else _pictures_at(entry, wanted)
         return read_frames(path, wanted, short_side=self.short_side) if frames_NHW3 is None else frames_NHW3
 
-    def read_labels(self, label_store: LabelStore, key: str, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+    def read_label_maps(
+        self, label_store: LabelStore, key: str, indices: Sequence[int] | np.ndarray
+    ) -> np.ndarray | None:
         """What `label_store.read(key, indices)` gives, uint8 (N, H, W) or None; raises what that raises."""
-        entry = self._entry(file_of(label_store.root, key), "labels", _label_settings(label_store))
-        labels_NHW = None
+        entry = self._entry(file_of(label_store.root, key), "labels", _label_map_settings(label_store))
+        maps_NHW = None
         if entry is not None:
             frames = label_store.labelled_frames(key)
-            labels_NHW = at_frames(indices, frames, lambda positions: _pictures_at(entry, positions.tolist()))
-        return label_store.read(key, indices) if labels_NHW is None else labels_NHW
+            maps_NHW = select_frames(indices, frames, lambda positions: _pictures_at(entry, positions.tolist()))
+        return label_store.read(key, indices) if maps_NHW is None else maps_NHW
 
     @property
     def _frame_settings(self) -> str:
         return f"{_DECODER} {self.short_side}"
 
-    def claim(self) -> int:
+    def make_folder(self) -> int:
         """Make the folder and write to it. The time of that, ns, by the clock of the machine that holds the folder.
 
         InputError: that cannot be.
@@ -186,10 +188,10 @@ class FrameCache:
             for path in sorted({video.path for video in videos})
         ]
         if label_store is not None:
-            settings = _label_settings(label_store)
+            settings = _label_map_settings(label_store)
             for key in sorted({video.label_map for video in videos if video.label_map is not None}):
                 file = file_of(label_store.root, key)
-                wanted.append(_Pictures(file, "labels", settings, partial(_labels_of, label_store, key)))
+                wanted.append(_Pictures(file, "labels", settings, partial(_label_maps_of, label_store, key)))
         return wanted
 
     def _missing(self, pictures: _Pictures, mine: bool) -> Path | None:
@@ -351,16 +353,16 @@ def _frames_of(path: Path, short_side: int) -> tuple[int, Iterator[np.ndarray]]:
     return probe(path).frames, iterate_frames(path, short_side)
 
 
-def _labels_of(label_store: LabelStore, key: str) -> tuple[int, Iterator[np.ndarray]]:
-    labels_NHW = label_store.read(key, label_store.labelled_frames(key))
-    if labels_NHW is None:
+def _label_maps_of(label_store: LabelStore, key: str) -> tuple[int, Iterator[np.ndarray]]:
+    maps_NHW = label_store.read(key, label_store.labelled_frames(key))
+    if maps_NHW is None:
         raise VideoError(f"the label maps {key} were removed")
-    return len(labels_NHW), (labels_HW for labels_HW in labels_NHW)
+    return len(maps_NHW), (label_map_HW for label_map_HW in maps_NHW)
 
 
-def _label_settings(label_store: LabelStore) -> str:
+def _label_map_settings(label_store: LabelStore) -> str:
     # Ids are checked against the classes once, when they are entered.
-    return f"{len(label_store.classes)} classes, renamed {label_store.renamed}"
+    return f"{len(label_store.classes)} classes, renamed {label_store.new_ids}"
 
 
 def _pictures_at(entry: Path, positions: Sequence[int]) -> np.ndarray | None:

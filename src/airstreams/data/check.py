@@ -1,6 +1,6 @@
-"""Every video is opened before it is used: which are good, and why each other one is not.
+"""Opens every video before it is used: which ones are good, and why each other one is not.
 
-PyAV lets go of Python's lock while it reads and decodes, so threads use all cores without starting processes.
+PyAV releases Python's lock while it reads and decodes, so threads use all cores.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,12 +30,17 @@ class BadVideo:
     video: Video
     reason: str
 
+    @classmethod
+    def from_error(cls, video: Video, error: VideoError) -> "BadVideo":
+        """The reason names the file only where it is not the video's, such as its label maps."""
+        return cls(video, error.reason if error.path in (None, video.path) else str(error))
+
 
 class Checked(NamedTuple):
-    """What a look at videos has found.
+    """The result of a check.
 
-    good, bad: which can be read and which not, in the order given.
-    rates: frames a second of each good file that has more than one.
+    good, bad: videos that can be read and those that cannot, in the order given.
+    rates: frames per second of each good file with more than one frame.
     """
 
     good: list[Video]
@@ -44,36 +49,37 @@ class Checked(NamedTuple):
 
 
 def check_videos(videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None) -> Checked:
-    """Open every file once, in parallel. Files that the cache knows to be good are not decoded again."""
+    """Open every file once, in parallel. Files whose frames are all in the cache are not decoded again."""
     paths = sorted({video.path for video in videos})
-    found: dict[Path, float | str] = {}
 
-    def look(path: Path) -> float:
-        # `probe` learns where the frames are, before a loader's processes are started and each learns it anew.
-        info = probe(path) if cache is not None and cache.knows_good(path) else check(path)
+    def frame_rate(path: Path) -> float:
+        # `probe` finds the frames before a loader's processes start, so that they need not all do it again.
+        info = probe(path) if cache is not None and cache.holds(path) else check(path)
         return info.fps if info.frames > 1 else 0.0
 
+    found: dict[Path, float | str] = {}
     task = progress.add_task("checking videos", total=len(paths))
     with ThreadPoolExecutor(max_workers=cpus()) as pool:
-        for path, looked in zip(paths, pool.map(partial(_or_complaint, look), paths), strict=True):
-            found[path] = looked
+        for path, rate_or_reason in zip(paths, pool.map(partial(_or_reason, frame_rate), paths), strict=True):
+            found[path] = rate_or_reason
             progress.advance(task)
     good: list[Video] = []
     bad: list[BadVideo] = []
     for video in videos:
-        is_part = video.start is not None or video.end is not None  # the whole of a good file has frames
-        looked = found[video.path]
-        part = _or_complaint(frame_range, video) if is_part and not isinstance(looked, str) else looked
-        if isinstance(part, str):
-            bad.append(BadVideo(video, part))
+        result: object = found[video.path]
+        is_segment = video.start is not None or video.end is not None
+        if is_segment and not isinstance(result, str):
+            result = _or_reason(frame_range, video)
+        if isinstance(result, str):
+            bad.append(BadVideo(video, result))
         else:
             good.append(video)
     return Checked(good, bad, {path: rate for path, rate in found.items() if isinstance(rate, float) and rate})
 
 
-def check_together(videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None) -> Checked:
-    """`check_videos`, each process opening its share."""
-    from airstreams.distributed import gather, share  # with torch, which takes longer than to check a hundred videos
+def check_distributed(videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None) -> Checked:
+    """`check_videos` in a distributed run: each process opens its share of the videos, all get the same result."""
+    from airstreams.distributed import gather, share  # imports torch, which takes longer than checking a hundred videos
 
     own = check_videos(share(videos), progress, cache)
     reasons = {item.video.name: item for item in gather(own.bad)}
@@ -82,8 +88,9 @@ def check_together(videos: Sequence[Video], progress: Progress, cache: FrameCach
     return Checked(good, bad, dict(gather(list(own.rates.items()))))
 
 
-def _or_complaint(look: Callable[[T], U], thing: T) -> U | str:
+def _or_reason(work: Callable[[T], U], argument: T) -> U | str:
+    """The result, or the reason of a VideoError."""
     try:
-        return look(thing)
+        return work(argument)
     except VideoError as error:
-        return str(error)
+        return error.reason

@@ -1,4 +1,4 @@
-"""Which frames of a video a clip takes, and which labels hold while it lasts."""
+"""Which frames of a video a clip takes, and which labels are active in it."""
 
 from collections.abc import Collection
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from airstreams.data.listing import Video
 from airstreams.data.video import probe
 from airstreams.errors import VideoError
 
-RATES_APART = 1.3  # times; 24, 25 and 30 frames a second are not
+LARGEST_RATE_RATIO = 1.3  # between similar frame rates, such as 24, 25 and 30 frames per second
 
 
 class FrameRange(NamedTuple):
-    """The part of a video that is its own: indices first to last, and every index's time in s."""
+    """The frames of a video or segment: indices `first` to `last`, and the times of all frames of the file, s."""
 
     times: np.ndarray
     first: int
@@ -22,19 +22,29 @@ class FrameRange(NamedTuple):
 
 
 def frame_range(video: Video, times: np.ndarray | None = None) -> FrameRange:
-    """The frames between the video's start and end. VideoError: none. `times`: of all frames, s; None: the file's."""
+    """The frames between the video's start and end.
+
+    Args:
+        video: a video or a segment of it.
+        times: of all frames, s; None: read from the file.
+
+    Raises:
+        VideoError: there are none, or the file cannot be read.
+    """
     times = probe(video.path).times if times is None else times
     first = 0 if video.start is None else int(np.searchsorted(times, video.start - 1e-6))
     last = len(times) - 1 if video.end is None else int(np.searchsorted(times, video.end - 1e-6)) - 1
     if first > last:
-        raise VideoError(f"no frames between {video.start} s and {video.end} s; it ends at {times[-1]:.2f} s")
+        raise VideoError(
+            f"no frames between {video.start} s and {video.end} s; it ends at {times[-1]:.2f} s", video.path
+        )
     return FrameRange(times, first, last)
 
 
 def clip_indices(part: FrameRange, start: int, clip: ClipConfig) -> np.ndarray:
     """The indices (T,) of a clip's frames.
 
-    A clip that runs past the end repeats the last frame: a loop's seam would be false motion.
+    A clip that runs past the end repeats the last frame. A loop would add false motion at its seam.
     """
     if clip.rate is None:
         indices = start + np.arange(clip.frames) * clip.stride
@@ -45,7 +55,7 @@ def clip_indices(part: FrameRange, start: int, clip: ClipConfig) -> np.ndarray:
 
 
 def latest_start(part: FrameRange, clip: ClipConfig) -> int:
-    """The last index from which a whole clip fits; the first index where none does."""
+    """The index of the last frame at which a whole clip can start; the first frame where no whole clip fits."""
     if clip.rate is None:
         start = part.last - (clip.frames - 1) * clip.stride
     else:
@@ -55,24 +65,24 @@ def latest_start(part: FrameRange, clip: ClipConfig) -> int:
 
 
 def frame_rate_warning(rates: Collection[float], usual: float | None, clip: ClipConfig) -> str | None:
-    """A remark on videos whose clips, of every nth frame, last far longer or shorter than at the usual frame rate."""
+    """A warning where videos have other frame rates than the usual one and clips take every n-th frame."""
     if clip.rate is not None or usual is None:
         return None
-    others = [rate for rate in rates if max(rate / usual, usual / rate) > RATES_APART]
+    others = [rate for rate in rates if max(rate / usual, usual / rate) > LARGEST_RATE_RATIO]
     if not others:
         return None
     return (
-        f"beware: {len(others)} of {len(rates)} videos have another frame rate, such as {others[0]:.4g} a second, than "
-        f"the usual {usual:.4g}, so motion of one speed has another in their clips; a run with --clip.rate "
-        f"{usual / clip.stride:.3g} takes frames by time"
+        f"{len(others)} of {len(rates)} videos have another frame rate than the usual {usual:.4g} per second, such as "
+        f"{others[0]:.4g}, so motion looks faster or slower in their clips. Train with --clip.rate "
+        f"{usual / clip.stride:.3g} to take frames by time."
     )
 
 
 def active_labels(video: Video, start_s: float, end_s: float) -> tuple[str, ...]:
-    """The class names that hold at some moment from `start_s` to `end_s`, both inclusive, each once.
+    """The labels that are active at any moment from `start_s` to `end_s`, both inclusive, each once.
 
-    A label counts however short its part of the clip is: a share to reach would be one more number to choose, and an
-    action of no length could never reach it. The price: a clip may carry a label of which a single frame is to be seen.
+    A label counts even if it is active in a single frame of the clip. A minimum duration would be one more
+    hyperparameter, and actions without duration could never reach it.
     """
     if not video.actions:
         return video.labels
@@ -81,7 +91,10 @@ def active_labels(video: Video, start_s: float, end_s: float) -> tuple[str, ...]
 
 
 def _nearest(times: np.ndarray, moments: np.ndarray | float) -> np.ndarray:
-    # Not the frame shown at that moment: files round times (Matroska to 1 ms) and 30 fps is often 29.97, so at a rate
-    # near the file's own a hair's breadth would double one frame and skip the next, which is false motion.
-    # Midway (8 a second of 30) it is the earlier frame, wherever the last bits of a file's times lie.
+    """The index of the frame nearest to each moment; midway between two frames, the earlier one.
+
+    The frame that a player shows at that moment would be wrong: files round times (Matroska to 1 ms), and 30 fps is
+    often 29.97, so at a rate near the file's own one frame would be doubled and the next one skipped.
+    """
+    # The small shift makes the tie independent of rounding in the file's times (8 per second of 30 has ties).
     return np.searchsorted((times[1:] + times[:-1]) / 2, moments - 1e-6)

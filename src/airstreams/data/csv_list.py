@@ -1,4 +1,4 @@
-"""A list of videos as a CSV file, and whatever other CSV file with a header people may have written."""
+"""Reads a list of videos from a CSV file, and other CSV files with a header that users write."""
 
 import csv
 import math
@@ -6,17 +6,23 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from airstreams.data.listing import SPLITS, Source, Video, composed, listed, some, without_suffix
+from airstreams.data.listing import SPLITS, Source, Video, make_source, shortlist, to_nfc, without_suffix
 from airstreams.errors import InputError
 
 REQUIRED_COLUMNS = ("path", "label")
 OPTIONAL_COLUMNS = ("split", "start", "end", "group")
 
 
-def read_csv(data: str, path: Path, missing_too: bool = False) -> Source:
-    """The videos of a list; `missing_too`: also those that are not there.
+def read_csv(data: str, path: Path, include_missing: bool = False) -> Source:
+    """List the videos of a CSV file.
 
-    InputError: a row that does not fit, with its line, or a video that is not there.
+    Args:
+        data: DATA as it was given.
+        path: the CSV file.
+        include_missing: list videos that do not exist, too.
+
+    Raises:
+        InputError: a wrong row, named by its line, or a video that does not exist.
     """
     rows = [
         (line, {name: cell.strip() for name, cell in row.items()})
@@ -29,38 +35,42 @@ def read_csv(data: str, path: Path, missing_too: bool = False) -> Source:
         video = _video_of_row(path, line, row)
         if not multi_label and not video.labels:
             raise InputError(
-                f"{path}, line {line}: the label is empty; expected a class name, or, if videos may have several "
-                "actions or none, one row at least with several joined by ; (or `jump;` for one alone)"
+                f"{path}, line {line}: the label is empty; expected a class name; write one. If videos may have "
+                "several labels or none, join several by ; in at least one row (or write `jump;` for a single one)"
             )
         if video.name in line_of:
             raise InputError(
-                f"{path}, line {line}: {video.name} stands in line {line_of[video.name]} already; expected one row for "
-                "each video or segment; delete one, or join their labels by ;"
+                f"{path}, line {line}: {video.name} is already in line {line_of[video.name]}; expected one row for "
+                "each video or segment; delete one row, or join the labels by ;"
             )
         line_of[video.name] = line
         videos.append(video)
-        if not (missing_too or video.path.is_file()):
+        if not (include_missing or video.path.is_file()):
             missing.append(video)
     if missing:
         name = missing[0].name
         raise InputError(
-            f"{path}, line {line_of[name]}: there is no file {missing[0].path}, and {len(missing)} of {len(rows)} rows "
-            f"name files that are missing; expected paths relative to {path.parent}; mend the paths or delete the rows "
-            "(`airstreams check-data` lists them)"
+            f"{path}, line {line_of[name]}: {missing[0].path} does not exist ({len(missing)} of {len(rows)} rows name "
+            f"missing files); expected paths relative to {path.parent}; correct the paths or delete the rows, which "
+            "`airstreams check-data` lists"
         )
     unsplit = [video for video in videos if video.split is None]
     if 0 < len(unsplit) < len(videos):
         raise InputError(
-            f"{path}, line {line_of[unsplit[0].name]}: no split, as in {len(unsplit)} of {len(rows)} rows; "
-            "expected one in every row or in none; fill the column or delete it"
+            f"{path}, line {line_of[unsplit[0].name]}: the split is empty ({len(unsplit)} of {len(rows)} rows have "
+            "none); expected a split in every row or in none; fill the column or delete it"
         )
-    return listed(data, videos, multi_label)
+    return make_source(data, videos, multi_label)
 
 
 def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header, each with its line number and a text for every known column.
+    """Read the rows of a CSV file with a header.
 
-    InputError: another header, or cells that do not fit it.
+    Returns:
+        For each row its line number and a text for every known column, "" where the file lacks an optional column.
+
+    Raises:
+        InputError: the header has other columns, or a row has more or fewer cells than the header.
     """
     expected = f"expected a CSV file with the header {','.join(required)}{''.join(f'[,{name}]' for name in optional)}"
     try:
@@ -68,8 +78,8 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) 
             reader = csv.reader(file, strict=True)
             table = [(reader.line_num, cells) for cells in reader if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        mend = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
-        raise InputError(f"{path} cannot be read as text ({error}); {expected}{mend}") from error
+        fix = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise InputError(f"{path} cannot be read as text ({error}); {expected}{fix}") from error
     if not table:
         raise InputError(f"{path} is empty; {expected}")
     header = [name.strip() for name in table[0][1]]
@@ -77,14 +87,16 @@ def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) 
         raise InputError(f"{path} has {found[0]!r} between its cells; {expected}; save it with commas")
     for name in required:
         if name not in header:
-            raise InputError(f"{path} has no column {name!r} but {some(header)}; {expected}; add it to the first line")
+            raise InputError(
+                f"{path} has no column {name!r} but {shortlist(header)}; {expected}; add it to the first line"
+            )
     for name in header:
         if name not in required + optional:
             raise InputError(f"{path} has the unknown column {name!r}; {expected}; rename or delete it")
         if header.count(name) > 1:
             raise InputError(f"{path} has the column {name!r} {header.count(name)} times; {expected}; delete one")
     if len(table) == 1:
-        raise InputError(f"{path} has a header but no rows; {expected} and a row for each video; add them")
+        raise InputError(f"{path} has a header but no rows; {expected} and a row for each video; add rows")
     blank = dict.fromkeys(required + optional, "")
     rows = []
     for line, cells in table[1:]:
@@ -103,19 +115,21 @@ def _video_of_row(path: Path, line: int, row: Mapping[str, str]) -> Video:
     start, end = (_seconds(path, line, column, row[column]) for column in ("start", "end"))
     if end is not None and end <= (start or 0):
         raise InputError(
-            f"{path}, line {line}: the end {end:g} s does not lie after the start {start or 0:g} s; expected a later "
-            "end; swap the two or leave end empty for the end of the file"
+            f"{path}, line {line}: the end {end:g} s is not after the start {start or 0:g} s; expected a later end; "
+            "swap the two, or leave the end empty for the end of the file"
         )
     cell = PurePosixPath(row["path"]).as_posix()
     if cell == ".":
-        raise InputError(f"{path}, line {line}: the path is empty; expected a video's; fill it in or delete the row")
+        raise InputError(
+            f"{path}, line {line}: the path is empty; expected a video file; write its path or delete the row"
+        )
     segment = (
         "" if start is None and end is None else "#t=" + ",".join("" if t is None else f"{t}" for t in (start, end))
     )
     return Video(
         path=path.parent / cell,
-        name=composed(cell) + segment,
-        labels=tuple(dict.fromkeys(filter(None, (composed(label.strip()) for label in row["label"].split(";"))))),
+        name=to_nfc(cell) + segment,
+        labels=tuple(dict.fromkeys(filter(None, (to_nfc(label.strip()) for label in row["label"].split(";"))))),
         split=row["split"] or None,
         start=start,
         end=end,
@@ -140,6 +154,6 @@ def _seconds(path: Path, line: int, column: str, cell: str) -> float | None:
 
 
 def check_split(path: Path, line: int, split: str) -> None:
-    """InputError: a split by another name than train, val and test."""
+    """Raise InputError for a split that is not train, val or test."""
     if split not in SPLITS:
         raise InputError(f"{path}, line {line}: the split is {split!r}; expected {', '.join(SPLITS)}; rename it")

@@ -1,8 +1,8 @@
-"""Videos become clips: the data sets that training and evaluation read from.
+"""Turns videos into clips: the data sets that training and evaluation read from.
 
-A clip is a function of (seed, epoch, draw), never of a worker's state, so the number of workers changes nothing; which
+A clip is a function of (seed, epoch, draw) and of no worker's state, so the number of workers changes nothing. Which
 clips an optimiser step takes does not depend on the number of processes either. A video that cannot be read yields a
-`BadVideo` in its place: it is counted, never replaced by another one.
+`BadVideo` instead: it is counted and never replaced by another video.
 """
 
 import math
@@ -23,7 +23,7 @@ from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of, read_array
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import share_memory
 from airstreams.data.transforms import (
-    LABEL_STRIDE,
+    LABEL_MAP_STRIDE,
     crop_frames,
     crop_label_map,
     draw_colour,
@@ -35,16 +35,17 @@ from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
 
 Key = tuple[int, int, int]
-"""(epoch, draw, index): the draw's number in its epoch, and the video's in the list."""
+"""(epoch, draw, index): the number of the draw in its epoch, and the video's index in the list."""
 
 
 class Sample(NamedTuple):
-    """One clip for training, and what is to be done to it on the device; see `augment`.
+    """One clip for training, with the augmentation that `augment` applies on the device.
 
     frames: uint8 (T, h, w, 3), the part of the decoded frames that the crop touches.
     box: top, left, height and width of the crop in px of `frames`.
     target: a class index, or (K,) of 0 and 1.
-    label_map: uint8 (T, s, s), cropped and flipped already, every `LABEL_STRIDE`th pixel of the clip; None: no labels.
+    label_map: uint8 (T, s, s), already cropped and flipped, every `LABEL_MAP_STRIDE`-th pixel of the clip; None: the
+        video has no label maps.
     """
 
     name: str
@@ -59,11 +60,11 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """Clips for one pass through the model.
 
-    frames_BTHW3, box_B4, inside_B2, flip_B, colour_B3: what `augment` takes.
+    frames_BTHW3, box_B4, inside_B2, flip_B, colour_B3: the arguments of `augment`.
     target: (B,) of indices or (B, K) of 0 and 1.
-    label_map: uint8 (B, T, s, s), 255 throughout for an unlabelled clip; None: no labels at all.
-    names: of the clips' videos. Empty where none could be read: then one black clip stands in, to be given no weight,
-        because processes that train together must all take every step.
+    label_map: uint8 (B, T, s, s), 255 everywhere in a clip without label maps; None: no clip has any.
+    names: of the clips' videos. Empty where no video could be read: then the batch is one black clip that must get no
+        weight, since processes that train together must all take every step.
     """
 
     frames_BTHW3: Tensor
@@ -78,7 +79,7 @@ class Batch(NamedTuple):
 
 
 class Views(NamedTuple):
-    """One video's views: uint8 (V, T, H, W, 3), and label maps and human masks uint8 (V, T, H, W) or None."""
+    """One video's views, uint8 (V, T, H, W, 3), with label maps and human masks, each uint8 (V, T, H, W) or None."""
 
     video: Video
     clips: Tensor
@@ -94,9 +95,9 @@ def target_of(labels: Sequence[str], classes: Sequence[str], multi_label: bool) 
 
 
 class TrainingClips(Dataset[Sample | BadVideo]):
-    """Random clips of videos, by the keys that `StepSampler` gives.
+    """Random clips of videos, by the keys of `StepSampler`.
 
-    For multi-label data a clip's target is what is active while it lasts.
+    For multi-label data a clip's target is the labels that are active in it.
     """
 
     def __init__(
@@ -124,10 +125,10 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         try:
             return self._draw(self.videos[index], rng)
         except VideoError as error:
-            return BadVideo(self.videos[index], str(error))
+            return BadVideo.from_error(self.videos[index], error)
 
     def collate(self, samples: Sequence[Sample | BadVideo]) -> Batch:
-        """A batch of the clips that could be read."""
+        """Make a batch of the clips that could be read."""
         good = [sample for sample in samples if isinstance(sample, Sample)]
         bad_videos = [sample for sample in samples if isinstance(sample, BadVideo)]
         names = [sample.name for sample in good]
@@ -160,7 +161,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         start = int(rng.integers(part.first, latest + 1))
         labelled = labelled_frames(self.label_store, video)
         if len(labelled) and not np.isin(clip_indices(part, start, clip), labelled).any():
-            # A stride can step over every labelled frame (J-HMDB's are the even ones): begin on the nearest instead.
+            # A stride can skip all labelled frames (J-HMDB's are the even ones): start at the nearest labelled frame.
             nearest = int(labelled[np.abs(labelled - start).argmin()])
             start = min(max(nearest, part.first), latest)
         indices = clip_indices(part, start, clip)
@@ -169,7 +170,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         crop = draw_crop(H, W, data, rng)
         top, left = math.floor(crop.top * H), math.floor(crop.left * W)
         bottom, right = math.ceil((crop.top + crop.height) * H), math.ceil((crop.left + crop.width) * W)
-        labels = self._read_labels(video, indices)
+        label_maps = self._read_label_maps(video, indices)
         active = active_labels(video, *part.times[indices[[0, -1]]].tolist())
         return Sample(
             video.name,
@@ -178,7 +179,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             crop.flip,
             draw_colour(data.colour, rng),
             target_of(active, self.classes, self.multi_label),
-            None if labels is None else crop_label_map(labels, crop, clip.size // LABEL_STRIDE),
+            None if label_maps is None else crop_label_map(label_maps, crop, clip.size // LABEL_MAP_STRIDE),
         )
 
     def _read_frames(self, video: Video, indices: np.ndarray) -> np.ndarray:
@@ -186,15 +187,15 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             return read_frames(video.path, indices, self.config.decoded_side)
         return self.cache.read_frames(video.path, indices)
 
-    def _read_labels(self, video: Video, indices: np.ndarray) -> np.ndarray | None:
+    def _read_label_maps(self, video: Video, indices: np.ndarray) -> np.ndarray | None:
         if self.cache is None or self.label_store is None or video.label_map is None:
-            return read_labels(self.label_store, video, indices)
-        return self.cache.read_labels(self.label_store, video.label_map, indices)
+            return read_label_maps(self.label_store, video, indices)
+        return self.cache.read_label_maps(self.label_store, video.label_map, indices)
 
     def _label_maps(self, samples: Sequence[Sample]) -> Tensor | None:
         if all(sample.label_map is None for sample in samples):
             return None
-        side = self.config.clip.size // LABEL_STRIDE
+        side = self.config.clip.size // LABEL_MAP_STRIDE
         blank = torch.full((self.config.clip.frames, side, side), NO_LABEL, dtype=torch.uint8)
         return torch.stack([blank if sample.label_map is None else sample.label_map for sample in samples])
 
@@ -206,21 +207,26 @@ class TrainingClips(Dataset[Sample | BadVideo]):
 
 
 def labelled_frames(store: LabelStore | None, video: Video) -> np.ndarray:
-    """The indices of the video's frames that the teacher labelled. VideoError: it was another video, of more frames."""
+    """The indices of the video's frames that have label maps.
+
+    Raises:
+        VideoError: the label maps are of another video, which has more frames.
+    """
     if store is None or video.label_map is None:
         return np.empty(0, dtype=int)
     indices = store.labelled_frames(video.label_map)
     frames = len(probe(video.path).times)
     if len(indices) and indices[-1] >= frames:
         raise VideoError(
-            f"its label maps are of another video: of frame {indices[-1]}, where it has {frames}; delete "
-            f"{file_of(store.root, video.label_map)} and annotate again"
+            f"its label maps are of another video: one is of frame {indices[-1]}, the video has {frames} frames; "
+            f"delete {file_of(store.root, video.label_map)} and annotate again",
+            video.path,
         )
     return indices
 
 
-def read_labels(store: LabelStore | None, video: Video, indices: np.ndarray) -> np.ndarray | None:
-    """The teacher's label maps of the frames at `indices`, uint8 (N, H, W), 255 on frames without; None: no labels."""
+def read_label_maps(store: LabelStore | None, video: Video, indices: np.ndarray) -> np.ndarray | None:
+    """The label maps of the frames `indices`, uint8 (N, H, W), 255 in frames without one; None: the video has none."""
     if store is None or video.label_map is None:
         return None
     return store.read(video.label_map, indices)
@@ -229,18 +235,17 @@ def read_labels(store: LabelStore | None, video: Video, indices: np.ndarray) -> 
 class StepSampler(Sampler[list[Key]]):
     """The clips of each optimiser step, in a seeded order for each epoch, as lists of keys (epoch, draw, index).
 
-    A step takes the next `batch_size` draws of the epoch's order, however many processes share them out and however
-    many batches each of these adds up. What is left at the end of an epoch is dropped: a last batch of one or two would
-    upset batch normalisation.
+    A step takes the next `batch_size` draws of the epoch, for any number of processes and of accumulated batches. The
+    draws left at the end of an epoch are dropped: a last batch of one or two clips would harm batch normalisation.
 
     Args:
         labels: each video's first label, for balanced sampling.
         config: seed, batch size, accumulation and balancing.
-        process: which of `processes` this one is.
-        processes: that train together.
+        process: the index of this process.
+        processes: number of processes that train together.
 
     Raises:
-        InputError: a step's clips cannot be shared out evenly.
+        InputError: the clips of a step cannot be divided evenly.
     """
 
     def __init__(self, labels: Sequence[str], config: Config, process: int = 0, processes: int = 1) -> None:
@@ -255,14 +260,14 @@ class StepSampler(Sampler[list[Key]]):
         if step_clips == 0 or step_clips % shares:
             raise InputError(
                 f"training.batch_size: got {training.batch_size} for {len(labels)} videos, expected a multiple of "
-                f"{shares} ({processes} processes x training.accumulate {training.accumulate}) with as many videos; "
-                "change it, or the number of processes"
+                f"{shares} ({processes} processes x training.accumulate {training.accumulate}), and at least that many "
+                "videos; change it, or the number of processes"
             )
         self.batch_size = step_clips // shares
         self.steps = len(labels) // step_clips  # in an epoch
 
     def start(self, epoch: int, first_step: int) -> None:
-        """Give the batches of this epoch next, from this step of it on."""
+        """Set the epoch, and the step in it, that iteration starts from."""
         self.epoch, self.first_step = epoch, first_step
 
     def __len__(self) -> int:
@@ -289,13 +294,13 @@ class StepSampler(Sampler[list[Key]]):
 
 
 class VideoViews(Dataset[Views | BadVideo]):
-    """The views of each video that evaluation and prediction score: the same clips and crops for the same file, always.
+    """The views of each video that evaluation and prediction score: always the same clips and crops for a file.
 
     Args:
-        videos: what to read.
-        config: `clip` and `evaluation` say which views.
-        label_store: the teacher's label maps, where the segmentation is to be scored.
-        masks: read the human masks too.
+        videos: the videos to read.
+        config: `clip` and `evaluation` define the views.
+        label_store: the teacher's label maps, for scoring the segmentation.
+        masks: read the human masks, too.
     """
 
     def __init__(
@@ -313,13 +318,16 @@ class VideoViews(Dataset[Views | BadVideo]):
         try:
             return self.read(self.videos[index])
         except VideoError as error:
-            return BadVideo(self.videos[index], str(error))
+            return BadVideo.from_error(self.videos[index], error)
 
     def in_one_pass(self) -> Iterator[Views]:
-        """The views of parts of one file, which is decoded once: where frames are found by counting, as in AVI, each
-        part by itself is decoded from the file's beginning. The parts are best in the order of their ends.
+        """The views of all videos, which must be segments of one file. The file is decoded once.
 
-        VideoError: the file cannot be read.
+        Decoding each segment by itself is slow where frames are found by counting, as in AVI: each read then starts at
+        the file's beginning. Sort the segments by their ends to hold few frames in memory.
+
+        Raises:
+            VideoError: the file cannot be read.
         """
         indices_of = [self._indices(video) for video in self.videos]
         uses = Counter(int(index) for indices_VT in indices_of for index in np.unique(indices_VT))
@@ -349,7 +357,7 @@ class VideoViews(Dataset[Views | BadVideo]):
         return read_frames(video.path, indices, self.config.decoded_side)
 
     def _indices(self, video: Video) -> np.ndarray:
-        """The indices (V, T) of each view's frames."""
+        """The frame indices (V, T) of each view."""
         clip, evaluation = self.config.clip, self.config.evaluation
         part = self._range(video)
         latest = latest_start(part, clip)
@@ -360,19 +368,19 @@ class VideoViews(Dataset[Views | BadVideo]):
         return np.stack([clip_indices(part, int(start), clip) for start in starts])
 
     def _views(self, video: Video, indices_VT: np.ndarray, frames_NHW3: np.ndarray) -> Views:
-        """Of a video's frames at the indices, each once and in their order."""
+        """Make the views from `frames_NHW3`: the frames of all views, each once and sorted."""
         clip, evaluation = self.config.clip, self.config.evaluation
         unique, inverse = np.unique(indices_VT, return_inverse=True)
         frames = frames_NHW3[inverse.reshape(indices_VT.shape)]
-        labelled_frames(self.label_store, video)  # complains where they are not of this video
-        labels = read_labels(self.label_store, video, unique)
+        labelled_frames(self.label_store, video)  # raises where the label maps are of another video
+        maps_NHW = read_label_maps(self.label_store, video, unique)
         mask = _read_mask(video) if self.masks else None
         clips, label_maps, masks = [], [], []
         for view, indices in enumerate(indices_VT):
             for crop in square_crops(frames.shape[2], frames.shape[3], evaluation.crops):
                 clips.append(crop_frames(frames[view], crop, clip.size))
-                if labels is not None:
-                    label_maps.append(crop_label_map(labels[np.searchsorted(unique, indices)], crop, clip.size))
+                if maps_NHW is not None:
+                    label_maps.append(crop_label_map(maps_NHW[np.searchsorted(unique, indices)], crop, clip.size))
                 if mask is not None:
                     masks.append(crop_label_map(mask[np.minimum(indices, len(mask) - 1)], crop, clip.size))
         views = Views(
@@ -386,10 +394,10 @@ class VideoViews(Dataset[Views | BadVideo]):
 
 
 class FrameViews(VideoViews):
-    """The same views of frames that are in memory.
+    """The views of frames in memory.
 
     Args:
-        videos: parts of them; there is no file.
+        videos: segments of these frames; their `path` is not read.
         config: as for `VideoViews`.
         frames_THW3: uint8, RGB.
         times: (T,), s from the first frame.

@@ -1,10 +1,11 @@
 """The teacher's label maps on disk: a folder with `labels.json` and, for each labelled video, `<key>.npz`.
 
-`labels.json` says which teacher with which settings saw which classes. An npz holds `frame_indices` int32 (N,), the
-frames labelled, increasing, and their maps in order, `labels` uint8 (N, H, W): class ids where 0 is background and 255
-is *no label here*. More than sixteen maps are cut into pieces, `labels_000000`, `labels_000016` and so on, since a
-frame of an hour's video should not cost the hour; one array of any length can be read. One file a video keeps a job
-that annotates easy to resume and to run in parallel. docs/results/label-maps.md compares formats by size and speed.
+`labels.json` records the teacher, its settings and its class names. An npz file holds `frame_indices` int32 (N,), the
+labelled frames in ascending order, and `labels` uint8 (N, H, W), their maps: class ids, where 0 is the background and
+255 means *no label here*. More than 16 maps are split into chunks `labels_000000`, `labels_000016` and so on, so that
+reading one frame of a long video does not read all maps. A single array of any length can be read, too. One file per
+video makes annotation easy to resume and to run in parallel. docs/results/label-maps.md compares formats by size and
+speed.
 """
 
 import functools
@@ -24,11 +25,11 @@ from airstreams.errors import InputError, VideoError, one_line
 from airstreams.files import move_into_place, temporary_name, write_json
 from airstreams.machine import cpus
 
-MAPS_A_PIECE = 16
+MAPS_PER_CHUNK = 16
 NO_LABEL = 255
-"""The id of a pixel about which the teacher said nothing."""
+"""The id of a pixel without a label."""
 OTHER = "other"
-"""The class of all things that the segmenter need not tell apart."""
+"""The class that replaces all classes that the segmenter does not distinguish."""
 
 COCO_CLASSES = (
     "background", "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
@@ -40,91 +41,98 @@ COCO_CLASSES = (
     "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
     "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )  # fmt: skip
-"""What a teacher trained on MS-COCO sees: background and the 80 things, in COCO's own order. (The paper speaks of 90
-classes, section 3.2: COCO's ids go to 90, and ten of them are unused.)
+"""The classes of a teacher trained on MS-COCO: the background and COCO's 80 classes, in COCO's order.
+
+(Section 3.2 of the paper mentions 90 classes: COCO's ids go up to 90, and ten of them are unused.)
 """
 
 
 @dataclass(frozen=True)
 class LabelStore:
-    """Label maps of many videos by one teacher. Cheap to pickle: it holds no open file and no label map."""
+    """The label maps of many videos by one teacher. Cheap to pickle: it holds no open file and no label map."""
 
     root: Path
     teacher: str
     classes: tuple[str, ...]
-    """Name of each class id; `classes[0]` is the background."""
+    """The name of each class id; `classes[0]` is the background."""
     settings: dict[str, Any] = field(default_factory=dict)
-    renamed: tuple[int, ...] | None = None
-    """For each id in the files, the id that `read` gives instead; None: the same."""
+    new_ids: tuple[int, ...] | None = None
+    """For each class id in the files, the id that `read` returns instead; None: the same."""
 
     @property
     def identity(self) -> str:
-        """Tells apart what different teachers, or one with different settings, said."""
+        """A text that differs between teachers and between settings of one teacher."""
         return json.dumps([self.teacher, self.settings], sort_keys=True)
 
     @classmethod
     def open(cls, root: Path) -> "LabelStore":
-        """The store in the folder `root`. InputError when `labels.json` is missing or does not describe one."""
+        """The store in the folder `root`. InputError: `labels.json` is missing or wrong."""
         about = root / "labels.json"
-        mend = "give a folder with labels.json and an npz file a video"
+        fix = "give a folder with labels.json and one npz file per video"
         try:
             content = json.loads(about.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(f"{root} is no folder of label maps: it has no labels.json; {mend}") from None
+            raise InputError(f"{root} is not a folder of label maps: it has no labels.json; {fix}") from None
         except (OSError, ValueError) as error:
-            raise InputError(f"{about} cannot be read as JSON ({error}); {mend}") from error
+            raise InputError(f"{about} cannot be read as JSON ({error}); {fix}") from error
         missing = [k for k in ("teacher", "classes", "settings") if not isinstance(content, dict) or k not in content]
         if missing:
-            raise InputError(f"{about} lacks {', '.join(missing)}; expected teacher, classes and settings; {mend}")
+            raise InputError(f"{about} lacks {', '.join(missing)}; expected teacher, classes and settings; {fix}")
         classes = content["classes"]
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-            raise InputError(f"{about}: classes is {classes!r}; expected a list of names; {mend}")
+            raise InputError(f"{about}: classes is {classes!r}; expected a list of names; {fix}")
         if not isinstance(content["settings"], dict):
-            raise InputError(f"{about}: settings is {content['settings']!r}; expected names with values; {mend}")
+            raise InputError(f"{about}: settings is {content['settings']!r}; expected names with values; {fix}")
         if not 1 <= len(classes) <= NO_LABEL:
             raise InputError(
-                f"{about} names {len(classes)} classes; expected 1 to {NO_LABEL} with the background, as an id is one "
-                f"byte and {NO_LABEL} means no label; merge classes and annotate again"
+                f"{about} names {len(classes)} classes; expected 1 to {NO_LABEL} with the background, since an id "
+                f"is one byte and {NO_LABEL} means no label; merge classes and annotate again"
             )
         return cls(root, content["teacher"], tuple(classes), content["settings"])
 
-    def apart(self, names: Sequence[str]) -> "LabelStore":
-        """The same label maps with the classes `names` told apart and all others as one; no names: all are apart.
+    def with_others_merged(self, names: Sequence[str]) -> "LabelStore":
+        """The same label maps with the classes `names`, and all other classes merged into `OTHER`.
 
-        InputError: the store does not have one of them, or has a class `OTHER` of its own.
+        No names: the store itself, with all classes.
+
+        Raises:
+            InputError: the store does not have one of these classes, or it has a class `OTHER` of its own.
         """
         if not names:
             return self
-        things = self.classes[1:]
-        if OTHER in self.classes or len(set(names)) < len(names) or not set(names) <= set(things):
+        foreground = self.classes[1:]
+        if OTHER in self.classes or len(set(names)) < len(names) or not set(names) <= set(foreground):
             raise InputError(
                 f"data.segment_classes: got {', '.join(names)}; expected some of the classes of {self.root} "
-                f"({', '.join(things[:5])} ...), each once, and none called {OTHER} among these; [] tells all apart"
+                f"({', '.join(foreground[:5])} ...), each once, in a store without a class {OTHER}; give [] for all"
             )
         return self.with_classes((self.classes[0], *names, OTHER))
 
     def with_classes(self, classes: Sequence[str]) -> "LabelStore":
-        """The same label maps in the ids of `classes`, some of this store's; the others' pixels become background.
+        """The same label maps with the ids of `classes`: the background and some of this store's classes.
 
-        They become `OTHER` where that is one of `classes` and not the store's own. The background comes first.
-        InputError: a class that the store does not have.
+        Pixels of all other classes become background, or `OTHER` where `classes` has it and the store has not.
+
+        Raises:
+            InputError: the store does not have one of the classes, or the first is not its background.
         """
-        groups = OTHER in classes and OTHER not in self.classes
-        absent = [name for name in classes if name not in self.classes and not (groups and name == OTHER)]
+        merges = OTHER in classes and OTHER not in self.classes
+        absent = [name for name in classes if name not in self.classes and not (merges and name == OTHER)]
         if absent or tuple(classes[:1]) != self.classes[:1]:
-            wrong = f"has no label maps of {', '.join(absent)}" if absent else "was asked for classes without the first"
+            wrong = f"has no label maps of {', '.join(absent)}" if absent else f"begins with {self.classes[0]}"
             raise InputError(
-                f"{self.root} {wrong}; expected {self.classes[0]} and some of {', '.join(self.classes[1:6])} ..."
+                f"{self.root} {wrong}; got {', '.join(classes) or 'no classes'}, expected {self.classes[0]} and some "
+                f"of {', '.join(self.classes[1:6])} ..."
             )
-        rest = classes.index(OTHER) if groups else 0
-        ids = [classes.index(name) if name in classes else rest for name in self.classes]
-        before = range(len(self.classes)) if self.renamed is None else self.renamed
-        return replace(self, classes=tuple(classes), renamed=tuple(ids[label] for label in before))
+        id_of_others = classes.index(OTHER) if merges else 0
+        ids = [classes.index(name) if name in classes else id_of_others for name in self.classes]
+        before = range(len(self.classes)) if self.new_ids is None else self.new_ids
+        return replace(self, classes=tuple(classes), new_ids=tuple(ids[label] for label in before))
 
     def keys(self) -> Iterator[str]:
-        """The videos that have label maps, in the order in which the disk names them, while it is being walked.
+        """The keys of the videos that have label maps, found while the folder is walked, in no order.
 
-        What begins with a dot is passed over, as it is among videos: such files are still being written.
+        Names that begin with a dot are skipped: they are temporary files.
         """
         folders = [self.root]
         while folders:
@@ -138,67 +146,72 @@ class LabelStore:
                         yield _key_of(self.root, Path(entry.path))
 
     def has(self, key: str) -> bool:
-        """Whether the video has label maps."""
+        """Whether a video has label maps."""
         return file_of(self.root, key).is_file()
 
     def labelled_frames(self, key: str) -> np.ndarray:
-        """The frames with a label map, increasing, int64 (N,), read-only; empty for a video without label maps.
+        """The indices of the frames with a label map, int64 (N,), ascending, read-only; empty where there are none.
 
-        Remembered, since training asks in every epoch. VideoError when the file is broken.
+        They are remembered, since training reads them in every epoch. VideoError: the file is broken.
         """
         path = file_of(self.root, key)
         if not path.is_file():
             return np.empty(0, np.int64)
-        # The time of writing is part of the memory's key: a file that was annotated again is read again.
+        # The modification time is part of the cache's key, so a file that was annotated again is read again.
         return _frame_indices(str(path), path.stat().st_mtime_ns)
 
     def read(self, key: str, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
-        """Label maps of the frames `indices`, in that order: uint8 (len(indices), H, W), at the teacher's resolution.
+        """Read the label maps of the frames `indices`, uint8 (len(indices), H, W), at the teacher's resolution.
 
-        255 everywhere in a frame that is not labelled; None for a video without label maps. VideoError when the file
-        is broken, or holds ids of classes that the store does not name.
+        A frame without a label map is 255 everywhere. None: the video has no label maps.
+
+        Raises:
+            VideoError: the file is broken, or it holds ids of classes that the store does not have.
         """
         path = file_of(self.root, key)
         if not path.is_file():
             return None
         frames = self.labelled_frames(key)
-        return at_frames(
-            indices, frames, lambda positions: self._in_our_ids(path, _maps_at(path, positions, len(frames)))
+        return select_frames(
+            indices, frames, lambda positions: self._translated(path, _maps_at(path, positions, len(frames)))
         )
 
-    def pieces(self, key: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All label maps of a video, in order: some frames at a time, int64 (M,), and their maps, uint8 (M, H, W).
+    def chunks(self, key: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield all label maps of a video in order, a chunk at a time: frame indices int64 (M,), maps uint8 (M, H, W).
 
-        Nothing is remembered, for walks over more videos than memory has room for. Errors as `read`, and VideoError
-        for a video without label maps.
+        Nothing is remembered, so this can go through any number of videos.
+
+        Raises:
+            VideoError: as `read`, or the video has no label maps.
         """
         path = file_of(self.root, key)
-        for frames, maps_MHW in _pieces_of(path):
-            yield frames, self._in_our_ids(path, maps_MHW)
+        for frames, maps_MHW in _chunks_of(path):
+            yield frames, self._translated(path, maps_MHW)
 
-    def _in_our_ids(self, path: Path, maps_MHW: np.ndarray) -> np.ndarray:
-        known = len(self.classes if self.renamed is None else self.renamed)
+    def _translated(self, path: Path, maps_MHW: np.ndarray) -> np.ndarray:
+        known = len(self.classes if self.new_ids is None else self.new_ids)
         unknown = maps_MHW[(maps_MHW >= known) & (maps_MHW != NO_LABEL)]
         if unknown.size:
             raise VideoError(
-                f"{path} holds the class id {unknown[0]}; expected ids below {known}, the number of "
-                f"classes of this store, or {NO_LABEL}; annotate the video again, or name the class in labels.json"
+                f"it holds the class id {unknown[0]}; expected ids below {known}, the number of classes of this store, "
+                f"or {NO_LABEL}; annotate the video again, or add the class to labels.json",
+                path,
             )
-        if self.renamed is None:
+        if self.new_ids is None:
             return maps_MHW
         ids = np.full(NO_LABEL + 1, NO_LABEL, np.uint8)
-        ids[:known] = self.renamed
+        ids[:known] = self.new_ids
         return ids[maps_MHW]
 
-    def occurring(self, keys: Sequence[str], on_video: Callable[[], None] = lambda: None) -> tuple[str, ...]:
-        """The background, and the classes that some pixel of these videos has, in the store's order.
+    def occurring_classes(self, keys: Sequence[str], on_video: Callable[[], None] = lambda: None) -> tuple[str, ...]:
+        """The background and all classes that occur in the label maps of these videos, in the store's order.
 
-        Reads every label map, in parallel; a broken file counts for nothing.
+        Reads every label map, in parallel. Broken files are ignored.
         """
 
         def ids_of(key: str) -> set[int]:
             try:
-                return {int(label) for _, maps_MHW in self.pieces(key) for label in np.unique(maps_MHW)}
+                return {int(label) for _, maps_MHW in self.chunks(key) for label in np.unique(maps_MHW)}
             except VideoError:
                 return set()
 
@@ -211,16 +224,16 @@ class LabelStore:
 
 
 def create(root: Path, teacher: str, classes: Sequence[str], settings: Mapping[str, Any]) -> LabelStore:
-    """Write `labels.json` into the folder `root`, which is made if need be; label maps already there stay."""
+    """Write `labels.json` into the folder `root`, which is created if needed. Label maps in it are kept."""
     content = {"teacher": teacher, "classes": list(classes), "settings": dict(settings)}
     write_json(root / "labels.json", content)
     return LabelStore.open(root)
 
 
-class LabelWriter:
-    """One video's label maps, written as they come; nothing is under its name before `finish`.
+class LabelMapWriter:
+    """Writes one video's label maps one by one. The file appears under its name in `finish`.
 
-    It holds no more than a piece in memory. The same maps make the same bytes.
+    At most one chunk is in memory. The same maps give the same bytes.
     """
 
     def __init__(self, root: Path, key: str) -> None:
@@ -228,62 +241,75 @@ class LabelWriter:
         self._temporary = temporary_name(self._path)
         self._archive = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_DEFLATED)
         self._frames: list[int] = []
-        self._piece: list[np.ndarray] = []
+        self._chunk: list[np.ndarray] = []
 
     def add(self, frame: int, label_map_HW: np.ndarray) -> None:
-        """The label map, uint8, of a frame after all before."""
-        if len(self._piece) == MAPS_A_PIECE:
-            self._write_piece()
+        """Add the label map, uint8 (H, W), of a frame. Frames must come in ascending order."""
+        if len(self._chunk) == MAPS_PER_CHUNK:
+            self._write_chunk_name()
         self._frames.append(frame)
-        self._piece.append(label_map_HW)
+        self._chunk.append(label_map_HW)
 
     def finish(self, size: tuple[int, int] = (1, 1)) -> None:
-        """Give the video its label maps; `size`, height and width, is theirs where there is none."""
-        if len(self._frames) > MAPS_A_PIECE:
-            self._write_piece()
+        """Finish the file. `size` is the height and width that a file without label maps gets."""
+        if len(self._frames) > MAPS_PER_CHUNK:
+            self._write_chunk_name()
         else:
-            self._write("labels", np.stack(self._piece) if self._piece else np.zeros((0, *size), np.uint8))
+            self._write("labels", np.stack(self._chunk) if self._chunk else np.zeros((0, *size), np.uint8))
         self._write("frame_indices", np.array(self._frames, np.int32))
         self._archive.close()
         move_into_place(self._temporary, self._path)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove what was written."""
         self._archive.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _write_piece(self) -> None:
-        self._write(_piece(len(self._frames) - len(self._piece)), np.stack(self._piece))
-        self._piece = []
+    def _write_chunk_name(self) -> None:
+        self._write(_chunk_name(len(self._frames) - len(self._chunk)), np.stack(self._chunk))
+        self._chunk = []
 
     def _write(self, name: str, array: np.ndarray) -> None:
         with self._archive.open(f"{name}.npy", "w") as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def save(root: Path, key: str, labels_NHW: np.ndarray, frame_indices: Sequence[int] | np.ndarray) -> None:
-    """Write one video's label maps, uint8 (N, H, W), of the frames `frame_indices` (N,), increasing.
+def save(root: Path, key: str, maps_NHW: np.ndarray, frame_indices: Sequence[int] | np.ndarray) -> None:
+    """Write one video's label maps.
 
-    ValueError when the two do not fit each other.
+    Args:
+        root: the folder of the store.
+        key: the key of the video.
+        maps_NHW: uint8 (N, H, W).
+        frame_indices: (N,), ascending.
+
+    Raises:
+        ValueError: the two do not fit each other.
     """
     frames = np.asarray(frame_indices, np.int32)
-    if labels_NHW.dtype != np.uint8 or labels_NHW.ndim != 3 or len(labels_NHW) != len(frames) or not _increase(frames):
+    if maps_NHW.dtype != np.uint8 or maps_NHW.ndim != 3 or len(maps_NHW) != len(frames) or not _ascending(frames):
         raise ValueError(
-            f"given labels {labels_NHW.dtype} {labels_NHW.shape} and frame_indices {frames.tolist()}; "
-            "expected uint8 (N, H, W) and N increasing indices"
+            f"got label maps {maps_NHW.dtype} {maps_NHW.shape} and frame_indices {frames.tolist()}; "
+            "expected uint8 (N, H, W) and N ascending indices"
         )
-    writer = LabelWriter(root, key)
-    for frame, label_map_HW in zip(frames.tolist(), labels_NHW, strict=True):
+    writer = LabelMapWriter(root, key)
+    for frame, label_map_HW in zip(frames.tolist(), maps_NHW, strict=True):
         writer.add(frame, label_map_HW)
-    writer.finish(labels_NHW.shape[1:])
+    writer.finish(maps_NHW.shape[1:])
 
 
-def at_frames(
+def select_frames(
     indices: Sequence[int] | np.ndarray, frames: np.ndarray, read: Callable[[np.ndarray], np.ndarray | None]
 ) -> np.ndarray | None:
-    """The label maps of the frames `indices`, uint8 (N, H, W), 255 where a frame has none; None: `read` found nothing.
+    """Assemble the label maps of the frames `indices`, uint8 (N, H, W), 255 where a frame has none.
 
-    read: what gives those (M, H, W) that stand at some positions (M,) among the labelled `frames`.
+    Args:
+        indices: (N,), in any order.
+        frames: the labelled frames, ascending.
+        read: returns the maps (M, H, W) at some positions (M,) in `frames`, or None.
+
+    Returns:
+        None where `read` returns None.
     """
     wanted = np.asarray(indices, np.int64)
     labelled = np.isin(wanted, frames)
@@ -295,17 +321,17 @@ def at_frames(
     return chosen_NHW
 
 
-def resized(labels_NHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Label maps (..., H, W) at another height and width, by the nearest pixel."""
+def resized(maps_NHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize label maps (..., H, W) to another height and width by the nearest pixel."""
     rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, labels_NHW.shape[-2:], strict=True)
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, maps_NHW.shape[-2:], strict=True)
     )
-    return labels_NHW[..., rows[:, None], columns]
+    return maps_NHW[..., rows[:, None], columns]
 
 
 def file_of(root: Path, key: str) -> Path:
-    """Where the label maps of the video `key` lie in a store."""
-    # A CSV file may name videos outside its folder; their label maps still belong inside the store.
+    """The path of a video's label maps in a store."""
+    # A CSV file may name videos outside its folder. Their label maps still go into the store.
     inside = {"/": "%2F", "//": "%2F", "..": "%2E%2E"}
     *folders, name = (inside.get(part, part) for part in PurePosixPath(key).parts)
     return root.joinpath(*folders, f"{name}.npz")
@@ -325,67 +351,68 @@ def _frame_indices(path: str, modified_ns: int) -> np.ndarray:
 def _read_frame_indices(path: Path) -> np.ndarray:
     stored = read_array(path, "frame_indices")
     frames = stored.astype(np.int64)
-    if not np.issubdtype(stored.dtype, np.integer) or frames.ndim != 1 or not _increase(frames):
-        raise VideoError(f"label maps {path} are broken: frame_indices is not a list of increasing whole numbers")
+    if not np.issubdtype(stored.dtype, np.integer) or frames.ndim != 1 or not _ascending(frames):
+        raise VideoError("broken label maps: frame_indices is not a list of ascending whole numbers", path)
     frames.flags.writeable = False
     return frames
 
 
-def _increase(frames: np.ndarray) -> bool:
+def _ascending(frames: np.ndarray) -> bool:
     return bool((frames >= 0).all() and (np.diff(frames) > 0).all())
 
 
 def _maps_at(path: Path, positions: np.ndarray, count: int) -> np.ndarray:
-    """The label maps (M, H, W) that stand at `positions` (M,) among the `count` of a file, as they are."""
+    """The label maps (M, H, W) at `positions` (M,) among the `count` maps of a file, with the ids of the file."""
     with _opened(path) as archive:
         if "labels" in archive.files:
-            return _whole(path, _array_of(archive, "labels"), count)[positions]
-        starts = np.unique(positions // MAPS_A_PIECE * MAPS_A_PIECE).tolist() or [0]
-        sizes = [min(start + MAPS_A_PIECE, count) - start for start in starts]
-        pieces = [_whole(path, _array_of(archive, _piece(at)), n) for at, n in zip(starts, sizes, strict=True)]
-        if any(piece.shape[1:] != pieces[0].shape[1:] for piece in pieces):
-            raise VideoError(f"label maps {path} are broken: they are of several sizes")
-        maps_MHW = np.empty((len(positions), *pieces[0].shape[1:]), np.uint8)
-        for start, piece in zip(starts, pieces, strict=True):
-            here = positions // MAPS_A_PIECE * MAPS_A_PIECE == start
-            maps_MHW[here] = piece[positions[here] - start]
+            return _checked(path, _array_of(archive, "labels"), count)[positions]
+        starts = np.unique(positions // MAPS_PER_CHUNK * MAPS_PER_CHUNK).tolist() or [0]
+        sizes = [min(start + MAPS_PER_CHUNK, count) - start for start in starts]
+        chunks = [_checked(path, _array_of(archive, _chunk_name(at)), n) for at, n in zip(starts, sizes, strict=True)]
+        if any(chunk.shape[1:] != chunks[0].shape[1:] for chunk in chunks):
+            raise VideoError("broken label maps: the chunks have different sizes", path)
+        maps_MHW = np.empty((len(positions), *chunks[0].shape[1:]), np.uint8)
+        for start, chunk in zip(starts, chunks, strict=True):
+            here = positions // MAPS_PER_CHUNK * MAPS_PER_CHUNK == start
+            maps_MHW[here] = chunk[positions[here] - start]
         return maps_MHW
 
 
-def _pieces_of(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _chunks_of(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     frames = _read_frame_indices(path)
     with _opened(path) as archive:
         if "labels" in archive.files:
-            yield frames, _whole(path, _array_of(archive, "labels"), len(frames))
+            yield frames, _checked(path, _array_of(archive, "labels"), len(frames))
             return
-        for start in range(0, len(frames), MAPS_A_PIECE):
-            some = frames[start : start + MAPS_A_PIECE]
-            yield some, _whole(path, _array_of(archive, _piece(start)), len(some))
+        for start in range(0, len(frames), MAPS_PER_CHUNK):
+            some = frames[start : start + MAPS_PER_CHUNK]
+            yield some, _checked(path, _array_of(archive, _chunk_name(start)), len(some))
 
 
-def _piece(start: int) -> str:
-    """The name in an npz of the label maps from position `start` on."""
+def _chunk_name(start: int) -> str:
+    """The name in the npz file of the chunk that begins with the map at position `start`."""
     return f"labels_{start:06d}"
 
 
-def _whole(path: Path, labels_NHW: np.ndarray, count: int) -> np.ndarray:
-    if labels_NHW.dtype != np.uint8 or labels_NHW.ndim != 3 or len(labels_NHW) != count:
+def _checked(path: Path, maps_NHW: np.ndarray, count: int) -> np.ndarray:
+    if maps_NHW.dtype != np.uint8 or maps_NHW.ndim != 3 or len(maps_NHW) != count:
         raise VideoError(
-            f"label maps {path} are broken: labels is {labels_NHW.dtype} {labels_NHW.shape}, "
-            f"expected uint8 ({count}, height, width), as it has frame_indices"
+            f"broken label maps: labels is {maps_NHW.dtype} {maps_NHW.shape}, expected uint8 ({count}, height, width) "
+            f"for its {count} frame_indices",
+            path,
         )
-    return labels_NHW
+    return maps_NHW
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """One array of an npz file. VideoError: the file is broken or lacks it."""
+    """Read one array of an npz file. VideoError: the file is broken or lacks the array."""
     with _opened(path) as archive:
         return _array_of(archive, name)
 
 
 def _array_of(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     for _ in range(3):
-        # CPython before 3.11.8, and 3.12 before 3.12.2, may raise SystemError where two threads parse npz headers at
+        # CPython before 3.11.8, and 3.12 before 3.12.2, may raise SystemError when two threads parse npz headers at
         # once (gh-106905).
         with suppress(SystemError):
             return archive[name]
@@ -394,11 +421,11 @@ def _array_of(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """An npz file, whose arrays are read when asked for. VideoError: it is broken or lacks one."""
+    """Open an npz file, whose arrays are read on access. Any error inside the block becomes a VideoError."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             yield archive
     except VideoError:
         raise
-    except Exception as error:  # numpy tells the ways in which a file can be broken through as many types of them
-        raise VideoError(f"{path} cannot be read: {one_line(error)}") from error
+    except Exception as error:  # numpy and zipfile raise many types of errors for broken files
+        raise VideoError(f"cannot be read: {one_line(error)}", path) from error

@@ -1,9 +1,8 @@
 """From the command line's DATA to a list of videos with class names and splits.
 
 DATA is a folder of class folders, a folder with `train/`, `val/`, `test/` of class folders, a CSV file, or a published
-data set (`benchmarks/`). Everything is checked before anything runs, and what does not fit is refused with the line
-and the way to mend it: a mistake in a list costs a second here and a night of training later. No video is decoded;
-whether each one can be is the business of `check-data`.
+data set (`benchmarks/`). The list is checked before anything runs: a mistake costs a second here and a night of
+training later. No video is decoded here; `check-data` does that.
 """
 
 import functools
@@ -16,105 +15,143 @@ from pathlib import Path, PurePosixPath
 from airstreams.data.benchmarks import BENCHMARKS, open_benchmark
 from airstreams.data.csv_list import read_csv
 from airstreams.data.label_maps import LabelStore
-from airstreams.data.listing import SPLITS, Source, Video, composed, listed, some, without_suffix
-from airstreams.data.remarks import leaks, nearly_one_class, one_level_too_high, with_copies_in_groups
-from airstreams.errors import InputError
+from airstreams.data.listing import SPLITS, Source, Video, make_source, shortlist, to_nfc, without_suffix
+from airstreams.data.source_warnings import folder_level, group_copies, shared_between_splits, similar_class_names
+from airstreams.errors import InputError, require
 
 VIDEO_SUFFIXES = (
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
 _NAMES_OF_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "eval", "evaluation", "testing"}
+_UCF_RECORDING = re.compile(r"(.+_g\d+)_c\d+")  # UCF-101 gives the clips of one recording such names
 
 
-def open_source(data: str, labels: Path | None = None, to_learn_from: bool = True, missing_too: bool = False) -> Source:
-    """List the videos of `data`: a folder, a CSV file or NAME:ROOT[?key=value&...].
+def open_source(
+    data: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None = None,
+    for_training: bool = True,
+    include_missing: bool = False,
+) -> Source:
+    """List the videos of a data source. No video is opened.
 
-    `labels`: the folder of a label store, which goes before one that the data set brings along; its keys are the
-    videos' names without suffix. `to_learn_from`: refuse what no model could learn from, such as a single class; what
-    is there to be scored may be so. `missing_too`: list what a CSV file names, also where it is not
-    there. InputError when anything is missing or contradicts itself.
+    Args:
+        data: a folder, a CSV file or NAME:ROOT[?key=value&...].
+        labels: the folder of a label store, which goes before a store that the data set brings along. Its keys are the
+            videos' names without suffix.
+        for_training: refuse what no model can be trained on, such as a single class.
+        include_missing: list the videos of a CSV file that do not exist, too.
+
+    Raises:
+        InputError: something is missing or contradicts itself.
     """
+    for key, given in (("data", data), ("labels", labels)):
+        if given is not None or key == "data":
+            require(isinstance(given, str | os.PathLike), key, repr(given), "a path as str or Path")
+    name = os.fspath(data)
+    source = _read(name, include_missing)
+    if Path(name).exists():
+        _refuse_files_with_two_names(source)
+        source = group_copies(source)
+        found = shared_between_splits(source.videos) + similar_class_names(source.classes)
+        source = replace(source, warnings=(*source.warnings, *found))
+    if for_training:
+        _require_trainable_classes(source)
+    if for_training or labels is not None or source.label_store is not None:
+        _refuse_shared_label_maps(source)
+    return source if labels is None else _with_label_store(source, Path(labels))
+
+
+def _read(data: str, include_missing: bool) -> Source:
+    """Choose the reader by what `data` is."""
     path = Path(data)
     if path.is_dir():
         try:
-            source = _read_folder(data, path)
+            return _read_folder(data, path)
         except OSError as error:
             raise InputError(f"{error.filename} cannot be listed ({error.strerror}); make it readable") from error
-    elif path.is_file() and _is_video(path.name):
+    if path.is_file() and _is_video(path.name):
         raise InputError(f"{data} is a video; expected a folder of class folders or a CSV file; predict takes videos")
-    elif path.is_file():
-        source = read_csv(data, path, missing_too)
-    elif ":" in data:
-        source = replace(open_benchmark(data), name=data)
-    else:
-        raise InputError(
-            f"{data} does not exist; expected a folder of class folders, a CSV file, or NAME:ROOT of a published data "
-            f"set ({', '.join(BENCHMARKS)})"
-        )
-    if path.exists():
-        _refuse_files_with_two_names(source)
-        source = with_copies_in_groups(source)
-        source = replace(source, remarks=(*source.remarks, *leaks(source.videos), *nearly_one_class(source.classes)))
-    if to_learn_from:
-        _check_classes(source)
-    if to_learn_from or labels is not None or source.label_store is not None:
-        _refuse_shared_label_maps(source)
-    if labels is None:
-        return source
+    if path.is_file():
+        return read_csv(data, path, include_missing)
+    if ":" in data:
+        return replace(open_benchmark(data), name=data)
+    raise InputError(
+        f"{data} does not exist; expected a folder of class folders, a CSV file, or NAME:ROOT of a published data "
+        f"set ({', '.join(BENCHMARKS)})"
+    )
+
+
+def _with_label_store(source: Source, labels: Path) -> Source:
     store = LabelStore.open(labels)
     keys = [video.label_map for video in source.videos if video.label_map is not None]
     if not any(store.has(key) for key in keys):
         raise InputError(
-            f"{labels} has label maps of none of the {len(source.videos)} videos of {data}; expected files such as "
-            f"{keys[0]}.npz; give the folder that holds those of these videos"
+            f"{labels} has no label maps for any of the {len(source.videos)} videos of {source.name}; expected files "
+            f"such as {keys[0]}.npz; give the folder with the label maps of these videos"
         )
     return replace(source, label_store=store)
 
 
 def _read_folder(data: str, root: Path) -> Source:
-    names = {folder.name for folder in _subfolders(root)}
-    parents: list[tuple[Path, str | None]] = [(root, None)]
-    lookalikes = {name for name in names if name.lower() in _NAMES_OF_SPLITS}
-    # A lone `test/` of class folders is data to evaluate on; one with videos in it is a class of that name.
-    splits_only = bool(names) and names <= set(SPLITS)
-    if splits_only and (
-        "train" in names or not any(_is_video(p.name) for name in names for p in (root / name).iterdir())
-    ):
-        parents = [(root / split, split) for split in SPLITS if split in names]
-    elif len(lookalikes) > 1:
-        raise InputError(
-            f"{data} has the folders {some(sorted(names))}; expected either class folders, or train, val and test "
-            "and nothing beside them, with train among them; rename the folders or move the others away"
-        )
+    parents = _parents_of_class_folders(data, root)
     videos: list[Video] = []
-    others: Counter[str] = Counter()
+    other_suffixes: Counter[str] = Counter()
     empty: list[str] = []
     for parent, split in parents:
         for folder in _class_folders(parent):
-            paths = _videos_below(folder, others)
+            paths = _videos_below(folder, other_suffixes)
             if not paths:
                 empty.append(folder.relative_to(root).as_posix())
-            for path in paths:
-                name, label = path.relative_to(root).as_posix(), composed(folder.name)
-                recording = re.fullmatch(r"(.+_g\d+)_c\d+", path.stem)  # so UCF-101 calls the clips of one
-                group = None if recording is None else composed(recording[1])
-                videos.append(Video(path, composed(name), (label,), split, group=group, label_map=without_suffix(name)))
+            videos += [_video_in_folder(path, root, folder.name, split) for path in paths]
     if not videos:
         raise InputError(
             f"{data} holds no videos; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, .mov or .webm"
         )
-    remarks = []
+    source = make_source(data, videos, multi_label=False)
+    return replace(source, warnings=tuple(_folder_warnings(videos, empty, other_suffixes)))
+
+
+def _parents_of_class_folders(data: str, root: Path) -> list[tuple[Path, str | None]]:
+    """The root alone, without a split, or the folders of the splits."""
+    names = {folder.name for folder in _subfolders(root)}
+    if names and names <= set(SPLITS):
+        # A lone `test/` of class folders is data to evaluate on. One with videos in it is a class of that name.
+        if "train" in names or not any(_is_video(path.name) for name in names for path in (root / name).iterdir()):
+            return [(root / split, split) for split in SPLITS if split in names]
+    elif sum(name.lower() in _NAMES_OF_SPLITS for name in names) > 1:
+        raise InputError(
+            f"{data} has the folders {shortlist(sorted(names))}; expected either class folders, or train, val and test "
+            "and nothing beside them, with train among them; rename the folders or move the others away"
+        )
+    return [(root, None)]
+
+
+def _video_in_folder(path: Path, root: Path, class_folder: str, split: str | None) -> Video:
+    name = path.relative_to(root).as_posix()
+    recording = _UCF_RECORDING.fullmatch(path.stem)
+    return Video(
+        path,
+        to_nfc(name),
+        (to_nfc(class_folder),),
+        split,
+        group=None if recording is None else to_nfc(recording[1]),
+        label_map=without_suffix(name),
+    )
+
+
+def _folder_warnings(videos: list[Video], empty: list[str], other_suffixes: Counter[str]) -> list[str]:
+    warnings = []
     if empty:
-        remarks.append(f"no class, since there is no video in it: {some(empty)}")
-    if others:
-        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in others.most_common(5))
-        remarks.append(f"{others.total()} files passed over, which are no videos by their names: {kinds}")
-    if not splits_only:
-        remarks += one_level_too_high(videos)
+        warnings.append(f"folders without videos are not classes: {shortlist(empty)}.")
+    if other_suffixes:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in other_suffixes.most_common(5))
+        warnings.append(f"{other_suffixes.total()} files are skipped, since their suffix is no video's: {kinds}.")
+    if videos[0].split is None:
+        warnings += folder_level(videos)
         if any(video.group for video in videos):
-            remarks.append("clips of one recording by their names, as UCF-101's v_Biking_g01_c01, stay together")
-    return replace(listed(data, videos, multi_label=False), remarks=tuple(remarks))
+            warnings.append("clips of one recording, by names such as UCF-101's v_Biking_g01_c01, stay in one split.")
+    return warnings
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -131,8 +168,8 @@ def _class_folders(parent: Path) -> list[Path]:
     return _subfolders(parent)
 
 
-def _videos_below(folder: Path, others: Counter[str]) -> list[Path]:
-    """The videos; `others` counts the files that are none by suffix. A link never leads through a folder twice."""
+def _videos_below(folder: Path, other_suffixes: Counter[str]) -> list[Path]:
+    """The videos. `other_suffixes` counts all other files. Of several links to a folder only one is followed."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -140,15 +177,16 @@ def _videos_below(folder: Path, others: Counter[str]) -> list[Path]:
     found, seen = [], {os.path.realpath(folder)}
     for walked, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         names = sorted((name for name in folders if not name.startswith(".")), reverse=True)
-        new = {os.path.realpath(Path(walked, name)): name for name in names}  # of several names, the alphabet's first
+        new = {os.path.realpath(Path(walked, name)): name for name in names}  # keeps the first name in the alphabet
         folders[:] = [name for real, name in new.items() if real not in seen]
         seen.update(new)
         found += [Path(walked, name) for name in files if _is_video(name)]
-        others.update(PurePosixPath(name).suffix for name in files if not (_is_video(name) or name.startswith(".")))
+        others = (name for name in files if not (_is_video(name) or name.startswith(".")))
+        other_suffixes.update(PurePosixPath(name).suffix for name in others)
     for path in found:
         name = path.relative_to(folder.parent).as_posix()
         if name.encode("utf-8", "replace").decode() != name:
-            raise InputError(f"{folder.parent} holds {name!a}, a name that is not UTF-8; rename it")
+            raise InputError(f"{folder.parent} holds {name!a}, whose name is not UTF-8; rename it")
     return found
 
 
@@ -156,44 +194,42 @@ def _is_video(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".")
 
 
-def _check_classes(source: Source) -> None:
-    """Refuse what no model could learn from; a source without a training split is there to evaluate on only."""
+def _require_trainable_classes(source: Source) -> None:
+    """Refuse classes that no model can be trained on. Without a training split, the source is for evaluation only."""
     data, videos = source.name, source.videos
     splits = {video.split for video in videos}
     if splits.isdisjoint({None, "train"}):
         return
     classes = {label for video in videos for label in video.labels}
     if not classes or (len(classes) == 1 and all(len(video.labels) == 1 for video in videos)):
-        mend = "add a folder or rows with videos of another one"
+        fix = "add a folder or rows with videos of another class"
         if Path(data).is_dir() and all(len(PurePosixPath(video.name).parts) > 2 for video in videos):
             inner = Path(data) / PurePosixPath(videos[0].name).parts[0]
-            mend += f", or give {inner} if the folders in it are the classes"
+            fix += f", or give {inner} if the folders in it are the classes"
+        raise InputError(f"{data} has only the class {shortlist(sorted(classes))}; expected at least 2 classes; {fix}")
+    in_training = {label for video in videos if video.split in (None, "train") for label in video.labels}
+    lacking = sorted(classes - in_training)
+    if lacking:
         raise InputError(
-            f"{data} has only the class {some(sorted(classes))}; expected at least 2 classes to tell apart; {mend}"
-        )
-    trained = {label for video in videos if video.split in (None, "train") for label in video.labels}
-    unseen = sorted(classes - trained)
-    if unseen:
-        raise InputError(
-            f"{data} has no training video of {some(unseen)}, only videos in val or test; expected every class in the "
-            "split train; move a video of it there, or take the class out of the others"
+            f"{data} has no training video of {shortlist(lacking)}, only videos in val or test; expected every class "
+            "in the split train; move a video of each class there, or remove the class from the other splits"
         )
 
 
 def _refuse_shared_label_maps(source: Source) -> None:
-    # Mostly two encodings of one video, which would also stand in train and test at once.
+    # These are mostly two encodings of one video, which could be in train and test at once.
     owner: dict[str, Video] = {}
     for video in source.videos:
         other = owner.setdefault(video.label_map or video.name, video)
         if other.path != video.path:
             raise InputError(
                 f"{source.name} has both {other.name} and {video.name}; expected names that differ in more than the "
-                "suffix, as label maps are kept under the name without it; delete or rename one"
+                "suffix, since the name without suffix is the key of the label maps; delete or rename one"
             )
 
 
 def _refuse_files_with_two_names(source: Source) -> None:
-    # They could stand in train and test at once.
+    # One file could otherwise be in train and test at once.
     real_folder = functools.cache(os.path.realpath)
     owner: dict[str, Video] = {}
     for video in source.videos:
@@ -202,5 +238,5 @@ def _refuse_files_with_two_names(source: Source) -> None:
         if other.path != video.path:
             raise InputError(
                 f"{source.name} has both {other.name} and {video.name}, which are one file; expected it once; delete "
-                "one (a video of two classes stands in one row of a CSV file, with both labels)"
+                "one, or write a video of two classes as one row of a CSV file with both labels"
             )

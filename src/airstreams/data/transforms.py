@@ -1,9 +1,9 @@
-"""From decoded frames to a clip of the network's size: crop, flip and colour, drawn once a clip.
+"""From decoded frames to a clip of the network's size: crop, flip and colour change, drawn once per clip.
 
-For training, `augment` does it to a whole batch on its device, by two matrix products. Evaluation crops
-each view by itself (`crop_frames`), in the processes that decode. Geometry is applied alike to frames (bilinear with
-anti-aliasing) and label maps (nearest), which may have another resolution, hence the relative coordinates; colour is
-applied to frames only. Normalisation is the model's business.
+For training, `augment` transforms a whole batch on its device by two matrix products. Evaluation crops each view by
+itself (`crop_frames`) in the decoding processes. Frames (bilinear with anti-aliasing) and label maps (nearest pixel)
+get the same crop and flip. They may differ in resolution, so crops have relative coordinates. Colour changes frames
+only. The model normalises.
 
 Legend of shape suffixes: B clips, T frames, H, W pixels of the decoded frames, S pixels of the clip's height and width.
 """
@@ -19,16 +19,16 @@ from torch import Tensor
 from airstreams.config import DataConfig
 from airstreams.data.video import reduced_size
 
-LUMA = (0.299, 0.587, 0.114)  # what red, green and blue add to brightness, by ITU-R BT.601
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, ITU-R BT.601
 
-# The teacher's loss is taken on every fourth pixel each way. The logits lie on a grid of 4 to 16 px, so the pixels
-# between say little more, and one map a segmentation class of the clip's full size would be the step's largest tensor.
-LABEL_STRIDE = 4
+# The segmentation loss uses every fourth pixel of a row and of a column. The logits are on a grid of 4 to 16 px, so the
+# pixels between add little, and logits of the clip's full size for each class would be the step's largest tensor.
+LABEL_MAP_STRIDE = 4
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A rectangle in shares of the frame's height and width, and whether it is mirrored."""
+    """A rectangle, in fractions of the frame's height and width, and whether it is mirrored."""
 
     top: float
     left: float
@@ -38,7 +38,7 @@ class Crop:
 
 
 def draw_crop(height: int, width: int, config: DataConfig, rng: np.random.Generator) -> Crop:
-    """A random rectangle inside a frame of height x width px; its area is a share of the largest square's."""
+    """Draw a rectangle inside a frame of height x width px. Its area is a fraction of the largest square's."""
     side = min(height, width)
     smallest, largest = config.crop_scale
     area = rng.uniform(smallest, largest)
@@ -52,12 +52,12 @@ def draw_crop(height: int, width: int, config: DataConfig, rng: np.random.Genera
 
 
 def draw_colour(strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Factors (3,) of brightness, contrast and saturation, each scaled by up to `strength` more or less."""
+    """Draw factors (3,) of brightness, contrast and saturation, each from 1 - strength to 1 + strength."""
     return rng.uniform(1 - strength, 1 + strength, size=3)
 
 
 def square_crops(height: int, width: int, crops: int) -> list[Crop]:
-    """The largest squares of a frame, evenly spaced along its longer side; one: the centre."""
+    """The largest squares of a frame, evenly spaced along its longer side. A single one is in the centre."""
     side = min(height, width)
     positions = [0.5] if crops == 1 else np.linspace(0, 1, crops).tolist()
     return [
@@ -67,10 +67,10 @@ def square_crops(height: int, width: int, crops: int) -> list[Crop]:
 
 
 def reduced(frame_HW3: np.ndarray, short_side: int) -> np.ndarray:
-    """A uint8 RGB frame brought to this shorter side, px, if it is larger, by the area average of `read_frames`.
+    """Reduce a uint8 RGB frame to this shorter side, px, if it is larger, by the area average of `read_frames`.
 
-    That one averages the file's own colours, of which most files keep fewer than pixels: the two differ by one or two
-    grey levels on average, and by more at edges between colours.
+    `read_frames` averages the file's YUV colours, which most files store at half resolution. The results differ by one
+    or two grey levels on average, and by more at edges between colours.
     """
     H, W = frame_HW3.shape[:2]
     width, height = reduced_size(W, H, short_side)
@@ -81,7 +81,7 @@ def reduced(frame_HW3: np.ndarray, short_side: int) -> np.ndarray:
 
 
 def crop_frames(frames_THW3: np.ndarray, crop: Crop, size: int) -> Tensor:
-    """The crop of uint8 frames (T, H, W, 3), resized to uint8 (T, size, size, 3)."""
+    """Crop uint8 frames (T, H, W, 3) and resize them to uint8 (T, size, size, 3)."""
     H, W = frames_THW3.shape[1:3]
     top, left = round(crop.top * H), round(crop.left * W)
     height, width = max(1, round(crop.height * H)), max(1, round(crop.width * W))
@@ -93,29 +93,29 @@ def crop_frames(frames_THW3: np.ndarray, crop: Crop, size: int) -> Tensor:
     return frames_T3HW.permute(0, 2, 3, 1).contiguous()
 
 
-def crop_label_map(labels_THW: np.ndarray, crop: Crop, size: int) -> Tensor:
-    """The same crop of uint8 label maps (T, H', W'), nearest, to uint8 (T, size, size)."""
-    H, W = labels_THW.shape[1:3]
+def crop_label_map(maps_THW: np.ndarray, crop: Crop, size: int) -> Tensor:
+    """Crop uint8 label maps (T, H', W') and resize them to uint8 (T, size, size) by the nearest pixel."""
+    H, W = maps_THW.shape[1:3]
     centres = (np.arange(size) + 0.5) / size
     rows = np.clip(((crop.top + crop.height * centres) * H).astype(int), 0, H - 1)
     columns = np.clip(((crop.left + crop.width * centres) * W).astype(int), 0, W - 1)
     if crop.flip:
         columns = columns[::-1]
-    return torch.from_numpy(labels_THW[:, rows[:, None], columns])
+    return torch.from_numpy(maps_THW[:, rows[:, None], columns])
 
 
 def augment(
     frames_BTHW3: Tensor, box_B4: Tensor, inside_B2: Tensor, flip_B: Tensor, colour_B3: Tensor, size: int
 ) -> Tensor:
-    """Crop, resize, flip and colour a batch, on its device.
+    """Crop, resize, flip and change the colour of a batch, on its device.
 
     Args:
-        frames_BTHW3: uint8; below and right of a clip's own frames there may be padding.
+        frames_BTHW3: uint8; there may be padding below and right of a clip's own frames.
         box_B4: each clip's crop: top, left, height and width in px, fractions allowed.
-        inside_B2: height and width, px, of each clip's own frames; nothing beyond is seen.
+        inside_B2: height and width, px, of each clip's own frames. The padding beyond is not used.
         flip_B: bool, mirror left and right.
-        colour_B3: factors of brightness, of contrast about the clip's mean, of saturation about each pixel's grey, in
-            this order; 1 leaves the clip as it is.
+        colour_B3: factors of brightness, of contrast about the clip's mean and of saturation about each pixel's grey,
+            applied in this order; 1 changes nothing.
         size: S, px.
 
     Returns:
@@ -127,7 +127,7 @@ def augment(
     across_BSW = _resampling(left_B, width_B, inside_B2[:, 1], size, W)
     across_BSW = torch.where(flip_B[:, None, None], across_BSW.flip(1), across_BSW)
     rows = torch.matmul(down_BSH[:, None], frames_BTHW3.flatten(3).float() / 255).flatten(1, 2)  # B, T S, W 3
-    # One matrix resamples along a row and mixes red, green and blue as the colour asks: pixels stay where they lie.
+    # One matrix resamples along a row and changes the colour at once, so the memory layout stays as it is.
     mix_B33 = _colour_matrix(colour_B3)
     columns = torch.einsum("bsw,bcd->bwcsd", across_BSW, mix_B33).reshape(B, W * 3, size * 3)
     mean_B = torch.einsum("bwc,bw->b", rows.mean(dim=1).view(B, W, 3), across_BSW.mean(dim=1)) / 3
@@ -138,9 +138,9 @@ def augment(
 
 
 def _resampling(start_B: Tensor, length_B: Tensor, inside_B: Tensor, size: int, pixels: int) -> Tensor:
-    """Matrices (B, size, pixels) that resample a stretch of a row of pixels, bilinear with anti-aliasing.
+    """Matrices (B, size, pixels) that resample a part of a row of pixels, bilinear with anti-aliasing.
 
-    Each row holds the weights of a triangle whose half-width is one pixel of the coarser grid, cut off at the ends.
+    Each row holds the weights of a triangle whose half-width is one pixel of the coarser grid, truncated at the ends.
     """
     device = start_B.device
     scale_B1 = (length_B / size)[:, None]
@@ -152,9 +152,9 @@ def _resampling(start_B: Tensor, length_B: Tensor, inside_B: Tensor, size: int, 
 
 
 def _colour_matrix(colour_B3: Tensor) -> Tensor:
-    """What a row of red, green and blue is multiplied by, (B, 3, 3): all of the change but contrast's offset."""
+    """Matrices (B, 3, 3) by which rows of red, green and blue are multiplied: all but the offset of contrast."""
     brightness_B11, contrast_B11, saturation_B11 = colour_B3[:, :, None, None].unbind(1)
     one_33 = torch.eye(3, device=colour_B3.device)
-    # Each column gives the pixel's grey. By torch.full: torch.tensor would copy from the host and wait for the device.
-    grey_33 = torch.stack([torch.full((3,), share, device=colour_B3.device) for share in LUMA])
+    # Each column gives the pixel's grey. torch.full, since torch.tensor would copy from the host and synchronise.
+    grey_33 = torch.stack([torch.full((3,), weight, device=colour_B3.device) for weight in LUMA])
     return brightness_B11 * contrast_B11 * (saturation_B11 * one_33 + (1 - saturation_B11) * grey_33)

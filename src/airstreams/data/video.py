@@ -1,22 +1,21 @@
-"""Frame-exact decoding: `read_frames` hands out the frames asked for, or raises; it never hands out a neighbour.
+"""Frame-exact decoding: `read_frames` returns exactly the frames asked for, or raises. It never returns a neighbour.
 
-A *index* is the 0-based position of a frame in presentation order. Two ways lead from an index to a picture:
+A frame's *index* is its 0-based position in presentation order. A frame is found by its index in one of two ways:
 
-- By presentation time. MP4 and Matroska store one packet a frame and each packet's time (pts), for the codecs listed
-  below. A pass over the packets, without decoding, gives the sorted times, hence the indices, and one can seek.
-- By counting. Elsewhere (AVI, MPEG-TS, MPEG-4 part 2, VP8, ...) packets may carry no time, a wrong one, or no picture
-  at all. There the file is decoded once to count its frames, and each read decodes from the beginning. This is right
-  and slow: the cost of a read grows with the index, so long recordings are better converted to MP4 with H.264.
+- By presentation time. MP4 and Matroska store one packet per frame with its presentation time (pts), for the codecs
+  listed below. One pass over the packets, without decoding, gives the sorted times, and one can seek to a time.
+- By counting. In other files (AVI, MPEG-TS, MPEG-4 part 2, VP8, ...) a packet may have no time, a wrong time or no
+  picture. Such a file is decoded once to count its frames, and each read decodes from the beginning. This is correct
+  but slow: a read takes longer the larger the index is. Convert long recordings to MP4 with H.264.
 
-After a seek nothing counts before the decoder itself reports a key frame: frames that precede it in presentation order
-(open GOP) lean on pictures the decoder never saw. From there on the indices must follow one another without a gap.
-A frame missed this way is sought from one key frame further back, then from the beginning; then it is an error.
+After a seek, frames are dropped until the decoder reports a key frame: frames that precede it in presentation order
+(open GOP) depend on pictures that the decoder has not seen. From the key frame on, indices must be consecutive. A frame
+missed this way is tried again from one key frame further back, then from the beginning. If that fails, it is an error.
 
-Decoding and colour conversion use one thread each: parallelism comes from the loader's processes, and more threads
-than cores only get in each other's way. What was learnt about a file is kept in memory per process, so that a data set
-read many times pays for the look at each file once. Pixels are taken as square. FFmpeg conceals damage it can see
-and marks the frame, which is then refused; damage that leaves a decodable stream (most of it in MJPEG, HEVC and VP9,
-which carry no checksums) shows in the picture and nowhere else.
+Decoding and colour conversion use one thread each, since the loader's processes already use all cores. Each process
+remembers its look at a file, so that a data set that is read many times is examined once. Pixels are assumed square.
+FFmpeg conceals damage that it detects and marks the frame, which is then refused. Damage that leaves a decodable stream
+(most damage in MJPEG, HEVC and VP9, which have no checksums) is visible in the picture but not detected.
 """
 
 import math
@@ -44,16 +43,17 @@ from airstreams.errors import InputError, VideoError
 
 _MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
 _CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
-# Old files' tags need not be UTF-8, which PyAV before 19 complains of unless it is told not to.
+# Tags of old files may not be UTF-8. PyAV before 19 raises an error for them by default.
 _TAGS: Any = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-# FFmpeg draws a text as a picture of its letters, and shows a photo as a video of one frame.
-_NO_VIDEO = re.compile(r"tty|bin|xbin|adf|idf|image2|\w+_pipe")  # its names
-_CUT_S = 0.25  # how much earlier than its header says a file may end, s: headers round, and count other streams' tails
+# FFmpeg opens a text as a video of its letters, and a photo as a video of one frame. These are its names for them.
+_NO_VIDEO = re.compile(r"tty|bin|xbin|adf|idf|image2|\w+_pipe")
+# How much earlier than its header says a file may end, s: headers round, and include the ends of other streams.
+_TOLERANCE_S = 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class VideoInfo:
-    """What a video holds, seen without decoding it all.
+    """A video's size and times.
 
     Attributes:
         frames: number of frames that can be read.
@@ -68,18 +68,18 @@ class VideoInfo:
 
     @property
     def fps(self) -> float:
-        """Mean frames a second; 1 for a single frame, which has no rate of its own."""
+        """Mean frames per second; 1 for a video of a single frame."""
         return float((self.frames - 1) / self.times[-1]) if self.frames > 1 else 1.0
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame to the end of the last, which is taken to last one mean interval."""
+        """Seconds from the first frame to the end of the last. The last frame is assumed to last one mean interval."""
         return float(self.times[-1] + 1 / self.fps)
 
 
 @dataclass(frozen=True, eq=False)
 class _Orientation:
-    """How a stored picture becomes upright: transposed first, then flipped."""
+    """How a stored picture is turned upright: transposed first, then flipped."""
 
     transpose: bool
     flip_rows: bool
@@ -95,31 +95,31 @@ class _Orientation:
 
 @dataclass(frozen=True, eq=False)
 class _FrameTable:
-    """Where the frames of one file are."""
+    """What is needed to find the frames of one file."""
 
     info: VideoInfo
     stored_width: int
     stored_height: int
     orientation: _Orientation
-    pts: np.ndarray | None  # int64 (frames,), ascending; None: indices are found by counting
-    keyframes: np.ndarray  # the indices one can seek to, ascending
+    pts: np.ndarray | None  # int64 (frames,), ascending; None: frames are found by counting
+    keyframes: np.ndarray  # the indices that one can seek to, ascending
 
 
 def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side: int | None = None) -> np.ndarray:
-    """Reads frames by their index in presentation order.
+    """Read frames by their index in presentation order.
 
     Args:
         path: a video file.
         indices: 0-based, in any order, repeats allowed.
-        short_side: px; frames whose shorter side is longer than this are reduced to it, keeping the aspect (area
-            average, during colour conversion). Never enlarged. None: as stored.
+        short_side: px. Larger frames are reduced so that their shorter side has this length (area average, during
+            colour conversion). The aspect is kept, and frames are never enlarged. None: as stored.
 
     Returns:
-        uint8 (N, H, W, 3) RGB, upright, in the order of `indices`; all of the first frame's size.
+        uint8 (N, H, W, 3) RGB, upright, in the order of `indices`, all of the first frame's size.
 
     Raises:
-        InputError: an index that the video does not have, or a short side below 1.
-        VideoError: the file, or one of these frames, cannot be read; names the file.
+        InputError: the video has no frame of such an index, or the short side is below 1.
+        VideoError: the file, or one of these frames, cannot be read.
 
     Example:
         >>> clip_THW3 = read_frames("wave.mp4", range(0, 32, 2), short_side=112)  # doctest: +SKIP
@@ -129,7 +129,7 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
     indices = [operator.index(index) for index in indices]
     for index in indices:
         if not 0 <= index < table.info.frames:
-            raise InputError(f"{path}: frame {index} asked for; it has frames 0 to {table.info.frames - 1}")
+            raise InputError(f"{path}: got frame {index}, expected an index from 0 to {table.info.frames - 1}")
     width, height = reduced_size(table.stored_width, table.stored_height, short_side)
     out_width, out_height = table.orientation.size(width, height)
     frames_NHW3 = np.empty((len(indices), out_height, out_width, 3), np.uint8)
@@ -157,15 +157,19 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
 def iterate_frames(
     path: str | os.PathLike[str], short_side: int | None = None, indices: Iterable[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """Decodes the whole file once and yields its frames, uint8 (H, W, 3), as `read_frames` would give them.
+    """Decode the whole file once and yield its frames, uint8 (H, W, 3), as `read_frames` would return them.
 
-    For jobs that want many frames of a video that is too long for memory. It makes the comparisons of `check` as well,
-    so a video from which this returns without an error is a good one. `indices`: the 0-based indices to yield, in
-    ascending order whatever theirs is; None: all.
+    For many frames of a video that is too long for memory. The file is checked as `check` does: if this ends without an
+    error, the video is good.
+
+    Args:
+        path: a video file.
+        short_side: as for `read_frames`.
+        indices: 0-based; the frames to yield, always in ascending order; None: all.
 
     Raises:
-        InputError: a short side below 1.
-        VideoError: as `check`, possibly after some frames; names the file.
+        InputError: the short side is below 1.
+        VideoError: as `check`, possibly after some frames.
     """
     with _naming(path):
         _refuse_truncated(path)
@@ -184,29 +188,31 @@ def iterate_frames(
 
 
 def probe(path: str | os.PathLike[str]) -> VideoInfo:
-    """Looks at a video's packets, without decoding it where its container allows that; remembered until it changes.
+    """Get a video's size and times, without decoding it where the container allows that.
+
+    The result is remembered until the file changes.
 
     Raises:
-        VideoError: the file cannot be read; names the file.
+        VideoError: the file cannot be read.
     """
     with _naming(path):
         return _table(path).info
 
 
 def check(path: str | os.PathLike[str]) -> VideoInfo:
-    """Decodes the whole file, as `read_frames` would, and compares it with what its header promises.
+    """Decode the whole file and compare it with its header.
 
-    Sampling the beginning and the end would be faster, but would pass damage in the middle, and could not promise that
-    every frame can be read later. The price is a full decode: as long as one epoch over every frame. A file found good
-    is not decoded again by this process while it stays as it is.
+    This takes as long as one epoch over every frame, but it finds damage in the middle of a file too: afterwards every
+    frame can be read. A good file is not decoded again by this process until it changes.
 
     Raises:
-        VideoError: a short reason without the file's name: `does not exist`, `not a file`, `empty file`,
-            `not a video: ...`, `truncated: ...`, `no video stream` or `unreadable: ...`.
+        VideoError: with the reason `does not exist`, `not a file`, `empty file`, `not a video: ...`,
+            `truncated: ...`, `no video stream` or `unreadable: ...`.
     """
-    version = _version(path)
-    _check_version(*version)
-    return _table_of_version(*version).info
+    with _naming(path):
+        version = _version(path)
+        _check_version(*version)
+        return _table_of_version(*version).info
 
 
 @lru_cache(maxsize=2**20)
@@ -224,12 +230,12 @@ def _table(path: str | os.PathLike[str]) -> _FrameTable:
 
 
 def _version(path: str | os.PathLike[str]) -> tuple[str, int, int]:
-    """The file's name, time of writing in ns, and bytes."""
+    """The file's path, modification time in ns and size in bytes."""
     try:
         status = Path(path).stat()
     except OSError as error:
         raise VideoError(_reason_not_to_open(path)) from error
-    if not stat.S_ISREG(status.st_mode):  # what is written to a pipe would be awaited forever
+    if not stat.S_ISREG(status.st_mode):  # reading from a pipe could block forever
         raise VideoError(_reason_not_to_open(path))
     return os.fspath(path), status.st_mtime_ns, status.st_size
 
@@ -249,7 +255,7 @@ def _table_of_version(path: str, mtime_ns: int, size: int) -> _FrameTable:
 
 
 def _table_by_time(container: InputContainer, stream: VideoStream) -> _FrameTable | None:
-    """The index from the packets' times; None where a time is missing or stands twice."""
+    """The table by the packets' times; None where a time is missing or occurs twice."""
     shown: list[int | None] = []
     keys: list[int | None] = []
     first: VideoFrame | None = None
@@ -258,7 +264,7 @@ def _table_by_time(container: InputContainer, stream: VideoStream) -> _FrameTabl
             keys.append(packet.pts)
         if keys and first is None:
             first = next(iter(packet.decode()), None)
-        # Packets marked to be discarded lie outside the edit list: decoded for the others' sake, not shown.
+        # Packets marked as discarded are outside the edit list. They are decoded for other frames, but not shown.
         if packet.size and not packet.is_discard:
             shown.append(packet.pts)
     if not keys or None in keys or None in shown or len(set(shown)) < len(shown):
@@ -284,7 +290,7 @@ def _table_by_counting(container: InputContainer, stream: VideoStream) -> _Frame
     elif stream.guessed_rate:
         times = np.arange(len(pts)) / float(stream.guessed_rate)
     else:
-        raise VideoError("unreadable: it has neither times nor a frame rate")
+        raise VideoError("unreadable: no times and no frame rate")
     return _make_table(first, times, pts=None, keyframes=np.zeros(1, np.int64))
 
 
@@ -297,13 +303,13 @@ def _make_table(first: VideoFrame, times: np.ndarray, pts: np.ndarray | None, ke
 
 
 def _orientation(frame: VideoFrame) -> _Orientation:
-    """Reads the display matrix itself rather than its angle, which is wrong for mirrored pictures."""
-    # Not frame.side_data, which ties the frame to itself: its picture, 12 MB of 4K, would stay until Python's collector
-    # comes, and that is rarely.
-    # Shown x = a x + c y, shown y = b x + d y; rounded to the nearest quarter turn.
+    """Read the display matrix itself, since PyAV's angle is wrong for mirrored pictures."""
+    # frame.side_data makes a reference cycle: the picture (12 MB in 4K) would stay in memory until Python's garbage
+    # collector runs, which is rare.
+    # Displayed x = a x + c y, displayed y = b x + d y, rounded to the nearest quarter turn.
     try:
         matrix = SideDataContainer(frame).get("DISPLAYMATRIX")  # type: ignore[call-arg]
-    except ValueError:  # beside it stands data of a kind that PyAV does not know, such as a camera's EXIF
+    except ValueError:  # there is side data of a kind that PyAV does not know, such as a camera's EXIF
         angle = math.radians(frame.rotation)
         a, b, c, d = math.cos(angle), -math.sin(angle), math.sin(angle), math.cos(angle)
     else:
@@ -317,17 +323,17 @@ def _orientation(frame: VideoFrame) -> _Orientation:
 def _upright(
     converter: VideoReformatter, frame: VideoFrame, orientation: _Orientation, width: int, height: int
 ) -> np.ndarray:
-    """The frame in RGB, brought to width and height as stored, then upright."""
+    """The frame in RGB, resized to `width` and `height` as stored, then turned upright."""
     picture = converter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1).to_ndarray()
     return orientation.apply(picture)
 
 
 def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """A frame's width and height, px, once its shorter side is no longer than that. InputError: a side below 1."""
+    """A frame's width and height, px, after reduction to a shorter side. InputError: a short side below 1."""
     if short_side is None:
         return width, height
     if short_side < 1:
-        raise InputError(f"short_side {short_side} asked for; expected a number of pixels of at least 1, or None")
+        raise InputError(f"short_side: got {short_side}, expected a number of pixels of at least 1, or None")
     shorter = min(width, height)
     if shorter <= short_side:
         return width, height
@@ -342,9 +348,9 @@ def _collect(
     keyframes_back: int,
     take: Callable[[int, VideoFrame], None],
 ) -> list[int]:
-    """Takes the targets (ascending) from a freshly opened file; returns those it could not get.
+    """Call `take` for each target index (ascending) of a newly opened file; return the indices that were not found.
 
-    `keyframes_back`: how many key frames before the nearest one to seek to; as many as there are: never seek.
+    `keyframes_back`: seek to the key frame this many before the nearest one. With as many as there are, never seek.
     """
     missed = []
     frames = _frames(container, stream, table)
@@ -352,7 +358,7 @@ def _collect(
     for target in targets:
         nearest = int(np.searchsorted(table.keyframes, target, side="right")) - 1 - keyframes_back
         start = int(table.keyframes[nearest]) if nearest >= 0 else 0
-        if start > index + 1:  # else decoding on is no further than the key frame
+        if start > index + 1:  # otherwise the key frame is no nearer than the next frame
             frames = _frames(container, stream, table, start)
         while index < target:
             step = next(frames, None)
@@ -369,9 +375,9 @@ def _collect(
 def _frames(
     container: InputContainer, stream: VideoStream, table: _FrameTable, start: int = 0
 ) -> Iterator[tuple[int, VideoFrame]]:
-    """Yields (index, frame) from a freshly opened file, or from a seek to the index `start`.
+    """Yield (index, frame) from a newly opened file, or after a seek to the frame `start`.
 
-    Ends at the first frame that is lost or damaged, because those after it may lean on it.
+    Ends at the first lost or damaged frame, since the frames after it may depend on it.
     """
     expected = None if start else 0
     count = -1
@@ -400,9 +406,9 @@ def _frames(
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Decodes from the first key frame ahead; what stands before it in the file cannot be decoded.
+    """Decode from the next key frame on; packets before it cannot be decoded.
 
-    Stops with an error at damage, also at frames that the decoder still held back: their count could be off.
+    At damage this raises. Frames that the decoder still holds are lost then, since their count could be wrong.
     """
     found_key = False
     for packet in container.demux(stream):
@@ -414,8 +420,8 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFr
 
 
 def _refuse_truncated(path: str | os.PathLike[str]) -> None:
-    """Compares what the header promises with the packets that are there."""
-    # Without the edit list, since the header's number of frames counts those that the list hides.
+    """Compare the header with the packets that the file contains."""
+    # The edit list is ignored, since the header's number of frames includes the frames that it hides.
     with _opened(path, {"ignore_editlist": "1"}) as (container, stream):
         packets, end = 0, 0.0
         for packet in container.demux():
@@ -428,13 +434,13 @@ def _refuse_truncated(path: str | os.PathLike[str]) -> None:
                 end = max(end, float((moment + (packet.duration or 0)) * packet.time_base))
         if container.format.name == _MP4 and packets < stream.frames:
             raise VideoError(f"truncated: {packets} of {stream.frames} frames")
-        # AVI: its duration is estimated from what is there. Its streams have gaps, hence times rather than counts.
+        # FFmpeg estimates an AVI's duration from its content. Its streams have gaps, so times are compared, not counts.
         declared = 0.0
         if container.format.name == "avi" and stream.guessed_rate:
             declared = stream.frames / float(stream.guessed_rate)
         elif container.format.name == _MATROSKA:
             declared = (container.duration or 0) / av.time_base
-        if end < declared - _CUT_S:
+        if end < declared - _TOLERANCE_S:
             raise VideoError(f"truncated: {end:.2f} s of {declared:.2f} s")
 
 
@@ -442,7 +448,7 @@ def _refuse_truncated(path: str | os.PathLike[str]) -> None:
 def _opened(
     path: str | os.PathLike[str], options: dict[str, str] | None = None
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens a file and finds its video stream; FFmpeg's errors inside the block become a VideoError."""
+    """Open a file and find its video stream. An error of FFmpeg inside the block becomes a VideoError."""
     try:
         # "file:" keeps a colon in the name from being read as a protocol.
         container = av.open(f"file:{os.fspath(path)}", "r", options=options, **_TAGS)
@@ -488,17 +494,17 @@ def _reason_not_to_open(path: str | os.PathLike[str]) -> str:
 
 
 def _ends_within_a_box(path: str | os.PathLike[str]) -> bool:
-    """Whether an MP4 file, which is a row of boxes that begin with their size, ends before its last box does."""
+    """Whether an MP4 file ends before its last box does. It is a sequence of boxes that begin with their size."""
     length = Path(path).stat().st_size
     offset = 0
     with Path(path).open("rb") as file:
         while offset + 8 <= length:
             file.seek(offset)
             size = int.from_bytes(file.read(4), "big")
-            if size == 1:  # the size stands behind the box's name, in eight bytes
+            if size == 1:  # the size is in the eight bytes after the box's name
                 file.seek(offset + 8)
                 size = int.from_bytes(file.read(8), "big")
-            if size < 8:  # 0: the box goes on to the end
+            if size < 8:  # 0: the box extends to the end
                 return False
             offset += size
     return offset > length
@@ -506,7 +512,8 @@ def _ends_within_a_box(path: str | os.PathLike[str]) -> bool:
 
 @contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Every VideoError inside the block gets the file's path."""
     try:
         yield
     except VideoError as error:
-        raise VideoError(f"{os.fspath(path)}: {error}") from error
+        raise VideoError(error.reason, path) from error

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.config import EvaluationConfig
-from airstreams.data.check import check_together
+from airstreams.console import warn
+from airstreams.data.check import check_distributed
 from airstreams.data.clips import frame_rate_warning
 from airstreams.data.label_maps import OTHER, LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping, require_consistent
@@ -104,8 +105,8 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
     """Refuse a call that cannot work, before any video is opened."""
     saved = saved_models.load(run, device)
     require_consistent(source)
-    for remark in source.remarks:
-        console.print(remark, soft_wrap=True)
+    for warning in source.warnings:
+        warn(console, warning)
     _check_classes(run, source, saved)
     run_folder = RunFolder(run)
     # A model that was copied without its list of videos can still score data with splits of its own.
@@ -233,7 +234,7 @@ def _score(task: _Task, console: Console) -> Scores:
         )
     known_rates = [rates[video.path] for video in good if video.path in rates]
     if warning := frame_rate_warning(known_rates, saved.frame_rate, saved.config.clip):
-        console.print(warning, soft_wrap=True)
+        warn(console, warning)
     return scores
 
 

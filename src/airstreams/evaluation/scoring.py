@@ -141,7 +141,8 @@ def score_videos(
     left_out = gather(left_out)
     scored = sorted(gather(scored), key=lambda item: order[item[0].name])
     if not scored:
-        raise VideoError(f"none of {len(videos)} videos could be read; the first: {left_out[0].reason}")
+        bad = left_out[0]
+        raise VideoError(f"none of {len(videos)} videos could be read; the first, {bad.video.name}: {bad.reason}")
     stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in heads}
     segmentation = None
     if segmentation_counts is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from airstreams.data.check import BadVideo
 from airstreams.data.csv_list import check_split, read_rows
-from airstreams.data.listing import Source, composed
+from airstreams.data.listing import Source, to_nfc
 from airstreams.errors import InputError
 from airstreams.files import write_rows
 
@@ -134,7 +134,7 @@ class RunFolder:
         splits: dict[str, str] = {}
         for line, row in read_rows(self.splits, required=("name", "split"), optional=()):
             check_split(self.splits, line, row["split"])
-            name = composed(row["name"])
+            name = to_nfc(row["name"])
             if name in splits:
                 raise InputError(f"{self.splits}, line {line}: {name} is listed twice. Delete one of the lines.")
             splits[name] = row["split"]

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from airstreams.data.clips import frame_range
-from airstreams.data.label_maps import LabelStore, LabelWriter, create, file_of
+from airstreams.data.label_maps import LabelMapWriter, LabelStore, create, file_of
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import die_with_parent, loader_options, share_memory
 from airstreams.data.video import check, iterate_frames, probe
@@ -212,7 +212,7 @@ class _Frames(IterableDataset[_Chunk]):
                     yield _chunk(group, place, indices, frames)
                     indices, frames = [], []
         except VideoError as error:
-            yield _end(group, place, _without_path(error, file.path))
+            yield _end(group, place, error.reason)
             return
         if frames:
             yield _chunk(group, place, indices, frames)
@@ -232,7 +232,7 @@ class _Job:
         self.left_out: list[tuple[str, str]] = []
         self.frames = 0
         self._waiting: dict[int, list[tuple[int, int, np.ndarray]]] = defaultdict(list)  # place, index, frame; by group
-        self._writers: dict[tuple[int, int], LabelWriter] = {}
+        self._writers: dict[tuple[int, int], LabelMapWriter] = {}
         self._ended: dict[int, dict[int, str | None]] = defaultdict(dict)  # place to the reason, by group
 
     def run(self, chunks: DataLoader[_Chunk]) -> Iterator[int]:
@@ -269,7 +269,7 @@ class _Job:
         self.frames += count
         for (place, index, _), label_map_HW in zip(batch, labels_THW, strict=True):
             if (group, place) not in self._writers:
-                self._writers[group, place] = LabelWriter(self.out, self.groups[group][place].key)
+                self._writers[group, place] = LabelMapWriter(self.out, self.groups[group][place].key)
             self._writers[group, place].add(index, label_map_HW)
 
     def _finish(self, group: int) -> int:
@@ -282,7 +282,7 @@ class _Job:
             elif writer is not None:
                 writer.finish()
             elif not file_of(self.out, file.key).is_file():  # a segment between two strides: no frame to label
-                LabelWriter(self.out, file.key).finish()
+                LabelMapWriter(self.out, file.key).finish()
             self._writers.pop((group, place), None)
         del self._waiting[group]
         return len(self.groups[group])
@@ -332,12 +332,8 @@ def _reason(file: _File) -> str | None:
         check(file.path)
         _wanted(file, stride=1)
     except VideoError as error:
-        return _without_path(error, file.path)
+        return error.reason
     return None
-
-
-def _without_path(error: VideoError, path: Path) -> str:
-    return str(error).removeprefix(f"{path}: ")
 
 
 def _chunk(group: int, place: int, indices: list[int], frames: list[np.ndarray]) -> _Chunk:

@@ -148,7 +148,7 @@ def count_labels(store: LabelStore, progress: Progress, to_show: Collection[str]
         try:
             return _count_file(store, key, path)
         except (VideoError, InputError, OSError) as error:
-            return _Bad(path, str(error))
+            return _Bad(path, error.reason if isinstance(error, VideoError) else str(error))
 
     total = LabelCounts()
     bad: dict[Path, str] = {}
@@ -185,11 +185,11 @@ def score_against_masks(store: LabelStore, videos: Sequence[Video], progress: Pr
         try:
             mask_THW = read_array(path, "mask")
             if mask_THW.ndim != 3:
-                raise VideoError(f"{path}: mask is {mask_THW.shape}; expected (frames, height, width)")
+                raise VideoError(f"mask is {mask_THW.shape}; expected (frames, height, width)", path)
             path = file_of(store.root, video.label_map)
             return _overlap(store, video.label_map, person, mask_THW != 0)
         except VideoError as error:
-            return _Bad(path, str(error))
+            return _Bad(path, error.reason)
 
     labelled = [video for video in with_masks if video.label_map is not None and store.has(video.label_map)]
     bad: dict[Path, str] = {}
@@ -221,7 +221,7 @@ def read_samples(
             try:
                 frame_HW3 = read_frames(paths[key], [place], SHORT_SIDE)[0]
             except (VideoError, InputError) as error:
-                bad[paths[key]] = str(error)
+                bad[paths[key]] = error.reason if isinstance(error, VideoError) else str(error)
         shown.append(LabelledFrame(f"{key}, frame {place}", maps_1HW[0], frame_HW3))
     return shown, bad
 
@@ -230,7 +230,7 @@ def _count_file(store: LabelStore, key: str, path: Path) -> _Counted:
     counts = LabelCounts(videos=1, bytes=path.stat().st_size)
     frames: list[int] = []
     with_instance: list[int] = []
-    for some, maps_MHW in store.pieces(key):
+    for some, maps_MHW in store.chunks(key):
         for frame, label_map_HW in zip(some.tolist(), maps_MHW, strict=True):
             pixels = np.bincount(label_map_HW.ravel(), minlength=NO_LABEL + 1)
             counts.pixels += pixels
@@ -246,7 +246,7 @@ def _count_file(store: LabelStore, key: str, path: Path) -> _Counted:
 def _overlap(store: LabelStore, key: str, person: int, mask_THW: np.ndarray) -> tuple[int, int, int]:
     """Pixels that both or either takes for a person, and frames looked at: those labelled that have a mask."""
     both = either = frames = 0
-    for some, maps_MHW in store.pieces(key):
+    for some, maps_MHW in store.chunks(key):
         masked = some < len(mask_THW)
         mask_MHW = mask_THW[some[masked]]
         person_MHW = resized(maps_MHW[masked], mask_THW.shape[1:]) == person

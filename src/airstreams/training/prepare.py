@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.config import Config
+from airstreams.console import warn
 from airstreams.data.cache import FrameCache
-from airstreams.data.check import Checked, check_together
+from airstreams.data.check import Checked, check_distributed
 from airstreams.data.clips import frame_rate_warning
 from airstreams.data.listing import Source, Video, require_consistent
 from airstreams.data.splits import with_drawn_splits, with_splits
@@ -30,8 +31,8 @@ def prepare_source(source: Source, config: Config, run: Path, resume: bool, cons
             f"data.balanced: got true for {source.name}, whose videos have several labels; expected one a video; set "
             "data.balanced to false"
         )
-    for remark in source.remarks:
-        console.print(remark, soft_wrap=True)
+    for warning in source.warnings:
+        warn(console, warning)
     source = with_segment_classes(_with_splits(source, config, run, resume), config)
     _require_labels_to_learn_from(source, source.split("train"), config)
     return _with_compact_classes(source, console) if config.data.compact_classes else source
@@ -48,13 +49,13 @@ def prepare_videos(
     cache = None
     if config.data.cache is not None:
         cache = FrameCache(Path(config.data.cache), round(config.data.cache_gb * 1e9), config.decoded_side)
-        cache.claim()  # complains before the videos are gone through
+        cache.make_folder()  # complains before the videos are gone through
     with Progress(console=console) as progress:
         if resume:
             left_out = RunFolder(run).read_left_out()
             checked = Checked([video for video in wanted if video.name not in left_out], [], {})
         else:
-            checked = check_together(wanted, progress, cache)
+            checked = check_distributed(wanted, progress, cache)
         train_videos, val_videos = _parts(source, checked.good)
         _require_labels_to_learn_from(source, train_videos, config)
         if cache is not None:
@@ -66,8 +67,8 @@ def prepare_videos(
         )
         console.print(f"  {checked.bad[0].video.name}: {checked.bad[0].reason}")
     rates = [checked.rates[video.path] for video in checked.good if video.path in checked.rates]
-    if remark := frame_rate_warning(rates, usual_rate(train_videos, checked.rates), config.clip):
-        console.print(remark, soft_wrap=True)
+    if warning := frame_rate_warning(rates, usual_rate(train_videos, checked.rates), config.clip):
+        warn(console, warning)
     if config.needs_labels and source.label_store is not None and not console.quiet:  # it goes through all of them
         keys = {video.label_map for video in train_videos}
         labelled = keys & set(source.label_store.keys())
@@ -112,7 +113,7 @@ def with_segment_classes(source: Source, config: Config) -> Source:
     store = source.label_store
     if store is None or "semantic" not in config.model.streams:
         return source
-    return replace(source, label_store=store.apart(config.data.segment_classes))
+    return replace(source, label_store=store.with_others_merged(config.data.segment_classes))
 
 
 def _with_compact_classes(source: Source, console: Console) -> Source:
@@ -123,7 +124,7 @@ def _with_compact_classes(source: Source, console: Console) -> Source:
     keys = share([video.label_map for video in source.split("train") if video.label_map is not None])
     with Progress(console=console) as progress:
         task = progress.add_task("looking for classes", total=len(keys))
-        seen = set(gather(list(store.occurring(keys, lambda: progress.advance(task)))))
+        seen = set(gather(list(store.occurring_classes(keys, lambda: progress.advance(task)))))
     kept = [name for name in store.classes if name in seen]
     dropped = [name for name in store.classes if name not in seen]
     console.print(

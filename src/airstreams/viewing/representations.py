@@ -216,8 +216,8 @@ def _one_of_a_class(
             continue
         views = views_of_videos[index]
         if isinstance(views, BadVideo):
-            reason = views.reason
-            console.print(f"left out: {video.name}: {reason}", soft_wrap=True)
+            reason = f"{video.name}: {views.reason}"
+            console.print(f"left out: {reason}", soft_wrap=True)
             continue
         shown.add(video.labels)
         yield views

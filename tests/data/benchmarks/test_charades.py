@@ -161,7 +161,7 @@ def test_a_class_without_training_video(root):
     path = root / "Charades/Charades_v1_train.csv"
     path.write_text(path.read_text().replace(";c001 0.00 12.60", ""))
     assert "has no training video of c001 Putting clothes somewhere" in refusal(root)
-    assert len(open_source(f"charades:{root}", to_learn_from=False).classes) == 4
+    assert len(open_source(f"charades:{root}", for_training=False).classes) == 4
 
 
 def test_takes_no_options(root):

@@ -21,8 +21,8 @@ def test_copies_are_told_and_stay_together(tmp_path):
     others = {f"{label}__{number}": bytes([number + 1]) * 9 for label in ("clap", "wave") for number in range(20)}
     write(tmp_path, **others, clap__copy=long, clap__once_more=long, clap__other_begin=b"x" + long[1:], wave__x=long)
     source = open_source(str(tmp_path))
-    (remark,) = source.remarks
-    assert remark.startswith("beware: with different labels, perhaps: copies of one file: clap/0.mp4 and wave/0.mp4")
+    (warning,) = source.warnings
+    assert warning.startswith("beware: with different labels, perhaps: copies of one file: clap/0.mp4 and wave/0.mp4")
     copies = ["clap/copy.mp4", "clap/once_more.mp4", "wave/x.mp4"]
     for seed in range(20):
         split = automatic_split(source.videos, seed)
@@ -32,7 +32,7 @@ def test_copies_are_told_and_stay_together(tmp_path):
     (tmp_path / "wave" / "x.mp4").unlink()
     for number in range(20):
         (tmp_path / f"wave/{number}.mp4").write_bytes(bytes([number + 1]) * 10)
-    assert open_source(str(tmp_path)).remarks == ("copies of one file: clap/copy.mp4 and clap/once_more.mp4",)
+    assert open_source(str(tmp_path)).warnings == ("copies of one file: clap/copy.mp4 and clap/once_more.mp4",)
 
 
 def test_copies_join_their_groups(tmp_path):
@@ -48,7 +48,7 @@ def test_copies_join_their_groups(tmp_path):
 
     rows = ["path,label,split,group", "a.mp4,clap,train,first", "b.mp4,clap,test,second", "c.mp4,wave,train,first"]
     (write(tmp_path / "list", a=b"one", b=b"one", c=b"two") / "list.csv").write_text("\n".join(rows))
-    assert open_source(str(tmp_path / "list/list.csv")).remarks == (
+    assert open_source(str(tmp_path / "list/list.csv")).warnings == (
         "copies of one file: a.mp4 and b.mp4",
         "beware: in more than one split, and so scored by what was learnt: the group first",
     )
@@ -66,13 +66,13 @@ def test_parts_of_copies_may_differ_in_their_labels_and_stay_together(tmp_path):
     ]
     (tmp_path / "list.csv").write_text("\n".join(rows))
     source = open_source(str(tmp_path / "list.csv"))
-    assert source.remarks == ("copies of one file: a.mp4#t=0.0,1.0 and b.mp4#t=0.0,1.0",)
+    assert source.warnings == ("copies of one file: a.mp4#t=0.0,1.0 and b.mp4#t=0.0,1.0",)
     assert [video.group for video in source.videos] == ["copies of a.mp4#t=0.0,1.0"] * 4 + [None]
 
 
 def test_copies_in_several_splits_are_leaks(tmp_path):
     write(tmp_path, train__clap__a=b"one", train__wave__b=b"two", test__clap__c=b"one", test__wave__d=b"three")
-    copies, leak = open_source(str(tmp_path)).remarks
+    copies, leak = open_source(str(tmp_path)).warnings
     assert copies == "copies of one file: test/clap/c.mp4 and train/clap/a.mp4"
     assert leak.startswith(
         "beware: in more than one split, and so scored by what was learnt: the group copies of test/"
@@ -84,7 +84,7 @@ def test_clips_of_one_recording_by_their_names_stay_together(tmp_path):
              for clip in range(1, 5)]  # fmt: skip
     write(tmp_path, **{name: name.encode() for name in names})
     source = open_source(str(tmp_path))
-    assert source.remarks == ("clips of one recording by their names, as UCF-101's v_Biking_g01_c01, stay together",)
+    assert source.warnings == ("clips of one recording by their names, as UCF-101's v_Biking_g01_c01, stay together",)
     split = automatic_split(source.videos, 0)
     recordings: dict[str, set[str]] = {}
     for name, use in split.items():
@@ -97,7 +97,7 @@ def test_clips_of_one_recording_by_their_names_stay_together(tmp_path):
     for label in ("Biking", "Diving"):
         (tmp_path / label).rename(tmp_path / "train" / label)
     write(tmp_path, test__Biking__v_Biking_g01_c05=b"leaks", test__Diving__v_Diving_g09_c01=b"does not")
-    (leak,) = open_source(str(tmp_path)).remarks
+    (leak,) = open_source(str(tmp_path)).warnings
     assert leak.endswith("scored by what was learnt: the group v_Biking_g01")
 
 
@@ -105,17 +105,17 @@ def test_classes_that_are_perhaps_one(tmp_path):
     write(tmp_path, Run__a=b"1", run__b=b"22", high_jump__c=b"333", **{"high jump__d": b"4444"}, walk__e=b"55555")
     others = ("C", "C++", "C#", "-1", "+1", "1", "1.5 kg", "15 kg", "step 1", "step 11")
     write(tmp_path, **{f"{name}__x": bytes(6 + number) for number, name in enumerate(others)})
-    assert open_source(str(tmp_path)).remarks == (
+    assert open_source(str(tmp_path)).warnings == (
         "beware: these are different classes: Run and run, high jump and high_jump",
     )
 
 
 def test_a_folder_too_high_up(tmp_path):
     write(tmp_path, day1__clap__a=b"1", day1__wave__b=b"22", day2__clap__c=b"333", day2__x__deep__d=b"4444")
-    (remark,) = open_source(str(tmp_path)).remarks
-    assert remark.startswith("the classes are day1, day2; if they are to be clap, which are folders in several")
+    (warning,) = open_source(str(tmp_path)).warnings
+    assert warning.startswith("the classes are day1, day2; if they are to be clap, which are folders in several")
     write(tmp_path, day2__e=b"55555")
-    assert open_source(str(tmp_path)).remarks == ()
+    assert open_source(str(tmp_path)).warnings == ()
     write(tmp_path / "one", UCF__clap__a=b"1", UCF__wave__b=b"22")
     with pytest.raises(InputError, match=r"only the class UCF; .*, or give .*one/UCF if the folders in it are the cl"):
         open_source(str(tmp_path / "one"))

@@ -1,0 +1,117 @@
+"""Warnings about a list of videos: what looks wrong but may be intended. Nothing is refused here."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+from airstreams.data.listing import Source, Video, groups_of, overlapping, shortlist
+
+_COMPARED_BYTES = 65536  # at the beginning and at the end of files of one size
+
+Copies = list[list[Video]]
+"""Files with the same content: for each file the videos that lie in it, one or several segments."""
+
+
+def group_copies(source: Source) -> Source:
+    """Put all videos of a file and its copies into one group, and add a warning.
+
+    An automatic split never divides a group, so a copy of a training video cannot become a test video.
+    """
+    copies = _find_copies(source.videos)
+    if not copies:
+        return source
+    return replace(
+        source, videos=_in_one_group(source.videos, copies), warnings=(*source.warnings, _copies_warning(copies))
+    )
+
+
+def _find_copies(videos: Sequence[Video]) -> list[Copies]:
+    """All files that have copies. Only files of equal size are opened."""
+    of_size: dict[int, dict[Path, list[Video]]] = defaultdict(lambda: defaultdict(list))
+    for video in videos:
+        with suppress(OSError):  # whoever opens the file reports the error
+            of_size[video.path.stat().st_size][video.path].append(video)
+    of_content: dict[tuple[int, bytes], Copies] = defaultdict(list)
+    for size, files in of_size.items():
+        if len(files) > 1 and size:
+            for path, videos_of_file in files.items():
+                with suppress(OSError):
+                    of_content[size, _digest_of_ends(path)].append(videos_of_file)
+    return [files for files in of_content.values() if len(files) > 1]
+
+
+def _digest_of_ends(path: Path) -> bytes:
+    """A digest of a file's beginning and end. A digest of the whole file would take as long as to read the data."""
+    with path.open("rb") as file:
+        begin = file.read(_COMPARED_BYTES)
+        file.seek(max(0, path.stat().st_size - _COMPARED_BYTES))
+        return sha256(begin + file.read()).digest()
+
+
+def _in_one_group(videos: Sequence[Video], copies: Sequence[Copies]) -> tuple[Video, ...]:
+    original = {file[0].path: files[0][0].path for files in copies for file in files}
+    # With the path of the original, a copy also joins the original's group, and so do the videos of its own group.
+    joined = groups_of(replace(video, path=original.get(video.path, video.path)) for video in videos)
+    group_of = {joined[files[0][0].name]: files[0][0].group or f"copies of {files[0][0].name}" for files in copies}
+    return tuple(replace(video, group=group_of.get(joined[video.name], video.group)) for video in videos)
+
+
+def _copies_warning(copies: Sequence[Copies]) -> str:
+    pairs = shortlist([f"{files[0][0].name} and {files[1][0].name}" for files in copies])
+    marks = [
+        {frozenset((video.start, video.end, video.labels) for video in file) for file in files} for files in copies
+    ]
+    if any(len(of_files) > 1 for of_files in marks):
+        return f"copies of one file with different labels or times: {pairs}. Correct the labels, or delete the copies."
+    return f"copies of one file: {pairs}. Delete the copies, or keep them: an automatic split does not divide them."
+
+
+def shared_between_splits(videos: Sequence[Video]) -> list[str]:
+    """A warning of groups and videos in more than one split: the model is then scored on what it was trained on."""
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        if video.group and video.split:
+            splits_of[video.group].add(video.split)
+    shared = [f"the group {group}" for group, splits in splits_of.items() if len(splits) > 1]
+    trained_on = [video.name for video in videos if video.split == "train"]
+    shared += overlapping([video.name for video in videos if video.split in ("val", "test")], trained_on)
+    if not shared:
+        return []
+    return [
+        f"in more than one split: {shortlist(shared)}. Move them into one split, or metrics will be too high, "
+        "since the model is scored on what it was trained on."
+    ]
+
+
+def similar_class_names(classes: Iterable[str]) -> list[str]:
+    """A warning of class names that differ only in case, spaces, hyphens or underscores."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in classes:
+        spellings[re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])", "", name.casefold())].append(name)  # between letters
+    similar = [" and ".join(names) for names in spellings.values() if len(names) > 1]
+    if not similar:
+        return []
+    return [f"classes with similar names: {shortlist(similar)}. Give them one name if they are one class."]
+
+
+def folder_level(videos: Sequence[Video]) -> list[str]:
+    """A warning where folders of one name lie in several class folders, as if they were the classes."""
+    outer: set[str] = set()
+    owners: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        first, *further = PurePosixPath(video.name).parts
+        if len(further) == 1:
+            return []
+        outer.add(first)
+        owners[further[0]].add(first)
+    shared = sorted(name for name, classes in owners.items() if len(classes) > 1)
+    if not shared:
+        return []
+    return [
+        f"the classes are {shortlist(sorted(outer))}, and several of these folders contain {shortlist(shared)}. If the "
+        "inner folders are the classes, put those of one name together, or list the videos in a CSV file."
+    ]
