@@ -419,9 +419,8 @@ def test_counting_says_which_stream_looks_at_values(works, tmp_path, capsys):
 def saved_with(config, run):
     """A saved model of a config, and the model."""
     model = build(config, 2, 5).eval()
-    saved_models.save(
-        saved_models.SavedModel(Config(model=config), ("a", "b"), ("background",) * 5, False, None, model), run
-    )
+    all_heads = Config(model=config, loss_weights=LossWeights(custom=dict.fromkeys(config.representations, 1.0)))
+    saved_models.save(saved_models.SavedModel(all_heads, ("a", "b"), ("background",) * 5, False, None, model), run)
     return model
 
 

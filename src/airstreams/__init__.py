@@ -9,10 +9,10 @@ print(recogniser.predict("video.mp4").probabilities)
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airstreams.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from airstreams.inference.recogniser import Recogniser
-
-__version__ = "0.2.0"
 
 
 def load(run: Path | str, device: str | None = None) -> "Recogniser":

@@ -77,6 +77,17 @@ def test_inference_runs_each_stream_up_to_the_merge_and_one_late_tower(streams):
     assert sorted(ran) == sorted([*expected, f"late.{answer}"])
 
 
+def test_removed_heads_are_not_there_and_the_others_answer_as_before():
+    model, smaller = small_model(), small_model()
+    smaller.keep_heads(["rgb", "merged"])
+    assert list(smaller.late) == ["rgb", "merged"]
+    with torch.no_grad():
+        expected, found = (one(clip(), ["rgb", "merged"]).logits for one in (model, smaller))
+    assert all(torch.equal(found[head], expected[head]) for head in expected)
+    with pytest.raises(InputError, match="flow"):
+        smaller(clip(), ["flow"])
+
+
 def test_heads_asked_for_run_only_what_they_need():
     assert sorted(parts_run(small_model(), ["rgb"])) == ["early.rgb", "late.rgb", "representations.rgb"]
 

@@ -12,9 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from airstreams.config import ClipConfig, Config, EvaluationConfig, FlowConfig, ModelConfig, TrainingConfig
+from airstreams.config import ClipConfig, Config, EvaluationConfig, FlowConfig, LossWeights, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
+from airstreams.models.cost import count
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel, load, save
 
@@ -29,6 +30,7 @@ def some_model(seed=0):
         training=TrainingConfig(lr=1e-5),  # its e as E would be the same number with one bit changed
         clip=ClipConfig(frames=2, rate=12.5, size=64),
         model=ModelConfig(width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=2)),
+        loss_weights=LossWeights(flow=0.5, semantic=0.5),  # all heads
         evaluation=EvaluationConfig(views=5, crops=3),
     )
     model = build(config.model, len(CLASSES), 2)
@@ -84,13 +86,54 @@ def test_a_loaded_model_gives_the_saved_ones_scores_bit_for_bit(run):
     assert (loaded.segment_classes, loaded.multi_label) == (saved.segment_classes, saved.multi_label)
 
 
-def test_a_model_that_says_nothing_of_its_frame_rate_is_of_an_earlier_version(run):
-    content = json.loads((run / "model.json").read_text())
-    assert content.pop("frame_rate") == 25.0
-    weights = load_file(run / "model.safetensors")
+def rewrite(run, weights, content):
+    """Put other weights and another description into a run, with the sums that vouch for them."""
     sums = {"sha256": saved_models._sum_of_weights(weights), "description": saved_models._sum_of_description(content)}
     save_file(weights, run / "model.safetensors", {"sums": json.dumps(sums)})
     (run / "model.json").write_text(saved_models._as_text(content))
+
+
+def without_weight_for_flow():
+    saved = some_model()
+    return replace(saved, config=replace(saved.config, loss_weights=LossWeights(flow=0.0, semantic=0.5)))
+
+
+def test_late_towers_of_heads_without_weight_are_left_out(tmp_path):
+    saved = without_weight_for_flow()
+    save(saved, tmp_path / "run")
+    names = load_file(tmp_path / "run" / "model.safetensors").keys()
+    assert names == {name for name in saved.model.state_dict() if not name.startswith("late.flow.")}
+    loaded = load(tmp_path / "run")
+    expected = scores(saved)
+    assert scores(loaded).keys() == {"rgb", "semantic", "merged"}
+    assert all(torch.equal(logits, expected[head]) for head, logits in scores(loaded).items())
+    with pytest.raises(InputError, match="flow"):
+        loaded.model(CLIP, ["flow"])
+    counted = count(saved.config, len(CLASSES), 2).parameters
+    assert sum(counted.values()) == sum(parameter.numel() for parameter in loaded.model.parameters())
+
+
+def test_files_of_version_0_1_keep_their_untrained_late_towers(tmp_path):
+    saved = without_weight_for_flow()
+    save(saved, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "model.json").read_text())
+    rewrite(tmp_path / "run", {name: one.contiguous() for name, one in saved.model.state_dict().items()}, content)
+    expected = scores(saved)
+    found = scores(load(tmp_path / "run"))
+    assert found.keys() == {"rgb", "flow", "semantic", "merged"}
+    assert all(torch.equal(logits, expected[head]) for head, logits in found.items())
+
+
+def test_a_file_without_a_trained_head_is_refused(run):
+    weights = {name: tensor for name, tensor in load_file(run / "model.safetensors").items() if "late.flow" not in name}
+    rewrite(run, weights, json.loads((run / "model.json").read_text()))
+    assert "late.flow" in complaint(run)
+
+
+def test_a_model_without_a_frame_rate_is_of_an_earlier_version(run):
+    content = json.loads((run / "model.json").read_text())
+    assert content.pop("frame_rate") == 25.0
+    rewrite(run, load_file(run / "model.safetensors"), content)
     assert load(run).frame_rate is None
 
 

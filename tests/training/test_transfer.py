@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from airstreams.config import Config, FlowConfig, ModelConfig
+from airstreams.config import Config, FlowConfig, LossWeights, ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
 from airstreams.runs.saved_model import SavedModel, load, save
@@ -29,7 +29,8 @@ def source(classes=CLASSES, segment_classes=SEGMENT_CLASSES, **changes):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
         model(CLIP, list(model.late))
-    return SavedModel(Config(model=small(**changes)), classes, segment_classes, False, None, model.eval())
+    config = Config(model=small(**changes), loss_weights=LossWeights(flow=1, semantic=1))
+    return SavedModel(config, classes, segment_classes, False, None, model.eval())
 
 
 def fresh(classes=CLASSES, segment_classes=SEGMENT_CLASSES, **changes):
@@ -64,6 +65,17 @@ def test_with_the_same_classes_both_models_score_alike(tmp_path):
     assert transfer.parts == dict.fromkeys(model.parts(), "taken")
     assert transfer.unused == ()
     assert transfer.taken == transfer.total == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_heads_that_were_not_saved_start_from_random_weights(tmp_path):
+    saved = source()
+    save(replace(saved, config=replace(saved.config, loss_weights=LossWeights())), tmp_path / "run")
+    model = fresh()
+    before = copied(model)
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, load(tmp_path / "run"))
+    not_saved = {name for name, done in transfer.parts.items() if done == "not taken: not in the saved model"}
+    assert not_saved == {"flow.late", "semantic.late"}
+    assert_taken(model, before, saved.model, except_for=["late.flow.", "late.semantic."])
 
 
 def test_the_two_models_share_no_memory():

@@ -12,7 +12,7 @@ Legend of shape suffixes: B batch, C channels, T frames, H, W pixels, K action c
 the segmenter's grid.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +100,14 @@ class AIRStreams(nn.Module):
             )
         if isinstance(heads, str) or not heads or any(head not in self.late for head in heads):
             raise InputError(f"heads: got {heads!r}, expected a list of some of {', '.join(self.late)}, or None")
+
+    def keep_heads(self, heads: Collection[str]) -> None:
+        """Remove all other heads with their late towers. Asking for a removed head is an InputError.
+
+        Building all towers and removing some leaves the random weights of the others as they were.
+        """
+        for head in [head for head in self.late if head not in heads]:
+            del self.late[head]
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts by the names that `airstreams info` shows: `flow.representation`, `rgb.early`, `merged.late`, ...

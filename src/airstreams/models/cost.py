@@ -33,9 +33,13 @@ class Cost:
 
 
 def count(config: Config, classes: int, segment_classes: int) -> Cost:
-    """Count a config's model for one clip of its own size."""
+    """Count a config's model, as training saves it, for one clip of its own size.
+
+    The late towers of heads whose loss has no weight are not saved, and not counted.
+    """
     with torch.device("meta"):
         model = build(config.model, classes, segment_classes)
+    model.keep_heads(config.trained_heads())
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
     return Cost(
         parameters,

@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor
 
-import airstreams
 from airstreams.config import Config, ModelConfig
 from airstreams.errors import InputError, one_line
 from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import from_dict
 from airstreams.runs.folder import RunFolder
+from airstreams.version import __version__
 
 FORMAT = 3
 _MEND = "expected the folder that `airstreams train --out` wrote"
@@ -62,6 +62,8 @@ class SavedModel(Description):
 def save(saved: SavedModel, run: Path) -> None:
     """Write a model into a run's folder; each file is whole at every moment.
 
+    The late towers of heads whose loss has no weight are left out: they are still as random as they were built.
+
     A run's description is the same at each save (but for the versions, which are not summed), so that a crash between
     the two files leaves a pair that belongs together.
     """
@@ -74,15 +76,18 @@ def save(saved: SavedModel, run: Path) -> None:
         "frame_rate": saved.frame_rate,
         "preprocessing": preprocessing(saved.config),
         "versions": {
-            "airstreams": airstreams.__version__,
+            "airstreams": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
     }
+    trained = saved.config.trained_heads()
+    untrained = tuple(f"late.{head}." for head in saved.config.model.heads if head not in trained)
     # Copies, as safetensors refuses tensors that share memory: a further stream's tied weights do.
     weights = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in saved.model.state_dict().items()
+        if not name.startswith(untrained)
     }
     sums = {"sha256": _sum_of_weights(weights), "description": _sum_of_description(description)}
     with replacing(RunFolder(run).weights) as temporary:
@@ -93,7 +98,7 @@ def save(saved: SavedModel, run: Path) -> None:
 
 
 def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
-    """Read a model from a run's folder, in evaluation mode.
+    """Read a model from a run's folder, in evaluation mode, with the heads that were saved.
 
     InputError: not a run, of another format, or damaged, be it by one bit; only `versions` is not guarded.
     """
@@ -103,6 +108,8 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
     if _sum_of_weights(weights) != _sums(path)["sha256"]:
         raise InputError(f"{path}: damaged (the weights are not those that were saved); copy the run again")
     model = build(description.config.model, len(description.classes), len(description.segment_classes))
+    saved_heads = {name.split(".")[1] for name in weights if name.startswith("late.")}  # version 0.1 saved them all
+    model.keep_heads(saved_heads.union(description.config.trained_heads()))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
