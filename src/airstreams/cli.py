@@ -14,7 +14,7 @@ from argparse import ArgumentError
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -206,8 +206,8 @@ def labels(call: Namespace) -> int:
             {
                 "teacher": store.teacher,
                 "settings": store.settings,
-                **shares,
-                "truth": truth.metrics() if truth else None,
+                **asdict(shares),
+                "truth": truth.as_dict() if truth else None,
                 "picture": str(picture) if frames else None,
                 "bad": [{"path": str(path), "reason": reason} for path, reason in bad],
             }
@@ -216,14 +216,14 @@ def labels(call: Namespace) -> int:
     settings = ", ".join(f"{name} {value}" for name, value in store.settings.items())
     stdout.print(f"{store.teacher}; {settings or 'no settings'}")
     table = Table("class", "of the pixels", "in so many frames")
-    for name, row in shares["classes"].items():
-        table.add_row(name, f"{row['pixels']:.2%}", f"{row['frames']:.1%}")
+    for name, row in shares.classes.items():
+        table.add_row(name, f"{row.pixels:.2%}", f"{row.frames:.1%}")
     stdout.print(table)
     stdout.print(
-        f"{shares['videos']} videos, {shares['frames']} frames labelled, {shares['frames_with_instance']:.1%} of them "
-        f"with any instance; {shares['pixels_without_label']:.2%} of the pixels without label"
+        f"{shares.videos} videos, {shares.frames} frames labelled, {shares.frames_with_instance:.1%} of them "
+        f"with any instance; {shares.pixels_without_label:.2%} of the pixels without label"
     )
-    stdout.print(f"{shares['bytes'] / 1e6:.1f} MB, {shares['raw_share']:.2%} of a byte a pixel")
+    stdout.print(f"{shares.bytes / 1e6:.1f} MB, {shares.raw_share:.2%} of a byte a pixel")
     if truth:
         stdout.print(
             f"person IoU {percent(truth.person_iou)} over all pixels, {percent(truth.person_iou_mean)} the mean of "
