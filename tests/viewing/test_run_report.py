@@ -101,7 +101,8 @@ def test_the_page_has_the_metrics_of_every_split(evaluated, tmp_path, capsys):
     assert page.text.index("Split test") < page.text.index("Split train")
     for split in ("test", "train"):
         metrics = read_metrics(run / "evaluation" / split / "figures.json")
-        low, high = metrics.intervals["top1"]
+        assert metrics.segmentation is not None
+        low, high = metrics.intervals["top1"] or (0, 0)
         assert f"top-1 {metrics.top1:.1%} ({low:.1%} to {high:.1%})" in page.text
         assert ["pixel_accuracy", f"{metrics.segmentation.pixel_accuracy:.1%}"] in [row[:2] for row in page.rows]
         for name, row in metrics.per_class.items():
