@@ -266,7 +266,7 @@ def train(call: Namespace) -> int:
     if not is_main_process():
         return DONE
     if call.json:
-        _print_json({"run": str(call.out), **record})
+        _print_json({"run": str(call.out), **record.as_dict()})
     else:
         stdout.print(f"trained: {call.out}")
     return DONE

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
@@ -26,6 +25,7 @@ from airstreams.experiments.tournament import TournamentSampler
 from airstreams.experiments.workers import worker_process
 from airstreams.recipe import comparable, load_config
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.metrics_log import EpochRecord
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop
 
@@ -138,11 +138,11 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
     if other or not (begun or folder.may_begin()):
         raise InputError(f"{run}: there is another training in it; delete it, or give another --out")
 
-    def after_epoch(record: dict[str, Any]) -> None:
+    def after_epoch(record: EpochRecord) -> None:
         if _is_lost(study, trial):
             raise _LostError
-        if "val" in record and record["epoch"] < config.training.epochs:
-            trial.report(record["val"][search.source.metric], record["epoch"])
+        if record.val is not None and record.epoch < config.training.epochs:
+            trial.report(record.val[search.source.metric], record.epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -156,7 +156,8 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         if not _is_lost(study, trial):
             _do_again(study, trial)
         raise
-    return float(record["val"][search.source.metric])
+    assert record.val is not None  # the last epoch is validated in any case
+    return float(record.val[search.source.metric])
 
 
 def scored_source(source: Source, config: Config) -> Source:
