@@ -1,9 +1,9 @@
-"""How often 95 % intervals hold the truth, and how often runs that are equally good are called different.
+"""How often 95 % intervals contain the truth, and how often equally good runs differ significantly.
 
     python benchmarks/intervals.py
 
-Reference: the 95 % and 5 % that are promised. Made-up test sets, of which the truth is known: accuracies of videos in
-groups that are right or wrong together, and pairs of runs whose seeds differ by their luck.
+Reference: 95 % and 5 %. The test sets are simulated, so that the truth is known: the videos of a group tend to be right
+or wrong together, and the seeds of a run have different true accuracies.
 """
 
 from itertools import product
@@ -16,19 +16,19 @@ from airstreams.evaluation.metrics import outcomes_of
 
 NORMAL = NormalDist()
 CLASSES = 6
-ALIKE = 0.6  # of what makes a video hard, how much its group, or the other seeds' models, share
+ALIKE = 0.6  # the part of a video's difficulty that it shares with its group, or between seeds
 
 
 def right_videos(rng: np.random.Generator, accuracy: float, videos: int, group_size: int) -> np.ndarray:
-    """Whether each video is right (N,); those of one group tend to be so together."""
+    """Whether each video is right (N,); the videos of a group tend to be right together."""
     share = ALIKE if group_size > 1 else 0.0
-    of_group = np.repeat(rng.normal(size=-(-videos // group_size)), group_size)[:videos]
-    hard = np.sqrt(share) * of_group + np.sqrt(1 - share) * rng.normal(size=videos)
+    group = np.repeat(rng.normal(size=-(-videos // group_size)), group_size)[:videos]
+    hard = np.sqrt(share) * group + np.sqrt(1 - share) * rng.normal(size=videos)
     return hard < NORMAL.inv_cdf(accuracy)
 
 
 def coverage(accuracy: float, videos: int, group_size: int, sets: int = 300) -> float:
-    """The share of test sets whose interval of top-1 holds the accuracy."""
+    """The share of test sets whose interval of top-1 contains the true accuracy."""
     rng = np.random.default_rng(0)
     groups = [str(number // group_size) for number in range(videos)]
     held = 0
@@ -41,8 +41,8 @@ def coverage(accuracy: float, videos: int, group_size: int, sets: int = 300) -> 
     return held / sets
 
 
-def called_different(videos: int, seed_deviation: float, seeds: int, pairs: int = 400, draws: int = 200) -> float:
-    """The share of pairs of runs, equally good at 30 %, whose difference is not `undecided`.
+def significant_share(videos: int, seed_deviation: float, seeds: int, pairs: int = 400, draws: int = 200) -> float:
+    """The share of pairs of runs, both with a true accuracy of 30 %, whose difference is significant.
 
     seed_deviation: the standard deviation of a seed's true accuracy.
     """
@@ -61,11 +61,11 @@ def called_different(videos: int, seed_deviation: float, seeds: int, pairs: int 
 
 
 if __name__ == "__main__":
-    print("top-1 intervals that hold the truth (aim: 95 %)")
+    print("top-1 intervals that contain the truth (aim: 95 %)")
     for accuracy, videos, group_size in ((0.95, 30, 1), (0.97, 100, 1), (0.3, 300, 1), (0.3, 268, 2), (0.3, 270, 10)):
         held = coverage(accuracy, videos, group_size)
         print(f"{accuracy:.0%} right of {videos} videos in groups of {group_size}: {held:.1%}")
-    print("equally good runs that are called different (aim: 5 %)")
+    print("equally good runs that differ significantly (aim: 5 %)")
     for videos, deviation, seeds in product((268, 1530, 5433), (0.0, 0.01, 0.025, 0.035), (1, 2, 3, 5)):
-        share = called_different(videos, deviation, seeds)
+        share = significant_share(videos, deviation, seeds)
         print(f"{videos} videos, seeds {deviation:.1%} apart, {seeds} of them: {share:.1%}", flush=True)

@@ -2,14 +2,15 @@
 
     python benchmarks/tournament.py --functions quadratic noisy
 
-Five weights from U(0, 1), functions to be minimised whose least value is 0, away from the centre and the borders:
+Five weights from U(0, 1). Each function is to be minimised; its minimum is 0, away from the centre and the borders:
 
 - quadratic: the squared distance to the optimum.
-- noisy: the same, but the samplers see it with normal noise of 0.1 (a trial's score has luck in it, too). What counts
-  is the value without the noise of the trial that looked best.
-- rastrigin: the quadratic between cosines, with a local minimum at every fifth of the range.
+- noisy: the same, but the samplers see it with normal noise of 0.1, as a trial's score is noisy too. The result is the
+  value without noise of the trial that looked best.
+- rastrigin: the quadratic plus cosines, with a local minimum at every fifth of the range.
 
-The same seeds for all. Mean and standard error of the best values; on how many seeds random search was beaten.
+All samplers have the same seeds. It prints the mean and the standard error of the best values, and on how many seeds
+random search was beaten.
 """
 
 import argparse
@@ -37,10 +38,10 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 
 def main() -> None:
     """Print a line for each sampler on each function."""
-    parser = argparse.ArgumentParser(description="Best values after so many trials: tournament, random, TPE.")
+    parser = argparse.ArgumentParser(description="The best values of tournament selection, random search and TPE.")
     parser.add_argument("--functions", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS), help="default: all")
-    parser.add_argument("--trials", type=int, default=100, help="trials a search (default: 100)")
-    parser.add_argument("--seeds", type=int, default=30, help="searches a line, at least 2 (default: 30)")
+    parser.add_argument("--trials", type=int, default=100, help="trials per search (default: 100)")
+    parser.add_argument("--seeds", type=int, default=30, help="searches per line, at least 2 (default: 30)")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error(f"--seeds: got {arguments.seeds}, expected at least 2")
@@ -64,7 +65,7 @@ def main() -> None:
 def search(
     function: Callable[[dict[str, float]], tuple[float, float]], sampler: BaseSampler, trials: int, seed: int
 ) -> float:
-    """The value, without noise, of the trial that looked best."""
+    """The value without noise of the trial that looked best."""
     noise = np.random.default_rng(seed)
 
     def objective(trial: optuna.Trial) -> float:
@@ -77,7 +78,7 @@ def search(
 
 
 def quadratic(weights: dict[str, float]) -> tuple[float, float]:
-    """The squared distance to the optimum, and the noise's standard deviation."""
+    """The squared distance to the optimum, and the standard deviation of the noise."""
     return sum((weights[name] - best) ** 2 for name, best in OPTIMUM.items()), 0.0
 
 
@@ -87,7 +88,7 @@ def noisy(weights: dict[str, float]) -> tuple[float, float]:
 
 
 def rastrigin(weights: dict[str, float]) -> tuple[float, float]:
-    """The quadratic among waves of a fifth of the range."""
+    """The quadratic plus waves whose length is a fifth of the range."""
     waves = sum(1 - math.cos(10 * math.pi * (weights[name] - best)) for name, best in OPTIMUM.items())
     return quadratic(weights)[0] + 0.1 * waves, 0.0
 
