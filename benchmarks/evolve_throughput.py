@@ -1,14 +1,13 @@
-"""How much of the machine a search uses: its trials an hour against as many independent trainings side by side.
+"""How much of the machine a search uses: its trials per hour against independent trainings side by side.
 
     python benchmarks/evolve_throughput.py videos/ --labels labels/ --config mine.yaml --workers 2 --trials 6
 
-The reference is N processes that each do one such training and know nothing of each other, started at once. Both sides
-include their processes' start. What a trial spends beside its steps is told too.
+The reference is N processes that start at once, each with one training, without a database. Both times include the
+start of the processes. It also prints the time that a trial takes beside its steps.
 """
 
 import argparse
 import json
-import multiprocessing
 import tempfile
 import time
 from dataclasses import replace
@@ -23,15 +22,14 @@ from airstreams.data.sources import open_source
 from airstreams.data.splits import with_drawn_splits
 from airstreams.experiments.evolve import evolve
 from airstreams.experiments.search import Search
-from airstreams.experiments.trials import scored_source, trial_config
-from airstreams.experiments.workers import begin_work
+from airstreams.experiments.trials import trial_config, trial_source
+from airstreams.experiments.workers import WorkerPool
 from airstreams.recipe import load_config, recipe_path
 from airstreams.training.loop import train
 
 
-def train_alone(source: Source, config: Config, run: Path, number: int, workers: int) -> None:
+def train_alone(source: Source, config: Config, run: Path) -> None:
     """One training, in a process of its own."""
-    begin_work(number, workers, config.training.device)
     train(source, config, run, resume=False, console=Console(quiet=True))
 
 
@@ -47,21 +45,16 @@ def main() -> None:
     config = load_config(recipe_path(call.config))
     config = replace(config, evolution=replace(config.evolution, fresh_seeds=1))
     source = with_drawn_splits(open_source(call.source, call.labels), config)
-    weights = dict.fromkeys(config.lambdas(), 1.0)  # every loss is on, as in a trial
+    weights = dict.fromkeys(config.lambdas(), 1.0)  # all losses are trained, as in a trial
     trial = trial_config(config, weights, config.seed)
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
-        context = multiprocessing.get_context("spawn")
-        alone = [
-            context.Process(
-                target=train_alone, args=(scored_source(source, trial), trial, Path(folder) / str(n), n, call.workers)
-            )
-            for n in range(call.workers)
-        ]
-        for process in alone:
-            process.start()
-        for process in alone:
-            process.join()
+        with WorkerPool(call.workers) as pool:
+            for number in range(call.workers):
+                run = Path(folder) / str(number)
+                pool.start(trial.training.device, train_alone, trial_source(source, trial), trial, run)
+            while pool.running:
+                pool.wait()
         reference = call.workers / (time.time() - began)
 
         study = Path(folder) / "study"
@@ -77,9 +70,9 @@ def main() -> None:
             steps.append(sum(entry["train"]["seconds"] for entry in entries if "train" in entry))
     rate = call.trials / (ended - began)
     beside = (sum(durations) - sum(steps)) / call.trials
-    print(f"independent trainings: {3600 * reference:.1f} an hour, {call.workers} side by side")
-    print(f"trials: {3600 * rate:.1f} an hour, {call.workers} workers; ratio {rate / reference:.2f} (aim 0.9)")
-    print(f"a trial: {sum(durations) / call.trials:.1f} s, {beside:.1f} s of them beside its steps, scoring included")
+    print(f"independent trainings: {3600 * reference:.1f} per hour, {call.workers} side by side")
+    print(f"trials: {3600 * rate:.1f} per hour, {call.workers} workers; ratio {rate / reference:.2f} (aim 0.9)")
+    print(f"a trial: {sum(durations) / call.trials:.1f} s, {beside:.1f} s beside its steps (scoring and more)")
 
 
 if __name__ == "__main__":

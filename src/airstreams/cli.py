@@ -14,7 +14,7 @@ from argparse import ArgumentError
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from airstreams.recipe import RECIPES, config_from, load_config, recipe_path, to
 
 if TYPE_CHECKING:
     from airstreams.data.listing import Source
+    from airstreams.viewing.paper_figures import DrawnFigure
 
 # By default a thread of OpenMP that waits spins for long, and takes a core's time from whatever else runs there:
 # another training, or the processes that decode. Read when torch is imported, hence here.
@@ -206,8 +207,8 @@ def labels(call: Namespace) -> int:
             {
                 "teacher": store.teacher,
                 "settings": store.settings,
-                **asdict(shares),
-                "truth": truth.as_dict() if truth else None,
+                **shares,
+                "truth": truth.metrics() if truth else None,
                 "picture": str(picture) if frames else None,
                 "bad": [{"path": str(path), "reason": reason} for path, reason in bad],
             }
@@ -216,14 +217,14 @@ def labels(call: Namespace) -> int:
     settings = ", ".join(f"{name} {value}" for name, value in store.settings.items())
     stdout.print(f"{store.teacher}; {settings or 'no settings'}")
     table = Table("class", "of the pixels", "in so many frames")
-    for name, row in shares.classes.items():
-        table.add_row(name, f"{row.pixels:.2%}", f"{row.frames:.1%}")
+    for name, row in shares["classes"].items():
+        table.add_row(name, f"{row['pixels']:.2%}", f"{row['frames']:.1%}")
     stdout.print(table)
     stdout.print(
-        f"{shares.videos} videos, {shares.frames} frames labelled, {shares.frames_with_instance:.1%} of them "
-        f"with any instance; {shares.pixels_without_label:.2%} of the pixels without label"
+        f"{shares['videos']} videos, {shares['frames']} frames labelled, {shares['frames_with_instance']:.1%} of them "
+        f"with any instance; {shares['pixels_without_label']:.2%} of the pixels without label"
     )
-    stdout.print(f"{shares.bytes / 1e6:.1f} MB, {shares.raw_share:.2%} of a byte a pixel")
+    stdout.print(f"{shares['bytes'] / 1e6:.1f} MB, {shares['raw_share']:.2%} of a byte a pixel")
     if truth:
         stdout.print(
             f"person IoU {percent(truth.person_iou)} over all pixels, {percent(truth.person_iou_mean)} the mean of "
@@ -266,7 +267,7 @@ def train(call: Namespace) -> int:
     if not is_main_process():
         return DONE
     if call.json:
-        _print_json({"run": str(call.out), **record.as_dict()})
+        _print_json({"run": str(call.out), **record})
     else:
         stdout.print(f"trained: {call.out}")
     return DONE
@@ -314,20 +315,22 @@ def evolve(call: Namespace) -> int:
     except StorageInternalError as error:
         reason = one_line(error.__cause__ or error)[:200]
         raise RuntimeError(f"the study's database failed ({reason}); mend it, or begin with another --out") from error
-    weights_plot(call.out / "weights.png", [trial["weights"] for trial in results["top"][:5]])
-    search_plot(call.out / "search.png", {call.sampler: results["values"]}, NAMES[results["metric"]])
+    weights_plot(call.out / "weights.png", [trial.weights for trial in results.top[:5]])
+    search_plot(call.out / "search.png", {call.sampler: results.values}, NAMES[results.metric])
     if call.json:
-        _print_json(results)
+        _print_json(results.as_dict())
         return DONE
-    best = results["best"]
-    table = Table("weights", *best["weights"], "search, the best", "fresh seeds, mean (each)")
-    rows = {"evolved": best | best["fresh"], **results["references"]}
-    for name, row in rows.items():
-        weights = [f"{weight:.2f}" for weight in row["weights"].values()]
-        each = ", ".join("diverged" if value is None else percent(value) for value in row["values"])
-        table.add_row(name, *weights, percent(row.get("value")), f"{percent(row['mean'])} ({each})")
+    best = results.best
+    assert best is not None  # a finished search has one
+    assert best.fresh is not None
+    table = Table("weights", *best.weights, "search, the best", "fresh seeds, mean (each)")
+    for name, row in {"evolved": best.fresh, **results.references}.items():
+        weights = [f"{weight:.2f}" for weight in row.weights.values()]
+        each = ", ".join("diverged" if value is None else percent(value) for value in row.values)
+        score = best.value if name == "evolved" else None
+        table.add_row(name, *weights, percent(score), f"{percent(row.mean)} ({each})")
     stdout.print(table)
-    stdout.print(f"{results['trials']} trials, {results['diverged']} of them diverged; figures in {call.out}")
+    stdout.print(f"{results.trials} trials, {results.diverged} of them diverged; figures in {call.out}")
     return DONE
 
 
@@ -488,20 +491,23 @@ def reproduce(call: Namespace) -> int:
     require_writable(call.out)
     experiments.run_jobs(jobs, call.workers, stderr)
     if isinstance(wanted, Figure):
-        said = paper_figures.draw(call.table, jobs, picture, stderr)
-        return _say_figure(call, picture, [job.folder.name for job in jobs], said)
+        drawn = paper_figures.draw(call.table, jobs, picture, stderr)
+        return _say_figure(call, picture, [job.folder.name for job in jobs], drawn)
 
-    from airstreams.experiments.table_results import report, write
+    from airstreams.experiments.table_markdown import markdown_of, write_table
+    from airstreams.experiments.table_results import results_of
 
-    result, markdown = report(call.table, wanted, jobs, call.command)
-    write(call.out, call.table, result, markdown)
+    results = results_of(call.table, wanted, jobs, call.command)
+    markdown = markdown_of(wanted, results, jobs)
+    write_table(call.out, results, markdown)
+    content = results.as_dict()
     if wanted.costs:
         from airstreams.viewing.paper_figures import draw_peers
 
-        draw_peers(result, wanted, picture)
-        result["picture"] = str(picture)
+        draw_peers(results, wanted, picture)
+        content["picture"] = str(picture)
     if call.json:
-        _print_json(result)
+        _print_json(content)
     else:
         print(markdown, end="")
     return DONE
@@ -529,13 +535,13 @@ def _say_plan(call: Namespace, jobs: Sequence[Any], work: Sequence[int], hours: 
     return DONE
 
 
-def _say_figure(call: Namespace, picture: Path, runs: list[str], said: dict[str, Any]) -> int:
+def _say_figure(call: Namespace, picture: Path, runs: list[str], drawn: "DrawnFigure") -> int:
     if call.json:
-        _print_json({"figure": call.table, "picture": str(picture), "runs": runs, **said})
+        _print_json({"figure": call.table, "picture": str(picture), "runs": runs, **drawn.as_dict()})
         return DONE
-    if "flow" in said:
+    if drawn.flow is not None:
         table = Table("", "before training", "after training")
-        for name, values in said["flow"].items():
+        for name, values in drawn.flow.items():
             table.add_row(name, *(f"{value:.4f}" for value in values))
         stdout.print(table)
     print(f"picture: {picture}")

@@ -1,29 +1,26 @@
-"""Evolve the loss weights (section 3.3): many short trainings that share one Optuna storage.
+"""Evolve the loss weights (section 3.3 of the paper): many short trainings that share one Optuna database.
 
-A *worker* is a process that takes trial after trial. `evolve` starts some and watches them; the same call on another
-machine, with the same `--storage`, adds more. Nobody waits for anybody: what a worker needs to know it reads from the
-storage, and it draws the next weights from the trials that are finished by then. A worker that dies is noticed by its
-missing heartbeat, and its trial is done again, from its last saved state where that lies on a disk that is shared. The
-new try takes the folder away under another name: a worker that was not dead but held up (a suspended machine) can do no
-harm there, and gives its trial up when it finds that it is another's.
+A worker is a process that takes one trial after another. `evolve` starts workers and watches them. The same call on
+another machine, with the same `--storage`, adds more. Workers never wait for each other: each reads the database, and
+draws the next weights from the trials that are complete by then.
 
-Each trial trains on a part of the training split and is scored on the rest of it, kept apart by group; the test split
-is never looked at. A search score flatters: it is the best of many on the same few videos. Hence the winner, the fixed
-and the uniform weights are compared in the end by trainings with fresh seeds, which also draw another held-out part
-(some of whose videos have scored the search as well).
+If a worker dies, its heartbeat stops. Another worker then repeats the trial, from its last saved state if the folder is
+on a shared disk. The repeated trial renames the folder first. A worker that was only suspended can therefore do no harm
+there, and it gives its trial up when it notices.
 
-Optuna keeps time by the clock of the database, so the clocks of the machines may differ.
+Each trial trains on a part of the training split and is scored on the rest, apart by group. The test split is never
+used. A search score is optimistic: it is the best of many on the same few videos. The best, the fixed and the uniform
+weights are therefore compared at the end, by trainings with fresh seeds. Fresh seeds also draw other held-out videos;
+some of these were scored during the search too.
+
+Optuna uses the clock of the database, so the clocks of the machines may differ.
 """
 
-import multiprocessing
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from multiprocessing.context import SpawnProcess
-from multiprocessing.queues import SimpleQueue
-from typing import Any
 
 import optuna
 from optuna.storages import RDBStorage
@@ -33,156 +30,196 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from airstreams.config import LossWeights
+from airstreams.console import say, warn
 from airstreams.data.listing import Video, labels_digest
 from airstreams.data.splits import with_drawn_splits
 from airstreams.errors import InputError
-from airstreams.experiments.search import LOOK_EVERY, Search, best_first, counted, open_storage
-from airstreams.experiments.study import RESULTS
-from airstreams.experiments.trials import scored_source, work
-from airstreams.experiments.workers import end, start
-from airstreams.files import require_writable, write_json
+from airstreams.experiments.search import POLL_INTERVAL, Search, best_first, open_storage, valid_trials
+from airstreams.experiments.study import RESULTS, BestTrial, FreshSeeds, ScoredTrial, StudyResults, write_results
+from airstreams.experiments.trials import run_worker, trial_source
+from airstreams.experiments.workers import EndedWorker, WorkerPool
+from airstreams.files import require_writable
 from airstreams.recipe import comparable, from_dict
 from airstreams.training.prepare import with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 
+TOP = 10  # trials that `results.json` lists with their weights
+ENTERING_SECONDS = 30  # to wait for another machine that enters the trainings with fresh seeds
 
-def evolve(search: Search, workers: int, console: Console) -> dict[str, Any]:
-    """Run or go on with a search until it has all its trials and the comparison at the end; returns its results.
 
-    Leaves `results.json` in the study's folder, which is written anew after each trial.
+def evolve(search: Search, workers: int, console: Console) -> StudyResults:
+    """Run a search, or continue it, until all its trials and the comparison at the end are done.
+
+    It writes `results.json` into the study's folder, again after each trial.
+
+    Args:
+        search: the search.
+        workers: processes on this machine.
+        console: gets progress and warnings.
 
     Raises:
-        InputError: a source or storage that cannot be used, or a study that was begun with something else.
+        InputError: data or a database that cannot be used, or a study that was begun with other settings.
         FloatingPointError: the training of every trial diverged.
         RuntimeError: all workers died.
     """
-    if len(search.config.model.heads) == 1:
-        raise InputError(f"model.streams: got {search.config.model.streams}; expected two or more streams to weigh")
-    if "semantic" in search.config.model.streams and search.source.label_store is None:
-        raise InputError(
-            f"{search.source.name}: no label maps for the semantic stream; give --labels LABELS, or leave semantic out "
-            "of --model.streams"
-        )
-    search = replace(search, source=with_drawn_splits(search.source, search.config))
-    scored_source(search.source, search.config)  # these two complain before anything is begun
-    with_segment_classes(search.source, search.config)
+    search = _checked(search)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     require_writable(search.folder)
     search.folder.mkdir(parents=True, exist_ok=True)
     storage = open_storage(search)
     study = optuna.create_study(storage=storage, study_name=search.name, direction="maximize", load_if_exists=True)
-    _refuse_another_search(study, search)
+    _require_same_settings(study, search)
 
-    def tell(finals: Study | None = None) -> dict[str, Any]:
-        results = results_of(search, study, finals)
-        write_json(search.folder / RESULTS, results)
+    def update(comparison: Study | None = None) -> StudyResults:
+        results = results_of(search, study, comparison)
+        write_results(search.folder, results)
         return results
 
-    _run_workers(search, study, search.trials, workers, console, "evolving", tell)
-    finals, jobs = _finals(search, study, storage)
-    _run_workers(search, finals, jobs, workers, console, "fresh seeds", lambda: tell(finals))
-    return tell(finals)
+    _run_workers(search, study, search.trials, workers, console, "evolving", update)
+    comparison, trainings = _comparison(search, study, storage)
+    _run_workers(search, comparison, trainings, workers, console, "fresh seeds", lambda: update(comparison))
+    return update(comparison)
 
 
 def references(losses: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The weightings of these losses with which the winner is compared (section 4.2.3)."""
+    """The weightings of these losses that the best trial is compared with (section 4.2.3 of the paper)."""
     return {"fixed": {name: LossWeights().of(name) for name in losses}, "uniform": dict.fromkeys(losses, 1.0)}
 
 
-def results_of(search: Search, study: Study, finals: Study | None) -> dict[str, Any]:
-    """What stands in `results.json`; see docs/evolution.md. Nothing of the end's comparison before there is one."""
+def results_of(search: Search, study: Study, comparison: Study | None) -> StudyResults:
+    """The results so far.
+
+    Args:
+        search: the search.
+        study: its trials.
+        comparison: the trainings with fresh seeds; None before they are entered.
+    """
     trials = study.get_trials(deepcopy=False)
     best = best_first(trials)
-    fresh: dict[str, dict[str, Any]] = {}
-    for trial in [] if finals is None else _given(finals):
-        row = fresh.setdefault(trial.user_attrs["weighting"], {"weights": _fixed_weights(trial), "values": {}})
+    top = [ScoredTrial(trial.number, trial.value or 0.0, trial.params) for trial in best[:TOP]]
+    fresh = {} if comparison is None else _fresh_seeds(comparison)
+    evolved = fresh.pop("evolved", None)
+    return StudyResults(
+        trials=sum(trial.state.is_finished() for trial in valid_trials(trials)),
+        pruned=sum(trial.state == TrialState.PRUNED for trial in trials),
+        diverged=sum("diverged" in trial.user_attrs for trial in trials),
+        metric=search.source.metric,
+        sampler=search.sampler,
+        best=BestTrial(top[0].trial, top[0].value, top[0].weights, evolved) if top else None,
+        references=fresh,
+        top=top,
+        values=[(trial.number, trial.value or 0.0) for trial in trials if trial.state == TrialState.COMPLETE],
+    )
+
+
+def _fresh_seeds(comparison: Study) -> dict[str, FreshSeeds]:
+    """The trainings with fresh seeds, by weighting."""
+    weights: dict[str, dict[str, float]] = {}
+    by_seed: dict[str, dict[int, float | None]] = {}
+    for trial in _with_given_weights(comparison):
+        name = trial.user_attrs["weighting"]
+        weights.setdefault(name, trial.params or trial.system_attrs["fixed_params"])  # the latter if it still waits
+        values = by_seed.setdefault(name, {})
         if trial.state == TrialState.COMPLETE or "diverged" in trial.user_attrs:
-            row["values"][trial.user_attrs["seed"]] = trial.value
-    for row in fresh.values():
-        row["values"] = values = [value for _, value in sorted(row["values"].items())]
-        # Of fewer seeds than another weighting's, and the luckier ones, no mean would compare.
-        row["mean"] = sum(values) / len(values) if values and None not in values else None
-    top = [{"trial": trial.number, "value": trial.value, "weights": trial.params} for trial in best[:10]]
-    return {
-        "trials": sum(trial.state.is_finished() for trial in counted(trials)),
-        "pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
-        "diverged": sum("diverged" in trial.user_attrs for trial in trials),
-        "metric": search.source.metric,
-        "sampler": search.sampler,
-        "best": {**top[0], "fresh": fresh.pop("evolved", None)} if top else None,
-        "references": fresh,
-        "top": top,
-        "values": [[trial.number, trial.value] for trial in trials if trial.state == TrialState.COMPLETE],
-    }
+            values[trial.user_attrs["seed"]] = trial.value
+    return {name: _with_mean(weights[name], [value for _, value in sorted(by_seed[name].items())]) for name in weights}
 
 
-def _refuse_another_search(study: Study, search: Search) -> None:
-    """Trials of different recipes or data do not compare."""
+def _with_mean(weights: dict[str, float], values: list[float | None]) -> FreshSeeds:
+    complete = [value for value in values if value is not None]
+    mean = sum(complete) / len(complete) if complete and len(complete) == len(values) else None
+    return FreshSeeds(weights, values, mean)
+
+
+def _checked(search: Search) -> Search:
+    """The search, its data with splits. InputError: there is nothing to weigh, or the data do not fit."""
+    streams = search.config.model.streams
+    if len(search.config.model.heads) == 1:
+        raise InputError(f"model.streams: {streams} leaves no losses to weigh. Give two or more streams.")
+    if "semantic" in streams and search.source.label_store is None:
+        raise InputError(
+            f"{search.source.name}: no label maps for the semantic stream. Give --labels LABELS, or leave semantic out "
+            "of --model.streams."
+        )
+    search = replace(search, source=with_drawn_splits(search.source, search.config))
+    # These two raise InputError before anything is written.
+    trial_source(search.source, search.config)
+    with_segment_classes(search.source, search.config)
+    return search
+
+
+def _require_same_settings(study: Study, search: Search) -> None:
+    """InputError: the study was begun with another recipe or other data. Its trials could not be compared."""
     videos, store = search.source.split("train"), search.source.label_store
-    held_out = scored_source(search.source, search.config).split("val")
-    others = {"sampler": search.sampler, "videos": _digest(videos), "held-out videos": _digest(held_out)}
-    others["labels"] = labels_digest(videos)
-    others["teacher"] = store.identity if store and search.config.needs_labels else ""
-    settings = others | comparable(search.config)
+    held_out = trial_source(search.source, search.config).split("val")
+    beside_config = {
+        "sampler": search.sampler,
+        "videos": _names_digest(videos),
+        "held-out videos": _names_digest(held_out),
+        "labels": labels_digest(videos),
+        "teacher": store.identity if store and search.config.needs_labels else "",
+    }
+    settings = beside_config | comparable(search.config)
     before = study.user_attrs.get("settings")
     if before is None and (search.folder / RESULTS).exists():
         raise InputError(
-            f"--out {search.folder}: holds the results of a study that the storage does not know by the name of "
-            f"{search.name}; call the folder what it was called, give its --storage, or give another --out"
+            f"--out {search.folder}: the folder has results, but the database has no study named {search.name}. "
+            "Give the folder its old name, give the study's --storage, or give another --out."
         )
     if before is None:
         study.set_user_attr("settings", settings)
         return
-    # Through a config, in which keys that a later version brought have their defaults.
-    before |= comparable(from_dict({name: value for name, value in before.items() if name not in others}))
+    # Keys that a later version added get their defaults.
+    before |= comparable(from_dict({name: value for name, value in before.items() if name not in beside_config}))
     different = [name for name, value in before.items() if settings.get(name) != value]
     if different:
         raise InputError(
-            f"--out {search.folder}: the study {search.name} was begun with another {', '.join(different)}; "
-            "give what it was begun with, or another --out"
+            f"--out {search.folder}: the study {search.name} was begun with another {', '.join(different)}. "
+            "Give the same settings as then, or another --out."
         )
 
 
-def _digest(videos: Sequence[Video]) -> str:
+def _names_digest(videos: Sequence[Video]) -> str:
     return sha256("\n".join(video.name for video in videos).encode()).hexdigest()
 
 
-def _finals(search: Search, study: Study, storage: RDBStorage) -> tuple[Study, int]:
-    """The trainings with fresh seeds that compare the winner with the references, as a study of given weights, and how
-    many trials it is to have.
-    """
+def _comparison(search: Search, study: Study, storage: RDBStorage) -> tuple[Study, int]:
+    """A study of the trainings with fresh seeds that compare the best weights with the references, and their number."""
     best = best_first(study.get_trials(deepcopy=False))
     if not best:
         raise FloatingPointError(
-            f"the training of all {search.trials} trials diverged; start again with another --out and a lower "
-            "--training.lr"
+            f"The training of all {search.trials} trials diverged. Start again with another --out and a lower "
+            "--training.lr."
         )
     weightings = {"evolved": best[0].params} | references(search.config.lambdas())
-    jobs = [
+    trainings = [
         (weights, {"weighting": name, "seed": search.config.seed + 1 + number})
         for number in range(search.config.evolution.fresh_seeds)
         for name, weights in weightings.items()
     ]
     name = f"{search.name}-winner-{best[0].number}"
     try:
-        finals = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        comparison = optuna.create_study(storage=storage, study_name=name, direction="maximize")
     except optuna.exceptions.DuplicatedStudyError:
-        finals = optuna.load_study(storage=storage, study_name=name)
-        for _ in range(30):  # another machine may be at the lines below
-            if len(_given(finals)) >= len(jobs):
+        comparison = optuna.load_study(storage=storage, study_name=name)
+        for _ in range(ENTERING_SECONDS):  # another machine may be entering the trainings
+            if len(_with_given_weights(comparison)) >= len(trainings):
                 break
             time.sleep(1)
-    there = {(trial.user_attrs["weighting"], trial.user_attrs["seed"]) for trial in counted(_given(finals))}
-    for weights, attributes in jobs:
-        if (attributes["weighting"], attributes["seed"]) not in there:
-            finals.enqueue_trial(weights, user_attrs=attributes)
-    return finals, len(jobs)
+    entered = {
+        (trial.user_attrs["weighting"], trial.user_attrs["seed"])
+        for trial in valid_trials(_with_given_weights(comparison))
+    }
+    for weights, attributes in trainings:
+        if (attributes["weighting"], attributes["seed"]) not in entered:
+            comparison.enqueue_trial(weights, user_attrs=attributes)
+    return comparison, len(trainings)
 
 
-def _given(finals: Study) -> list[FrozenTrial]:
-    """Its trials but for surplus ones, which two workers began at once."""
-    return [trial for trial in finals.get_trials(deepcopy=False) if "weighting" in trial.user_attrs]
+def _with_given_weights(comparison: Study) -> list[FrozenTrial]:
+    """The trials of the comparison without surplus ones, which two workers began at once."""
+    return [trial for trial in comparison.get_trials(deepcopy=False) if "weighting" in trial.user_attrs]
 
 
 def _run_workers(
@@ -192,57 +229,44 @@ def _run_workers(
     workers: int,
     console: Console,
     title: str,
-    tell: Callable[[], dict[str, Any]],
+    update: Callable[[], StudyResults],
 ) -> None:
-    """Workers until the study has so many trials."""
-    context = multiprocessing.get_context("spawn")
-    errors: SimpleQueue[Exception] = context.SimpleQueue()
-    causes: list[Exception] = []
-    processes: list[SpawnProcess] = []
+    """Run workers until the study has `trials` finished trials; `update` is called after each."""
     columns = (TextColumn(title), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
-    with progress, interrupted_by_signals():
+    died: list[EndedWorker] = []
+    finished, started = -1, False
+    with progress, interrupted_by_signals(), WorkerPool(workers) as pool:
         task = progress.add_task("", total=trials, note="")
-        finished, known_dead = -1, 0
-        try:
-            while True:
-                there = counted(study.get_trials(deepcopy=False))
-                if (now := sum(trial.state.is_finished() for trial in there)) != finished:
-                    finished = now
-                    tell()
-                    best = best_first(there)
-                    note = f"best {best[0].value:.1%} (trial {best[0].number})" if best else ""
-                    progress.update(task, completed=min(finished, trials), note=note)
-                    if not console.is_terminal:
-                        console.print(f"{title}: {finished} of {trials} trials, {note}")
-                if finished >= trials and not any(process.is_alive() for process in processes):
-                    return
-                if finished < trials and not processes:
-                    for number in range(workers):
-                        process = context.Process(
-                            target=work, args=(search, study.study_name, trials, number, workers, errors)
-                        )
-                        processes.append(process)
-                        start(process)
-                died = [process for process in processes if process.exitcode]
-                while not errors.empty():
-                    causes.append(errors.get())
-                if finished < trials and died and len(died) == len(processes):
-                    raise causes[0] if causes else RuntimeError(_how_they_died(died))
-                if len(died) > known_dead:
-                    known_dead = len(died)
-                    why = f" ({causes[-1]})" if causes else ""
-                    console.print(f"{known_dead} of {workers} workers died{why}; the others go on", soft_wrap=True)
-                time.sleep(LOOK_EVERY)
-        finally:
-            end(processes)
+        while True:
+            newly_died = [ended for ended in pool.wait(POLL_INTERVAL if started else 0.0) if ended.exit_code != 0]
+            died += newly_died
+            valid = valid_trials(study.get_trials(deepcopy=False))  # after the wait, so that it is the newer
+            if (now := sum(trial.state.is_finished() for trial in valid)) != finished:
+                finished = now
+                update()
+                best = best_first(valid)
+                note = f"best {best[0].value:.1%} (trial {best[0].number})" if best else ""
+                progress.update(task, completed=min(finished, trials), note=note)
+                if not console.is_terminal:
+                    say(console, f"{title}: {finished} of {trials} trials, {note}")
+            if finished >= trials and not pool.running:
+                return
+            if finished < trials and not started:
+                started = True
+                for number in range(workers):
+                    device = search.config.training.device
+                    pool.start(device, run_worker, search, study.study_name, trials, number, workers)
+            if finished < trials and len(died) == workers:
+                raise _all_died(died)
+            if newly_died:
+                reason = f" ({newly_died[-1].error})" if newly_died[-1].error else ""
+                warn(console, f"{len(died)} of {workers} workers died{reason}. The others continue.")
 
 
-def _how_they_died(processes: Sequence[SpawnProcess]) -> str:
-    codes = ", ".join(str(process.exitcode) for process in processes)
-    return f"all workers died (exit codes {codes}); the same call goes on, perhaps with fewer --workers"
-
-
-def _fixed_weights(trial: FrozenTrial) -> dict[str, float]:
-    """Of a trial that was enqueued, whether it has begun or not."""
-    return trial.params or trial.system_attrs["fixed_params"]
+def _all_died(died: Sequence[EndedWorker]) -> Exception:
+    """The first error that a worker reported, or one that gives the exit codes."""
+    reported = [worker.error for worker in died if worker.error is not None]
+    codes = ", ".join(str(worker.exit_code) for worker in died)
+    message = f"All workers died (exit codes {codes}). Repeat the same call, perhaps with fewer --workers."
+    return reported[0] if reported else RuntimeError(message)

@@ -1,19 +1,16 @@
-"""The paper's experiments: the trainings that a table or a figure needs, planned and done.
+"""The trainings that a table or a figure of the paper needs: planned, estimated and done.
 
-Each run (see `tables.py`) is trained once for every DATA (a split of the data set) and seed, by the same recipe and
-hence the same budget, and is shared by all tables and figures in a folder. A finished one is only read; one that was
-killed goes on. One call at a time works in a folder.
+Each run (see `tables.py`) is trained once per DATA (a split of the data set) and seed. All runs have the same recipe,
+hence the same budget. All tables and figures in a folder share them: a finished run is only read, a killed one is
+resumed. Only one call at a time works in a folder.
 """
 
 import hashlib
 import json
-import multiprocessing
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +19,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from airstreams.config import Config
+from airstreams.console import say
 from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.listing import Source
 from airstreams.data.splits import with_drawn_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
-from airstreams.evaluation.results import read_metrics
+from airstreams.evaluation.results import EvaluationMetrics, read_metrics
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
-from airstreams.experiments.workers import end, start, worker_process
+from airstreams.experiments.workers import EndedWorker, WorkerPool
 from airstreams.models import cost
 from airstreams.models.airstreams import build
 from airstreams.recipe import comparable, load_config
@@ -43,7 +41,11 @@ from airstreams.training.signals import asked_to_stop, interrupted_by_signals
 
 @dataclass(frozen=True)
 class Job:
-    """One training and its evaluation; `name` is the run's. `init`: the run that it starts from."""
+    """One training and its evaluation.
+
+    name: of the run, as in `tables.py`.
+    init: the run whose weights it starts from.
+    """
 
     name: str
     source: Source
@@ -53,44 +55,48 @@ class Job:
 
     @property
     def metrics_file(self) -> Path:
-        """Written when all is done."""
+        """The metrics of the test split, JSON; written when all is done."""
         return RunFolder(self.folder).evaluation("test").metrics
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to do. The run may have been evaluated on other data since."""
-        return self.metrics_file.is_file() and read_metrics(self.metrics_file).data == self.source.name
+        """Whether nothing is left to do. A run that was evaluated on other data since then is not done."""
+        return self.metrics_file.is_file() and self.read_metrics().data == self.source.name
 
     @property
     def score(self) -> float:
-        """What `evaluate` said, in 0..1."""
-        score = read_metrics(self.metrics_file)[self.source.metric]
+        """The metric of the data, in 0..1."""
+        score = self.read_metrics()[self.source.metric]
         assert score is not None
         return score
 
     @property
     def seconds(self) -> float:
-        """Of its training; what an interruption cost is not in it."""
+        """The time of the training, without what an interruption cost."""
         return sum(epoch["seconds"] for epoch in self._epochs())
 
     @property
     def hardware(self) -> set[str]:
-        """On which it was trained; several where it went on elsewhere."""
+        """What it was trained on; several if it was resumed elsewhere."""
         return {epoch.get("hardware", "hardware that was not recorded") for epoch in self._epochs()}
-
-    def _epochs(self) -> list[dict[str, Any]]:
-        lines = RunFolder(self.folder).metrics.read_text(encoding="utf-8").splitlines()
-        return [entry["train"] for entry in map(json.loads, lines) if "train" in entry]
 
     @property
     def segment_classes(self) -> int:
-        """How many its segmenter tells apart."""
+        """The number of the segmenter's classes."""
         store = self.source.label_store
         return self.config.segmenter_classes(len(store.classes if store else COCO_CLASSES))
 
     def cost(self) -> cost.Cost:
-        """Of its model, for one clip."""
+        """The cost of its model for one clip."""
         return cost.count(self.config, len(self.source.classes), self.segment_classes)
+
+    def read_metrics(self) -> EvaluationMetrics:
+        """The metrics of the test split. InputError: they are missing or damaged."""
+        return read_metrics(self.metrics_file)
+
+    def _epochs(self) -> list[dict[str, Any]]:
+        lines = RunFolder(self.folder).metrics.read_text(encoding="utf-8").splitlines()
+        return [entry["train"] for entry in map(json.loads, lines) if "train" in entry]
 
 
 def plan(
@@ -102,124 +108,140 @@ def plan(
     evolved: Mapping[str, float] | None = None,
     init: Path | None = None,
 ) -> list[Job]:
-    """The trainings that a table or figure needs, finished or not; a seed of all runs after the other.
+    """The trainings that a table or a figure needs, finished or not: all runs of one seed, then those of the next.
 
     Args:
-        wanted: the table; or the figure, which takes the first source and one seed.
+        wanted: a table; or a figure, which takes the first source and one seed.
         recipe: of all runs.
         sources: the data; several are the splits of one data set.
         seeds: how many, from the recipe's on.
-        out: the folder with `runs`.
-        evolved: loss weights.
+        out: the folder in which `runs` is.
+        evolved: loss weights of a study.
         init: the run from which pretrained runs start.
 
     Raises:
-        InputError: what a run needs is not given or given in vain, or a folder holds a training of another recipe or
-            on other data.
+        InputError: something that a run needs is missing, something is given that no run uses, or a folder holds a
+            training of another recipe or on other data.
     """
-    if recipe.model.representations:
-        raise InputError(
-            f"model.representations: got {', '.join(recipe.model.representations)}, expected none: the paper's tables "
-            "and figures have the paper's streams; leave it out"
-        )
+    _check_request(wanted, recipe, init)
     if isinstance(wanted, Figure):
         sources, seeds = sources[:1], 1
-    pretrained = [name for name in wanted.runs if PRETRAINED in name]
-    if pretrained and init is None:
-        raise InputError(
-            f"the run {pretrained[0]} starts from a trained one (the paper's from Moments); give --init RUN"
-        )
-    if init is not None and not pretrained:
-        raise InputError("--init: these runs are trained from scratch, as the paper's; leave it out")
-    # Data without splits of its own is split once, for all seeds.
+    # Data without splits is split once, for all seeds.
     sources = [with_drawn_splits(source, recipe) for source in sources]
-    for source in sources:
-        if (source.classes, source.multi_label) != (sources[0].classes, sources[0].multi_label):
-            raise InputError(
-                f"{source.name}: has other classes than {sources[0].name}; expected splits of one data set, as the "
-                "figure is their mean"
-            )
-        for needed in ("train", "test"):
-            source.split(needed)  # complains where there is none
-        if source.multi_label and isinstance(wanted, Table) and any(wanted.metrics):
-            raise InputError(
-                f"{source.name}: several labels a video, but the table counts right answers; give other data"
-            )
-    if len({source.name for source in sources}) < len(sources):
-        raise InputError(
-            f"--data: got {sources[0].name} or another twice; expected the splits of one data set, each once"
-        )
-    begins_with = "" if init is None else f"-{_fingerprint(init)}"
+    _check_sources(wanted, sources)
+    init_digest = None if init is None else _weights_digest(init)
     jobs = []
     for seed in range(recipe.seed, recipe.seed + seeds):
         for split, source in enumerate(sources):
             for name in wanted.runs:
                 config = replace(run_config(name, recipe, evolved), seed=seed)
-                if config.needs_labels and source.label_store is None:
-                    raise InputError(
-                        f"{source.name}: no label maps, but the run {name} learns by them; give --labels LABELS"
-                    )
-                with_segment_classes(source, config)  # complains of a class that they lack
-                begins = begins_with if name in pretrained else ""
-                folder = out / "runs" / f"{_file_name(name)}{begins}-data{split}-seed{seed}"
-                if RunFolder(folder).has_begun():
-                    _refuse_another_training(folder, config, source)
-                jobs.append(Job(name, source, config, folder, init if name in pretrained else None))
+                pretrained = PRETRAINED in name
+                start = f"-{init_digest}" if pretrained else ""
+                folder = out / "runs" / f"{_file_name(name)}{start}-data{split}-seed{seed}"
+                jobs.append(Job(name, source, config, folder, init if pretrained else None))
+                _check_job(jobs[-1])
     return jobs
 
 
-def _refuse_another_training(folder: Path, config: Config, source: Source) -> None:
-    if comparable(load_config(RunFolder(folder).config)) != comparable(config):
+def _check_request(wanted: Table | Figure, recipe: Config, init: Path | None) -> None:
+    if recipe.model.representations:
         raise InputError(
-            f"{folder}: a training of another recipe or of other weights; give another --out, or delete it"
+            f"model.representations: the recipe has {', '.join(recipe.model.representations)}, but the paper's tables "
+            "and figures have only the paper's streams. Leave the key out."
         )
-    if RunFolder(folder).read_splits() != {video.name: video.split for video in source.videos}:
+    pretrained = [name for name in wanted.runs if PRETRAINED in name]
+    if pretrained and init is None:
         raise InputError(
-            f"{folder}: a training on other videos or other splits than {source.name}; give another --out, or delete it"
+            f"The run {pretrained[0]} starts from a trained one (in the paper, from Moments in Time). Give --init RUN."
+        )
+    if init is not None and not pretrained:
+        raise InputError("--init: these runs are trained from scratch, as in the paper. Leave it out.")
+
+
+def _check_sources(wanted: Table | Figure, sources: Sequence[Source]) -> None:
+    for source in sources:
+        if (source.classes, source.multi_label) != (sources[0].classes, sources[0].multi_label):
+            raise InputError(
+                f"{source.name}: its classes differ from those of {sources[0].name}. Give splits of one data set: the "
+                "table shows their mean."
+            )
+        for needed in ("train", "test"):
+            source.split(needed)  # raises InputError if there is no such split
+        if source.multi_label and isinstance(wanted, Table) and any(wanted.metrics):
+            raise InputError(
+                f"{source.name}: several labels a video, but the table's metrics are accuracies. Give data with one "
+                "label a video."
+            )
+    names = [source.name for source in sources]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"--data: {twice[0]} is given twice. Give each split of the data set once.")
+
+
+def _check_job(job: Job) -> None:
+    """InputError: its data lack what it needs, or its folder holds another training."""
+    if job.config.needs_labels and job.source.label_store is None:
+        raise InputError(f"{job.source.name}: no label maps, which the run {job.name} needs. Give --labels LABELS.")
+    with_segment_classes(job.source, job.config)  # raises InputError if the label maps lack a class
+    run = RunFolder(job.folder)
+    if not run.has_begun():
+        return
+    if comparable(load_config(run.config)) != comparable(job.config):
+        raise InputError(
+            f"{job.folder}: the folder holds a training with another recipe or other loss weights. Give another --out, "
+            "or delete the folder."
+        )
+    if run.read_splits() != {video.name: video.split for video in job.source.videos}:
+        raise InputError(
+            f"{job.folder}: the folder holds a training on other videos or splits than {job.source.name}. Give another "
+            "--out, or delete the folder."
         )
 
 
 def multiply_adds(jobs: Sequence[Job]) -> list[int]:
-    """Of each training's forward passes, in all."""
-    of_a_clip: dict[tuple[str, str], int] = {}
+    """The multiply-adds of all forward passes of each training."""
+    by_clip: dict[tuple[str, str], int] = {}
     for job in jobs:
-        if (job.name, job.source.name) not in of_a_clip:
-            of_a_clip[job.name, job.source.name] = sum(job.cost().training.values())
+        if (job.name, job.source.name) not in by_clip:
+            by_clip[job.name, job.source.name] = sum(job.cost().training.values())
     return [
-        of_a_clip[job.name, job.source.name] * len(job.source.split("train")) * job.config.training.epochs
-        for job in jobs
+        by_clip[job.name, job.source.name] * len(job.source.split("train")) * job.config.training.epochs for job in jobs
     ]
 
 
 def hours_left(jobs: Sequence[Job], work: Sequence[int]) -> float:
-    """Of training, one run after the other, by the pace of what is finished, or else by that of a step on noise.
+    """An estimate of the hours of training that are left, one run after the other.
 
-    `work`: multiply-adds of each.
+    The speed is that of the finished runs. If there are none, it is measured on one training step on noise.
+
+    Args:
+        jobs: finished or not.
+        work: the multiply-adds of each.
     """
     done = sum(count for job, count in zip(jobs, work, strict=True) if job.done)
     if done == sum(work):
         return 0.0
     if done:
-        pace = done / sum(job.seconds for job in jobs if job.done)
+        speed = done / sum(job.seconds for job in jobs if job.done)
     else:
         largest, job = max(zip(work, jobs, strict=True), key=lambda pair: pair[0])
         clips = len(job.source.split("train")) * job.config.training.epochs
-        pace = largest / clips * _clips_a_second(job)
-    return (sum(work) - done) / pace / 3600
+        speed = largest / clips * _clips_per_second(job)
+    return (sum(work) - done) / speed / 3600
 
 
-def _clips_a_second(job: Job) -> float:
-    """Of a training step on noise, without its data and its optimiser."""
+def _clips_per_second(job: Job) -> float:
+    """The speed of a training step on noise, without its data and its optimiser."""
     config, clip = job.config, job.config.clip
     accelerator = make_accelerator(config.training)
     device = accelerator.device
     model = build(config.model, len(job.source.classes), job.segment_classes).to(device)
     clips = 2
-    if device.type == "cuda":  # a card is fast with many at once alone
+    if device.type == "cuda":  # a card is fast only with many clips at once
         clips = config.training.batch_size // config.training.accumulate
     noise_B3THW = torch.rand(clips, 3, clip.frames, clip.size, clip.size, device=device)
     seconds = 0.0
-    for _ in range(2):  # of which the first makes everything ready
+    for _ in range(2):  # the first pass is a warm-up
         started = time.monotonic()
         with accelerator.autocast():
             output = model(noise_B3THW, config.trained_heads())
@@ -231,77 +253,61 @@ def _clips_a_second(job: Job) -> float:
 
 
 def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
-    """Do what is not done yet, `workers` at a time, each in a process of its own. One that fails, or whose process is
-    killed, does not keep the others from being done.
+    """Do what is not done yet, `workers` jobs at a time, each in a process of its own.
+
+    If a job fails or its process is killed, the others are still done.
 
     Raises:
-        InputError: a job's.
-        RuntimeError: some failed.
+        InputError: that of a job; the others are stopped.
+        RuntimeError: some jobs failed.
     """
     todo = [job for job in jobs if not job.done]
-    context = multiprocessing.get_context("spawn")
-    columns = (TextColumn("runs"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     waiting, failed = deque(todo), list[str]()
-    running: dict[SpawnProcess, tuple[Job, Connection, int]] = {}
-    with Progress(*columns, console=console) as progress, interrupted_by_signals():
+    running: dict[int, Job] = {}
+    columns = (TextColumn("runs"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress, interrupted_by_signals(), WorkerPool(workers) as pool:
         task = progress.add_task("", total=len(jobs), completed=len(jobs) - len(todo))
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    job = waiting.popleft()
-                    receiver, sender = context.Pipe(duplex=False)
-                    number = min(set(range(workers)) - {taken for _, _, taken in running.values()})
-                    process = context.Process(target=_work, args=(job, number, workers, sender))
-                    running[process] = job, receiver, number
-                    start(process)
-                    sender.close()
-                wait([process.sentinel for process in running])
-                for process in [process for process in running if process.exitcode is not None]:
-                    job, receiver, _ = running.pop(process)
-                    if process.exitcode == 0:
-                        progress.advance(task)
-                        console.print(f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s")
-                        continue
-                    failed.append(f"{job.folder.name}: {_why_it_failed(process, receiver)}")
-                    console.print(f"failed: {failed[-1]}", soft_wrap=True)
-        finally:
-            end(running)
+        while waiting or running:
+            while waiting and not pool.is_full:
+                job = waiting.popleft()
+                running[pool.start(job.config.training.device, run_job, job)] = job
+            for ended in pool.wait():
+                job = running.pop(ended.number)
+                if ended.exit_code == 0:
+                    progress.advance(task)
+                    say(console, f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s")
+                else:
+                    failed.append(f"{job.folder.name}: {_reason(ended)}")
+                    say(console, f"failed: {failed[-1]}")
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed; the same call tries them again; {failed[0]}")
+        raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed. Repeat the call to try again. {failed[0]}")
 
 
-def _why_it_failed(process: SpawnProcess, receiver: Connection) -> str:
-    """What its process said before it ended. InputError: it said one."""
-    try:
-        error = receiver.recv()
-    except EOFError:
-        killed = process.exitcode is not None and process.exitcode < 0
-        why = ", perhaps for want of memory; give fewer --workers" if killed else ""
-        return f"its process ended with exit code {process.exitcode}{why}"
-    if isinstance(error, InputError):
-        raise error
-    return str(error)
-
-
-def _work(job: Job, number: int, workers: int, sender: Connection) -> None:
-    """A process's life."""
-    with worker_process(number, workers, job.config.training.device, sender.send):
-        _do(job)
-
-
-def _do(job: Job) -> None:
+def run_job(job: Job) -> None:
+    """Train, or resume, and evaluate. InputError: the folder holds something else."""
     quiet = Console(quiet=True)
-    begun = RunFolder(job.folder).has_begun()
-    if not begun and not RunFolder(job.folder).may_begin():
-        raise InputError(f"{job.folder}: holds something else; delete it, or give another --out")
+    run = RunFolder(job.folder)
+    begun = run.has_begun()
+    if not begun and not run.may_begin():
+        raise InputError(f"{job.folder}: the folder holds something else. Delete it, or give another --out.")
     train(job.source, job.config, job.folder, begun, quiet, None if begun else job.init)
     if asked_to_stop.is_set():
         raise KeyboardInterrupt
     evaluate(job.folder, job.source, "test", quiet)
 
 
-def _fingerprint(run: Path) -> str:
-    """Tells runs apart to start from, so that none is taken for another one. InputError: not a run."""
+def _reason(ended: EndedWorker) -> str:
+    """Why a job failed. InputError: it reported one."""
+    if isinstance(ended.error, InputError):
+        raise ended.error
+    if ended.error is not None:
+        return str(ended.error)
+    advice = ", perhaps for lack of memory. Give fewer --workers." if ended.exit_code < 0 else ""
+    return f"its process ended with exit code {ended.exit_code}{advice}"
+
+
+def _weights_digest(run: Path) -> str:
+    """Tells the runs apart from which pretrained ones start. InputError: not a run."""
     saved_models.read_description(run)
     with RunFolder(run).weights.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""A search for loss weights, and its trials in a storage that workers, on one machine or many, share."""
+"""A search for loss weights, and the database of its trials, which all workers on all machines share."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,9 +18,9 @@ from airstreams.data.listing import Source
 from airstreams.errors import InputError, one_line
 
 HEARTBEAT = 20  # s
-LOOK_EVERY = 1.0  # s from one look into the storage to the next
-OPENINGS = 10  # tries, of a storage
-RETRIES = 3  # of a trial whose worker died; after that another one is drawn in its place
+POLL_INTERVAL = 1.0  # s between two looks at the database
+OPENING_ATTEMPTS = 10  # for the database
+RETRIES = 3  # of a trial whose worker died; after that, another trial takes its place
 
 SamplerName = Literal["tournament", "tpe", "random"]
 
@@ -31,11 +31,11 @@ class Search:
 
     source: the data, with splits.
     config: the recipe.
-    folder: STUDY, for trainings and results.
-    url: of the storage.
-    trials: that are evaluated in all.
-    sampler: of weights.
-    heartbeat: s from one sign of life of a trial to the next; four of them missed, it is taken to be dead.
+    folder: of the study; the trainings and the results go there.
+    url: of the database.
+    trials: how many to evaluate in all.
+    sampler: draws the weights.
+    heartbeat: seconds between two signs of life of a trial. After four missing ones, its worker is taken to be dead.
     """
 
     source: Source
@@ -48,16 +48,16 @@ class Search:
 
     @property
     def name(self) -> str:
-        """Of the study in its storage."""
+        """The study's name in the database."""
         return self.folder.resolve().name
 
 
 def open_storage(search: Search) -> RDBStorage:
-    """The storage of a search, with heartbeats. InputError: it cannot be reached."""
+    """The database of a search, with heartbeats. InputError: it cannot be used."""
     url = search.url
-    if url.startswith("postgresql://"):  # the driver whose licence is permissive
+    if url.startswith("postgresql://"):  # pg8000 is the driver with a permissive licence
         url = url.replace("postgresql://", "postgresql+pg8000://", 1)
-    # SQLite lets one process write at a time; the others are to wait, not to fail.
+    # SQLite lets one process write at a time; the others must wait for it instead of failing.
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True, "pool_size": 1}
     retry = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
     open_once = partial(
@@ -69,61 +69,61 @@ def open_storage(search: Search) -> RDBStorage:
         heartbeat_stale_trial_callback=retry,
     )
     try:
-        storage = _opened(open_once)
+        storage = _open_with_retries(open_once)
         if storage.engine.dialect.name == "sqlite":
-            _lock_while_reading(storage.engine)
+            _lock_from_begin(storage.engine)
         return storage
     except ImportError as error:
         raise InputError(
-            f"--storage {search.url.split('://')[0]}: no driver for it ({error}); pip install pg8000"
+            f"--storage {search.url.split('://')[0]}: its driver is missing ({error}). "
+            "Install it; for PostgreSQL: pip install pg8000."
         ) from error
     except (ArgumentError, SQLAlchemyError) as error:
-        reason = one_line(error)[:200]
         raise InputError(
-            f"--storage: the database cannot be used ({reason}); expected a URL such as "
-            "postgresql://user:password@host/database of a database that runs"
+            f"--storage: the database cannot be used ({one_line(error)[:200]}). "
+            "Give the URL of a running database, such as postgresql://user:password@host/database."
         ) from error
 
 
-def _opened(open_once: Callable[[], RDBStorage]) -> RDBStorage:
-    """What `open_once` gives, tried again while others that begin with the same empty database are in its way.
+def _open_with_retries(open_once: Callable[[], RDBStorage]) -> RDBStorage:
+    """Call `open_once` again while other workers create the tables of the same empty database.
 
-    Optuna makes the tables that it finds missing. Of several workers that start at once each finds them missing, one
-    makes them, and the others' statements fail.
+    Optuna creates the tables that it finds missing. If several workers start at once, all find them missing, one
+    creates them, and the statements of the others fail.
     """
-    for _ in range(OPENINGS - 1):
+    for _ in range(OPENING_ATTEMPTS - 1):
         try:
             return open_once()
         except DBAPIError as error:
-            if error.statement is None:  # there is no connection
+            if error.statement is None:  # no connection
                 raise
             time.sleep(0.1)
     return open_once()
 
 
-def _lock_while_reading(engine: Engine) -> None:
+def _lock_from_begin(engine: Engine) -> None:
     """Let SQLite lock the database when a transaction begins, not when it first writes.
 
-    Optuna asks databases to lock the row of a waiting trial that it is about to take. SQLite has no such lock, so two
-    workers could read that the trial waits and both take it.
+    Before Optuna takes a waiting trial, it asks the database to lock the trial's row. SQLite has no such lock: two
+    workers could both read that the trial waits, and both take it.
     """
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    engine.dispose()  # of the connections that were made before
+    engine.dispose()  # the connections that were made before
 
 
-def counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """All trials but those that died and are done again as another one, and surplus ones."""
+def valid_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """All trials except failed ones: those are repeated as other trials, or surplus. Diverged trials are valid."""
     return [trial for trial in trials if trial.state != TrialState.FAIL or "diverged" in trial.user_attrs]
 
 
 def best_first(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The completed trials, the best first; of equal ones the older."""
+    """The complete trials, the best first; of equal ones, the older first."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
-def run_of(search: Search, study: Study, trial: Trial | FrozenTrial) -> Path:
-    """The folder of a trial's training."""
+def trial_folder(search: Search, study: Study, trial: Trial | FrozenTrial) -> Path:
+    """The run folder of a trial's training."""
     folder = "trials" if study.study_name == search.name else study.study_name.removeprefix(f"{search.name}-")
     return search.folder / folder / f"{trial.number:04d}"

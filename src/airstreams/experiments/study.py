@@ -1,39 +1,123 @@
-"""What a search for loss weights left behind, for those who only read it: Optuna is not needed for that."""
+"""The results of a search for loss weights: `results.json` of a study. Reading them needs no Optuna."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from airstreams.errors import InputError
+from airstreams.files import write_json
 
 RESULTS = "results.json"
 
 
-def read_results(folder: Path) -> dict[str, Any]:
-    """A study's results as `airstreams evolve` wrote them, with one trial at least. InputError: not there."""
+@dataclass(frozen=True)
+class ScoredTrial:
+    """A completed trial: its number, its score in 0..1 and its loss weights."""
+
+    trial: int
+    value: float
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FreshSeeds:
+    """The trainings of one weighting with fresh seeds.
+
+    values: a score in 0..1 for each seed that is done, by seed; None where the training diverged.
+    mean: of the values; None if there are none yet, or if a training diverged: the mean of the others would flatter.
+    """
+
+    weights: dict[str, float]
+    values: list[float | None]
+    mean: float | None
+
+
+@dataclass(frozen=True)
+class BestTrial(ScoredTrial):
+    """The best trial, with its trainings with fresh seeds once they have begun."""
+
+    fresh: FreshSeeds | None
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """What `results.json` holds, in the order of its keys (docs/evolution.md).
+
+    trials: how many have finished; pruned and diverged ones are included.
+    metric: a key of `evaluation.published.NAMES`.
+    best: None before a trial is complete.
+    references: the weightings that the best trial is compared with, by name.
+    top: the ten best trials, the best first.
+    values: the number and the score of each complete trial.
+    """
+
+    trials: int
+    pruned: int
+    diverged: int
+    metric: str
+    sampler: str
+    best: BestTrial | None
+    references: dict[str, FreshSeeds]
+    top: list[ScoredTrial]
+    values: list[tuple[int, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `results.json`."""
+        return asdict(self)
+
+
+def write_results(folder: Path, results: StudyResults) -> None:
+    """Write `results.json` of a study."""
+    write_json(folder / RESULTS, results.as_dict())
+
+
+def read_results(folder: Path) -> StudyResults:
+    """The results of a study with at least one complete trial. InputError: there is none."""
     path = folder / RESULTS
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        trials = len(found["top"])
+        results = _from_json(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: no study: no {RESULTS}; give the --out of `airstreams evolve`") from error
-    if not trials:
-        raise InputError(
-            f"{folder}: the study has no finished trial yet; go on with it by the same `airstreams evolve`"
-        )
-    return found
+        raise InputError(f"{folder}: not a study: no {RESULTS}. Give the --out of `airstreams evolve`.") from error
+    if not results.top:
+        raise InputError(f"{folder}: the study has no complete trial yet. Repeat its `airstreams evolve` first.")
+    return results
 
 
 def weights_from(folder: Path, top: int, wanted: Sequence[str]) -> dict[str, float]:
-    """The loss weights `wanted` of a study's best trial, or the mean of its `top` best. InputError: not there."""
-    found = read_results(folder)["top"]
-    if not 1 <= top <= len(found):
-        raise InputError(f"--top {top}: expected 1 to {len(found)}, the best trials that {folder / RESULTS} has")
-    missing = [name for name in wanted if name not in found[0]["weights"]]
+    """Loss weights of a study: those of its best trial, or the mean of its `top` best ones.
+
+    Args:
+        folder: of the study.
+        top: from 1 to the number of trials that `results.json` lists.
+        wanted: the losses.
+
+    Raises:
+        InputError: no study, not so many trials, or a loss that the study did not weigh.
+    """
+    trials = read_results(folder).top
+    if not 1 <= top <= len(trials):
+        raise InputError(f"--top {top}: {folder / RESULTS} lists {len(trials)} trials. Give a number from 1 to that.")
+    missing = [name for name in wanted if name not in trials[0].weights]
     if missing:
         raise InputError(
-            f"--weights-from {folder}: it has no weight of {', '.join(missing)}; expected a study of the same streams; "
-            "give it streams as there (model.streams)"
+            f"--weights-from {folder}: the study has no weight for {', '.join(missing)}. "
+            "Give a study of the same streams (model.streams)."
         )
-    return {name: sum(trial["weights"][name] for trial in found[:top]) / top for name in wanted}
+    return {name: sum(trial.weights[name] for trial in trials[:top]) / top for name in wanted}
+
+
+def _from_json(content: dict[str, Any]) -> StudyResults:
+    best = content["best"]
+    if best is not None:
+        best = BestTrial(**best | {"fresh": best["fresh"] and FreshSeeds(**best["fresh"])})
+    return StudyResults(
+        **content
+        | {
+            "best": best,
+            "references": {name: FreshSeeds(**row) for name, row in content["references"].items()},
+            "top": [ScoredTrial(**trial) for trial in content["top"]],
+            "values": [(number, value) for number, value in content["values"]],
+        }
+    )

@@ -1,7 +1,7 @@
-"""What `airstreams reproduce` can do, as data: the paper's tables and figures, and the runs that they need.
+"""The paper's tables and figures as data, and the runs that they need: what `airstreams reproduce` can do.
 
-A *run* is a change to the recipe. Its name is a key of `RUNS`, followed by the marks of the loss weights and of the
-start that it has where these are not the usual ones: fixed weights (section 4.2.3), from scratch.
+A *run* changes the recipe. Its name is a key of `RUNS`, followed by marks: `(uniform)` or `(evolved)` loss weights
+instead of the fixed ones (section 4.2.3 of the paper), `(pretrained)` instead of from scratch.
 """
 
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ DATA_SETS = {
     "charades": "Charades",
     "smarthome": "Toyota Smarthome, cross-subject",
 }
-"""Of which the paper has figures, by their names in DATA."""
+"""The data sets with results in the paper, by their names in DATA."""
 
-STOPPED = "(stopped)"  # the action losses do not reach the representations
+STOPPED = "(stopped)"  # the gradient of the action losses does not reach the representations
 UNIFORM, EVOLVED = "(uniform)", "(evolved)"  # loss weights
 PRETRAINED = "(pretrained)"  # starts from another run
 RUNS: dict[str, dict[str, Any]] = {
@@ -35,19 +35,19 @@ RUNS: dict[str, dict[str, Any]] = {
     "merged after 1": {"streams": ["rgb", "flow"], "merge_levels": [1]},
     "merged after 5": {"streams": ["rgb", "flow"], "merge_levels": [5]},
     "merged after 1+3+5": {"streams": ["rgb", "flow"], "merge_levels": [3, 1, 5]},
-    "late fusion": {"streams": ["rgb", "flow"]},  # and merged after the last block, whichever that is
+    "late fusion": {"streams": ["rgb", "flow"]},  # merged after the last block, whose number depends on the tower
 }
-"""Name to the keys of `model` that a run changes."""
+"""Run name to the keys of `model` that it changes."""
 
 
 def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -> Config:
-    """The recipe as a run has it. InputError: it has evolved weights, and `evolved` are none."""
+    """The config of a run. InputError: the run has evolved loss weights, and `evolved` is None."""
     weights = LossWeights()
     if UNIFORM in name:
         weights = LossWeights(1.0, 1.0, 1.0, 1.0, 1.0)
     elif EVOLVED in name:
         if evolved is None:
-            raise InputError(f"the run {name} needs evolved loss weights; give --weights-from STUDY")
+            raise InputError(f"The run {name} needs evolved loss weights. Give --weights-from STUDY.")
         weights = weights.updated(evolved)
     for mark in (UNIFORM, EVOLVED, PRETRAINED):
         name = name.replace(f" {mark}", "")
@@ -59,10 +59,10 @@ def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of a table: of which run it is, and the paper's, in %, by data set.
+    """One metric in a table: our run, and the paper's value in % for each data set.
 
-    run: None: the paper quotes it from elsewhere, and there is nothing of ours beside it.
-    metric: None: accuracy, or mean average precision for multi-label data.
+    run: None if the paper quotes another publication: there is no run of ours.
+    metric: None for the usual one: top-1 accuracy, or mean average precision for multi-label data.
     """
 
     run: str | None = None
@@ -77,13 +77,13 @@ class Cell:
 class Table:
     """A table of the paper.
 
-    rows: name to its cells, one for each column; None for an empty one.
-    columns: their headings; an empty one is headed by its metric.
-    reference: the run from which differences are taken; None: there are none to take.
-    pairs: runs whose differences, the first minus the second, are told besides.
-    evolved: the paper's figures of our runs are of evolved loss weights, which it says of 34.51 alone; of the others we
-        read it so (section 4.2.3).
-    costs: parameters and multiply-adds stand beside the figures.
+    rows: name to cells, one per column; None for an empty cell.
+    columns: headings; an empty heading is replaced by the metric.
+    reference: the run that differences are taken to; None: the table has no differences.
+    pairs: runs whose differences are listed below the table, the first minus the second.
+    evolved: whether the paper's runs have evolved loss weights. The paper says so only for 34.51; for the others it is
+        our reading of section 4.2.3.
+    costs: whether the table shows parameters and multiply-adds.
     """
 
     title: str
@@ -97,30 +97,30 @@ class Table:
 
     @property
     def runs(self) -> list[str]:
-        """The runs that it needs, each once."""
+        """Its runs, each once."""
         cells = [cell for row in self.rows.values() for cell in row if cell is not None]
         return list(dict.fromkeys(cell.run for cell in cells if cell.run is not None))
 
     @property
     def reference_row(self) -> str:
-        """The row of the reference."""
-        of_runs = {cell.run: name for name, row in self.rows.items() for cell in row if cell is not None}
-        return of_runs[self.reference]
+        """The name of the reference's row."""
+        row_by_run = {cell.run: name for name, row in self.rows.items() for cell in row if cell is not None}
+        return row_by_run[self.reference]
 
     @property
     def data_sets(self) -> list[str]:
-        """Of which it has figures of the paper."""
+        """The data sets with published values in it."""
         cells = [cell for row in self.rows.values() for cell in row if cell is not None]
         return [name for name in DATA_SETS if any(getattr(cell, name) is not None for cell in cells)]
 
     @property
     def metrics(self) -> list[str | None]:
-        """Those of our cells, each once; None: that of the data."""
+        """The metrics of our cells, each once; None is the usual metric of the data."""
         cells = [cell for row in self.rows.values() for cell in row if cell is not None and cell.run is not None]
         return list(dict.fromkeys(cell.metric for cell in cells))
 
     def with_evolved_weights(self) -> "Table":
-        """The same table with runs that are trained by evolved weights."""
+        """The same table with runs that train with evolved loss weights."""
 
         def changed(cell: Cell | None) -> Cell | None:
             return cell if cell is None or cell.run is None else replace(cell, run=f"{cell.run} {EVOLVED}")
@@ -133,8 +133,8 @@ class Table:
 class Figure:
     """A figure of the paper.
 
-    runs: that it needs, of the first seed and the first DATA.
-    study: it needs a search for loss weights instead.
+    runs: the runs that it shows, with the first seed on the first DATA.
+    study: whether it shows a search for loss weights instead.
     """
 
     title: str
@@ -143,23 +143,23 @@ class Figure:
 
 
 def reproducible(name: str, evolved: bool) -> Table | Figure:
-    """The table or figure of this name, with or without a search's loss weights.
+    """The table or figure of this name; its runs have evolved loss weights if `evolved`.
 
-    InputError: there is none, or it has no use for the weights.
+    InputError: no such name, or evolved weights for a table of fixed ones.
     """
     wanted = (TABLES | FIGURES).get(name)
     if wanted is None:
-        raise InputError(f"{name}: no table or figure; expected one of {', '.join([*TABLES, *FIGURES])}")
+        raise InputError(f"{name}: no such table or figure. Give one of {', '.join([*TABLES, *FIGURES])}.")
     if evolved and isinstance(wanted, Table) and wanted.evolved:
         return wanted.with_evolved_weights()
     if evolved and not any(EVOLVED in run for run in wanted.runs):
-        raise InputError(f"--weights-from: the runs of {name} have fixed loss weights, as the paper's; leave it out")
+        raise InputError(f"--weights-from: the runs of {name} have fixed loss weights, as in the paper. Leave it out.")
     return wanted
 
 
-def _quoted(data_set: str, figures: Mapping[str, float]) -> dict[str, tuple[Cell, ...]]:
-    """Rows of prior methods: the figures that the paper quotes, by their names."""
-    return {name: (Cell(**{data_set: figure}),) for name, figure in figures.items()}  # type: ignore[arg-type]
+def _quoted(data_set: str, values: Mapping[str, float]) -> dict[str, tuple[Cell, ...]]:
+    """Rows of earlier methods, whose values the paper quotes."""
+    return {name: (Cell(**{data_set: value}),) for name, value in values.items()}  # type: ignore[arg-type]
 
 
 TABLES = {
@@ -174,7 +174,7 @@ TABLES = {
         },
         reference="rgb",
         pairs=(("all", "rgb+flow"), ("all", "rgb x3")),
-        note="The control is not in the paper: three towers, merged as the others are, that all see RGB.",
+        note="The control is not in the paper. It has three merged towers that all see RGB.",
     ),
     "table2": Table(
         "Table 2: they should be optimised for the task",
@@ -197,10 +197,9 @@ TABLES = {
             "evolved weights": (Cell(f"all {EVOLVED}", hmdb51=50.53, charades=35.45),),
         },
         reference="all",
-        note="The row of uniform weights stands in the paper's text (section 4.2.3), not in its table. "
-        "The paper's figure for evolved weights on Charades is of weights evolved on Moments in Time. What "
-        "weights are worth on other data than they were evolved on, it says for Moments: 34.51 % with its own, "
-        "34.44 % with those of HMDB-51.",
+        note="The paper has the row of uniform weights in its text (section 4.2.3), not in its table. "
+        "The paper's evolved weights for Charades were evolved on Moments in Time. For Moments in Time, the paper also "
+        "tells how weights transfer: 34.51 % with its own, 34.44 % with those of HMDB-51.",
     ),
     "table4": Table(
         "Table 4: Moments in Time",
@@ -227,8 +226,8 @@ TABLES = {
         },
         reference="rgb+flow",
         evolved=True,
-        note="Of AIRStreams all runs are from scratch. With weights evolved on HMDB-51 instead of on Moments the paper "
-        "has 34.44 % in place of 34.51 %.",
+        note="All AIRStreams runs are trained from scratch. With weights that were evolved on HMDB-51, the paper has "
+        "34.44 % instead of 34.51 %.",
     ),
     "table5": Table(
         "Table 5: Charades",
@@ -251,13 +250,13 @@ TABLES = {
         )
         | {"AIRStreams (Moments pretraining)": (Cell(f"all {PRETRAINED}", charades=50.1),)},
         evolved=True,
-        note="A video's score is the mean over its views; the custom on Charades is each class's highest.",
+        note="A video's score is the mean over its views. Most papers on Charades take each class's highest score.",
     ),
     "table6": Table(
         "Table 6: Toyota Smarthome",
         {
-            name: tuple(None if figure is None else Cell(smarthome=figure) for figure in figures)
-            for name, figures in {
+            name: tuple(None if value is None else Cell(smarthome=value) for value in values)
+            for name, values in {
                 "LSTM (pose)": (None, 42.5),
                 "Dense Trajectories": (None, 41.9),
                 "I3D (pretrained)": (72.0, 53.4),
@@ -273,15 +272,15 @@ TABLES = {
         "Where RGB and flow are merged",
         {
             "after block 1": (Cell("merged after 1"),),
-            "as in the recipe, the paper after block 3": (Cell("rgb+flow", hmdb51=47.66),),
+            "as in the recipe (in the paper: after block 3)": (Cell("rgb+flow", hmdb51=47.66),),
             "after block 5": (Cell("merged after 5"),),
             "after the last block (late fusion)": (Cell("late fusion"),),
             "after blocks 1, 3 and 5, each with a loss": (Cell("merged after 1+3+5"),),
         },
         reference="rgb+flow",
         costs=True,
-        note="Of three merges the one after block 3 gives the answer; scoring leaves out what the others alone need. "
-        "Parameters and multiply-adds are those that scoring one clip takes.",
+        note="With three merges, the prediction comes from the merge after block 3. The parts that only the other "
+        "merges use are left out. Parameters and multiply-adds are for scoring one clip.",
     ),
     "peers": Table(
         "Peers at the same budget: accuracy against cost",
@@ -293,8 +292,8 @@ TABLES = {
         },
         reference="rgb",
         costs=True,
-        note="All are trained from scratch by the same recipe. Parameters and multiply-adds are those that scoring one "
-        "clip takes.",
+        note="All are trained from scratch with the same recipe. Parameters and multiply-adds are for scoring one "
+        "clip.",
     ),
 }
 FIGURES = {

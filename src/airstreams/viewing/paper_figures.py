@@ -1,6 +1,7 @@
-"""The paper's figures, from runs that are finished or from a study. They alone need matplotlib."""
+"""The paper's figures, drawn from finished runs or from a study."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from airstreams.evaluation.published import NAMES
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.study import read_results
+from airstreams.experiments.table_results import TableResults
 from airstreams.experiments.tables import STOPPED, Table
 from airstreams.runs import saved_model as saved_models
 from airstreams.viewing.evolution import search_plot, weights_plot
@@ -16,7 +18,31 @@ from airstreams.viewing.peers import Peer, peers_plot
 from airstreams.viewing.representations import learned_flow_picture, require_learned_flow, segmenters_picture
 
 VIDEOS = {"figure3": 4, "figure4": 6, "figure6": 6}
-BEST = 5  # trials, in Figure 5
+BEST = 5  # trials in Figure 5
+
+
+@dataclass(frozen=True)
+class DrawnFigure:
+    """What a figure shows. None where a figure has no such thing.
+
+    videos: their names.
+    flow: parameter or mean length in pixels to its values before and after training.
+    study: its folder.
+    weights: those of the best trials.
+    metric: of the study's scores.
+    best: the best score, in 0..1.
+    """
+
+    videos: list[str] | None = None
+    flow: dict[str, tuple[float, float]] | None = None
+    study: str | None = None
+    weights: list[dict[str, float]] | None = None
+    metric: str | None = None
+    best: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `airstreams reproduce --json` prints of it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def require_fitting(name: str, jobs: Sequence[Job]) -> None:
@@ -25,10 +51,17 @@ def require_fitting(name: str, jobs: Sequence[Job]) -> None:
         require_learned_flow(jobs[0].config)
 
 
-def draw(name: str, jobs: Sequence[Job], picture: Path, console: Console) -> dict[str, Any]:
-    """Draw a figure from its finished runs into a PNG; returns what is to be said of it.
+def draw(name: str, jobs: Sequence[Job], picture: Path, console: Console) -> DrawnFigure:
+    """Draw a figure of finished runs into a PNG.
 
-    InputError or VideoError: nothing to show.
+    Args:
+        name: of the figure.
+        jobs: its runs.
+        picture: the PNG.
+        console: gets the videos that are left out.
+
+    Raises:
+        InputError or VideoError: there is nothing to show.
     """
     trained = {job.name: saved_models.load(job.folder) for job in jobs}
     source = jobs[0].source
@@ -36,34 +69,35 @@ def draw(name: str, jobs: Sequence[Job], picture: Path, console: Console) -> dic
     if name == "figure3":
         (saved,) = trained.values()
         flow = learned_flow_picture(picture, saved, videos, VIDEOS[name], console)
-        return {"videos": flow.videos, "flow": {**flow.parameters, "mean, px": flow.mean_px}}
-    assert source.label_store is not None  # or nothing could have been trained
+        return DrawnFigure(videos=flow.videos, flow={**flow.parameters, "mean, px": flow.mean_px})
+    assert source.label_store is not None  # no run of these figures trains without it
     titles = {"all": "learned segmentation"}
     if name == "figure6":
         titles = {"all": "gradient of the\naction losses", f"all {STOPPED}": "gradient stopped"}
     models = {title: trained[run] for run, title in titles.items()}
     shown = segmenters_picture(picture, models, name == "figure4", source.label_store, videos, VIDEOS[name], console)
-    return {"videos": shown}
+    return DrawnFigure(videos=shown)
 
 
-def draw_study(name: str, study: Path, picture: Path) -> dict[str, Any]:
-    """Draw a figure of a search for loss weights into a PNG; returns what is to be said of it. InputError: no study."""
+def draw_study(name: str, study: Path, picture: Path) -> DrawnFigure:
+    """Draw a figure of a search for loss weights into a PNG. InputError: no study."""
     results = read_results(study)
     if name == "figure5":
-        best = [trial["weights"] for trial in results["top"][:BEST]]
+        best = [trial.weights for trial in results.top[:BEST]]
         weights_plot(picture, best)
-        return {"study": str(study), "weights": best}
-    search_plot(picture, {results["sampler"]: results["values"]}, NAMES[results["metric"]])
-    return {"study": str(study), "metric": results["metric"], "best": results["best"]["value"]}
+        return DrawnFigure(study=str(study), weights=best)
+    search_plot(picture, {results.sampler: results.values}, NAMES[results.metric])
+    return DrawnFigure(study=str(study), metric=results.metric, best=results.top[0].value)
 
 
-def draw_peers(result: dict[str, Any], table: Table, picture: Path) -> None:
-    """Draw a table with costs, as `report` gives it, into a PNG."""
-    metric = result["metric"]
+def draw_peers(results: TableResults, table: Table, picture: Path) -> None:
+    """Draw the results of a table with costs into a PNG."""
+    costs = results.costs or {}
     peers = []
     for name, row in table.rows.items():
         for cell in row:
             if cell is not None and cell.run is not None:
-                found = result["runs"][cell.run][metric]
-                peers.append(Peer(name, found["mean"], tuple(found["interval"]), **result["costs"][cell.run]))
-    peers_plot(picture, peers, NAMES[metric])
+                found, cost = results.runs[cell.run][results.metric], costs[cell.run]
+                low, high = found.interval
+                peers.append(Peer(name, found.mean, (low, high), cost.parameters, cost.multiply_adds))
+    peers_plot(picture, peers, NAMES[results.metric])
