@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import airstreams
-from airstreams.cli import VERBS, main
+from airstreams.cli import main
+from airstreams.commands import COMMANDS
 from airstreams.config import Config
 from airstreams.data import label_maps as labels
 from airstreams.data.video import probe, read_frames
@@ -671,7 +672,7 @@ def test_training_goes_on_when_nobody_can_hear_it_any_more(synthetic, recipe, tm
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("verb", [*VERBS])
+@pytest.mark.parametrize("verb", [*COMMANDS])
 def test_every_verb_has_help_with_an_example(capsys, verb):
     with pytest.raises(SystemExit) as stopped:
         main([verb, "--help"])

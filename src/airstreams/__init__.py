@@ -2,31 +2,40 @@
 
 import airstreams
 
+airstreams.train("videos/", "runs/mine", config="demo")
 recogniser = airstreams.load("runs/mine")
 print(recogniser.predict("video.mp4").probabilities)
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from airstreams.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from airstreams.inference.recogniser import Recogniser
+    from airstreams.api import evaluate, load, open_source, train
+    from airstreams.config import Config
+    from airstreams.errors import InputError, VideoError
+
+__all__ = ["Config", "InputError", "VideoError", "evaluate", "load", "open_source", "train"]
+
+# Imported when they are first asked for: torch takes seconds to import, and the command line's help needs none of it.
+_MODULES = {
+    "Config": "airstreams.config",
+    "InputError": "airstreams.errors",
+    "VideoError": "airstreams.errors",
+    "evaluate": "airstreams.api",
+    "load": "airstreams.api",
+    "open_source": "airstreams.api",
+    "train": "airstreams.api",
+}
 
 
-def load(run: Path | str, device: str | None = None) -> "Recogniser":
-    """The recogniser that a training left in the folder `run`.
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
 
-    Args:
-        run: that folder.
-        device: `cpu`, `cuda`, `cuda:1`, ...; None: CUDA where there is a card.
 
-    Raises:
-        InputError: `run` holds no model, or this machine has no such device.
-    """
-    from airstreams.inference.recogniser import (
-        Recogniser,  # torch takes seconds to import; the command line's help needs none of it
-    )
-
-    return Recogniser(run, device)
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

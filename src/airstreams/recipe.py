@@ -192,29 +192,36 @@ def comparable(config: Config) -> dict[str, Any]:
 
 def moved(config: Config, there: Config, keys: Iterable[str]) -> Config:
     """A config with those of the keys that are `OF_THE_MACHINE` as they are in another one."""
+    return _with_keys(config, there, OF_THE_MACHINE.intersection(keys))
+
+
+def _with_keys(config: Config, other: Config, keys: Iterable[str]) -> Config:
+    """A config with these keys, such as `training.epochs`, as they are in another one."""
     config = deepcopy(config)
-    for key in OF_THE_MACHINE.intersection(keys):
-        section, name = key.split(".")
-        setattr(getattr(config, section), name, getattr(getattr(there, section), name))
+    for key in keys:
+        *sections, name = key.split(".")
+        ours, theirs = config, other
+        for section in sections:
+            ours, theirs = getattr(ours, section), getattr(theirs, section)
+        setattr(ours, name, getattr(theirs, name))
     return config
 
 
-def to_resume(path: Path, given: Config, keys: Sequence[str], compact_classes: bool) -> Config:
-    """A run's own config, with those of the keys given that are `OF_THE_MACHINE`.
+def to_resume(path: Path, given: Config, keys: Sequence[str]) -> Config:
+    """A run's own config, with the values given of the keys that are `OF_THE_MACHINE`.
 
     Args:
-        path: of the run's config.
-        given: what the call says, which is the default where it says nothing.
-        keys: those that it names.
-        compact_classes: whether it asks for them.
+        path: the run's config.
+        given: the config of the call: the defaults where the call says nothing.
+        keys: those that the call names.
 
     Raises:
-        InputError: it asks for another training.
+        InputError: the call asks for another training.
     """
     run = load_config(path)
     config = moved(run, given, keys)
-    silent = given == moved(Config(), given, keys) and OF_THE_MACHINE.issuperset(keys)
-    if not (silent or given == config) or (compact_classes and not run.data.compact_classes):
+    only_keys = given == _with_keys(Config(), given, keys)  # the call gave no recipe
+    if not (given == config or (only_keys and run == _with_keys(run, given, set(keys) - OF_THE_MACHINE))):
         raise InputError(
             f"--resume goes by {path}; leave out --config and all keys but {', '.join(sorted(OF_THE_MACHINE))}; "
             "to train on with others, begin a new --out with --init RUN"

@@ -1,0 +1,185 @@
+"""What a script calls: `load`, `open_source`, `train`, `evaluate`. `import airstreams` has all of it."""
+
+import os
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from airstreams.config import Config
+from airstreams.data import sources
+from airstreams.data.listing import Source
+from airstreams.errors import InputError
+from airstreams.evaluation import evaluate as evaluation
+from airstreams.evaluation.evaluate import Evaluation
+from airstreams.files import exclusive_lock
+from airstreams.inference.recogniser import Recogniser
+from airstreams.recipe import comparable, load_config, recipe_path
+from airstreams.runs.folder import RunFolder
+from airstreams.runs.saved_model import read_description
+from airstreams.training import loop
+
+
+def load(run: str | Path, device: str | None = None) -> Recogniser:
+    """Load the recogniser that a training left in a folder.
+
+    Args:
+        run: the folder that `train` wrote.
+        device: `cpu`, `cuda`, `cuda:1`, ...; None: CUDA where there is a card, else the CPU.
+
+    Raises:
+        InputError: `run` holds no model, or this machine has no such device.
+    """
+    return Recogniser(_path("run", run), device)
+
+
+def open_source(data: str | Path, *, labels: str | Path | None = None) -> Source:
+    """List the videos of a data set. No video is opened.
+
+    Args:
+        data: a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value].
+        labels: the folder of a teacher's label maps, as `airstreams annotate` wrote it.
+
+    Raises:
+        InputError: something is missing or contradicts itself, or there are fewer than two classes.
+    """
+    return _source(data, labels)
+
+
+def train(
+    data: str | Path | Source,
+    run: str | Path,
+    *,
+    config: Config | str | Path | None = None,
+    labels: str | Path | None = None,
+    init: str | Path | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train a recogniser on a data set's training videos and leave it in a folder.
+
+    Args:
+        data: what `open_source` takes, or its result.
+        run: the folder to write. It must be new or empty, unless `resume`.
+        config: a `Config`, a recipe's name or its YAML file; None: the defaults or, with `resume`, the run's own.
+        labels: the folder of a teacher's label maps, for the semantic stream.
+        init: a run whose model to start from, as far as it fits.
+        resume: go on with the run from its last saved state.
+        console: for progress and warnings; None prints nothing.
+
+    Returns:
+        The last epoch's record, as in `metrics.jsonl`.
+
+    Raises:
+        InputError: an argument is wrong; nothing has been written then.
+        VideoError: no clip could be read for some time.
+        FloatingPointError: no step gave finite numbers for some time; the last good state is kept.
+    """
+    folder = RunFolder(_path("run", run))
+    start = None if init is None else _path("init", init)
+    console = _console(console)
+    if resume:
+        require_run(folder)
+        settings = _config_to_resume(folder, config)
+    else:
+        settings = Config() if config is None else _config(config)
+        _require_new(folder)
+    source = _with_useful_labels(_source(data, labels), labels, settings)
+    # Of the processes that torchrun starts, the first one locks the folder for all.
+    first = os.environ.get("RANK", "0") == "0"
+    with exclusive_lock(folder.path, "training") if first else nullcontext():
+        return loop.train(source, settings, folder.path, resume, console, start)
+
+
+def evaluate(
+    run: str | Path,
+    data: str | Path | Source,
+    *,
+    split: str = "test",
+    labels: str | Path | None = None,
+    console: Console | None = None,
+) -> Evaluation:
+    """Score a split of a data set with a trained run. Metrics and scores are left in the run's folder too.
+
+    Args:
+        run: the folder that `train` wrote.
+        data: what `open_source` takes, or its result.
+        split: `train`, `val` or `test`.
+        labels: the folder of a teacher's label maps, to score the segmentation.
+        console: for progress and warnings; None prints nothing.
+
+    Raises:
+        InputError: no run, no such split, or data that does not fit the run.
+        VideoError: no video can be read.
+    """
+    folder, console = _path("run", run), _console(console)
+    config = read_description(folder).config
+    source = _with_useful_labels(_source(data, labels, for_training=False), labels, config)
+    return evaluation.evaluate(folder, source, split, console)
+
+
+def require_run(folder: RunFolder) -> None:
+    """Raise InputError for a folder that holds no run to resume."""
+    if not folder.has_begun():
+        raise InputError(f"{folder.path} holds no run to resume. Leave out --resume, or give the folder of a run.")
+
+
+def _require_new(folder: RunFolder) -> None:
+    if folder.may_begin():
+        return
+    resume = "add --resume to go on with its run, or " if folder.has_begun() else ""
+    raise InputError(f"{folder.path} is already there. For a training {resume}give another folder.")
+
+
+def _config(config: Config | str | Path) -> Config:
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, str | Path):
+        return load_config(recipe_path(str(config)))
+    raise InputError(f"config: got {type(config).__name__}, expected a Config, or a recipe's name or YAML file")
+
+
+def _config_to_resume(folder: RunFolder, config: Config | str | Path | None) -> Config:
+    """The run's own config, or one that trains the same model, perhaps on another device."""
+    own = load_config(folder.config)
+    if config is None:
+        return own
+    given = _config(config)
+    if comparable(given) != training_values(own):
+        raise InputError(f"config: it differs from {folder.config}, which resuming goes by. Leave config out.")
+    return given
+
+
+def _source(data: str | Path | Source, labels: str | Path | None, for_training: bool = True) -> Source:
+    store = None if labels is None else _path("labels", labels)
+    if isinstance(data, Source):
+        if store is not None:
+            raise InputError("labels: data is a Source already. Give the label maps to open_source instead.")
+        return data
+    if isinstance(data, str | Path):
+        return sources.open_source(str(data), store, for_training)
+    raise InputError(f"data: got {type(data).__name__}, expected a path, NAME:ROOT or a Source of open_source")
+
+
+def _with_useful_labels(source: Source, labels: object, config: Config) -> Source:
+    """The source, with a warning where label maps were given that no stream of the model uses."""
+    if labels is None or "semantic" in config.model.streams:
+        return source
+    warning = "--labels has no effect, since the model has no semantic stream. Leave it out."
+    return replace(source, warnings=(*source.warnings, warning))
+
+
+def _path(name: str, value: object) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name}: got {type(value).__name__}, expected a path (str or Path)")
+    return Path(value)
+
+
+def _console(console: Console | None) -> Console:
+    if console is None:
+        return Console(quiet=True)
+    if not isinstance(console, Console):
+        raise InputError(f"console: got {type(console).__name__}, expected a rich.console.Console or None")
+    return console

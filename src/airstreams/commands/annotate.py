@@ -1,0 +1,79 @@
+"""`airstreams annotate DATA --teacher NAME --out LABELS`: a teacher's label maps for every video."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from airstreams.commands.command import (
+    DATA_HELP,
+    DONE,
+    FAILED,
+    Command,
+    lock_of_job,
+    print_json,
+    require_at_least,
+)
+from airstreams.console import stderr, stdout
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """DATA, the teacher, and how it is run."""
+    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    parser.add_argument("--teacher", required=True, type=str, help="maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the label maps; existing ones are kept")
+    parser.add_argument("--stride", type=int, default=1, help="label every n-th frame")
+    parser.add_argument("--max-side", type=int, help="reduce larger frames to this many px first")
+    parser.add_argument("--classes", type=str, help="classes to keep, joined by commas; the others become background")
+    parser.add_argument("--score-threshold", type=float, help="drop what the teacher is less sure of (0.5)")
+    parser.add_argument("--unsure-from", type=float, help="from this score up to the threshold: no label instead")
+    parser.add_argument("--batch-size", type=int, default=16, help="frames per call of the teacher")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
+
+
+def run(call: Namespace) -> int:
+    """Label the frames that have no label map yet. The exit status is FAILED where a file has none in the end."""
+    from airstreams.data.sources import open_source
+    from airstreams.distributed import device_of_process, is_main_process
+    from airstreams.teachers import annotate as job
+    from airstreams.teachers.teacher import load_teacher
+
+    require_at_least(call, batch_size=1, workers=0)
+    given = {name: call[name] for name in ("score_threshold", "unsure_from") if call[name] is not None}
+    classes = None if call.classes is None else tuple(name.strip() for name in call.classes.split(","))
+    settings = job.Settings(call.stride, call.max_side, classes, given)
+    source = open_source(call.source, for_training=False)
+    teacher = load_teacher(call.teacher, given, device_of_process())
+    with lock_of_job(call.out, "annotating"):
+        result = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
+    if not is_main_process():
+        return DONE
+    labelled = result.files - len(result.left_out) - len(result.missing)
+    if call.json:
+        print_json(
+            {
+                "videos": result.files,
+                "labelled": labelled,
+                "frames": result.frames,  # in this call
+                "seconds": result.seconds,
+                "left_out": [{"path": path, "reason": reason} for path, reason in result.left_out],
+                "missing": result.missing,
+            }
+        )
+        return FAILED if result.left_out or result.missing else DONE
+    for path, reason in result.left_out:
+        print(f"left out: {path}: {reason}")
+    for path in result.missing:
+        print(f"missing: {path}: no label maps. Give the same command again.")
+    rate = result.frames / result.seconds
+    stdout.print(f"{labelled} of {result.files} files labelled; {result.frames} frames in this call, {rate:.1f}/s")
+    return FAILED if result.left_out or result.missing else DONE
+
+
+COMMAND = Command(
+    "Label frames by a teacher",
+    "annotate videos/ --teacher maskrcnn --out labels/",
+    add_arguments,
+    run,
+    under_torchrun=True,
+    after_interrupt="Give the same command again to go on.",
+)

@@ -1,0 +1,60 @@
+"""What every verb of the command line has in common: its description, its exit statuses, its JSON."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from airstreams.errors import InputError
+from airstreams.files import exclusive_lock
+
+DONE, FAILED, WRONG_INPUT = 0, 1, 2
+"""Exit statuses: the work is done, the work failed, the call or its input is wrong."""
+
+DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
+RUN_HELP = "the folder that training wrote"
+LABELS_HELP = "a teacher's label maps, for the semantic stream"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A verb of the command line.
+
+    help: what it does, without a full stop.
+    example: a call, without the word `airstreams`.
+    add_arguments: gives a parser the verb's arguments.
+    run: does the work and returns the exit status.
+    takes_config: the config's keys are options of the verb.
+    under_torchrun: the processes that `torchrun` starts share the work.
+    after_interrupt: what to do after Ctrl-C; empty where there is nothing to go on with.
+    """
+
+    help: str
+    example: str
+    add_arguments: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]
+    takes_config: bool = False
+    under_torchrun: bool = False
+    after_interrupt: str = ""
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line of stdout."""
+    print(json.dumps(result, allow_nan=False))
+
+
+def require_at_least(call: Namespace, **lowest: int) -> None:
+    """Raise InputError for an option below its lowest value."""
+    for name, value in lowest.items():
+        if call[name] < value:
+            raise InputError(f"--{name.replace('_', '-')} {call[name]}: expected at least {value}")
+
+
+def lock_of_job(folder: Path, work: str) -> AbstractContextManager[None]:
+    """`exclusive_lock`, which the first of the processes that `torchrun` starts takes for all of them."""
+    return exclusive_lock(folder, work) if os.environ.get("RANK", "0") == "0" else nullcontext()

@@ -1,0 +1,90 @@
+"""`airstreams evaluate RUN DATA`: score a split of a data set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from airstreams.commands.command import DATA_HELP, DONE, RUN_HELP, Command, print_json
+from airstreams.console import say, stderr, stdout
+from airstreams.percent import percent
+
+if TYPE_CHECKING:
+    from airstreams.evaluation.evaluate import Evaluation
+    from airstreams.evaluation.results import ScoringProtocol
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """RUN, DATA and the split."""
+    parser.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
+    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    parser.add_argument("--split", type=str, default="test", help="train, val or test")
+    parser.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
+
+
+def run(call: Namespace) -> int:
+    """Score, draw the plots into the run's folder, and print the metrics."""
+    from airstreams import api
+    from airstreams.distributed import is_main_process
+    from airstreams.viewing.pictures import confusion_plot
+    from airstreams.viewing.representations import streams_picture
+
+    result = api.evaluate(call.run, call.source, split=call.split, labels=call.labels, console=stderr)
+    if not is_main_process():
+        return DONE
+    if result.confusion is not None:
+        confusion_plot(result.folder.confusion_plot, result.confusion, result.saved.classes)
+    streams_picture(result.folder.picture, result.saved, result.videos, result.label_store, stderr)
+    if call.json:
+        print_json(result.metrics.as_dict())
+    else:
+        _print_metrics(result)
+    return DONE
+
+
+def _print_metrics(result: "Evaluation") -> None:
+    from airstreams.evaluation.results import weakest_first
+    from airstreams.viewing.tables import for_console, heads_table, segmentation_table
+
+    metrics = result.metrics
+    stdout.print(for_console(heads_table(metrics.streams)))
+    if len(metrics.per_class) > 5:
+        shown = (f"{name} {percent(row.value)} ({row.videos})" for name, row in weakest_first(metrics)[:5])
+        say(stdout, f"Weakest classes (number of videos): {', '.join(shown)}")
+    if metrics.segmentation:
+        stdout.print(for_console(segmentation_table(metrics.segmentation)))
+    say(
+        stdout,
+        f"{metrics.videos} videos scored, {metrics.left_out} left out; {metrics.classes} classes. "
+        f"In brackets: 95 % intervals over {metrics.groups} groups of videos. Files: {result.folder.path}",
+    )
+    if metrics.unlabelled:
+        say(
+            stdout,
+            f"{metrics.unlabelled} videos have no action; they are ranked last, as Charades does. As plain negatives "
+            f"they would give an mAP of {percent(metrics.map_unlabelled_as_negatives)}.",
+        )
+    _print_protocol(metrics.protocol)
+
+
+def _print_protocol(protocol: "ScoringProtocol") -> None:
+    from airstreams.evaluation.published import NAMES
+
+    say(stdout, f"A video's score is the mean over {protocol.views} clips, {protocol.crops} crops each.")
+    if protocol.comparison is None:
+        return
+    published = protocol.comparison.published
+    reported = " and ".join(NAMES[key] for key in published.metrics)
+    note = f"; {published.note}" if published.note else ""
+    say(stdout, f"Protocol of {protocol.comparison.name}: {reported} on {published.split}{note}.")
+    if protocol.comparison.deviations:
+        say(stdout, f"Deviations from it: {'; '.join(protocol.comparison.deviations)}.")
+
+
+COMMAND = Command(
+    "Score a split of a data set",
+    "evaluate runs/mine videos/ --split test",
+    add_arguments,
+    run,
+    under_torchrun=True,
+)

@@ -1,0 +1,75 @@
+"""`airstreams evolve DATA --out STUDY`: evolve the loss weights."""
+
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.table import Table
+
+from airstreams.commands.command import DATA_HELP, DONE, LABELS_HELP, Command, print_json, require_at_least
+from airstreams.console import stderr, stdout, warn
+from airstreams.errors import one_line
+from airstreams.percent import percent
+from airstreams.recipe import config_from
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """DATA, the study, and how it searches. The config's keys come beside these."""
+    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    parser.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; goes on with one")
+    parser.add_argument("--labels", type=Path, help=LABELS_HELP)
+    parser.add_argument("--trials", type=int, default=100, help="weightings to evaluate in all")
+    parser.add_argument("--workers", type=int, default=1, help="trials side by side on this machine")
+    parser.add_argument("--sampler", type=Literal["tournament", "tpe", "random"], default="tournament")
+    parser.add_argument("--storage", metavar="URL", type=str, help="a database that machines share (a file in STUDY)")
+
+
+def run(call: Namespace) -> int:
+    """Search, draw the plots, and print the best weights beside the references."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy import URL
+
+    from airstreams.data.sources import open_source
+    from airstreams.evaluation.published import NAMES
+    from airstreams.experiments.evolve import evolve
+    from airstreams.experiments.search import Search
+    from airstreams.viewing.evolution import search_plot, weights_plot
+
+    require_at_least(call, trials=1, workers=1)
+    source = open_source(call.source, call.labels)
+    for warning in source.warnings:
+        warn(stderr, warning)
+    url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
+    search = Search(source, config_from(call), call.out, url, call.trials, call.sampler)
+    try:
+        results = evolve(search, call.workers, stderr)
+    except StorageInternalError as error:
+        reason = one_line(error.__cause__ or error)[:200]
+        raise RuntimeError(f"the study's database failed ({reason}). Repair it, or give another --out.") from error
+    weights_plot(call.out / "weights.png", [trial.weights for trial in results.top[:5]])
+    search_plot(call.out / "search.png", {call.sampler: results.values}, NAMES[results.metric])
+    if call.json:
+        print_json(results.as_dict())
+        return DONE
+    best = results.best
+    assert best is not None  # a finished search has one
+    assert best.fresh is not None
+    table = Table("weights", *best.weights, "search, the best", "fresh seeds, mean (each)")
+    for name, row in {"evolved": best.fresh, **results.references}.items():
+        weights = [f"{weight:.2f}" for weight in row.weights.values()]
+        each = ", ".join("diverged" if value is None else percent(value) for value in row.values)
+        score = best.value if name == "evolved" else None
+        table.add_row(name, *weights, percent(score), f"{percent(row.mean)} ({each})")
+    stdout.print(table)
+    stdout.print(f"{results.trials} trials, {results.diverged} of them diverged; plots in {call.out}")
+    return DONE
+
+
+COMMAND = Command(
+    "Evolve the loss weights",
+    "evolve videos/ --out studies/mine --config mine.yaml",
+    add_arguments,
+    run,
+    takes_config=True,
+    after_interrupt="Give the same command again to go on.",
+)

@@ -1,0 +1,83 @@
+"""`airstreams info RECIPE_OR_RUN`: parameters and cost, part by part."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from airstreams.commands.command import DONE, Command, print_json
+from airstreams.config import Config
+from airstreams.console import stdout
+from airstreams.recipe import RECIPES, load_config, recipe_path
+
+CLASSES = 51  # of HMDB-51, the paper's ablations: a recipe has no classes
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """RECIPE_OR_RUN."""
+    parser.add_argument(
+        "what", metavar="RECIPE_OR_RUN", type=str, help="a recipe's name, a YAML file or a run's folder"
+    )
+
+
+def run(call: Namespace) -> int:
+    """Count, and print the table."""
+    from airstreams.models import cost
+    from airstreams.viewing.tables import cost_table, for_console
+
+    model = _model_of(call.what)
+    clip = model.config.clip
+    counted = cost.count(model.config, model.classes, model.segment_classes)
+    if not call.json:
+        stdout.print(for_console(cost_table(counted, clip.frames), totals=4))
+        stdout.print(
+            f"A clip is {clip.frames} frames of {clip.size} px; {model.classes} action and {model.segment_classes} "
+            "segmentation classes. Training is a step's forward pass. Operations are twice the multiply-adds."
+        )
+        return DONE
+    inference, training = sum(counted.inference.values()), sum(counted.training.values())
+    parts = {
+        name: {
+            "parameters": counted.parameters[name],
+            "inference": counted.inference[name],
+            "training": counted.training[name],
+        }
+        for name in counted.parameters
+    }
+    print_json(
+        {
+            "parameters": sum(counted.parameters.values()),
+            "multiply_adds": {"inference": inference, "training": training, "parts": parts},
+            "operations": {"inference": 2 * inference, "training": 2 * training},
+            "frames": clip.frames,  # of the clip that the counts are for
+            "classes": model.classes,
+            "segment_classes": model.segment_classes,
+        }
+    )
+    return DONE
+
+
+@dataclass
+class _Model:
+    """What a model's cost depends on: its config, and the numbers of action and segmentation classes."""
+
+    config: Config
+    classes: int
+    segment_classes: int
+
+
+def _model_of(what: str) -> _Model:
+    """The model of a recipe's name, a YAML file or a run. A recipe's name wins over a folder that is no run."""
+    from airstreams.data.label_maps import COCO_CLASSES
+    from airstreams.runs.folder import RunFolder
+    from airstreams.runs.saved_model import read_description
+
+    is_recipe = (RECIPES / f"{what}.yaml").is_file()  # `make demo` leaves a folder of the recipe's name
+    if RunFolder(Path(what)).description.is_file() or (Path(what).is_dir() and not is_recipe):
+        described = read_description(Path(what))
+        return _Model(described.config, len(described.classes), len(described.segment_classes))
+    config = load_config(recipe_path(what))
+    return _Model(config, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
+
+
+COMMAND = Command("Count parameters and cost, part by part", "info jhmdb", add_arguments, run)

@@ -1,0 +1,95 @@
+"""`airstreams labels LABELS`: what a teacher saw."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.progress import Progress
+from rich.table import Table
+
+from airstreams.commands.command import DATA_HELP, DONE, FAILED, Command, print_json
+from airstreams.console import stderr, stdout
+from airstreams.errors import InputError
+from airstreams.percent import percent
+
+if TYPE_CHECKING:
+    from airstreams.data.label_maps import LabelStore
+    from airstreams.teachers.inspect import Shares
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """LABELS, and the videos to show or to score them with."""
+    parser.add_argument("labels", metavar="LABELS", type=Path, help="a teacher's label maps")
+    parser.add_argument("--data", metavar="DATA", type=str, help="show the frames too; " + DATA_HELP)
+    parser.add_argument("--picture", metavar="PNG", type=Path, help="the contact sheet (LABELS/contact_sheet.png)")
+    parser.add_argument("--truth", metavar="DATA", type=str, help="score people against the masks of DATA")
+
+
+def run(call: Namespace) -> int:
+    """Count, draw the contact sheet, and score. The exit status is FAILED where a file is bad."""
+    from airstreams.data.label_maps import LabelStore
+    from airstreams.data.sources import open_source
+    from airstreams.teachers import inspect as label_report
+    from airstreams.viewing.pictures import contact_sheet
+
+    store = LabelStore.open(call.labels)
+    picture = call.picture or call.labels / "contact_sheet.png"
+    if call.picture is None and not os.access(call.labels, os.W_OK):
+        raise InputError(f"{call.labels}: the contact sheet cannot be written there. Give --picture PNG.")
+    data, videos = call.data or call.truth, {}
+    if data is not None:
+        source = open_source(data, call.labels, for_training=False)
+        videos = {video.label_map: video.path for video in source.videos if video.label_map is not None}
+    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+        truth = None
+        if call.truth is not None:
+            source = open_source(call.truth, call.labels, for_training=False)
+            truth = label_report.score_against_masks(store, source.videos, progress)
+        report = label_report.count_labels(store, progress, None if data is None else videos)
+    frames, unread = label_report.read_samples(store, report.samples, videos)
+    if frames:
+        contact_sheet(picture, frames, store.classes)
+    bad = sorted((report.bad | unread | (truth.bad if truth else {})).items())
+    shares = report.counts.shares(store.classes)
+    if call.json:
+        print_json(
+            {
+                "teacher": store.teacher,
+                "settings": store.settings,
+                **asdict(shares),
+                "truth": truth.as_dict() if truth else None,
+                "picture": str(picture) if frames else None,
+                "bad": [{"path": str(path), "reason": reason} for path, reason in bad],
+            }
+        )
+        return FAILED if bad else DONE
+    _print_shares(store, shares)
+    if truth:
+        stdout.print(
+            f"person IoU {percent(truth.person_iou)} over all pixels, {percent(truth.person_iou_mean)} as the mean of "
+            f"videos: {truth.frames} frames of {truth.videos} of {truth.videos_with_masks} videos with masks"
+        )
+    for _, reason in bad:
+        print(f"bad: {reason}")  # the reason names the file
+    if frames:
+        print(f"contact sheet: {picture}")
+    return FAILED if bad else DONE
+
+
+def _print_shares(store: "LabelStore", shares: "Shares") -> None:
+    settings = ", ".join(f"{name} {value}" for name, value in store.settings.items())
+    stdout.print(f"{store.teacher}; {settings or 'no settings'}")
+    table = Table("class", "share of pixels", "share of frames")
+    for name, row in shares.classes.items():
+        table.add_row(name, f"{row.pixels:.2%}", f"{row.frames:.1%}")
+    stdout.print(table)
+    stdout.print(
+        f"{shares.videos} videos, {shares.frames} frames labelled, {shares.frames_with_instance:.1%} of them "
+        f"with any instance; {shares.pixels_without_label:.2%} of the pixels have no label"
+    )
+    stdout.print(f"{shares.bytes / 1e6:.1f} MB, {shares.raw_share:.2%} of one byte per pixel")
+
+
+COMMAND = Command("Show what a teacher saw", "labels labels/ --data videos/", add_arguments, run)

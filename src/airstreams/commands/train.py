@@ -1,0 +1,84 @@
+"""`airstreams train DATA --out RUN`: train a recogniser."""
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from airstreams.commands.command import DATA_HELP, DONE, LABELS_HELP, Command, print_json
+from airstreams.config import Config, LossWeights
+from airstreams.console import say, stderr, stdout
+from airstreams.errors import InputError
+from airstreams.experiments.study import weights_from
+from airstreams.recipe import config_from, to_resume
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """DATA, the run, and what it starts from. The config's keys come beside these."""
+    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--labels", type=Path, help=LABELS_HELP)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own config")
+    parser.add_argument("--init", metavar="RUN", type=Path, help="start from this run's model, as far as it fits")
+    parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="take the loss weights of its best trial")
+    parser.add_argument("--top", metavar="K", type=int, help="with --weights-from: the mean of the K best trials")
+
+
+def run(call: Namespace) -> int:
+    """Train, or go on with a training."""
+    from airstreams import api
+    from airstreams.distributed import is_main_process
+
+    record = api.train(
+        call.source,
+        call.out,
+        config=_config_to_resume(call) if call.resume else _config_of_new_run(call),
+        labels=call.labels,
+        init=call.init,
+        resume=call.resume,
+        console=stderr,
+    )
+    if not is_main_process():
+        return DONE
+    if call.json:
+        print_json({"run": str(call.out), **record.as_dict()})
+    else:
+        say(stdout, f"trained: {call.out}")
+    return DONE
+
+
+def _config_of_new_run(call: Namespace) -> Config:
+    config = config_from(call)
+    config.loss_weights = _loss_weights(call, config)
+    return config
+
+
+def _config_to_resume(call: Namespace) -> Config:
+    from airstreams.api import require_run
+    from airstreams.runs.folder import RunFolder
+
+    for option in ("init", "weights-from", "top"):
+        if call[option.replace("-", "_")] is not None:
+            raise InputError(f"--resume cannot be combined with --{option}, which is for a new run. Leave one out.")
+    folder = RunFolder(call.out)
+    require_run(folder)
+    return to_resume(folder.config, config_from(call), call.config_keys)
+
+
+def _loss_weights(call: Namespace, config: Config) -> LossWeights:
+    if call.weights_from is None:
+        if call.top is not None:
+            raise InputError("--top has no effect without --weights-from. Give --weights-from STUDY too.")
+        return config.loss_weights
+    evolved = weights_from(call.weights_from, call.top or 1, config.lambdas())
+    return config.loss_weights.updated(evolved)
+
+
+COMMAND = Command(
+    "Train a recogniser",
+    "train videos/ --labels labels/ --out runs/mine --config demo",
+    add_arguments,
+    run,
+    takes_config=True,
+    under_torchrun=True,
+    after_interrupt="Give --resume to go on from the last saved state, if there is one yet.",
+)
