@@ -147,7 +147,7 @@ def _config_to_resume(folder: RunFolder, config: Config | str | Path | None) -> 
     if config is None:
         return own
     given = _config(config)
-    if comparable(given) != training_values(own):
+    if comparable(given) != comparable(own):
         raise InputError(f"config: it differs from {folder.config}, which resuming goes by. Leave config out.")
     return given
 

@@ -199,11 +199,12 @@ def _with_keys(config: Config, other: Config, keys: Iterable[str]) -> Config:
     """A config with these keys, such as `training.epochs`, as they are in another one."""
     config = deepcopy(config)
     for key in keys:
-        *sections, name = key.split(".")
-        ours, theirs = config, other
-        for section in sections:
-            ours, theirs = getattr(ours, section), getattr(theirs, section)
-        setattr(ours, name, getattr(theirs, name))
+        ours, theirs, path = config, other, key.split(".")
+        while len(path) > 1 and is_dataclass(
+            getattr(ours, path[0])
+        ):  # a dict such as loss_weights.custom counts as one
+            ours, theirs, path = getattr(ours, path[0]), getattr(theirs, path[0]), path[1:]
+        setattr(ours, path[0], getattr(theirs, path[0]))
     return config
 
 

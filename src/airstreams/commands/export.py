@@ -29,11 +29,8 @@ def run(call: Namespace) -> int:
         frames = [None, clip.frames, clip.size, clip.size, 3]
         print_json({"file": str(call.out), "frames": frames, "classes": classes, "largest_difference": difference})
         return DONE
-    say(stdout, f"exported: {call.out}")
-    say(
-        stdout,
-        f"input: frames (any, {clip.frames}, {clip.size}, {clip.size}, 3); output: probabilities (any, {classes})",
-    )
+    shape = f"(any, {clip.frames}, {clip.size}, {clip.size}, 3)"
+    say(stdout, f"exported: {call.out}, frames {shape} to probabilities (any, {classes})")
     if difference is None:
         say(stdout, "not compared with the model: onnxruntime is not installed")
     else:
