@@ -4,7 +4,6 @@ import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,6 +17,7 @@ from airstreams.files import exclusive_lock
 from airstreams.inference.recogniser import Recogniser
 from airstreams.recipe import comparable, load_config, recipe_path
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.metrics_log import EpochRecord
 from airstreams.runs.saved_model import read_description
 from airstreams.training import loop
 
@@ -57,7 +57,7 @@ def train(
     init: str | Path | None = None,
     resume: bool = False,
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> EpochRecord:
     """Train a recogniser on a data set's training videos and leave it in a folder.
 
     Args:
@@ -70,7 +70,7 @@ def train(
         console: for progress and warnings; None prints nothing.
 
     Returns:
-        The last epoch's record, as in `metrics.jsonl`.
+        The last epoch's record.
 
     Raises:
         InputError: an argument is wrong; nothing has been written then.

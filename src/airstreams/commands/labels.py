@@ -16,7 +16,7 @@ from airstreams.percent import percent
 
 if TYPE_CHECKING:
     from airstreams.data.label_maps import LabelStore
-    from airstreams.teachers.inspect import Shares
+    from airstreams.teachers.inspect import StoreShares
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def run(call: Namespace) -> int:
     return FAILED if bad else DONE
 
 
-def _print_shares(store: "LabelStore", shares: "Shares") -> None:
+def _print_shares(store: "LabelStore", shares: "StoreShares") -> None:
     settings = ", ".join(f"{name} {value}" for name, value in store.settings.items())
     stdout.print(f"{store.teacher}; {settings or 'no settings'}")
     table = Table("class", "share of pixels", "share of frames")
