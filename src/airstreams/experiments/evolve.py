@@ -40,7 +40,7 @@ from airstreams.experiments.trials import run_worker, trial_source
 from airstreams.experiments.workers import EndedWorker, WorkerPool
 from airstreams.files import require_writable
 from airstreams.recipe import comparable, from_dict
-from airstreams.training.prepare import with_segment_classes
+from airstreams.training.data import with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 
 TOP = 10  # trials that `results.json` lists with their weights

@@ -33,9 +33,9 @@ from airstreams.models.airstreams import build
 from airstreams.recipe import comparable, load_config
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
+from airstreams.training.data import with_segment_classes
 from airstreams.training.learner import make_accelerator
 from airstreams.training.loop import train
-from airstreams.training.prepare import with_segment_classes
 from airstreams.training.signals import asked_to_stop, interrupted_by_signals
 
 
