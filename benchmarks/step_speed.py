@@ -36,9 +36,9 @@ from airstreams.machine import in_bfloat16
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, recipe_path
-from airstreams.training import loop
 from airstreams.training.learner import Learner, freeze, make_accelerator
 from airstreams.training.learner import make_learner as learner_of
+from airstreams.training.step import to_device, training_step
 
 CLASSES = 21  # J-HMDB's
 WARM_UP = 5  # steps that are not timed: memory is allocated, kernels are chosen, a graph is recorded
@@ -98,7 +98,7 @@ def measure(config: Config, steps: int, accelerator: Accelerator) -> Times:
     features_NCHW = torch.rand(16, 66, 66, channels, device=device, dtype=precision).permute(0, 3, 1, 2)
     kernel_CC33 = torch.rand(channels, 3, 3, channels, device=device, dtype=precision).permute(0, 3, 1, 2)
     work: tuple[Callable[[], object], ...] = (
-        lambda: loop.training_step(learner, accelerator, [batch], 1, config),
+        lambda: training_step(learner, accelerator, [batch], config),
         flow_pass,
         lambda: left @ right,
         lambda: F.conv2d(features_NCHW, kernel_CC33),
@@ -133,7 +133,7 @@ def make_batch(config: Config, device: torch.device) -> Batch:
         names=["random"] * B,
         bad_videos=[],
     )
-    return loop.to_device(batch, device)
+    return to_device(batch, device)
 
 
 def make_flow_pass(model: AIRStreams, config: Config, device: torch.device) -> Callable[[], None]:

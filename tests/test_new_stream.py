@@ -22,8 +22,8 @@ from airstreams.models.airstreams import build
 from airstreams.recipe import from_dict, load_config
 from airstreams.representations.custom import try_out
 from airstreams.runs import saved_model as saved_models
-from airstreams.training import loop
-from airstreams.training.learner import _train_mode, freeze
+from airstreams.training import loop, setup
+from airstreams.training.learner import freeze, set_training_mode
 from airstreams.training.transfer import take_over
 from tests.pages import blocks, page
 
@@ -339,7 +339,7 @@ def test_what_goes_wrong_in_forward_does_so_before_the_videos_are_gone_through(
     works, source, tiny, tmp_path, monkeypatch, name, told
 ):
     """Also what goes wrong only where a model predicts."""
-    monkeypatch.setattr(loop, "prepare_videos", None)
+    monkeypatch.setattr(setup, "prepare_videos", None)
     config = replace(tiny, model=replace(works(name), flow=tiny.model.flow))
     with pytest.raises(InputError, match=f"works:{name}: {told}"):
         loop.train(source, config, tmp_path / "run", False, Console(quiet=True))
@@ -483,7 +483,7 @@ def test_freezing_the_taught_network_stops_its_statistics_too(tmp_path, monkeypa
         config = Config(model=model, training=TrainingConfig(freeze=frozen))
         made = build(model, 2, 5)
         made.representations["taught"].requires_grad_(False)
-        _train_mode(made, freeze(made, config))
+        set_training_mode(made, freeze(made, config))
         made(clip(2, 3, 3, 64, 64))
         assert made.state_dict()["representations.taught.network.1.num_batches_tracked"] == (0 if frozen else 1)
     del sys.modules["taught_streams"]

@@ -1,4 +1,4 @@
-"""Jobs that are really run, killed and shared out, with teachers of a few lines; the truth is the teacher's rule."""
+"""Real annotation jobs, also interrupted and distributed ones, with teachers that follow a simple rule."""
 
 import csv
 import json
@@ -40,7 +40,7 @@ TEACHERS = '''
 
 
     def rule(frames_THW3):
-        """The strongest colour where there is one, no label where it is bright, background elsewhere."""
+        """The strongest colour where there is one, no label for bright pixels, background elsewhere."""
         strongest, weakest = frames_THW3.max(3), frames_THW3.min(3)
         labels_THW = np.where(strongest - weakest > 15, frames_THW3.argmax(3) + 1, 0)
         return np.where(weakest > 180, 255, labels_THW).astype(np.uint8)
@@ -56,20 +56,20 @@ TEACHERS = '''
             return rule(frames_THW3)
 
 
-    class Swayed(Teacher):
-        """What it sees in a frame depends on the whole batch."""
+    class Batchwise(Teacher):
+        """The label maps of a frame depend on the whole batch."""
 
-        name = "swayed"
+        name = "batch dependent"
         pause = 0.0
 
         def __call__(self, frames_THW3):
             time.sleep(self.pause)
             labels_THW = super().__call__(frames_THW3)
-            sway = (int(frames_THW3.sum(dtype=np.int64)) + len(frames_THW3)) % 4
-            return np.where(labels_THW == 255, 255, (labels_THW + sway) % 4).astype(np.uint8)
+            shift = (int(frames_THW3.sum(dtype=np.int64)) + len(frames_THW3)) % 4
+            return np.where(labels_THW == 255, 255, (labels_THW + shift) % 4).astype(np.uint8)
 
 
-    class SlowlySwayed(Swayed):
+    class Slow(Batchwise):
         pause = 0.04
 
 
@@ -77,7 +77,7 @@ TEACHERS = '''
         classes = ("background", "rot", "green", "blue")
 
 
-    class Fails(Swayed):
+    class Fails(Batchwise):
         error = RuntimeError
 
         def __call__(self, frames_THW3):
@@ -92,7 +92,7 @@ TEACHERS = '''
 
 
     class Forgets(Teacher):
-        """At its last batch, label maps that were done get lost."""
+        """At its last batch it deletes finished label maps."""
 
         def __call__(self, frames_THW3):
             if len(CALLS.read_text().splitlines() if CALLS.exists() else []) == 15:
@@ -109,26 +109,26 @@ def rule(frames_THW3):
 
 
 @pytest.fixture
-def desk(tmp_path):
-    """Where the teachers stand, and write down their calls."""
+def workshop(tmp_path):
+    """The folder of the teachers, where they record their calls."""
     (tmp_path / "teachers.py").write_text(textwrap.dedent(TEACHERS))
     return tmp_path
 
 
 @pytest.fixture
-def annotate(desk, capfd):
-    """Runs the job in this process: its exit status, what it printed, what it said."""
+def annotate(workshop, capfd):
+    """Runs the job in this process and returns its exit status, stdout and stderr."""
 
     def run(data, out, *options, teacher="Teacher"):
         capfd.readouterr()
-        status = main(arguments(data, desk, teacher, out, *options))
+        status = main(arguments(data, workshop, teacher, out, *options))
         return status, *capfd.readouterr()
 
     return run
 
 
-def arguments(data, desk, teacher, out, *options):
-    words = ["annotate", data, "--teacher", f"{desk / 'teachers.py'}:{teacher}", "--out", out, *options]
+def arguments(data, workshop, teacher, out, *options):
+    words = ["annotate", data, "--teacher", f"{workshop / 'teachers.py'}:{teacher}", "--out", out, *options]
     if "--workers" not in options:
         words += ["--workers", 0]
     return [str(word) for word in words]
@@ -139,7 +139,7 @@ def environment():
 
 
 def start(*words, **options):
-    """The job in a process of its own."""
+    """Start the job in a process of its own."""
     return subprocess.Popen(
         [sys.executable, *words],
         env=environment(),
@@ -150,9 +150,9 @@ def start(*words, **options):
     )
 
 
-def calls(desk):
-    """The number of frames of each call of the teacher, by its process."""
-    path = desk / "calls"
+def calls(workshop):
+    """The process and the number of frames of each call of the teacher."""
+    path = workshop / "calls"
     lines = path.read_text().splitlines() if path.exists() else []
     return [tuple(map(int, line.split())) for line in lines]
 
@@ -163,12 +163,12 @@ def content(folder):
 
 
 def film(path, frames=8, size=(64, 48), seed=0, key_every=4):
-    """Writes a video of coloured blocks, (width, height) px, 10 frames a second."""
+    """Write a video of coloured blocks, (width, height) px, 10 frames per second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     width, height = size
     draw = np.random.default_rng(seed)
     blocks = draw.integers(0, 256, (frames, 3, 4, 3), np.uint8)
-    blocks[:, 0, 0] = 255  # what the rule has no label for
+    blocks[:, 0, 0] = 255  # the rule gives no label
     blocks[:, 1, 1] = 90  # background
     rows, columns = np.arange(height) * 3 // height, np.arange(width) * 4 // width
     with av.open(str(path), "w") as out:
@@ -181,19 +181,19 @@ def film(path, frames=8, size=(64, 48), seed=0, key_every=4):
 
 
 def break_midway(path, frame=8):
-    """Spoils one key frame: what stands before it decodes."""
+    """Damage one key frame, so that only the frames before it can be decoded."""
     with av.open(str(path)) as container:
         packet = [packet for packet in container.demux(video=0) if packet.size][frame]
     data = bytearray(path.read_bytes())
-    for place in range(packet.pos + packet.size // 4, packet.pos + packet.size // 4 + 20):
-        data[place] ^= 0xA5
+    for position in range(packet.pos + packet.size // 4, packet.pos + packet.size // 4 + 20):
+        data[position] ^= 0xA5
     path.write_bytes(data)
 
 
-# What is in the store
+# The content of the store
 
 
-def test_every_frame_that_the_stride_meets_has_the_teachers_label_map(annotate, synthetic, tmp_path):
+def test_every_nth_frame_has_the_teachers_label_map(annotate, synthetic, tmp_path):
     out = tmp_path / "labels"
     status, _, said = annotate(synthetic / "videos", out, "--stride", 3, "--batch-size", 7, "--workers", 2)
     assert status == 0, said
@@ -213,28 +213,28 @@ def test_every_frame_that_the_stride_meets_has_the_teachers_label_map(annotate, 
     assert not (out / "left_out.csv").exists()
 
 
-def test_of_the_segments_in_a_csv_the_frames_between_start_and_end(annotate, tmp_path):
+def test_only_the_frames_of_segments_are_labelled(annotate, tmp_path):
     long, short = film(tmp_path / "films" / "long.mp4", frames=40), film(tmp_path / "films" / "short.mp4", seed=1)
     (tmp_path / "list.csv").write_text(
         "path,label,start,end\n"
-        "films/long.mp4,wave,0.45,1.05\n"  # places 5 to 10
-        "films/long.mp4,jump,0.95,1.25\n"  # places 10 to 12
-        "films/long.mp4,wave,3.65,\n"  # places 37 to 39
+        "films/long.mp4,wave,0.45,1.05\n"  # frames 5 to 10
+        "films/long.mp4,jump,0.95,1.25\n"  # frames 10 to 12
+        "films/long.mp4,wave,3.65,\n"  # frames 37 to 39
         "films/short.mp4,jump,,\n"
     )
     out = tmp_path / "labels"
     found = json.loads(annotate(tmp_path / "list.csv", out, "--stride", 2, "--json")[1])
     assert (found["videos"], found["labelled"], found["frames"]) == (2, 2, 5 + 4)
     store = LabelStore.open(out)
-    for path, key, places in ((long, "films/long", [6, 8, 10, 12, 38]), (short, "films/short", [0, 2, 4, 6])):
-        assert store.labelled_frames(key).tolist() == places
-        np.testing.assert_array_equal(store.read(key, places), rule(read_frames(path, places)))
+    for path, key, indices in ((long, "films/long", [6, 8, 10, 12, 38]), (short, "films/short", [0, 2, 4, 6])):
+        assert store.labelled_frames(key).tolist() == indices
+        np.testing.assert_array_equal(store.read(key, indices), rule(read_frames(path, indices)))
     assert len(open_source(str(tmp_path / "list.csv"), out).videos) == 4
 
 
-def test_a_segment_between_two_strides_is_done_with_no_label_map(annotate, tmp_path):
+def test_a_segment_shorter_than_the_stride_has_no_label_map(annotate, tmp_path):
     film(tmp_path / "a.mp4")
-    (tmp_path / "list.csv").write_text("path,label,start,end\na.mp4,wave,0.05,0.35\n")  # places 1 to 3
+    (tmp_path / "list.csv").write_text("path,label,start,end\na.mp4,wave,0.05,0.35\n")  # frames 1 to 3
     status, out, _ = annotate(tmp_path / "list.csv", tmp_path / "labels", "--stride", 4, "--json")
     assert json.loads(out)["missing"] == []
     assert status == 0
@@ -250,7 +250,7 @@ def several_sizes(tmp_path):
     return tmp_path / "films"
 
 
-def test_larger_frames_are_reduced_and_videos_of_several_sizes_go_together(annotate, several_sizes, desk, tmp_path):
+def test_large_frames_are_reduced_and_sizes_are_not_mixed_in_a_batch(annotate, several_sizes, workshop, tmp_path):
     out = tmp_path / "labels"
     status, _, said = annotate(several_sizes, out, "--max-side", 32, "--batch-size", 6)
     assert status == 0, said
@@ -261,54 +261,54 @@ def test_larger_frames_are_reduced_and_videos_of_several_sizes_go_together(annot
         frames = read_frames(several_sizes / "wave" / f"{name}.mp4", range(8), short_side=min(shape))
         assert read.shape == (8, *shape)  # type: ignore[union-attr]
         np.testing.assert_array_equal(read, rule(frames))
-    # Frames of two videos meet in a batch, those of two sizes never.
-    assert [count for _, count in calls(desk)] == [6, 6, 4, 6, 2, 6, 2, 6, 2, 6, 2]
+    # A batch may have frames of two videos, but never of two sizes.
+    assert [count for _, count in calls(workshop)] == [6, 6, 4, 6, 2, 6, 2, 6, 2, 6, 2]
 
 
-def test_no_side_is_longer_than_the_longest_allowed(annotate, several_sizes, tmp_path):
+def test_no_side_exceeds_max_side(annotate, several_sizes, tmp_path):
     annotate(several_sizes, tmp_path / "labels", "--max-side", 17, "--stride", 8)
     store = LabelStore.open(tmp_path / "labels")
     sides = {name: max(store.read(f"wave/{name}", [0]).shape[1:]) for name in SIZES}  # type: ignore[union-attr]
     assert 15 < max(sides.values()) <= 17, sides
 
 
-def test_classes_that_are_not_kept_become_background_and_the_others_count_on(annotate, several_sizes, tmp_path):
+def test_classes_that_are_not_kept_become_background(annotate, several_sizes, tmp_path):
     out = tmp_path / "labels"
     status, _, said = annotate(several_sizes, out, "--classes", "blue, red,blue")
     assert status == 0, said
     store = LabelStore.open(out)
     assert store.classes == ("background", "blue", "red")
     assert store.settings["classes"] == ["blue", "red", "blue"]
-    seen = rule(read_frames(several_sizes / "wave" / "a.mp4", range(8)))
-    assert set(np.unique(seen)) == {0, 1, 2, 3, 255}
+    label_maps = rule(read_frames(several_sizes / "wave" / "a.mp4", range(8)))
+    assert set(np.unique(label_maps)) == {0, 1, 2, 3, 255}
     for theirs, ours in {0: 0, 1: 2, 2: 0, 3: 1, 255: 255}.items():
-        assert (store.read("wave/a", range(8))[seen == theirs] == ours).all()  # type: ignore[index]
+        assert (store.read("wave/a", range(8))[label_maps == theirs] == ours).all()  # type: ignore[index]
 
 
-def test_the_teacher_sees_full_batches_across_videos(annotate, synthetic, desk, tmp_path):
+def test_batches_are_full_across_videos(annotate, synthetic, workshop, tmp_path):
     annotate(synthetic / "videos", tmp_path / "labels", "--batch-size", 20, "--stride", 2)
-    # Thirty-two videos of four frames, in two groups.
-    assert [count for _, count in calls(desk)] == [20, 20, 20, 4] * 2
+    # Two groups of 16 videos with four frames each.
+    assert [count for _, count in calls(workshop)] == [20, 20, 20, 4] * 2
 
 
 @pytest.fixture(scope="module")
-def undisturbed(synthetic, tmp_path_factory):
-    """The store of the teacher that depends on its batches, which nobody disturbed."""
-    desk = tmp_path_factory.mktemp("undisturbed")
-    (desk / "teachers.py").write_text(textwrap.dedent(TEACHERS))
-    assert main(arguments(synthetic / "videos", desk, "Swayed", desk / "labels", "--batch-size", 5)) == 0
-    assert [count for _, count in calls(desk)] == [*[5] * 25, 3] * 2
-    return desk / "labels"
+def uninterrupted(synthetic, tmp_path_factory):
+    """The store that the batch-dependent teacher makes without interruption."""
+    workshop = tmp_path_factory.mktemp("uninterrupted")
+    (workshop / "teachers.py").write_text(textwrap.dedent(TEACHERS))
+    assert main(arguments(synthetic / "videos", workshop, "Batchwise", workshop / "labels", "--batch-size", 5)) == 0
+    assert [count for _, count in calls(workshop)] == [*[5] * 25, 3] * 2
+    return workshop / "labels"
 
 
-def test_the_number_of_decoding_processes_changes_nothing(annotate, synthetic, undisturbed, tmp_path):
+def test_the_store_does_not_depend_on_the_number_of_workers(annotate, synthetic, uninterrupted, tmp_path):
     for workers in (1, 3):
         out = tmp_path / str(workers)
-        assert annotate(synthetic / "videos", out, "--batch-size", 5, "--workers", workers, teacher="Swayed")[0] == 0
-        assert content(out) == content(undisturbed)
+        assert annotate(synthetic / "videos", out, "--batch-size", 5, "--workers", workers, teacher="Batchwise")[0] == 0
+        assert content(out) == content(uninterrupted)
     other = tmp_path / "other"
-    annotate(synthetic / "videos", other, "--batch-size", 6, teacher="Swayed")
-    assert content(other) != content(undisturbed)  # so other batches would have been seen
+    annotate(synthetic / "videos", other, "--batch-size", 6, teacher="Batchwise")
+    assert content(other) != content(uninterrupted)  # so the check above would notice other batches
 
 
 # Interruptions
@@ -321,14 +321,14 @@ def wait_for(process, reached):
     assert reached()
 
 
-def test_killed_at_several_moments_it_goes_on_to_the_same_bytes(annotate, synthetic, undisturbed, desk, tmp_path):
+def test_a_killed_job_resumes_to_the_same_bytes(annotate, synthetic, uninterrupted, workshop, tmp_path):
     out = tmp_path / "labels"
-    command = arguments(synthetic / "videos", desk, "SlowlySwayed", out, "--batch-size", 5, "--workers", 1)
-    some = random.randrange(2, 20)  # of the 26 calls or more that are left by then
+    command = arguments(synthetic / "videos", workshop, "Slow", out, "--batch-size", 5, "--workers", 1)
+    some = random.randrange(2, 20)  # at least 26 calls are left by then
     moments = [
-        lambda: len(calls(desk)) >= 7,  # before any file is whole
-        lambda: any(out.rglob("[0-9]*.npz")),  # while a group's files get their names, or soon after
-        lambda: sum(pid == processes[-1].pid for pid, _ in calls(desk)) >= some,
+        lambda: len(calls(workshop)) >= 7,  # before any file is finished
+        lambda: any(out.rglob("[0-9]*.npz")),  # while the files of a group are renamed, or soon after
+        lambda: sum(pid == processes[-1].pid for pid, _ in calls(workshop)) >= some,
     ]
     held: set[Any] = set()
     processes: list[Any] = []
@@ -341,75 +341,75 @@ def test_killed_at_several_moments_it_goes_on_to_the_same_bytes(annotate, synthe
         else:
             process.kill()
         assert process.wait(timeout=120) == -signal.SIGKILL
-        whole = {name for name in content(out) if not Path(name).name.startswith(".")}
-        assert held <= whole  # nothing whole is ever lost
-        held = whole
-        for name in whole:
-            assert (out / name).read_bytes() == content(undisturbed)[name]
+        finished = {name for name in content(out) if not Path(name).name.startswith(".")}
+        assert held <= finished  # finished files are never lost
+        held = finished
+        for name in finished:
+            assert (out / name).read_bytes() == content(uninterrupted)[name]
     assert len(held) < 33
-    assert annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Swayed")[0] == 0
-    assert content(out) == content(undisturbed)
+    assert annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Batchwise")[0] == 0
+    assert content(out) == content(uninterrupted)
     for process in processes:
-        process.communicate(timeout=120)  # the decoding processes, which hold the pipes too, have ended
+        process.communicate(timeout=120)  # the loader processes, which hold the pipes too, have ended
 
 
 @pytest.mark.parametrize("lost", [["test/disc_up/001"], ["train/square_up/00" + n for n in "135"]])
-def test_a_group_that_was_half_done_is_done_anew_and_no_other(annotate, synthetic, undisturbed, desk, tmp_path, lost):
-    out = shutil.copytree(undisturbed, tmp_path / "labels")
+def test_only_the_interrupted_group_is_annotated_again(annotate, synthetic, uninterrupted, workshop, tmp_path, lost):
+    out = shutil.copytree(uninterrupted, tmp_path / "labels")
     for key in lost:
-        whole = out / f"{key}.npz"
-        whole.rename(whole.with_name(f".17.{whole.name}"))  # as a killed process leaves it
-    assert annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Swayed")[0] == 0
-    assert content(out) == content(undisturbed)
-    assert [count for _, count in calls(desk)] == [*[5] * 25, 3]
+        file = out / f"{key}.npz"
+        file.rename(file.with_name(f".17.{file.name}"))  # the temporary file of a killed process
+    assert annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Batchwise")[0] == 0
+    assert content(out) == content(uninterrupted)
+    assert [count for _, count in calls(workshop)] == [*[5] * 25, 3]
 
 
 @pytest.mark.parametrize("left", [".17.labels.json", ".17.left_out.csv", "test/disc_up/.17.000.npz"])
-def test_what_a_killed_process_was_writing_goes(annotate, synthetic, undisturbed, desk, tmp_path, left):
-    out = shutil.copytree(undisturbed, tmp_path / "labels")
+def test_temporary_files_of_a_killed_process_are_removed(annotate, synthetic, uninterrupted, workshop, tmp_path, left):
+    out = shutil.copytree(uninterrupted, tmp_path / "labels")
     (out / left).write_bytes(b"half")
-    status, printed, _ = annotate(synthetic / "videos", out, "--batch-size", 5, "--json", teacher="Swayed")
-    assert (status, json.loads(printed)["frames"], calls(desk)) == (0, 0, [])
-    assert content(out) == content(undisturbed)
+    status, printed, _ = annotate(synthetic / "videos", out, "--batch-size", 5, "--json", teacher="Batchwise")
+    assert (status, json.loads(printed)["frames"], calls(workshop)) == (0, 0, [])
+    assert content(out) == content(uninterrupted)
 
 
-def test_killed_while_it_wrote_its_very_first_file_the_same_call_begins(annotate, synthetic, undisturbed, tmp_path):
+def test_a_job_killed_at_its_first_file_starts_again(annotate, synthetic, uninterrupted, tmp_path):
     out = tmp_path / "labels"
     out.mkdir()
     (out / ".17.labels.json").write_bytes(b'{"teacher": ')
-    status, _, said = annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Swayed")
+    status, _, said = annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Batchwise")
     assert status == 0, said
-    assert content(out) == content(undisturbed)
+    assert content(out) == content(uninterrupted)
 
 
-def test_a_finished_file_whose_name_begins_with_a_dot_is_not_done_again(annotate, desk, tmp_path):
+def test_finished_files_with_a_leading_dot_are_kept(annotate, workshop, tmp_path):
     film(tmp_path / ".hidden.mp4")
     (tmp_path / "list.csv").write_text("path,label\n.hidden.mp4,wave\n")
     for _ in range(2):
         assert annotate(tmp_path / "list.csv", tmp_path / "labels")[0] == 0
-    assert len(calls(desk)) == 1
+    assert len(calls(workshop)) == 1
 
 
-def test_an_interruption_from_the_keyboard_says_how_to_go_on(annotate, synthetic, undisturbed, desk, tmp_path):
+def test_a_keyboard_interrupt_leaves_no_traceback(annotate, synthetic, uninterrupted, workshop, tmp_path):
     out = tmp_path / "labels"
-    command = arguments(synthetic / "videos", desk, "SlowlySwayed", out, "--batch-size", 5, "--workers", 2)
-    for _ in range(3):  # Python loses an interrupt that falls into a finaliser, once in some hundred times
+    command = arguments(synthetic / "videos", workshop, "Slow", out, "--batch-size", 5, "--workers", 2)
+    for _ in range(3):  # about once in a hundred times Python loses an interrupt during a finaliser
         process = start("-m", "airstreams", *command, start_new_session=True)
-        seen = len(calls(desk))
-        wait_for(process, lambda seen=seen: len(calls(desk)) >= seen + 3)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the processes that decode as well
+        before = len(calls(workshop))
+        wait_for(process, lambda before=before: len(calls(workshop)) >= before + 3)
+        os.killpg(process.pid, signal.SIGINT)  # as from a terminal: the loader processes get it too
         _, said = process.communicate(timeout=120)
         if process.returncode:
             break
         shutil.rmtree(out)
     assert process.returncode == 1
-    assert said.splitlines()[-1] == "airstreams: interrupted; the same call goes on"
+    assert said.splitlines()[-1].startswith("airstreams: interrupted")
     assert "Traceback" not in said
     assert list(content(out)) == ["labels.json"]
 
 
 @pytest.mark.parametrize("teacher", ["Fails", "FailsOtherwise"])
-def test_a_teacher_that_fails_leaves_whole_files_only(annotate, synthetic, desk, tmp_path, teacher):
+def test_a_failing_teacher_leaves_only_finished_files(annotate, synthetic, workshop, tmp_path, teacher):
     out = tmp_path / "labels"
     options = ("--batch-size", 5, "--workers", 1)
     status, printed, said = annotate(synthetic / "videos", out, *options, teacher=teacher)
@@ -417,9 +417,9 @@ def test_a_teacher_that_fails_leaves_whole_files_only(annotate, synthetic, desk,
     assert "out of paint" in said
     assert "Traceback" not in said
     assert len(content(out)) == 1 + 16  # the first group's
-    assert annotate(synthetic / "videos", out, *options, teacher="Swayed")[0] == 0
+    assert annotate(synthetic / "videos", out, *options, teacher="Batchwise")[0] == 0
     assert len(content(out)) == 1 + 32
-    assert [count for _, count in calls(desk)[30:]] == [*[5] * 25, 3]
+    assert [count for _, count in calls(workshop)[30:]] == [*[5] * 25, 3]
 
 
 # Bad videos
@@ -427,7 +427,7 @@ def test_a_teacher_that_fails_leaves_whole_files_only(annotate, synthetic, desk,
 
 @pytest.fixture
 def bad_ones(tmp_path):
-    """Eight videos of three kinds of damage among them, and the good ones' copies."""
+    """Eight videos, three of them damaged in different ways. `good/` has undamaged copies."""
     for number in range(8):
         film(tmp_path / "good" / "wave" / f"{number}.mp4", frames=16, seed=number)
     folder = shutil.copytree(tmp_path / "good", tmp_path / "films") / "wave"
@@ -437,7 +437,7 @@ def bad_ones(tmp_path):
     return folder.parent
 
 
-def test_bad_videos_are_named_with_their_reasons_and_the_others_done(annotate, bad_ones, desk, tmp_path):
+def test_bad_videos_are_left_out_with_their_reasons(annotate, bad_ones, workshop, tmp_path):
     out = tmp_path / "labels"
     status, printed, _ = annotate(bad_ones, out, "--batch-size", 3, "--json")
     assert status == 1
@@ -448,23 +448,24 @@ def test_bad_videos_are_named_with_their_reasons_and_the_others_done(annotate, b
     paths = [str(bad_ones / "wave" / f"{number}.mp4") for number in (1, 4, 6)]
     assert list(reasons) == paths
     assert [reasons[path].split(":")[0] for path in paths] == ["not a video", "truncated", "unreadable"]
-    assert 5 * 16 < found["frames"] == sum(count for _, count in calls(desk)) < 6 * 16  # some of the sixth, in vain
+    assert 5 * 16 < found["frames"] == sum(count for _, count in calls(workshop)) < 6 * 16  # and some of the bad one
     files = content(out)
     assert set(files) == {"labels.json", "left_out.csv", *(f"wave/{number}.npz" for number in (0, 2, 3, 5, 7))}
     rows = list(csv.reader(files["left_out.csv"].decode().splitlines()))
     assert rows == [["path", "reason"], *([path, reasons[path]] for path in paths)]
 
-    # The same again, without work for the teacher.
-    before = len(calls(desk))
+    # The same call again does not call the teacher.
+    before = len(calls(workshop))
     status, printed, _ = annotate(bad_ones, out, "--batch-size", 3)
     assert status == 1
     for path in paths:
-        assert f"left out: {path}: {reasons[path]}" in printed
-    assert "5 of 8 files labelled; 0 frames now" in printed
+        assert f"{path}: {reasons[path]}" in printed
+    assert "5 of 8 files" in printed
+    assert "0 frames" in printed
     assert content(out) == files
-    assert len(calls(desk)) == before
+    assert len(calls(workshop)) == before
 
-    # One mended, then all.
+    # One video is repaired, then all.
     for numbers, status in (((1,), 1), ((4, 6), 0)):
         for number in numbers:
             shutil.copy(tmp_path / "good" / "wave" / f"{number}.mp4", bad_ones / "wave" / f"{number}.mp4")
@@ -475,15 +476,15 @@ def test_bad_videos_are_named_with_their_reasons_and_the_others_done(annotate, b
     assert content(out) == content(tmp_path / "fresh")
 
 
-def test_a_broken_video_in_a_group_of_its_own_is_not_shown_to_the_teacher_again(annotate, desk, tmp_path):
+def test_a_known_bad_video_is_not_annotated_again(annotate, workshop, tmp_path):
     break_midway(film(tmp_path / "films" / "wave" / "a.mp4", frames=16))
     answers = [annotate(tmp_path / "films", tmp_path / "labels", "--batch-size", 4) for _ in range(2)]
     assert [status for status, _, _ in answers] == [1, 1]
     assert set(content(tmp_path / "labels")) == {"labels.json", "left_out.csv"}
-    assert sum(count for _, count in calls(desk)) == 8  # the good ones, once
+    assert sum(count for _, count in calls(workshop)) == 8  # those before the damage, once
 
 
-def test_files_that_got_lost_on_the_way_are_called_missing(annotate, synthetic, desk, tmp_path):
+def test_lost_files_are_reported_as_missing(annotate, synthetic, workshop, tmp_path):
     out = tmp_path / "labels"
     status, printed, _ = annotate(synthetic / "videos", out, "--json", teacher="Forgets")
     found = json.loads(printed)
@@ -503,39 +504,39 @@ def torchrun(*words):
     return process.returncode, out, said
 
 
-def test_two_processes_write_what_one_writes(annotate, synthetic, desk, tmp_path):
+def test_two_processes_write_the_same_store_as_one(annotate, synthetic, workshop, tmp_path):
     videos = shutil.copytree(synthetic / "videos", tmp_path / "videos")
     bad = videos / "train" / "square_up" / "003.mp4"
     bad.write_bytes(b"")
     options = ("--batch-size", 5, "--json")
-    status, printed, _ = annotate(videos, tmp_path / "one", *options, teacher="Swayed")
+    status, printed, _ = annotate(videos, tmp_path / "one", *options, teacher="Batchwise")
     alone = json.loads(printed)
     assert (status, alone["labelled"]) == (1, 31)
-    (desk / "calls").unlink()
-    command = arguments(videos, desk, "Swayed", tmp_path / "two", *options, "--workers", 1)
+    (workshop / "calls").unlink()
+    command = arguments(videos, workshop, "Batchwise", tmp_path / "two", *options, "--workers", 1)
     status, printed, said = torchrun("-m", "airstreams", *command)
     assert status == 1, said
     assert {**json.loads(printed), "seconds": 0} == {**alone, "seconds": 0}
     assert content(tmp_path / "two") == content(tmp_path / "one")
-    assert len({pid for pid, _ in calls(desk)}) == 2
+    assert len({pid for pid, _ in calls(workshop)}) == 2
 
 
 NOT_SHARED = """
-    # The second machine's disk is another one, though its folder has the same name.
+    # The processes do not share a disk: each has a folder of its own under the same name.
     import os
     import sys
 
     from airstreams.cli import main
 
-    place = sys.argv.index("--out") + 1
-    sys.argv[place] += os.environ["RANK"]
+    position = sys.argv.index("--out") + 1
+    sys.argv[position] += os.environ["RANK"]
     sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_what_another_process_did_not_leave_in_the_store_is_called_missing(synthetic, desk, tmp_path):
+def test_files_on_another_disk_are_reported_as_missing(synthetic, workshop, tmp_path):
     (tmp_path / "not_shared.py").write_text(textwrap.dedent(NOT_SHARED))
-    command = arguments(synthetic / "videos", desk, "Teacher", tmp_path / "labels", "--json")
+    command = arguments(synthetic / "videos", workshop, "Teacher", tmp_path / "labels", "--json")
     status, printed, said = torchrun(tmp_path / "not_shared.py", *command)
     assert status == 1, said
     found = json.loads(printed)
@@ -550,26 +551,25 @@ def test_what_another_process_did_not_leave_in_the_store_is_called_missing(synth
 
 
 @pytest.mark.parametrize(
-    ("options", "teacher", "told"),
+    ("options", "teacher", "words"),
     [
-        ((), "Swayed", "made with teacher rule, not swayed"),
-        (("--stride", 2), "Teacher", "made with stride 1, not 2"),
-        (("--max-side", 32), "Teacher", "made with max_side None, not 32"),
-        (("--classes", "red"), "Teacher", "made with classes None, not ['red']"),
-        ((), "Renamed", "made with classes"),
+        ((), "Batchwise", ("teacher", "rule", "batch dependent")),
+        (("--stride", 2), "Teacher", ("stride 1", "2")),
+        (("--max-side", 32), "Teacher", ("max_side None", "32")),
+        (("--classes", "red"), "Teacher", ("classes None", "['red']")),
+        ((), "Renamed", ("classes", "rot")),
     ],
 )
-def test_a_store_made_otherwise_is_refused_and_stays(annotate, several_sizes, desk, tmp_path, options, teacher, told):
+def test_a_store_with_other_settings_is_refused(annotate, several_sizes, workshop, tmp_path, options, teacher, words):
     out = tmp_path / "labels"
     annotate(several_sizes, out)
     (out / "wave" / "a.npz").unlink()
-    (out / "wave" / ".17.b.npz").write_bytes(b"of a job that runs")
-    files, seen = content(out), len(calls(desk))
+    (out / "wave" / ".17.b.npz").write_bytes(b"of a running job")
+    files, before = content(out), len(calls(workshop))
     line = refusal(annotate(several_sizes, out, *options, teacher=teacher))
-    assert told in line
-    assert str(out) in line
+    assert all(word in line for word in (*words, str(out)))
     assert content(out) == files
-    assert len(calls(desk)) == seen
+    assert len(calls(workshop)) == before
 
 
 def refusal(answer):
@@ -581,57 +581,60 @@ def refusal(answer):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "words"),
     [
-        (("--classes", "red,pink"), "has no pink; expected some of red, green, blue"),
-        (("--classes", "red,"), "expected some of red, green, blue"),
-        (("--classes", ""), "expected some of red, green, blue"),
-        (("--stride", 0), "--stride 0"),
-        (("--stride", "1.5"), "stride"),
-        (("--max-side", 15), "--max-side 15"),
-        (("--batch-size", 0), "--batch-size 0"),
-        (("--workers", -1), "--workers -1"),
-        (("--score-threshold", 2), "score_threshold is 2"),
-        (("--score-threshold", 0.3), "score_threshold=0.3"),  # its factory takes no options
+        (("--classes", "red,pink"), ("--classes", "pink", "red, green, blue")),
+        (("--classes", "red,"), ("--classes", "red, green, blue")),
+        (("--classes", ""), ("--classes", "red, green, blue")),
+        (("--stride", 0), ("--stride 0",)),
+        (("--stride", "1.5"), ("stride",)),
+        (("--max-side", 15), ("--max-side 15",)),
+        (("--batch-size", 0), ("--batch-size 0",)),
+        (("--workers", -1), ("--workers -1",)),
+        (("--score-threshold", 2), ("score_threshold", "2")),
+        (("--score-threshold", 0.3), ("score_threshold=0.3",)),  # its factory takes no options
     ],
 )
-def test_a_call_that_is_wrong_is_refused_before_anything_is_written(annotate, several_sizes, tmp_path, options, told):
-    assert told in refusal(annotate(several_sizes, tmp_path / "labels", *options))
+def test_wrong_options_are_refused_before_anything_is_written(annotate, several_sizes, tmp_path, options, words):
+    line = refusal(annotate(several_sizes, tmp_path / "labels", *options))
+    assert all(word in line for word in words)
     assert not (tmp_path / "labels").exists()
 
 
-def test_a_folder_that_is_no_store_is_refused_and_stays(annotate, several_sizes, tmp_path):
+def test_a_folder_that_is_not_a_store_is_refused(annotate, several_sizes, tmp_path):
     out = tmp_path / "labels"
     out.mkdir()
     (out / "thesis.tex").write_text("three years of work")
-    assert "no store of label maps, and not empty" in refusal(annotate(several_sizes, out))
+    assert str(out) in refusal(annotate(several_sizes, out))
     (out / "labels.json").write_text("[]")
     files = content(out)
-    assert "labels.json lacks teacher, classes, settings" in refusal(annotate(several_sizes, out))
+    line = refusal(annotate(several_sizes, out))
+    assert all(word in line for word in ("labels.json", "teacher, classes, settings"))
     assert content(out) == files
 
 
-def test_a_labelling_is_alone_in_its_store(annotate, several_sizes, desk, held, tmp_path):
+def test_a_store_that_another_job_writes_is_refused(annotate, several_sizes, workshop, held, tmp_path):
     with held(tmp_path / "labels"):
-        told = refusal(annotate(several_sizes, tmp_path / "labels"))
-    assert f"{tmp_path / 'labels'}: another process is annotating there" in told
-    assert calls(desk) == []
+        line = refusal(annotate(several_sizes, tmp_path / "labels"))
+    assert str(tmp_path / "labels") in line
+    assert "annotating" in line
+    assert calls(workshop) == []
 
 
-def test_a_target_that_cannot_be_written_is_refused(annotate, several_sizes, desk, tmp_path):
+def test_an_unwritable_folder_is_refused(annotate, several_sizes, workshop, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "labels", tmp_path / "file" / "a" / "b"):
-        assert f"{out}: nothing can be written there" in refusal(annotate(several_sizes, out))
+        assert str(out) in refusal(annotate(several_sizes, out))
     assert (tmp_path / "file").read_text() == "mine"
     if Path("/proc/self").exists():
-        assert "/proc/labels: nothing can be written there" in refusal(annotate(several_sizes, Path("/proc/labels")))
-    assert calls(desk) == []
+        assert "/proc/labels" in refusal(annotate(several_sizes, Path("/proc/labels")))
+    assert calls(workshop) == []
 
 
 # Memory
 
 
-def test_a_long_video_is_never_held_whole(annotate, desk, tmp_path):
+def test_a_long_video_is_not_held_in_memory(annotate, workshop, tmp_path):
     frames, size = 600, (128, 96)
     film(tmp_path / "films" / "wave" / "long.mp4", frames=frames, size=size, key_every=50)
     tracemalloc.start()
@@ -639,7 +642,7 @@ def test_a_long_video_is_never_held_whole(annotate, desk, tmp_path):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert status == 0, said
-    assert [count for _, count in calls(desk)] == [8] * (frames // 8)
+    assert [count for _, count in calls(workshop)] == [8] * (frames // 8)
     assert most < frames * size[0] * size[1] * 3 / 4
     labels = LabelStore.open(tmp_path / "labels").read("wave/long", range(0, frames, 37))
     truth = rule(read_frames(tmp_path / "films" / "wave" / "long.mp4", range(0, frames, 37)))
@@ -647,7 +650,7 @@ def test_a_long_video_is_never_held_whole(annotate, desk, tmp_path):
 
 
 class Own:
-    """A teacher as somebody who calls from Python may write it."""
+    """A teacher of a user who calls from Python."""
 
     def __init__(self, maps=lambda frames: np.ones(frames.shape[:3], np.uint8), name="own", classes=NAMES[:2]):
         self.maps, self.name, self.classes = maps, name, classes
@@ -661,7 +664,7 @@ def job_of(synthetic, teacher, out):
     return job.annotate(videos, teacher, job.Settings(stride=4), out, 3, 0, Console(quiet=True))
 
 
-def test_an_object_of_ones_own_is_a_teacher(synthetic, tmp_path):
+def test_any_object_with_the_interface_is_a_teacher(synthetic, tmp_path):
     assert job_of(synthetic, Own(), tmp_path / "labels").frames == 8
     store = LabelStore.open(tmp_path / "labels")
     assert (store.teacher, store.classes) == ("own", ("background", "red"))
@@ -671,24 +674,24 @@ def test_an_object_of_ones_own_is_a_teacher(synthetic, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("teacher", "error", "told"),
+    ("teacher", "error", "match"),
     [
-        (Own(lambda frames: np.full(frames.shape[:3], 2, np.uint8)), RuntimeError, "class id 2; expected ids below 2"),
-        (Own(lambda frames: np.ones(frames.shape[:3], int)), RuntimeError, "returned int64"),
-        (Own(lambda frames: np.ones((1, 64, 64), np.uint8)), RuntimeError, r"uint8 \(1, 64, 64\); expected uint8 \(3,"),
-        (Own(classes=["person", "red"]), InputError, "class 0 is 'person'"),
-        (Own(name=None), InputError, "teacher Own: its name is None; expected a text"),
-        (np.zeros, InputError, "its name is None"),
+        (Own(lambda frames: np.full(frames.shape[:3], 2, np.uint8)), RuntimeError, "own .*class id 2"),
+        (Own(lambda frames: np.ones(frames.shape[:3], int)), RuntimeError, "own .*int64"),
+        (Own(lambda frames: np.ones((1, 64, 64), np.uint8)), RuntimeError, r"own .*\(1, 64, 64\).*uint8 \(3,"),
+        (Own(classes=["person", "red"]), InputError, "own .*'person'"),
+        (Own(name=None), InputError, "Own .*None"),
+        (np.zeros, InputError, "None"),
     ],
 )
-def test_an_object_of_ones_own_is_held_to_what_a_teacher_is(synthetic, tmp_path, teacher, error, told):
-    with pytest.raises(error, match=told) as raised:
+def test_objects_without_the_interface_are_refused(synthetic, tmp_path, teacher, error, match):
+    with pytest.raises(error, match=match) as raised:
         job_of(synthetic, teacher, tmp_path / "labels")
     assert "\n" not in str(raised.value)
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_the_teacher_of_docs_labels_draws_what_is_coloured(synthetic, tmp_path, monkeypatch, capfd):
+def test_the_teacher_in_the_docs_draws_coloured_pixels(synthetic, tmp_path, monkeypatch, capfd):
     (code,) = blocks(page("labels.md"), "python")
     (command,) = blocks(page("labels.md"), "sh")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The library's own models and processors with small random weights, saved to a folder and loaded as any other."""
+"""Models and processors of transformers with small random weights, saved to a folder and loaded as teachers."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ FRAMES_THW3 = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 3), np.uint8).
 def transformers():
     try:
         import transformers
-        from transformers import AutoModelForUniversalSegmentation  # noqa: F401 (what is broken fails here)
+        from transformers import AutoModelForUniversalSegmentation  # noqa: F401 (a broken installation fails here)
     except ImportError as error:
         pytest.skip(f"transformers does not load: {error}; {error.__cause__ or ''}")
     return transformers
@@ -30,11 +30,11 @@ def transformers():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Saves a model and its processor to a folder, with weights so large that the model is sure of this and that."""
+    """Saves a model and its processor to a folder. The weights are large, so that some scores are high."""
 
     def save(model, processor, seed=5):
         folder = tmp_path_factory.mktemp("model")
-        random = np.random.default_rng(seed)  # torch's own numbers may change with its version
+        random = np.random.default_rng(seed)  # torch's generator may change with its version
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim < 2:
@@ -124,7 +124,7 @@ def segformer_of(transformers, saved):
 
 
 def outputs_of(transformers, folder, architecture):
-    """What the model says of the frames, with the processor that `AutoImageProcessor` picks."""
+    """The processor that `AutoImageProcessor` picks, and the model's outputs for the frames."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
     model = getattr(transformers, architecture).from_pretrained(folder).eval()
     with torch.inference_mode():
@@ -146,22 +146,20 @@ def middle_of(scores):
         ("maskformer", "MaskFormerForInstanceSegmentation", None),
     ],
 )
-def test_instances_that_may_overlap_are_drawn_with_the_surest_on_top(
-    transformers, request, kind, architecture, resolution
-):
+def test_overlapping_instances_are_drawn_by_score(transformers, request, kind, architecture, resolution):
     folder = request.getfixturevalue(kind)
     _, outputs = outputs_of(transformers, folder, architecture)
     masks_TQhw = outputs.masks_queries_logits
     if resolution:
         masks_TQhw = F.interpolate(masks_TQhw, resolution, mode="bilinear")
     inside_TQhw = masks_TQhw > 0
-    sureness_TQ1 = (masks_TQhw.sigmoid() * inside_TQhw).sum((2, 3))[..., None] / inside_TQhw.sum((2, 3))[..., None]
+    confidence_TQ1 = (masks_TQhw.sigmoid() * inside_TQhw).sum((2, 3))[..., None] / inside_TQhw.sum((2, 3))[..., None]
     probabilities_TQS = outputs.class_queries_logits.softmax(-1)[..., :-1]
     queries, (height, width) = probabilities_TQS.shape[1], masks_TQhw.shape[2:]
-    instances = []  # a frame's, as (score, class, query): as many as there are queries, the likeliest first
+    instances = []  # per frame (score, class, query): as many as there are queries, the most probable ones
     for t in range(2):
         likeliest = probabilities_TQS[t].flatten().argsort(descending=True)[:queries]
-        scores = (probabilities_TQS[t] * sureness_TQ1[t]).flatten()
+        scores = (probabilities_TQS[t] * confidence_TQ1[t]).flatten()
         instances.append([(scores[i].item(), i.item() % 3, i.item() // 3) for i in likeliest])
     threshold = middle_of([score for frame in instances for score, _, query in frame if score == score])
     expected = np.zeros(FRAMES_THW3.shape[:3], np.uint8)
@@ -194,7 +192,7 @@ def test_panoptic_segments_are_drawn(transformers, request, kind, architecture):
     np.testing.assert_array_equal(labels_THW, expected)
 
 
-def test_a_frame_in_which_nothing_is_found_is_background(mask2former):
+def test_frames_without_detections_are_background(mask2former):
     labels_THW = load_teacher(f"hf:{mask2former}", {"score_threshold": 1.0}, CPU)(FRAMES_THW3)
     np.testing.assert_array_equal(labels_THW, np.zeros(FRAMES_THW3.shape[:3], np.uint8))
 
@@ -218,15 +216,15 @@ def test_semantic_models_keep_their_background_or_get_one(transformers, segforme
     np.testing.assert_array_equal(teacher(FRAMES_THW3), expected)
 
 
-def test_a_model_that_is_stored_in_half_precision(transformers, segformer_of):
+def test_models_stored_in_half_precision_are_loaded(transformers, segformer_of):
     folder = segformer_of(NAMES)
     before = load_teacher(f"hf:{folder}", {}, CPU)(FRAMES_THW3)
     transformers.SegformerForSemanticSegmentation.from_pretrained(folder).half().save_pretrained(folder)
     after = load_teacher(f"hf:{folder}", {}, CPU)(FRAMES_THW3)
-    assert (before == after).mean() > 0.95  # only the weights are rounded
+    assert (before == after).mean() > 0.95  # they differ by the rounding of the weights
 
 
-def test_unsure_pixels_of_a_semantic_model_are_no_label_where_asked_for(transformers, segformer_of):
+def test_unsure_pixels_of_a_semantic_model_become_no_label(transformers, segformer_of):
     folder = segformer_of(NAMES)
     _, outputs = outputs_of(transformers, folder, "SegformerForSemanticSegmentation")
     probabilities = F.interpolate(outputs.logits, (48, 80), mode="bilinear").softmax(1).max(1)
@@ -237,7 +235,7 @@ def test_unsure_pixels_of_a_semantic_model_are_no_label_where_asked_for(transfor
     np.testing.assert_array_equal(labels_THW, expected)
 
 
-def test_a_processor_that_crops_leaves_no_part_of_the_frame_unseen(transformers, saved):
+def test_processors_do_not_crop(transformers, saved):
     config = transformers.MobileViTConfig(
         hidden_sizes=[16] * 3, neck_hidden_sizes=[4, 4, 8, 8, 8, 8, 16], num_attention_heads=2, aspp_out_channels=8,
         image_size=64, id2label=NAMES,
@@ -251,7 +249,7 @@ def test_a_processor_that_crops_leaves_no_part_of_the_frame_unseen(transformers,
     teacher = load_teacher(f"hf:{folder}", {}, CPU)
     bright = np.full((1, 64, 256, 3), 200, np.uint8)
     darkened = bright.copy()
-    darkened[:, :, :32] = 0  # a crop of the middle 64x64 pixels would not see it
+    darkened[:, :, :32] = 0  # outside a crop of the middle 64x64 pixels
     assert (teacher(bright) != teacher(darkened)).any()
 
 
@@ -264,15 +262,15 @@ def changed(folder, to, **values):
 
 
 def refusal_of(folder):
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as raised:
         load_teacher(f"hf:{folder}", {}, CPU)
-    assert "\n" not in str(told.value)
-    return str(told.value)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
-def test_a_model_that_segments_nothing_is_refused(segformer_of, tmp_path):
+def test_a_classifier_is_refused(segformer_of, tmp_path):
     classifier = changed(segformer_of(NAMES), tmp_path / "model", architectures=["SegformerForImageClassification"])
-    assert "is a SegformerForImageClassification; expected a model of image segmentation" in refusal_of(classifier)
+    assert "SegformerForImageClassification" in refusal_of(classifier)
 
 
 def test_weights_without_the_segmentation_head_are_refused(transformers, segformer_of, tmp_path):
@@ -280,33 +278,32 @@ def test_weights_without_the_segmentation_head_are_refused(transformers, segform
     shutil.copytree(folder, tmp_path / "model")
     transformers.SegformerModel.from_pretrained(folder).save_pretrained(tmp_path / "model")
     shutil.copy(folder / "config.json", tmp_path / "model")
-    assert "lacks" in refusal_of(tmp_path / "model")
     assert "decode_head" in refusal_of(tmp_path / "model")
 
 
-def test_more_classes_than_an_id_can_tell_are_refused(segformer_of):
+def test_too_many_classes_are_refused(segformer_of):
     folder = segformer_of({i: f"class {i}" for i in range(255)})
-    assert "has 255 classes; expected at most 254" in refusal_of(folder)
+    assert "255 classes" in refusal_of(folder)
     most = load_teacher(f"hf:{segformer_of({i: f'class {i}' for i in range(254)})}", {}, CPU)
     assert len(most.classes) == 255
 
 
 def test_a_model_that_predicts_in_windows_is_refused(eomt, tmp_path):
     shutil.copytree(eomt, tmp_path / "model")
-    about = tmp_path / "model" / "preprocessor_config.json"
-    about.write_text(json.dumps({**json.loads(about.read_text()), "do_split_image": True}))
-    assert "predicts in windows" in refusal_of(tmp_path / "model")
+    config = tmp_path / "model" / "preprocessor_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "do_split_image": True}))
+    assert "windows" in refusal_of(tmp_path / "model")
 
 
-def test_a_folder_that_is_no_model_is_named(transformers, tmp_path):
-    assert f"hf:{tmp_path} cannot be loaded" in refusal_of(tmp_path)
+def test_a_folder_without_a_model_is_refused(transformers, tmp_path):
+    assert f"hf:{tmp_path} " in refusal_of(tmp_path)
 
 
-def test_a_model_that_cannot_be_downloaded_is_named(transformers, monkeypatch):
+def test_a_failed_download_is_refused(transformers, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "hf:nobody/no-such-model cannot be loaded" in refusal_of("nobody/no-such-model")
+    assert "hf:nobody/no-such-model " in refusal_of("nobody/no-such-model")
 
 
-def test_a_missing_transformers_is_asked_for_in_a_line(monkeypatch):
+def test_a_missing_transformers_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert "pip install transformers pillow" in refusal_of("some/model")

@@ -1,8 +1,8 @@
-"""Counts against stores whose shares are known by hand; the score against J-HMDB's real label maps and masks."""
+"""Counts of small stores, counted by hand, and the score of J-HMDB's real label maps and masks."""
 
 import json
 import tracemalloc
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError
-from airstreams.teachers import inspect as label_report
-from airstreams.teachers.inspect import count_labels, read_samples, score_against_masks
+from airstreams.teachers import inspect
+from airstreams.teachers.inspect import ClassShare, count_labels, read_samples, score_against_masks
 
 CLASSES = ("background", "person", "dog", "kite")
 
@@ -31,7 +31,7 @@ def store(tmp_path):
     return create(tmp_path / "labels", "painter", CLASSES, {"stride": 2})
 
 
-def test_shares_known_by_hand(store, progress):
+def test_shares_agree_with_counting_by_hand(store, progress):
     # 4 frames of 10 px and 20 of 5 px: 140 px in all.
     few = np.zeros((4, 2, 5), np.uint8)
     few[0, 0] = 1  # 5 px
@@ -39,11 +39,11 @@ def test_shares_known_by_hand(store, progress):
     few[2] = 255  # 10 px, and no instance
     save(store.root, "walk/few", few, [0, 2, 4, 6])
     many = np.zeros((20, 1, 5), np.uint8)
-    many[15:18, 0, 0] = 1  # on both sides of where the file is cut into pieces
+    many[15:18, 0, 0] = 1  # in both pieces that the file is stored in
     save(store.root, "many", many, range(20))
     save(store.root, "empty", np.zeros((0, 1, 1), np.uint8), [])
     report = count_labels(store, progress)
-    found = report.counts.shares(store.classes)
+    found = asdict(report.counts.shares(store.classes))
     size = sum(path.stat().st_size for path in store.root.rglob("*.npz"))
     assert found == {
         "classes": {
@@ -61,21 +61,21 @@ def test_shares_known_by_hand(store, progress):
     assert list(found["classes"]) == ["background", "person", "dog"]
     assert json.loads(json.dumps(found)) == found
     assert report.bad == {}
-    # Of each video the middle one of the frames with an instance.
+    # The sample of a video is the middle one of its frames with an instance.
     assert report.samples == [("many", 16), ("walk/few", 2)]
 
 
-def test_a_store_without_label_maps(store, progress):
+def test_an_empty_store_has_empty_shares(store, progress):
     report = count_labels(store, progress)
     found = report.counts.shares(store.classes)
-    assert (found["classes"], found["videos"], found["frames"], found["raw_share"]) == ({}, 0, 0, 0)
+    assert (found.classes, found.videos, found.frames, found.raw_share) == ({}, 0, 0, 0)
     assert report.samples == []
 
 
-def test_broken_files_are_told_and_count_for_nothing(store, progress):
+def test_broken_files_are_reported_and_not_counted(store, progress):
     save(store.root, "good", np.ones((1, 2, 2), np.uint8), [0])
     (store.root / "text.npz").write_text("no archive")
-    # Broken in its last piece only, when much of it has been counted.
+    # Broken only in its last piece, after the others were counted.
     piece = np.full((16, 2, 2), 2, np.uint8)
     np.savez(store.root / "cut.npz", frame_indices=np.arange(48), labels_000000=piece, labels_000016=piece)
     save(store.root, "unnamed", np.full((1, 2, 2), 9, np.uint8), [0])
@@ -85,12 +85,12 @@ def test_broken_files_are_told_and_count_for_nothing(store, progress):
         assert str(path) in reason
     assert "class id 9" in report.bad[store.root / "unnamed.npz"]
     found = report.counts.shares(store.classes)
-    assert (found["videos"], found["frames"]) == (1, 1)
-    assert found["classes"] == {"person": {"pixels": 1.0, "frames": 1.0}}
+    assert (found.videos, found.frames) == (1, 1)
+    assert found.classes == {"person": ClassShare(pixels=1.0, frames=1.0)}
     assert report.samples == [("good", 0)]
 
 
-def test_the_samples_are_the_same_whatever_the_order_and_show_an_instance_where_there_is_one(tmp_path, progress):
+def test_samples_do_not_depend_on_the_order_and_prefer_instances(tmp_path, progress):
     found: list[list[tuple[str, int]]] = []
     for order in (range(40), reversed(range(40))):
         store = create(tmp_path / str(len(found)), "painter", CLASSES, {})
@@ -101,14 +101,17 @@ def test_the_samples_are_the_same_whatever_the_order_and_show_an_instance_where_
     keys = [key for key, _ in found[0]]
     assert len(set(keys)) == 12
     assert keys == sorted(keys)
-    assert {f"{name:02d}" for name in range(0, 40, 5)} < set(keys)  # the eight with a person, and four more
+    assert {f"{name:02d}" for name in range(0, 40, 5)} < set(keys)  # the eight with a person, and four others
     assert [key for key in keys if int(key) % 5] != ["01", "02", "03", "04"]
-    assert [key for key, _ in count_labels(store, progress, to_show={"03", "10", "absent"}).samples] == ["03", "10"]
+    assert [key for key, _ in count_labels(store, progress, may_be_sample={"03", "10", "absent"}).samples] == [
+        "03",
+        "10",
+    ]
 
 
-def test_counting_does_not_remember_the_files(store, progress, monkeypatch):
-    """Many files take no more memory at once than some; the frames of each would take 480 kB, 2 kB the sums of each."""
-    monkeypatch.setattr(label_report, "FILES_AHEAD", 16)
+def test_memory_does_not_grow_with_the_store(store, progress, monkeypatch):
+    """The frames of one file would take 480 kB and its sums 2 kB, so 240 files must not take more than 40."""
+    monkeypatch.setattr(inspect, "FILES_AHEAD", 16)
     most = []
     for first, files in ((0, 40), (40, 240)):
         for name in range(first, files):
@@ -127,14 +130,14 @@ def video(tmp_path, name, mask_THW=None):
     return Video(tmp_path / f"{name}.mp4", name, ("walk",), label_map=name, mask=mask)
 
 
-def test_person_iou_known_by_hand(store, tmp_path, progress):
+def test_person_iou_agrees_with_counting_by_hand(store, tmp_path, progress):
     mask_THW = np.zeros((6, 2, 4), np.uint8)
     mask_THW[:, 0] = 1
     half = np.zeros((3, 2, 4), np.uint8)
-    half[:, :, :2] = 1  # 2 px in both and 6 in either, in each frame
-    half[0, 0, 0] = 255  # not taken for a person: 1 px in both
-    half[1, 1, 0] = 2  # 5 px in either
-    save(store.root, "half", half, [0, 4, 6])  # frame 6 lies beyond the mask
+    half[:, :, :2] = 1  # intersection 2 px, union 6 px, in each frame
+    half[0, 0, 0] = 255  # no label is no person: intersection 1 px
+    half[1, 1, 0] = 2  # union 5 px
+    save(store.root, "half", half, [0, 4, 6])  # the mask has no frame 6
     small = np.zeros((1, 1, 2), np.uint8)
     small[0, 0, 1] = 1  # the right half of twice the height and width
     save(store.root, "small", small, [3])
@@ -143,7 +146,7 @@ def test_person_iou_known_by_hand(store, tmp_path, progress):
     nobody_THW = np.zeros((1, 2, 4), np.uint8)
     save(store.root, "nobody", nobody_THW, [0])
     missed_THW = np.zeros((1, 2, 4), np.uint8)
-    missed_THW[0, 1, 1:] = 1  # 3 px in either, none in both
+    missed_THW[0, 1, 1:] = 1  # union 3 px, intersection 0
     save(store.root, "missed", nobody_THW, [0])
     save(store.root, "beyond", half, [1, 2, 3])
     videos = [
@@ -156,7 +159,7 @@ def test_person_iou_known_by_hand(store, tmp_path, progress):
         video(tmp_path, "no_mask"),
     ]
     found = score_against_masks(store, videos, progress)
-    assert found.metrics() == {
+    assert found.as_dict() == {
         "person_iou": (1 + 2 + 4) / (6 + 5 + 4 + 3),
         "person_iou_mean": pytest.approx((3 / 11 + 1 + 0) / 3),
         "videos": 4,
@@ -175,11 +178,11 @@ def test_person_iou_known_by_hand(store, tmp_path, progress):
     assert set(found.bad) == {tmp_path / "half.npz", store.root / "nobody.npz", tmp_path / "flat.npz"}
 
 
-def test_nothing_to_score_by_hand_drawn_masks(store, tmp_path, progress):
-    with pytest.raises(InputError, match="without masks"):
+def test_data_without_masks_or_persons_is_refused(store, tmp_path, progress):
+    with pytest.raises(InputError, match="masks"):
         score_against_masks(store, [video(tmp_path, "a")], progress)
     dogs = create(tmp_path / "dogs", "painter", ["background", "dog"], {})
-    with pytest.raises(InputError, match="no class person"):
+    with pytest.raises(InputError, match="person"):
         score_against_masks(dogs, [video(tmp_path, "a", np.zeros((1, 2, 2), np.uint8))], progress)
     nobody = np.zeros((1, 2, 2), np.uint8)
     save(store.root, "a", nobody, [0])
@@ -187,7 +190,7 @@ def test_nothing_to_score_by_hand_drawn_masks(store, tmp_path, progress):
     assert (found.person_iou, found.person_iou_mean, found.videos) == (None, None, 1)
 
 
-def test_the_frames_shown_are_those_of_the_videos(synthetic):
+def test_samples_have_the_frames_of_the_videos(synthetic):
     store = LabelStore.open(synthetic / "labels")
     path = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
     key = "test/disc_up/000"
@@ -204,7 +207,7 @@ def test_the_frames_shown_are_those_of_the_videos(synthetic):
     assert str(bad) in reasons[bad]
 
 
-def test_the_label_maps_delivered_with_jhmdb_reach_their_person_iou(test_data: Path, progress):
+def test_jhmdbs_label_maps_reach_their_person_iou(test_data: Path, progress):
     source = open_source(f"jhmdb:{test_data / 'jhmdb'}?split=1")
     assert source.label_store is not None
     assert source.label_store.classes == COCO_CLASSES

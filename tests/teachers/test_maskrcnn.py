@@ -1,7 +1,7 @@
-"""torchvision's own Mask R-CNN with random weights, and a stand-in model where what it finds has to be known.
+"""torchvision's Mask R-CNN with random weights, and a stand-in model with known detections.
 
-torchvision's wheel on PyPI is built for CUDA and does not load beside a CPU-only torch. Its Python does, once someone
-has declared its operators and written the two that Mask R-CNN needs; that is done here, for the tests alone.
+torchvision's wheel on PyPI is built for CUDA and does not load beside a CPU-only torch. Its Python code does, once its
+operators are declared and the two that Mask R-CNN needs are written. These tests do both.
 """
 
 import importlib
@@ -36,17 +36,17 @@ def plain_nms(boxes, scores, iou_threshold):
     corners = torch.minimum(boxes[:, None, 2:], boxes[:, 2:]) - torch.maximum(boxes[:, None, :2], boxes[:, :2])
     overlap = corners.clamp(min=0).prod(-1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    rivals = overlap / (area[:, None] + area - overlap) > iou_threshold
+    conflicts = overlap / (area[:, None] + area - overlap) > iou_threshold
     kept: list[int] = []
     for i in scores.argsort(descending=True, stable=True).tolist():
-        if not rivals[i, kept].any():
+        if not conflicts[i, kept].any():
             kept.append(i)
     return torch.tensor(kept, dtype=torch.int64)
 
 
 @pytest.fixture(scope="module")
 def detection():
-    """`torchvision.models.detection`, with its operators written in Python where its own do not load."""
+    """`torchvision.models.detection`, with operators in Python where its own do not load."""
     try:
         import torchvision
     except ModuleNotFoundError as error:
@@ -67,7 +67,7 @@ def detection():
 
 @pytest.fixture(scope="module")
 def random_model(detection):
-    """The paper's network, with random weights and made to find something in small frames."""
+    """The paper's network, with random weights and settings that find something in small frames."""
     torch.manual_seed(0)
     return detection.maskrcnn_resnet50_fpn_v2(
         weights=None, weights_backbone=None, min_size=64, max_size=96, box_score_thresh=0.0,
@@ -79,13 +79,13 @@ def frames_of(count, height=48, width=64):
     return np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
 
 
-def test_torchvisions_categories_are_cocos_classes_by_name(detection):
+def test_torchvisions_categories_include_the_coco_classes(detection):
     categories = detection.MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta["categories"]
     assert set(COCO_CLASSES[1:]) <= set(categories)
     assert set(categories) - set(COCO_CLASSES) == {"__background__", "N/A"}
 
 
-def test_the_network_itself_labels_frames_with_what_it_finds(detection, random_model):
+def test_label_maps_agree_with_the_networks_detections(detection, random_model):
     categories = detection.MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta["categories"]
     frames_THW3 = frames_of(2)
     with torch.inference_mode():
@@ -93,7 +93,7 @@ def test_the_network_itself_labels_frames_with_what_it_finds(detection, random_m
     found = [{key: value.numpy() for key, value in instances.items()} for instances in outputs]
     scores = np.sort(np.concatenate([instances["scores"] for instances in found]))
     assert len(scores) > 4
-    threshold = float(scores[len(scores) // 2 - 1 : len(scores) // 2 + 1].mean())  # half of what is found is drawn
+    threshold = float(scores[len(scores) // 2 - 1 : len(scores) // 2 + 1].mean())  # half of the instances are drawn
     labels_THW = maskrcnn.MaskRCNN(random_model, categories, CPU, threshold)(frames_THW3)
     expected = np.zeros_like(labels_THW)
     for t, instances in enumerate(found):
@@ -108,8 +108,8 @@ def test_the_network_itself_labels_frames_with_what_it_finds(detection, random_m
     np.testing.assert_array_equal(labels_THW, expected)
 
 
-class Finds(torch.nn.Module):
-    """Finds the same in each frame: left half label 1, right half label 2, and everywhere label 0, the surest."""
+class FixedDetections(torch.nn.Module):
+    """Detects label 1 on the left, label 2 on the right, and label 0 everywhere with the highest score."""
 
     def forward(self, images):
         masks = torch.zeros(3, 1, *images[0].shape[1:])
@@ -120,34 +120,34 @@ class Finds(torch.nn.Module):
         )
 
 
-def test_categories_are_found_by_name_and_those_without_a_class_hide_nothing():
-    teacher = maskrcnn.MaskRCNN(Finds(), ["N/A", "dog", "person"], CPU, score_threshold=0.3)
+def test_categories_outside_coco_hide_nothing():
+    teacher = maskrcnn.MaskRCNN(FixedDetections(), ["N/A", "dog", "person"], CPU, score_threshold=0.3)
     dog, person = COCO_CLASSES.index("dog"), COCO_CLASSES.index("person")
     np.testing.assert_array_equal(teacher(frames_of(1, 1, 4)), [[[dog, dog, person, person]]])
 
 
-def test_unsure_instances_are_no_label_where_asked_for():
-    teacher = maskrcnn.MaskRCNN(Finds(), ["N/A", "dog", "person"], CPU, score_threshold=0.5, unsure_from=0.3)
+def test_unsure_instances_become_no_label():
+    teacher = maskrcnn.MaskRCNN(FixedDetections(), ["N/A", "dog", "person"], CPU, score_threshold=0.5, unsure_from=0.3)
     dog = COCO_CLASSES.index("dog")
     np.testing.assert_array_equal(teacher(frames_of(1, 1, 4)), [[[dog, dog, 255, 255]]])
 
 
-def test_weights_that_cannot_be_loaded_are_asked_for_in_a_line(detection, tmp_path, monkeypatch):
+def test_weights_that_cannot_be_loaded_are_named(detection, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     url = detection.MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.url
     file = tmp_path / "hub" / "checkpoints" / url.rsplit("/", 1)[-1]
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"cut off")  # as good as no network, and the test needs none
-    with pytest.raises(InputError) as told:
+    file.write_bytes(b"cut off")  # like a failed download, but without network
+    with pytest.raises(InputError) as raised:
         load_teacher("maskrcnn", {}, CPU)
-    assert f"download {url}" in str(told.value)
-    assert str(file) in str(told.value)
-    assert "\n" not in str(told.value)
+    assert url in str(raised.value)
+    assert str(file) in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_missing_torchvision_is_asked_for_in_a_line(monkeypatch):
+def test_a_missing_torchvision_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.delitem(sys.modules, "torchvision.models", raising=False)
-    with pytest.raises(InputError, match=r"pip install torchvision torch==") as told:
+    with pytest.raises(InputError, match=r"pip install torchvision torch==") as raised:
         load_teacher("maskrcnn", {}, CPU)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)

@@ -78,6 +78,7 @@ EXACT = """
     torch.Tensor.float = torch.Tensor.double
     import airstreams.training.learner as learner
     import airstreams.training.loop as loop
+    import airstreams.training.step as step
     from airstreams.recipe import load_config
     from airstreams.data.sources import open_source
     from rich.console import Console
@@ -90,7 +91,7 @@ EXACT = """
     def augment(frames, box, inside, flip, colour, size):
         return real(frames, box.double(), inside, flip, colour.double(), size)
 
-    real, loop.augment = loop.augment, augment
+    real, step.augment = step.augment, augment
     learner.make_optimizer = lambda model, config: Sgd(
         [parameter for parameter in model.parameters() if parameter.requires_grad], config.lr, momentum=0.9
     )

@@ -1,4 +1,4 @@
-"""What learns: optimiser, schedule, frozen parts and the device."""
+"""The learner: optimiser, schedule, frozen parts and the device."""
 
 import copy
 from dataclasses import replace
@@ -133,9 +133,9 @@ def test_frozen_parts_stay_as_they_are_statistics_included(synthetic, tiny, tmp_
 
 def test_a_part_to_freeze_that_the_model_lacks_is_refused_with_those_it_has(synthetic, tiny, tmp_path):
     source = open_source(str(synthetic / "videos"))
-    with pytest.raises(InputError, match=r"got rgb.tower; expected some of rgb.early, rgb.late"):
+    with pytest.raises(InputError, match=r"training\.freeze: got rgb\.tower\..*rgb\.early, rgb\.late"):
         train(source, of_one_stream(tiny, freeze=["rgb.tower"]), tmp_path / "run", False, QUIET)
-    with pytest.raises(InputError, match="a part left to learn"):
+    with pytest.raises(InputError, match=r"training\.freeze: got rgb\.early, rgb\.late"):
         train(source, of_one_stream(tiny, freeze=["rgb.early", "rgb.late"]), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run").exists()  # nothing is written
 
@@ -161,5 +161,5 @@ def test_a_device_that_is_not_there_is_refused_with_what_to_give_instead(synthet
     with pytest.raises(InputError, match=r"training\.device: got mps, expected one of 'auto', 'cpu', 'cuda'"):
         train(source, of_one_stream(tiny, device="mps"), tmp_path / "run", False, QUIET)
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match=r"give --training\.device cpu"):
+        with pytest.raises(InputError, match=r"--training\.device cpu"):
             train(source, of_one_stream(tiny, device="cuda"), tmp_path / "run", False, QUIET)

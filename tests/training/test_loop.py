@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import airstreams
 from airstreams.config import LossWeights, TrainingConfig
 from airstreams.data import dataset
+from airstreams.data.check import Checked
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
 from airstreams.evaluation.evaluate import evaluate
@@ -29,9 +30,11 @@ from airstreams.recipe import load_config
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.checkpoint import load_state
 from airstreams.runs.folder import RunFolder
-from airstreams.training import loop
+from airstreams.training import loop, step
+from airstreams.training.data import TrainingVideos, make_loader
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.loop import train
+from airstreams.training.step import training_step
 from tests.training.runs import epochs, of_one_stream
 
 QUIET = Console(quiet=True)
@@ -125,7 +128,7 @@ def learnt(synthetic, tiny, tmp_path_factory):
     return root / "videos", root / "run"
 
 
-def test_it_validates_every_so_many_epochs_and_at_the_end(learnt, tiny, tmp_path):
+def test_validation_runs_every_n_epochs_and_after_the_last(learnt, tiny, tmp_path):
     config = of_one_stream(tiny, epochs=4, validate_every=3)
     source = open_source(str(learnt[0]))
     train(source, config, tmp_path / "run", False, QUIET)
@@ -329,14 +332,14 @@ def test_a_head_of_weight_zero_keeps_its_first_weights_and_nothing_else_does(tra
 
 def with_numbers_gone_wrong(monkeypatch, wrong):
     """Make the inputs of some steps, `wrong(step)`, not a number, as an overflow would the activations."""
-    steps = iter(range(1, 1000))
-    real = loop.augment
+    numbers = iter(range(1, 1000))
+    real = step.augment
 
     def augment(frames, box, inside, flip, colour, size):
         clip = real(frames, box, inside, flip, colour, size)
-        return clip * float("nan") if wrong(next(steps)) else clip
+        return clip * float("nan") if wrong(next(numbers)) else clip
 
-    monkeypatch.setattr(loop, "augment", augment)
+    monkeypatch.setattr(step, "augment", augment)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -350,9 +353,9 @@ def test_a_step_whose_numbers_are_not_finite_is_named_and_changes_nothing(
         with_numbers_gone_wrong(patched, lambda step: step == 2)
         said = io.StringIO()
         train(source, config, tmp_path / "run", False, Console(file=said, width=1000))
-    told = [line for line in said.getvalue().splitlines() if "skipped:" in line]
+    told = [line for line in said.getvalue().splitlines() if "was skipped" in line]
     assert len(told) == 1
-    assert told[0].startswith("step 2 skipped: losses/rgb is nan")
+    assert told[0].startswith("warning: step 2 was skipped: losses/rgb is nan")
     assert len(set(told[0].split("clips: ")[1].split(", ")) & names) == 8
     (record,) = epochs(tmp_path / "run")
     assert record["train"]["skipped"] == 1
@@ -368,16 +371,16 @@ def test_a_skipped_step_leaves_weights_optimiser_and_batch_statistics_alone(synt
     config = of_one_stream(tiny, optimizer=optimizer, lr=0.1)
     source = open_source(str(synthetic / "videos"))
     accelerator = make_accelerator(config.training)
-    sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
+    sampler, loader = make_loader(training_videos(source), source, config, accelerator)
     model = build(config.model, 4, 6)
     learner = make_learner(model, freeze(model, config), config, sampler, accelerator)
     learner.begin_training()
     batch = next(iter(loader))
     if not first:
-        loop.training_step(learner, accelerator, [batch], 1, config)
+        training_step(learner, accelerator, [batch], config)
     before = copy.deepcopy({"model": learner.model.state_dict(), "optimizer": learner.optimizer.state_dict()["state"]})
     broken = batch._replace(colour_B3=batch.colour_B3 * float("nan"))
-    values = loop.training_step(learner, accelerator, [broken], 2, config)
+    values = training_step(learner, accelerator, [broken], config)
     assert not values["good"]
     after = {"model": learner.model.state_dict(), "optimizer": learner.optimizer.state_dict()["state"]}
     for name, tensor in after["model"].items():
@@ -388,7 +391,7 @@ def test_a_skipped_step_leaves_weights_optimiser_and_batch_statistics_alone(synt
             assert torch.equal(after["optimizer"][number][name], value), name
     moved = any(value.any() for held in after["optimizer"].values() for value in held.values())
     assert moved != first
-    assert loop.training_step(learner, accelerator, [batch], 3, config)["good"]
+    assert training_step(learner, accelerator, [batch], config)["good"]
     assert all(parameter.isfinite().all() for parameter in learner.model.parameters())
 
 
@@ -398,7 +401,7 @@ def test_a_step_of_finite_losses_is_skipped_where_a_gradient_is_not_finite(synth
     weight = next(learner.model.parts()["rgb.early"].parameters())
     weight.register_hook(lambda gradient: gradient * float("inf"))
     before = [parameter.detach().clone() for parameter in learner.model.parameters()]
-    values = loop.training_step(learner, accelerator, [batch], 1, config)
+    values = training_step(learner, accelerator, [batch], config)
     assert all(value.isfinite() for name, value in values.items() if name.startswith("losses/"))
     assert not values["good"]
     assert all(torch.equal(now, was) for now, was in zip(learner.model.parameters(), before, strict=True))
@@ -410,7 +413,7 @@ def test_when_nothing_is_finite_any_more_training_stops_and_keeps_the_last_good_
     source = open_source(str(synthetic / "videos"))
     config = of_one_stream(tiny, epochs=9, batch_size=8, save_every=2, keep=1)
     with_numbers_gone_wrong(monkeypatch, lambda step: step > 5)  # from the last step but one of epoch 2
-    with pytest.raises(FloatingPointError, match=r"steps of this epoch skipped.* lower --training\.lr"):
+    with pytest.raises(FloatingPointError, match=r"steps of this epoch were skipped.*--training\.lr"):
         train(source, config, tmp_path / "run", False, QUIET)
     state, damaged = load_state(tmp_path / "run")
     assert (state.step, damaged) == (4, [])
@@ -421,15 +424,20 @@ def test_ten_wrong_steps_in_a_row_are_enough(synthetic, tiny, tmp_path, monkeypa
     """And not more than half of an epoch, as 24 steps would be to wait for."""
     config = of_one_stream(tiny, epochs=2, batch_size=1, save_every=100)
     with_numbers_gone_wrong(monkeypatch, lambda step: step > 8)
-    with pytest.raises(FloatingPointError, match=r"\A1[0-2] steps of this epoch skipped"):
+    with pytest.raises(FloatingPointError, match=r"\A1[0-2] steps of this epoch were skipped"):
         train(open_source(str(synthetic / "videos")), config, tmp_path / "run", False, QUIET)
+
+
+def training_videos(source):
+    videos = list(source.split("train"))
+    return TrainingVideos(videos, [], Checked(videos, [], {}), None)
 
 
 def one_step(synthetic, config):
     """A learner that is about to make its first step, and what it needs for that."""
     source = open_source(str(synthetic / "videos"))
     accelerator = make_accelerator(config.training)
-    sampler, loader = loop.make_loader(list(source.split("train")), source, config, None, accelerator)
+    sampler, loader = make_loader(training_videos(source), source, config, accelerator)
     torch.manual_seed(0)
     model = build(config.model, 4, 6)
     learner = make_learner(model, freeze(model, config), config, sampler, accelerator)
@@ -444,7 +452,7 @@ def test_the_gradient_is_clipped_to_its_norm_as_a_whole(synthetic, tiny):
         config.model = replace(config.model, dropout=0.0)
         learner, accelerator, batch = one_step(synthetic, config)
         before = [parameter.detach().clone() for parameter in learner.model.parameters()]
-        norm = loop.training_step(learner, accelerator, [batch], 1, config)["gradient_norms/all"]
+        norm = training_step(learner, accelerator, [batch], config)["gradient_norms/all"]
         moved[clip_norm] = [now.detach() - was for now, was in zip(learner.model.parameters(), before, strict=True)]
     assert norm > 0.05
     for free, clipped in zip(*moved.values(), strict=True):
@@ -456,8 +464,8 @@ def test_a_step_without_any_labelled_pixel_is_taken_with_nothing_for_the_segment
     learner, accelerator, batch = one_step(synthetic, replace(config, loss_weights=LossWeights(interm=0.5)))
     assert batch.label_map is None
     unlabelled = batch._replace(label_map=torch.full((4, 4, 16, 16), 255, dtype=torch.uint8))
-    for step, given in enumerate((batch, unlabelled), 1):
-        values = loop.training_step(learner, accelerator, [given], step, config)
+    for given in (batch, unlabelled):
+        values = training_step(learner, accelerator, [given], config)
         assert values["good"]
         assert values["losses/interm"] == 0
 
@@ -471,7 +479,7 @@ def test_a_batch_of_which_nothing_could_be_read_changes_no_gradient(synthetic, t
         clips = dataset.TrainingClips(source.videos, config, source.classes, source.multi_label, None)
         black = clips.collate([dataset.BadVideo(source.videos[0], "unreadable")] * 4)
         torch.manual_seed(0)
-        values = loop.training_step(learner, accelerator, [batch] if alone else [batch, black], 1, config)
+        values = training_step(learner, accelerator, [batch] if alone else [batch, black], config)
         found.append(values | dict(learner.model.named_parameters()))
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, msg=name)
@@ -486,7 +494,7 @@ def test_labels_are_smoothed(synthetic, tiny):
         with torch.no_grad():
             last.weight.zero_()
             last.bias.copy_(torch.tensor([2.0, 0.0, -1.0, 0.5]))
-        values = loop.training_step(learner, accelerator, [batch], 1, of_one_stream(tiny, label_smoothing=smoothing))
+        values = training_step(learner, accelerator, [batch], of_one_stream(tiny, label_smoothing=smoothing))
         found.append(float(values["losses/rgb"]))
         logs = np.log(np.exp([2.0, 0.0, -1.0, 0.5]) / np.exp([2.0, 0.0, -1.0, 0.5]).sum())
         shares = (1 - smoothing) * np.eye(4)[batch.target.numpy()] + smoothing / 4
@@ -540,7 +548,7 @@ def test_a_model_starts_from_another_runs_weights(trained, synthetic, tiny, tmp_
     said = io.StringIO()
     train(source, config, tmp_path / "run", False, Console(file=said, width=200), trained)
     assert "rgb.early" in said.getvalue()
-    assert "beware" not in said.getvalue()
+    assert "warning" not in said.getvalue()
     before, after = (load_file(run / "model.safetensors") for run in (trained, tmp_path / "run"))
     for name, tensor in after.items():
         if "running" not in name and "num_batches" not in name:
@@ -559,7 +567,7 @@ def test_what_a_run_to_start_from_learnt_is_known_to_the_last_run_that_starts_fr
     said = io.StringIO()
     train(other, config, tmp_path / "second", False, Console(file=said, width=300), trained)
     assert (
-        f"beware: {trained} learnt from 2 of the 2 validation and test videos, by their names, such as train/disc_"
+        f"warning: {trained} was trained on 2 of the 2 validation and test videos, by their names, such as train/disc_"
         in said.getvalue()
     )
     assert evaluate(tmp_path / "second", other, "test", QUIET).metrics.trained_on == 2

@@ -6,7 +6,7 @@ import torch
 
 from airstreams.models.airstreams import Output
 from airstreams.representations import Representation
-from airstreams.training.losses import action_loss, compute_losses, segmentation_loss, total_loss
+from airstreams.training.losses import PassInputs, action_loss, compute_losses, segmentation_loss, total_loss
 
 RNG = np.random.default_rng(0)
 
@@ -116,11 +116,15 @@ def outputs():
     return Output(heads, seen, {}), torch.tensor([0, 2, 1, 1]), torch.tensor(blocks_of_labels(batch=4))
 
 
+def inputs_of(target, labels, pixels):
+    return PassInputs(torch.empty(0), target, labels, torch.tensor(1.0), torch.tensor(4.0), pixels)
+
+
 def test_the_total_is_the_sum_of_the_five_losses_times_their_weights():
     output, target, labels = outputs()
     weights = {"rgb": 0.5, "flow": 2.0, "semantic": 0.25, "merged": 1.0, "interm": 3.0}
     pixels = (labels != 255).sum()
-    losses = compute_losses(output, target, labels, weights, 0.0, torch.tensor(4.0), pixels)
+    losses = compute_losses(output, inputs_of(target, labels, pixels), weights, 0.0)
     expected = 3.0 * segmentation_loss(output.representations["semantic"].prediction, labels).item() / pixels.item()
     for name, logits in output.logits.items():
         log_p = log_softmax(logits.double().numpy())
@@ -132,5 +136,5 @@ def test_losses_without_weight_are_not_computed():
     output, target, labels = outputs()
     weights = {"rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 0.0}
     only_weighty = Output({name: output.logits[name] for name in ("rgb", "merged")}, {}, {})
-    clips, pixels = torch.tensor(4.0), torch.tensor(0.0)
-    assert compute_losses(only_weighty, target, labels, weights, 0.0, clips, pixels).keys() == {"rgb", "merged"}
+    losses = compute_losses(only_weighty, inputs_of(target, labels, torch.tensor(1.0)), weights, 0.0)
+    assert losses.keys() == {"rgb", "merged"}

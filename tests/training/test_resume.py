@@ -21,7 +21,7 @@ from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
 from airstreams.recipe import load_config, save_config
 from airstreams.runs.checkpoint import TrainingState, load_state, save_state, saved_states
-from airstreams.training import loop
+from airstreams.training import setup
 from airstreams.training.loop import train
 from airstreams.training.signals import STOP, Signals, asked_to_stop
 from tests.training.runs import entries
@@ -246,7 +246,7 @@ def test_a_request_to_stop_that_comes_while_the_state_is_saved_is_heard(videos, 
         if state.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop, "save_state", save)
+    monkeypatch.setattr(setup, "save_state", save)
     with pytest.raises(Stopped, match="stopped at step 5,"):
         train(open_source(str(videos / "videos"), videos / "labels"), config, tmp_path / "run", False, QUIET)
     assert load_state(tmp_path / "run")[0].step == 5
@@ -357,7 +357,7 @@ def test_a_state_that_would_run_code_is_passed_over_as_a_damaged_one(tmp_path):
 
 
 def test_without_a_state_there_is_nothing_to_resume(synthetic, tiny, tmp_path):
-    with pytest.raises(InputError, match="nothing to resume"):
+    with pytest.raises(InputError, match="no saved state"):
         train(open_source(str(synthetic / "videos"), synthetic / "labels"), tiny, tmp_path / "absent", True, QUIET)
 
 

@@ -104,7 +104,7 @@ def test_other_classes_renew_the_heads_classifiers_alone(classes, told):
     heads = ("rgb", "flow", "semantic", "merged")
     assert_taken(model, before, saved.model, except_for=[f"late.{head}.classifier." for head in heads])
     for name, done in transfer.parts.items():
-        assert done == (f"taken but for its classifier ({told})" if name.endswith(".late") else "taken"), name
+        assert done == (f"taken without its classifier ({told})" if name.endswith(".late") else "taken"), name
     renewed = sum(parameter.numel() for head in heads for parameter in model.late[head].classifier.parameters())
     assert transfer.taken == transfer.total - renewed
 
@@ -123,7 +123,7 @@ def test_other_segmentation_classes_renew_the_segmenters_classifiers_and_the_red
     transfer = take_over(model, CLASSES, segment_classes, saved)
     renewed = ("segmenter.classifier.", "segmenter.finer_classifiers.", "reduction.")
     assert_taken(model, before, saved.model, except_for=[f"representations.semantic.{layer}" for layer in renewed])
-    assert transfer.parts.pop("semantic.representation") == f"taken but for its classifier and reduction ({told})"
+    assert transfer.parts.pop("semantic.representation") == f"taken without its classifier and reduction ({told})"
     assert set(transfer.parts.values()) == {"taken"}
 
 
@@ -133,7 +133,7 @@ def test_another_stride_of_the_segmenter_renews_its_finer_classifiers_alone(ther
     before = copied(model)
     transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
     assert_taken(model, before, saved.model, except_for=["representations.semantic.segmenter.finer_classifiers."])
-    assert transfer.parts.pop("semantic.representation") == "taken but for its finer classifiers (another stride)"
+    assert transfer.parts.pop("semantic.representation") == "taken without its finer classifiers (another stride)"
     assert set(transfer.parts.values()) == {"taken"}
 
 
@@ -202,8 +202,8 @@ def test_a_person_reads_what_became_of_each_part():
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert lines[0].endswith(f"of {million:.2f} million parameters")
     assert lines[1].split(maxsplit=1) == ["rgb.early", "taken"]
-    assert lines[2].split(maxsplit=1) == ["rgb.late", "taken but for its classifier (3 classes there, 2 here)"]
-    assert lines[3].strip() == "of the saved model not used: flow.representation, flow.early, flow.late, merged.late"
+    assert lines[2].split(maxsplit=1) == ["rgb.late", "taken without its classifier (3 classes there, 2 here)"]
+    assert lines[3].strip() == "not used from the saved model: flow.representation, flow.early, flow.late, merged.late"
     assert len(lines) == 4
 
 

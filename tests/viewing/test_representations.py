@@ -1,3 +1,5 @@
+"""Pictures of what models see, against the models themselves."""
+
 import shutil
 from dataclasses import replace
 
@@ -24,7 +26,7 @@ from airstreams.viewing.representations import learned_flow_picture, segmenters_
 QUIET = Console(quiet=True)
 
 
-def one_a_class(videos, count):
+def one_per_class(videos, count):
     first = {video.labels: video for video in reversed(videos)}
     return sorted(first.values(), key=lambda video: video.name)[:count]
 
@@ -34,23 +36,23 @@ def saturation(panel_HW3):
 
 
 @pytest.mark.parametrize("with_labels", [True, False])
-def test_what_a_model_sees_is_what_its_streams_made_of_the_frame(source, trained, tmp_path, monkeypatch, with_labels):
+def test_the_picture_shows_what_the_streams_computed(source, trained, tmp_path, monkeypatch, with_labels):
     saved = saved_models.load(trained)
     rows: list[RepresentationRow] = []
     monkeypatch.setattr(representations, "representations_picture", lambda path, shown, classes: rows.extend(shown))
     store = source.label_store if with_labels else None
     representations.streams_picture(tmp_path / "a.png", saved, source.split("test"), store, QUIET)
-    videos = one_a_class(source.split("test"), 4)
+    videos = one_per_class(source.split("test"), 4)
     assert [row.title for row in rows] == [video.labels[0] for video in videos]
     for row, views in zip(rows, map(VideoViews(videos, saved.config, store).__getitem__, range(4)), strict=True):
         assert isinstance(views, Views)
         places = [(v, t) for v in range(2) for t in range(4) if (views.clips[v, t].numpy() == row.frame).all()]
-        for view, frame in places:  # of short videos two views may have it
+        for view, frame in places:  # in short videos two views may contain the frame
             with torch.inference_mode():
-                seen = saved.model(views.clips[view : view + 1].permute(0, 4, 1, 2, 3)).representations
+                found = saved.model(views.clips[view : view + 1].permute(0, 4, 1, 2, 3)).representations
             assert row.flow is not None
-            flow_HW2 = seen["flow"].prediction[0, :, frame].permute(1, 2, 0).numpy()
-            logits_1Shw = seen["semantic"].prediction[:, :, frame]
+            flow_HW2 = found["flow"].prediction[0, :, frame].permute(1, 2, 0).numpy()
+            logits_1Shw = found["semantic"].prediction[:, :, frame]
             segmentation_HW = upsample(logits_1Shw, row.frame.shape[:2]).argmax(dim=1)[0].numpy()
             if np.allclose(flow_HW2, row.flow, atol=1e-4) and (segmentation_HW == row.segmentation).mean() > 0.99:
                 break
@@ -62,7 +64,7 @@ def test_what_a_model_sees_is_what_its_streams_made_of_the_frame(source, trained
             np.testing.assert_array_equal(row.teacher, views.label_maps[view, frame])
 
 
-def test_of_rgb_alone_there_is_nothing_to_see(source, tiny, tmp_path):
+def test_models_without_flow_and_segmentation_get_no_picture(source, tiny, tmp_path):
     for streams, flow in ((["rgb"], FlowConfig()), (["rgb", "flow"], FlowConfig(kind="difference"))):
         config = replace(tiny, model=replace(tiny.model, streams=streams, flow=flow))
         saved = SavedModel(config, source.classes, ("0", "1"), False, None, build(config.model, 4, 2).eval())
@@ -70,13 +72,13 @@ def test_of_rgb_alone_there_is_nothing_to_see(source, tiny, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, trained, tmp_path):
+def test_learned_flow_compares_before_and_after_training(source, trained, tmp_path):
     saved = saved_models.load(trained)
     layer = saved.model.representations["flow"].layer
     assert isinstance(layer, RepresentationFlow)
     with torch.no_grad():
         layer.tau_logit.fill_(0.0)  # tau = 1/8
-        layer.log_lambda.fill_(np.log(0.015))  # a tenth: much less flow
+        layer.log_lambda.fill_(np.log(0.015))  # a tenth, so much less flow
         layer.log_theta.fill_(np.log(0.25))
 
     picture = tmp_path / "flow.png"
@@ -85,8 +87,8 @@ def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, tr
     assert said.parameters["lambda"] == pytest.approx((0.15, 0.015))
     assert said.parameters["theta"] == pytest.approx((0.3, 0.25))
 
-    # The same through the whole model, of the first test video of each of three classes.
-    videos = one_a_class(source.split("test"), 3)
+    # The same with the whole model, for the first test video of three classes.
+    videos = one_per_class(source.split("test"), 3)
     assert said.videos == [video.name for video in videos]
     views = [read for read in map(VideoViews(videos, saved.config).__getitem__, range(3)) if isinstance(read, Views)]
     clips_B3THW = torch.cat([read.clips for read in views]).permute(0, 4, 1, 2, 3)
@@ -99,7 +101,7 @@ def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, tr
     assert expected[1] < 0.5 * expected[0]
     assert said.mean_px == pytest.approx(expected, abs=1e-4)
 
-    # Three columns: frame, before, after; the weaker flow is paler on the one scale of its row.
+    # Three columns: frame, before, after. The weaker flow is paler, since its row has one scale.
     drawn = imread(picture)[..., :3]
     height, width = drawn.shape[:2]
     panels = [
@@ -109,7 +111,7 @@ def test_learned_flow_shows_what_the_layer_was_and_what_it_has_become(source, tr
     assert before > 2 * after > 0
 
 
-def test_learned_flow_of_an_unchanged_layer_is_the_same(source, tiny, tmp_path):
+def test_learned_flow_of_an_untrained_model_is_unchanged(source, tiny, tmp_path):
     model = build(tiny.model, len(source.classes), 2).eval()
     saved = SavedModel(tiny, source.classes, ("background", "x"), False, None, model)
     said = learned_flow_picture(tmp_path / "flow.png", saved, source.split("test"), 4, QUIET)
@@ -117,7 +119,7 @@ def test_learned_flow_of_an_unchanged_layer_is_the_same(source, tiny, tmp_path):
     assert len(said.videos) == 4
 
 
-def test_learned_flow_refuses_a_model_without_it(source, tiny, tmp_path):
+def test_models_without_trainable_flow_are_refused(source, tiny, tmp_path):
     without = {
         "streams rgb, semantic": replace(tiny.model, streams=["rgb", "semantic"]),
         "flow of kind difference": replace(tiny.model, flow=FlowConfig(kind="difference")),
@@ -125,13 +127,13 @@ def test_learned_flow_refuses_a_model_without_it(source, tiny, tmp_path):
     for reason, model_config in without.items():
         model = build(model_config, len(source.classes), 2)
         description = (replace(tiny, model=model_config), source.classes, ("background", "x"), False, None)
-        with pytest.raises(InputError, match=f"{reason}: expected learned flow"):
+        with pytest.raises(InputError, match=reason):
             learned_flow_picture(tmp_path / "flow.png", SavedModel(*description, model), source.videos, 4, QUIET)
     assert not (tmp_path / "flow.png").exists()
 
 
-def sees_everywhere(saved, label):
-    """The same model with a segmenter that finds one class in every pixel."""
+def predicts_everywhere(saved, label):
+    """The same model with a segmenter that predicts one class for every pixel."""
     model = build(saved.config.model, len(saved.classes), len(saved.segment_classes)).eval()
     semantic = model.representations["semantic"]
     assert isinstance(semantic, Semantic)
@@ -162,19 +164,19 @@ def panels(picture, rows, columns):
     )
 
 
-def test_segmentations_stand_under_their_frame_in_the_colours_of_their_classes(source, trained, tmp_path):
+def test_segmentations_have_the_colours_of_their_classes(source, trained, tmp_path):
     saved = saved_models.load(trained)
-    videos = one_a_class(source.split("test"), 3)
-    # The teacher saw class 1 everywhere, in a single frame: in all others it has no label.
+    videos = one_per_class(source.split("test"), 3)
+    # The teacher labelled a single frame, as class 1 everywhere.
     store = create(tmp_path / "labels", "by hand", saved.segment_classes, {})
     for video in videos:
         save(store.root, video.label_map, np.ones((1, 64, 64), np.uint8), [5])
-    models = {"one": sees_everywhere(saved, 1), "background": sees_everywhere(saved, 0)}
+    models = {"one": predicts_everywhere(saved, 1), "background": predicts_everywhere(saved, 0)}
     picture = tmp_path / "seen.png"
     names = segmenters_picture(picture, models, True, store, source.split("test"), 4, QUIET)
     assert names == [video.name for video in videos]  # the fourth class has no label maps
     _, one, background, teacher = panels(picture, 4, 3)
-    assert one == pytest.approx(teacher, abs=0.06)  # the labelled frame was chosen: elsewhere this row is hatched
+    assert one == pytest.approx(teacher, abs=0.06)  # the labelled frame was chosen: all others are hatched in this row
     assert (one[:, 2] > one[:, 0] + 0.3).all()  # class 1 is blue
     assert (np.ptp(background, axis=1) < 0.1).all()
 
@@ -182,11 +184,11 @@ def test_segmentations_stand_under_their_frame_in_the_colours_of_their_classes(s
 def test_segmentations_need_label_maps_and_videos(source, trained, synthetic, tmp_path):
     models = {"all": saved_models.load(trained)}
     empty = create(tmp_path / "none", "nobody", models["all"].segment_classes, {})
-    with pytest.raises(InputError, match="no label map of any of 8 test videos"):
+    with pytest.raises(InputError, match="8 test videos"):
         segmenters_picture(tmp_path / "x.png", models, True, empty, source.split("test"), 4, QUIET)
     broken = tmp_path / "broken.mp4"
     shutil.copy(synthetic / "labels" / "labels.json", broken)
     videos = [replace(video, path=broken) for video in source.split("test")]
-    with pytest.raises(VideoError, match="none of 8 videos can be read"):
+    with pytest.raises(VideoError, match="none of 8 videos"):
         segmenters_picture(tmp_path / "x.png", models, True, LabelStore.open(synthetic / "labels"), videos, 4, QUIET)
     assert not (tmp_path / "x.png").exists()

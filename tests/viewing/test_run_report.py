@@ -1,7 +1,8 @@
-"""The page about a run says what its files say, as text, and needs nothing else."""
+"""The HTML report has what the run's files say, as text, and needs no other file."""
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -13,17 +14,18 @@ from airstreams.cli import main
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
+from airstreams.evaluation.results import read_metrics
 from airstreams.files import write_rows
 from airstreams.models.airstreams import build
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
 from airstreams.viewing.run_report import write_report
 
-WITHOUT_END = {"meta", "img", "link", "br"}
+VOID_TAGS = {"meta", "img", "link", "br"}
 
 
 class Page(HTMLParser):
-    """What a browser would make of a page: its text, table rows and pictures. Its tags have to match."""
+    """The text, table rows and pictures of a page. Its tags have to match."""
 
     def __init__(self, text):
         super().__init__()
@@ -40,7 +42,7 @@ class Page(HTMLParser):
             if name in ("src", "href"):
                 assert value.startswith("data:image/png;base64,")
                 self.pictures.append(value)
-        if tag not in WITHOUT_END:
+        if tag not in VOID_TAGS:
             self.open.append(tag)
         if tag == "tr":
             self.rows.append([])
@@ -72,37 +74,53 @@ def random_run(config, classes, run, multi_label=False):
     saved_models.save(SavedModel(config, classes, ("0", "1", "2", "3"), multi_label, 25.0, model), run)
 
 
-def test_the_page_says_what_evaluation_and_training_wrote(run, synthetic, capsys):
-    data = [str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
+@pytest.fixture(scope="module")
+def evaluated(trained, synthetic, tmp_path_factory):
+    """The trained run, evaluated on two splits by the command line. Tests must not write to it."""
+    run = shutil.copytree(trained, tmp_path_factory.mktemp("evaluated") / "run")
     for split in ("test", "train"):
+        data = [str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
         assert main(["evaluate", str(run), *data, "--split", split]) == 0
-    capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def run_with_test_split(evaluated, tmp_path):
+    """A copy with one evaluated split. Tests may write to it."""
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    shutil.rmtree(run / "evaluation" / "train")
+    return run
+
+
+def test_the_page_has_the_metrics_of_every_split(evaluated, tmp_path, capsys):
+    run = shutil.copytree(evaluated, tmp_path / "run")
     assert main(["report", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(run / "report.html")}
     page = Page((run / "report.html").read_text(encoding="utf-8"))
-    assert len(page.pictures) == 2 * 2 + 1  # what is seen and the confusions of each split, and the curves
+    assert len(page.pictures) == 2 * 2 + 1  # representations and confusion matrix of each split, and the curves
     assert page.text.index("Split test") < page.text.index("Split train")
     for split in ("test", "train"):
-        figures = json.loads((run / "evaluation" / split / "figures.json").read_text())
-        low, high = figures["intervals"]["top1"]
-        assert f"top-1 {figures['top1']:.1%} ({low:.1%} to {high:.1%})" in page.text
-        assert ["pixel_accuracy", f"{figures['segmentation']['pixel_accuracy']:.1%}"] in [row[:2] for row in page.rows]
-        for name, row in figures["per_class"].items():
-            assert [name, f"{row['accuracy']:.1%}", str(row["videos"])] in page.rows
+        metrics = read_metrics(run / "evaluation" / split / "figures.json")
+        assert metrics.segmentation is not None
+        low, high = metrics.intervals["top1"] or (0, 0)
+        assert f"top-1 {metrics.top1:.1%} ({low:.1%} to {high:.1%})" in page.text
+        assert ["pixel_accuracy", f"{metrics.segmentation.pixel_accuracy:.1%}"] in [row[:2] for row in page.rows]
+        for name, row in metrics.per_class.items():
+            assert [name, f"{row.accuracy:.1%}", str(row.videos)] in page.rows
     assert ["videos", "24 train, 8 test"] in page.rows
     assert "2 of 2 epochs" in page.text
     assert "segmenter_width: 0.125" in page.text
 
 
-def test_before_an_evaluation_the_page_says_how_to_make_one(run):
+def test_the_page_of_a_run_without_evaluation_names_the_command(run):
     page = report_of(run)
     assert f"airstreams evaluate {run} DATA" in page.text
     assert len(page.pictures) == 1
 
 
-def test_mistakes_are_the_surest_first(run, source):
-    folder = evaluate(run, source, "test", Console(quiet=True)).folder.path
-    with (folder / "scores.csv").open() as file:
+def test_mistakes_are_sorted_by_probability(run_with_test_split):
+    scores = run_with_test_split / "evaluation" / "test" / "scores.csv"
+    with scores.open() as file:
         header = next(csv.reader(file))
     names = header[3:]
     rows: list[tuple[object, ...]] = [
@@ -111,12 +129,12 @@ def test_mistakes_are_the_surest_first(run, source):
         ("unsure", names[3], names[2], 0.2, 0.2, 0.35, 0.25),
         ("broken", names[3], "left out: damaged"),
     ]
-    write_rows(folder / "scores.csv", header, rows)
-    shown = [row for row in report_of(run).rows if row[0] in ("sure", "right", "unsure", "broken")]
+    write_rows(scores, header, rows)
+    shown = [row for row in report_of(run_with_test_split).rows if row[0] in ("sure", "right", "unsure", "broken")]
     assert shown == [["sure", names[0], names[1], "90.0%"], ["unsure", names[3], names[2], "35.0%"]]
 
 
-def test_names_are_text(tiny, tmp_path):
+def test_names_are_escaped(tiny, tmp_path):
     classes = ("<script>alert(1)</script>", "rock & roll")
     random_run(replace(tiny, model=replace(tiny.model, streams=["rgb"])), classes, tmp_path)
     write_rows(tmp_path / "left_out.csv", ("name", "reason"), [("<b>a</b>.mp4", "no frames")])
@@ -125,7 +143,7 @@ def test_names_are_text(tiny, tmp_path):
     assert ["<b>a</b>.mp4", "no frames"] in page.rows
 
 
-def test_of_several_labels_a_video_there_is_the_average_precision(tiny, synthetic, tmp_path):
+def test_multi_label_runs_show_average_precision(tiny, synthetic, tmp_path):
     videos = synthetic / "videos" / "test"
     rows = [(videos / name / "000.mp4", name.replace("_", ";"), "test") for name in ("disc_left", "disc_up")]
     write_rows(tmp_path / "videos.csv", ("path", "label", "split"), rows)
@@ -137,16 +155,23 @@ def test_of_several_labels_a_video_there_is_the_average_precision(tiny, syntheti
     assert not page.pictures
 
 
-def test_what_is_no_run_or_damaged_is_refused(run, source, tmp_path):
-    with pytest.raises(InputError, match=r"no model\.json in it"):
+def test_missing_and_damaged_runs_are_refused(run_with_test_split, tmp_path):
+    run = run_with_test_split
+    with pytest.raises(InputError, match=r"model\.json"):
         write_report(tmp_path)
-    figures = evaluate(run, source, "test", Console(quiet=True)).folder.metrics
+    figures = run / "evaluation" / "test" / "figures.json"
     for content in ("{", '{"videos": 3}', "[]"):
         figures.write_text(content)
-        with pytest.raises(InputError, match=r"figures\.json"):
+        with pytest.raises(InputError, match=r"test.figures\.json.*airstreams evaluate"):
             write_report(run)
     figures.unlink()
     (run / "left_out.csv").write_text("video\na.mp4\n")
     with pytest.raises(InputError, match=r"left_out\.csv"):
         write_report(run)
     assert not (run / "report.html").exists()
+
+
+def test_damaged_scores_are_refused(run_with_test_split):
+    (run_with_test_split / "evaluation" / "test" / "scores.csv").write_text("")
+    with pytest.raises(InputError, match="airstreams evaluate"):
+        write_report(run_with_test_split)

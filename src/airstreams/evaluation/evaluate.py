@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.config import EvaluationConfig
-from airstreams.console import warn
+from airstreams.console import say, warn
 from airstreams.data.check import check_distributed
 from airstreams.data.clips import frame_rate_warning
 from airstreams.data.label_maps import OTHER, LabelStore
@@ -122,10 +122,10 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
     videos = source.split(split)
     trained_on = len(overlapping([video.name for video in videos], run_folder.trained_on()))
     if trained_on and split != "train":
-        console.print(
-            f"warning: the run was trained on {trained_on} of these {len(videos)} videos, by their names, so its "
+        warn(
+            console,
+            f"the run was trained on {trained_on} of these {len(videos)} videos, by their names, so its "
             "metrics are too high. Score videos that it has not seen.",
-            soft_wrap=True,
         )
     elif not (with_own_splits and any(video.name in run_splits for video in source.videos)):
         _warn_of_renamed_training_videos(videos, run_splits, console)
@@ -157,10 +157,10 @@ def _with_splits_of_the_run(source: Source, run_splits: Mapping[str, str], conso
     known = Counter(run_splits[video.name] for video in source.videos if video.name in run_splits)
     if known:
         counts = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
-        console.print(f"{known.total()} of {len(source.videos)} videos get the run's own split: {counts}")
+        say(console, f"{known.total()} of {len(source.videos)} videos get the run's own split: {counts}")
     new = [video for video in source.videos if video.name not in run_splits]
     if new:
-        console.print(f"{len(new)} of {len(source.videos)} videos are new to the run and count as test videos")
+        say(console, f"{len(new)} of {len(source.videos)} videos are new to the run and count as test videos")
     return with_splits(source, {video.name: run_splits.get(video.name, "test") for video in source.videos})
 
 
@@ -170,11 +170,11 @@ def _warn_of_renamed_training_videos(videos: Sequence[Video], run_splits: Mappin
     alike = [video for video in videos if video.name not in run_splits and _short_name(video.name) in trained_on]
     if alike:
         example = trained_on[_short_name(alike[0].name)]
-        console.print(
-            f"warning: {len(alike)} of these {len(videos)} videos look like training videos under other names "
+        warn(
+            console,
+            f"{len(alike)} of these {len(videos)} videos look like training videos under other names "
             f"({alike[0].name} for {example}). If they are, the metrics are too high: give DATA in the form that "
             "training had.",
-            soft_wrap=True,
         )
 
 
@@ -192,12 +192,13 @@ def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -
         return store
     grouped = {OTHER} if saved.config.data.segment_classes else set()
     if not set(saved.segment_classes) <= {*store.classes, *grouped}:
-        console.print(
-            f"The segmentation is not scored: the classes of {store.teacher} are not those of the run's teacher."
+        say(
+            console,
+            f"The segmentation is not scored: the classes of {store.teacher} are not those of the run's teacher.",
         )
         return None
     rest = OTHER if OTHER in set(saved.segment_classes) - set(store.classes) else store.classes[0]
-    console.print(f"Segmentation: classes that the run's segmenter does not have are scored as {rest}.")
+    say(console, f"Segmentation: classes that the run's segmenter does not have are scored as {rest}.")
     return store.with_classes(saved.segment_classes)
 
 
@@ -205,7 +206,7 @@ def _announce_replacement(folder: EvaluationFolder, source: Source, console: Con
     with suppress(InputError):  # the folder is new, or its file is damaged
         before = read_metrics(folder.metrics).data
         if before != source.name:
-            console.print(f"{folder.path}: the metrics of {before} will be replaced.", soft_wrap=True)
+            say(console, f"{folder.path}: the metrics of {before} will be replaced.")
 
 
 def _score(task: _Task, console: Console) -> Scores:
@@ -228,9 +229,9 @@ def _score(task: _Task, console: Console) -> Scores:
     scores.left_out += bad
     if scores.left_out:
         first = scores.left_out[0]
-        console.print(
+        say(
+            console,
             f"{len(scores.left_out)} of {len(videos)} videos left out, for example {first.video.name}: {first.reason}",
-            soft_wrap=True,
         )
     known_rates = [rates[video.path] for video in good if video.path in rates]
     if warning := frame_rate_warning(known_rates, saved.frame_rate, saved.config.clip):

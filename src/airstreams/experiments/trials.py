@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
@@ -24,6 +23,7 @@ from airstreams.experiments.search import POLL_INTERVAL, Search, open_storage, t
 from airstreams.experiments.tournament import TournamentSampler
 from airstreams.recipe import comparable, load_config
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.metrics_log import EpochRecord
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop
 
@@ -142,11 +142,11 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
     if other or not (begun or run.may_begin()):
         raise InputError(f"{folder}: the folder holds another training. Delete it, or give another --out.")
 
-    def after_epoch(record: dict[str, Any]) -> None:
+    def after_epoch(record: EpochRecord) -> None:
         if _is_lost(study, trial):
             raise _LostError
-        if "val" in record and record["epoch"] < config.training.epochs:
-            trial.report(record["val"][search.source.metric], record["epoch"])
+        if record.val is not None and record.epoch < config.training.epochs:
+            trial.report(record.val[search.source.metric], record.epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -160,7 +160,8 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         if not _is_lost(study, trial):
             _repeat(study, trial)
         raise
-    return float(record["val"][search.source.metric])
+    assert record.val is not None  # the last epoch is validated in any case
+    return float(record.val[search.source.metric])
 
 
 def trial_source(source: Source, config: Config) -> Source:

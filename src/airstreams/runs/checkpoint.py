@@ -1,8 +1,8 @@
-"""What resuming needs: the state of a training between two steps.
+"""Saved states: what resuming needs, taken between two optimiser steps.
 
-`state/step-<number>.pt` is read with `weights_only`, so it runs no code either; predict and export never look at it.
-There is no random generator in it: the draws of data depend on (seed, epoch, draw) alone, and dropout's generator is
-seeded anew for every step.
+`state/step-NUMBER.pt` is read with `weights_only`, so reading it runs no code. `predict` and `export` never read it.
+A state holds no random generator: the draws of the data depend on (seed, epoch, draw) alone, and the generator of
+dropout is seeded anew for every step.
 """
 
 import re
@@ -21,37 +21,49 @@ from airstreams.runs.folder import RunFolder
 
 @dataclass
 class TrainingState:
-    """After `step` optimiser steps, of which the last `epoch_step` belong to the epoch after `epoch` whole ones."""
+    """Where a training stands: after `step` optimiser steps, `epoch_step` of them in the epoch under way.
+
+    epoch: epochs that are complete.
+    best: the best validation metric so far.
+    data_fingerprint: what resuming must find unchanged (classes, segment_classes, multi_label, teacher, labels).
+    learner: weights, optimiser and schedule.
+    meter, recent: metrics of the epoch so far, and since the last line of the log.
+    left_out: videos that could not be read in the epoch so far.
+    """
 
     epoch: int
     epoch_step: int
     step: int
-    best: float | None  # figure of the best validation so far
-    data_fingerprint: dict[
-        str, Any
-    ]  # classes, segment_classes, multi_label, teacher, labels; resuming must find them unchanged
-    learner: dict[str, Any]  # weights, optimiser and schedule
-    meter: dict[str, Any] = field(default_factory=dict)  # the figures of the epoch under way so far
-    recent: dict[str, Any] = field(default_factory=dict)  # and those since the last line of the log
-    left_out: list[str] = field(default_factory=list)  # in the epoch under way
+    best: float | None
+    data_fingerprint: dict[str, Any]
+    learner: dict[str, Any]
+    meter: dict[str, Any] = field(default_factory=dict)
+    recent: dict[str, Any] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def start_epoch(self, epoch: int, skipped_in_a_row: int) -> None:
+        """Stand at the beginning of the epoch after `epoch` complete ones."""
+        self.epoch, self.epoch_step = epoch, 0
+        self.meter, self.recent, self.left_out = {"skipped_in_a_row": skipped_in_a_row}, {}, []
 
 
 def save_state(state: TrainingState, run: Path, keep: int) -> None:
-    """Write the state under its own name, so that the ones before are there until it is whole; keep the newest."""
-    path = RunFolder(run).states / f"step-{state.step:09d}.pt"
+    """Write a state under a name of its own, and keep the newest `keep` states."""
+    folder = RunFolder(run)
+    path = folder.states / f"step-{state.step:09d}.pt"
     with replacing(path) as temporary, temporary.open("wb") as file:
         try:
-            torch.save(vars(state), file)  # not asdict, which would copy every tensor first
-        except RuntimeError as error:  # which of a full disk says "unexpected pos"
+            torch.save(vars(state), file)  # asdict would copy every tensor
+        except RuntimeError as error:  # torch reports a full disk as "unexpected pos"
             if isinstance(cause := error.__context__, OSError):
                 raise OSError(cause.errno, cause.strerror, str(path)) from None
             raise
-    # A state of a later step is a damaged one that was passed over; temporary files are what a kill left half-written.
+    # A state of a later step was damaged and passed over. Temporary files were left by a process that was killed.
     states = saved_states(run)
     kept = [path for path in states if _step_of(path) <= state.step][:keep]
-    for path in [*states, *filter(is_temporary, chain(run.iterdir(), RunFolder(run).states.iterdir()))]:
+    for path in [*states, *filter(is_temporary, chain(run.iterdir(), folder.states.iterdir()))]:
         if path not in kept:
-            with suppress(OSError):  # somebody may be reading it, or have removed it
+            with suppress(OSError):  # another process may read it, or have removed it
                 path.unlink()
 
 
@@ -61,25 +73,31 @@ def saved_states(run: Path) -> list[Path]:
     return sorted(found, key=_step_of, reverse=True)
 
 
-def _step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
-
-
 def load_state(run: Path) -> tuple[TrainingState, list[Path]]:
-    """The newest state that is whole, and the damaged files that were passed over. InputError: none."""
+    """Read the newest undamaged state; also returns the damaged files. InputError: there is no state to resume."""
     damaged: list[Path] = []
     for path in saved_states(run):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            if "learns" in content:  # its name in version 0.1
-                content["data_fingerprint"] = content.pop("learns")
-            return TrainingState(**content), damaged
         except MemoryError:
             raise
-        except Exception:  # torch, pickle and zipfile tell of damage in many ways
+        except Exception:  # torch, pickle and zipfile report damage in many ways
             damaged.append(path)
+        else:
+            return TrainingState(**_with_current_names(content, path)), damaged
     if damaged:
-        raise InputError(f"{damaged[0]}: damaged, and there is no other state; start again with a new --out")
-    raise InputError(
-        f"{run}: nothing to resume (no state in {RunFolder(run).states}); drop --resume and give a new --out"
-    )
+        raise InputError(f"{damaged[0]}: damaged, and there is no other state. Start again with a new --out.")
+    raise InputError(f"{run}: no saved state in {RunFolder(run).states}. Drop --resume and give a new --out.")
+
+
+def _with_current_names(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A state of version 0.1 under today's names."""
+    if "learns" in content:
+        content["data_fingerprint"] = content.pop("learns")
+    if content["learner"].pop("average", None) is not None:
+        raise InputError(f"{path}: the run averages its weights (training.ema). Resume it with airstreams 0.1.")
+    return content
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))

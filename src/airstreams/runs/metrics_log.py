@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,26 +16,48 @@ from airstreams.files import replacing
 from airstreams.runs.folder import RunFolder
 
 
-class Log:
-    """`metrics.jsonl` and TensorBoard of a run that stands at `step`, after `epoch` whole epochs.
+@dataclass
+class EpochRecord:
+    """The log's line on a whole epoch.
 
-    What they say of later steps and epochs is dropped. Only the main process writes.
+    epoch: counted from 1.
+    step: optimiser steps so far.
+    train: mean losses and gradient norms, clips, speed, skipped steps and unreadable videos of the epoch.
+    val: metrics of the validation videos; None: not validated in this epoch.
+    """
+
+    epoch: int
+    step: int
+    train: dict[str, Any]
+    val: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The line as it stands in `metrics.jsonl`."""
+        line = {"epoch": self.epoch, "step": self.step, "train": self.train}
+        return line if self.val is None else line | {"val": self.val}
+
+
+class Log:
+    """Writes the log of a run that stands at `step`, after `epoch` complete epochs.
+
+    Lines on later steps and epochs are removed first. With several processes only the main one writes.
     """
 
     def __init__(self, run: Path, epoch: int, step: int, is_main_process: bool) -> None:
         self.is_main_process = is_main_process
         if is_main_process:
-            _forget_after(RunFolder(run).metrics, epoch, step)
-            self._file = RunFolder(run).metrics.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(RunFolder(run).tensorboard), purge_step=step + 1)
+            folder = RunFolder(run)
+            _remove_after(folder.metrics, epoch, step)
+            self._file = folder.metrics.open("a", encoding="utf-8")
+            self._board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def write(self, entry: dict[str, Any]) -> None:
-        """An entry with its `step`."""
+        """Write an entry, which has a `step`."""
         if self.is_main_process:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
-            os.fsync(self._file.fileno())  # or a power cut could leave a state without what was said before it
-            for name, value in _flat(entry):
+            os.fsync(self._file.fileno())  # after a power cut, no state may be newer than its log
+            for name, value in _scalars(entry):
                 self._board.add_scalar(name, value, entry["step"])
 
     def __enter__(self) -> "Log":
@@ -48,18 +71,35 @@ class Log:
             self._board.close()
 
 
-def record_of(run: Path, epoch: int) -> dict[str, Any]:
-    """The record of one of the epochs that a run has done. InputError: it was lost."""
-    for entry in entries(RunFolder(run).metrics):
-        if "train" in entry and entry["epoch"] == epoch:
-            return entry
+def entries(metrics: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log, without those that a crash cut short; none if there is no file."""
+    lines = metrics.read_bytes().splitlines() if metrics.exists() else []
+    for line in lines:
+        with suppress(ValueError):
+            yield json.loads(line)
+
+
+def epoch_records(run: Path) -> list[EpochRecord]:
+    """The records of the epochs that a run has completed."""
+    lines = entries(RunFolder(run).metrics)
+    return [
+        EpochRecord(line["epoch"], line["step"], line["train"], line.get("val")) for line in lines if "train" in line
+    ]
+
+
+def record_of(run: Path, epoch: int) -> EpochRecord:
+    """The record of one completed epoch. InputError: the log lacks it."""
+    for record in epoch_records(run):
+        if record.epoch == epoch:
+            return record
     raise InputError(
-        f"{RunFolder(run).metrics}: lacks epoch {epoch}, which is done; `airstreams evaluate` scores the run"
+        f"{RunFolder(run).metrics}: the line of epoch {epoch} is missing. The model is complete: score it with "
+        "`airstreams evaluate`."
     )
 
 
-def _forget_after(metrics: Path, epoch: int, step: int) -> None:
-    """Drop what is about to be said again."""
+def _remove_after(metrics: Path, epoch: int, step: int) -> None:
+    """Remove the lines that the training is about to write again."""
     kept = [
         entry
         for entry in entries(metrics)
@@ -69,17 +109,9 @@ def _forget_after(metrics: Path, epoch: int, step: int) -> None:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
 
-def entries(metrics: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file that may not be there, but for those that a crash cut short."""
-    lines = metrics.read_bytes().splitlines() if metrics.exists() else []
-    for line in lines:
-        with suppress(ValueError):
-            yield json.loads(line)
-
-
-def _flat(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     for key, value in entry.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}/")
+            yield from _scalars(value, f"{prefix}{key}/")
         elif isinstance(value, (int, float)) and key not in ("step", "epoch"):
             yield f"{prefix}{key}", value

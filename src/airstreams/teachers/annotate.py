@@ -1,14 +1,16 @@
 """The job behind `airstreams annotate`: a teacher's label maps for every video of a data set.
 
-Other processes decode ahead of the teacher, which runs in this one and sees frames of several videos at once, since
-clips are short and batches are what accelerators are fast at. A model's last bits may depend on what else is in its
-batch, so files in a row form groups that no batch crosses: a group that was interrupted is annotated anew as a whole,
-each frame meets the teacher in the company that it had, and the store comes out byte for byte as if nothing had
-happened. The price: up to `GROUP_FILES` short files are done twice after an interruption.
+Loader processes decode ahead. The teacher runs in this process, in batches that mix frames of several videos, because
+videos can be shorter than a batch.
 
-Processes started by `torchrun` share the groups out, so no two write one file.
+An interrupted job that is resumed gives the same store, byte for byte. A model's last bits can depend on the other
+frames of its batch, so consecutive files form groups, and no batch mixes groups. A group that was interrupted is
+annotated again as a whole, in the same batches. The price: up to `GROUP_FILES` short files are annotated twice after an
+interruption.
 
-Legend: T frames, H, W pixels.
+Under `torchrun` each process takes a share of the groups, so no two processes write one file.
+
+Legend of shape suffixes: T frames, H, W pixels.
 """
 
 import csv
@@ -38,17 +40,17 @@ from airstreams.machine import keep_freed_memory
 from airstreams.teachers.teacher import Teacher, checked
 
 GROUP_FILES = 16
-GROUP_BYTES = 20_000_000  # of video files: what is longer is a group of its own
+GROUP_BYTES = 20_000_000  # of video files; a larger file is a group of its own
 LEFT_OUT = "left_out.csv"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides over a store's label maps, beside the teacher.
+    """All that decides, together with the teacher, what a store's label maps are.
 
-    stride: every so many frames are labelled, from the first one.
-    max_side: px; larger frames are reduced to it before the teacher sees them; None: as they are.
-    classes: names of the teacher's classes to keep beside the background, which the others become; None: all.
+    stride: every n-th frame is labelled, starting with the first one.
+    max_side: px; the teacher gets larger frames reduced to this size. None: frames keep their size.
+    classes: the teacher's classes to keep; all others become background. None: all classes.
     teacher: the options that the teacher was loaded with.
     """
 
@@ -59,14 +61,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise InputError(f"--stride {self.stride}: expected at least 1, every frame; give 2 for every second one")
+            raise InputError(f"--stride {self.stride} is too small. Give 1 for every frame, or 2 for every second one.")
         if self.max_side is not None and self.max_side < 16:
-            raise InputError(
-                f"--max-side {self.max_side}: expected at least 16 px; leave it out for frames as they are"
-            )
+            raise InputError(f"--max-side {self.max_side} is too small. Give at least 16 px, or leave the option out.")
 
-    def described(self) -> dict[str, Any]:
-        """For the store's index."""
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON for the store's index."""
         classes = None if self.classes is None else list(self.classes)
         return {"stride": self.stride, "max_side": self.max_side, "classes": classes, **self.teacher}
 
@@ -75,9 +75,12 @@ class Settings:
 class AnnotationResult:
     """What a job did.
 
-    files: of the data set. frames: labelled now, in all processes. seconds: of this process, decoding included.
-    left_out: a bad file's path and the reason. missing: files without label maps for no known reason, such as a disk
-        that not all processes share. Both are the first process's to know.
+    files: how many the data set has.
+    frames: how many were labelled now, by all processes.
+    seconds: the time of this process, with decoding.
+    left_out: path and reason of each bad file.
+    missing: files without label maps for no known reason, for example because the processes do not share a disk.
+        Only the main process knows `left_out` and `missing`.
     """
 
     files: int
@@ -89,7 +92,7 @@ class AnnotationResult:
 
 class _File(NamedTuple):
     key: str
-    videos: tuple[Video, ...]  # a video, or the segments of one
+    videos: tuple[Video, ...]  # one video, or its segments
 
     @property
     def path(self) -> Path:
@@ -97,10 +100,10 @@ class _File(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Some of a file's frames on their way to the teacher; the last of a file ends it, with the reason if it is bad."""
+    """Some decoded frames of a file. The last chunk of a file has `ends`, and `reason` if the file is bad."""
 
     group: int
-    place: int  # of the file in its group
+    file: int  # its index in the group
     frame_indices: list[int]
     frames_THW3: torch.Tensor
     ends: bool = False
@@ -116,33 +119,33 @@ def annotate(
     workers: int,
     console: Console,
 ) -> AnnotationResult:
-    """Fill the store `out` with the label maps of all files that it lacks.
+    """Add the missing label maps of all files to the store `out`.
 
     Args:
         videos: of one data set.
-        teacher: as `load_teacher` gives it, or an object of one's own with `name`, `classes` and a call.
-        settings: beside the teacher's own.
+        teacher: from `load_teacher`, or any object with `name`, `classes` and `__call__`.
+        settings: stride, size and classes.
         out: the store's folder.
-        batch_size: frames that the teacher sees at once.
-        workers: processes that decode; 0: this one does.
-        console: to talk to.
+        batch_size: how many frames the teacher gets at once.
+        workers: how many processes decode; 0: this process does.
+        console: shows the progress.
 
     Raises:
-        InputError: `out` cannot be written, is of another teacher or other settings, the teacher lacks a class to keep,
-            or it is none.
-        RuntimeError: the teacher failed, or gave what are no label maps.
+        InputError: `out` cannot be written, or belongs to another teacher or other settings; the teacher is not valid,
+            or lacks a class to keep.
+        RuntimeError: the teacher failed, or its label maps are not valid.
     """
     keep_freed_memory()
     teacher = checked(teacher)
-    classes, ids = _kept(teacher, settings)
+    classes, ids = _kept_classes(teacher, settings)
     files = _files_of(videos)
     if is_main_process():
         _open(out, teacher.name, classes, settings)
-        _sweep(out, files)
-    # The others begin when the store is there; sizes of files may look different from another machine.
+        _remove_temporary_files(out, files)
+    # The main process makes the groups: another machine may see other file sizes. The others wait here for the store.
     groups = share(gather([_groups_of(files)] if is_main_process() else [])[0])
     job = _Job(out, groups, teacher, ids, batch_size)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]:.1f} frames/s,", "left:")
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]:.1f} frames/s,", "left")
     started = time.perf_counter()
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not is_main_process()) as progress:
         task = progress.add_task("annotating", total=sum(map(len, groups)), rate=0.0)
@@ -160,16 +163,16 @@ def annotate(
     left_out = sorted(gather(job.left_out))
     missing: list[str] = []
     if is_main_process():
-        named = {path for path, _ in left_out}
-        missing += [str(f.path) for f in files if str(f.path) not in named and not file_of(out, f.key).is_file()]
+        bad = {path for path, _ in left_out}
+        missing += [str(f.path) for f in files if str(f.path) not in bad and not file_of(out, f.key).is_file()]
         _write_left_out(out / LEFT_OUT, left_out)
     return AnnotationResult(len(files), frames, seconds, left_out, missing)
 
 
 class _Frames(IterableDataset[_Chunk]):
-    """The frames of the files that have no label maps yet, group by group, each group by one process.
+    """Decodes the files of all groups that are not complete. Each group is decoded by one loader process.
 
-    suspects: paths of the files that were bad last time.
+    suspects: paths of the files that were bad in the last call.
     """
 
     def __init__(
@@ -188,41 +191,42 @@ class _Frames(IterableDataset[_Chunk]):
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for group in range(first, len(self.groups), step):
             files = self.groups[group]
-            lacking = {place for place, file in enumerate(files) if not file_of(self.out, file.key).is_file()}
-            # There may be nothing left to do but to say again which files are bad.
-            begun = len(lacking) < len(files) or any(str(file.path) in self.suspects for file in files)
-            reasons = {place: _reason(files[place]) for place in lacking} if begun else {}
-            again = any(place not in reasons or reasons[place] is None for place in lacking)
-            for place, file in enumerate(files):
+            missing = {number for number, file in enumerate(files) if not file_of(self.out, file.key).is_file()}
+            # Where all missing files are bad, there is nothing to annotate: only report them again.
+            begun = len(missing) < len(files) or any(str(file.path) in self.suspects for file in files)
+            reasons = {number: _why_bad(files[number]) for number in missing} if begun else {}
+            again = any(number not in reasons or reasons[number] is None for number in missing)
+            for number, file in enumerate(files):
                 if again:
-                    yield from self._chunks(group, place, file)
+                    yield from self._chunks(group, number, file)
                 else:
-                    yield _end(group, place, reasons.get(place))
+                    yield _end(group, number, reasons.get(number))
 
-    def _chunks(self, group: int, place: int, file: _File) -> Iterator[_Chunk]:
+    def _chunks(self, group: int, number: int, file: _File) -> Iterator[_Chunk]:
         indices: list[int] = []
         frames: list[np.ndarray] = []
         try:
-            wanted = _wanted(file, self.settings.stride)
+            wanted = _frames_to_label(file, self.settings.stride)
             short_side = _short_side(file.path, self.settings.max_side)
             for index, frame_HW3 in zip(wanted, iterate_frames(file.path, short_side, wanted), strict=True):
                 indices.append(index)
                 frames.append(frame_HW3)
                 if len(frames) == self.chunk_frames:
-                    yield _chunk(group, place, indices, frames)
+                    yield _chunk(group, number, indices, frames)
                     indices, frames = [], []
         except VideoError as error:
-            yield _end(group, place, error.reason)
+            yield _end(group, number, error.reason)
             return
         if frames:
-            yield _chunk(group, place, indices, frames)
-        yield _end(group, place, None)
+            yield _chunk(group, number, indices, frames)
+        yield _end(group, number, None)
 
 
 class _Job:
-    """Brings the chunks of each group together into batches, and the label maps of each file to the disk.
+    """Collects the chunks of each group into batches for the teacher, and writes the label maps of each file.
 
-    left_out: bad files so far, with the reason. frames: how many the teacher has seen.
+    left_out: path and reason of each bad file so far.
+    frames: how many the teacher has labelled.
     """
 
     def __init__(
@@ -231,65 +235,75 @@ class _Job:
         self.out, self.groups, self.teacher, self.ids, self.batch_size = out, groups, teacher, ids, batch_size
         self.left_out: list[tuple[str, str]] = []
         self.frames = 0
-        self._waiting: dict[int, list[tuple[int, int, np.ndarray]]] = defaultdict(list)  # place, index, frame; by group
+        # By group: the file's index, the frame's index and the frame, of all frames that wait for the teacher.
+        self._waiting: dict[int, list[tuple[int, int, np.ndarray]]] = defaultdict(list)
         self._writers: dict[tuple[int, int], LabelMapWriter] = {}
-        self._ended: dict[int, dict[int, str | None]] = defaultdict(dict)  # place to the reason, by group
+        # By group: the index of each file that has ended, and why it is bad.
+        self._ended: dict[int, dict[int, str | None]] = defaultdict(dict)
 
     def run(self, chunks: DataLoader[_Chunk]) -> Iterator[int]:
-        """Works through all chunks; yields after each how many more files are done."""
+        """Label all chunks; yield after each one how many more files are done."""
         try:
             for chunk in chunks:
-                waiting = self._waiting[chunk.group]
-                frames_THW3 = chunk.frames_THW3.numpy()
-                waiting += [(chunk.place, i, frame) for i, frame in zip(chunk.frame_indices, frames_THW3, strict=True)]
-                while len(waiting) >= self.batch_size:
-                    self._batch(chunk.group)
-                if chunk.ends:
-                    ended = self._ended[chunk.group]
-                    ended[chunk.place] = chunk.reason
-                    if len(ended) == len(self.groups[chunk.group]):
-                        while waiting:
-                            self._batch(chunk.group)
-                        yield self._finish(chunk.group)
-                        continue
-                yield 0
+                yield self._add(chunk)
         finally:
             for writer in self._writers.values():
                 writer.discard()
 
-    def _batch(self, group: int) -> None:
-        """Takes the next frames of one size to the teacher."""
+    def _add(self, chunk: _Chunk) -> int:
+        """Label as many full batches as there are, and finish the group where this was its last chunk.
+
+        Returns how many files that finished.
+        """
+        waiting = self._waiting[chunk.group]
+        frames_THW3 = chunk.frames_THW3.numpy()
+        waiting += [(chunk.file, index, frame) for index, frame in zip(chunk.frame_indices, frames_THW3, strict=True)]
+        while len(waiting) >= self.batch_size:
+            self._label_batch(chunk.group)
+        if not chunk.ends:
+            return 0
+        ended = self._ended[chunk.group]
+        ended[chunk.file] = chunk.reason
+        if len(ended) < len(self.groups[chunk.group]):
+            return 0
+        while waiting:
+            self._label_batch(chunk.group)
+        return self._finish(chunk.group)
+
+    def _label_batch(self, group: int) -> None:
+        """Give the teacher the next frames of one size, at most a batch."""
         waiting = self._waiting[group]
         size = waiting[0][2].shape
         count = 1
         while count < min(len(waiting), self.batch_size) and waiting[count][2].shape == size:
             count += 1
         batch, self._waiting[group][:] = waiting[:count], waiting[count:]
-        labels_THW = self.ids[self.teacher(np.stack([frame for _, _, frame in batch]))]
+        label_maps_THW = self.ids[self.teacher(np.stack([frame for _, _, frame in batch]))]
         self.frames += count
-        for (place, index, _), label_map_HW in zip(batch, labels_THW, strict=True):
-            if (group, place) not in self._writers:
-                self._writers[group, place] = LabelMapWriter(self.out, self.groups[group][place].key)
-            self._writers[group, place].add(index, label_map_HW)
+        for (number, index, _), label_map_HW in zip(batch, label_maps_THW, strict=True):
+            if (group, number) not in self._writers:
+                self._writers[group, number] = LabelMapWriter(self.out, self.groups[group][number].key)
+            self._writers[group, number].add(index, label_map_HW)
 
     def _finish(self, group: int) -> int:
-        for place, reason in self._ended.pop(group).items():
-            file, writer = self.groups[group][place], self._writers.get((group, place))
+        """Write the label maps of a group's good files; return how many files it has."""
+        for number, reason in self._ended.pop(group).items():
+            file, writer = self.groups[group][number], self._writers.get((group, number))
             if reason is not None:
                 self.left_out.append((str(file.path), reason))
                 if writer is not None:
                     writer.discard()
             elif writer is not None:
                 writer.finish()
-            elif not file_of(self.out, file.key).is_file():  # a segment between two strides: no frame to label
+            elif not file_of(self.out, file.key).is_file():  # a segment shorter than the stride has no frame to label
                 LabelMapWriter(self.out, file.key).finish()
-            self._writers.pop((group, place), None)
+            self._writers.pop((group, number), None)
         del self._waiting[group]
         return len(self.groups[group])
 
 
 def _files_of(videos: Sequence[Video]) -> list[_File]:
-    """Each file once, with all its segments, in the order of the keys."""
+    """Each file once, with all its segments, sorted by key."""
     by_key: dict[str, list[Video]] = defaultdict(list)
     for video in videos:
         by_key[video.label_map or video.name].append(video)
@@ -297,21 +311,24 @@ def _files_of(videos: Sequence[Video]) -> list[_File]:
 
 
 def _groups_of(files: Sequence[_File]) -> list[list[_File]]:
-    """Files in a row, the same for the same files whatever is done already."""
+    """Consecutive files in groups. Equal files give equal groups, whatever is annotated already."""
     groups: list[list[_File]] = []
-    room = 0
+    bytes_left = 0
     for file in files:
         size = file.path.stat().st_size if file.path.is_file() else 0
-        if not groups or size > room or len(groups[-1]) == GROUP_FILES:
+        if not groups or size > bytes_left or len(groups[-1]) == GROUP_FILES:
             groups.append([])
-            room = GROUP_BYTES
+            bytes_left = GROUP_BYTES
         groups[-1].append(file)
-        room -= size
+        bytes_left -= size
     return groups
 
 
-def _wanted(file: _File, stride: int) -> list[int]:
-    """The frames to label, of all segments together. VideoError: a segment without frames, or an unreadable file."""
+def _frames_to_label(file: _File, stride: int) -> list[int]:
+    """The indices of the frames to label, for all segments together.
+
+    VideoError: a segment has no frames, or the file cannot be read.
+    """
     wanted: set[int] = set()
     for video in file.videos:
         part = frame_range(video)
@@ -326,36 +343,36 @@ def _short_side(path: Path, max_side: int | None) -> int | None:
     return max(1, min(info.width, info.height) * max_side // max(info.width, info.height))
 
 
-def _reason(file: _File) -> str | None:
-    """Why a file is bad; None: it is good."""
+def _why_bad(file: _File) -> str | None:
+    """The reason why a file is bad; None: it is good."""
     try:
         check(file.path)
-        _wanted(file, stride=1)
+        _frames_to_label(file, stride=1)
     except VideoError as error:
         return error.reason
     return None
 
 
-def _chunk(group: int, place: int, indices: list[int], frames: list[np.ndarray]) -> _Chunk:
-    chunk = _Chunk(group, place, indices, torch.from_numpy(np.stack(frames)))
+def _chunk(group: int, number: int, indices: list[int], frames: list[np.ndarray]) -> _Chunk:
+    chunk = _Chunk(group, number, indices, torch.from_numpy(np.stack(frames)))
     share_memory(chunk)
     return chunk
 
 
-def _end(group: int, place: int, reason: str | None) -> _Chunk:
-    return _Chunk(group, place, [], torch.empty(0), ends=True, reason=reason)
+def _end(group: int, number: int, reason: str | None) -> _Chunk:
+    return _Chunk(group, number, [], torch.empty(0), ends=True, reason=reason)
 
 
-def _kept(teacher: Teacher, settings: Settings) -> tuple[tuple[str, ...], np.ndarray]:
-    """The store's classes, and the id there of each id that the teacher may give (256,)."""
+def _kept_classes(teacher: Teacher, settings: Settings) -> tuple[tuple[str, ...], np.ndarray]:
+    """The store's classes, and for each id of the teacher the id in the store (256,)."""
     ids = np.arange(256, dtype=np.uint8)
     if settings.classes is None:
         return teacher.classes, ids
     unknown = [name for name in settings.classes if name not in teacher.classes[1:]]
     if unknown or not settings.classes:
         raise InputError(
-            f"--classes {','.join(settings.classes)}: {teacher.name} has no {', '.join(unknown) or 'empty class'}; "
-            f"expected some of {', '.join(teacher.classes[1:])}"
+            f"--classes {','.join(settings.classes)}: {teacher.name} has no class {', '.join(unknown) or repr('')}. "
+            f"Give some of {', '.join(teacher.classes[1:])}."
         )
     classes = (teacher.classes[0], *dict.fromkeys(settings.classes))
     ids[: len(teacher.classes)] = [classes.index(name) if name in classes else 0 for name in teacher.classes]
@@ -363,32 +380,32 @@ def _kept(teacher: Teacher, settings: Settings) -> tuple[tuple[str, ...], np.nda
 
 
 def _open(out: Path, teacher: str, classes: tuple[str, ...], settings: Settings) -> None:
-    """Make the store, or find it to be this job's own and writable."""
+    """Create the store, or check that an existing one has the same settings and can be written."""
     try:
         if (out / "labels.json").exists():
             store = LabelStore.open(out)
-            ours, theirs = settings.described(), store.settings
+            ours, theirs = settings.as_dict(), store.settings
             differences = [(name, theirs.get(name), ours.get(name)) for name in [*ours, *theirs]]
             differences += [("teacher", store.teacher, teacher), ("classes", store.classes, classes)]
-            for name, then, now in differences:
-                if then != now:
+            for name, before, now in differences:
+                if before != now:
                     raise InputError(
-                        f"--out {out}: made with {name} {then!s:.80}, not {now!s:.80}; "
-                        "give the same call as then to go on with it, or another --out"
+                        f"--out {out} was made with {name} {before!s:.80}, not {now!s:.80}. "
+                        "Repeat the first call to resume it, or give another --out."
                     )
             probe_file = temporary_name(out / "labels.json")
             probe_file.touch()
             probe_file.unlink()
         elif out.is_dir() and not all(path.name.startswith(".") for path in out.iterdir()):
-            raise InputError(f"--out {out}: no store of label maps, and not empty; give a new folder")
+            raise InputError(f"--out {out} is not empty and has no label maps. Give a new folder.")
         else:
-            create(out, teacher, classes, settings.described())
+            create(out, teacher, classes, settings.as_dict())
     except OSError as error:
-        raise InputError(f"--out {out}: cannot be written ({error.strerror}); give a folder that can") from error
+        raise InputError(f"--out {out} cannot be written ({error.strerror}). Give a folder that can be.") from error
 
 
-def _sweep(out: Path, files: Sequence[_File]) -> None:
-    """Remove what a process that was killed was writing."""
+def _remove_temporary_files(out: Path, files: Sequence[_File]) -> None:
+    """Remove the unfinished files of a process that was killed."""
     for folder in {out, *(file_of(out, file.key).parent for file in files)}:
         for path in folder.glob(".*"):
             if is_temporary(path):
@@ -396,12 +413,12 @@ def _sweep(out: Path, files: Sequence[_File]) -> None:
 
 
 def _read_left_out(path: Path) -> set[str]:
-    """The paths that the last call left out."""
+    """The paths that the last call left out. A damaged list counts as empty, since it only saves time."""
     if not path.is_file():
         return set()
     with path.open(newline="", encoding="utf-8") as file, suppress(KeyError, ValueError, csv.Error):
         return {row["path"] for row in csv.DictReader(file)}
-    return set()  # damaged, which costs a second look
+    return set()
 
 
 def _write_left_out(path: Path, left_out: list[tuple[str, str]]) -> None:

@@ -1,10 +1,15 @@
-"""From what a model found to a label map: the one place where scores, overlaps and doubt are settled.
+"""From a model's detections to a label map. All teachers share these rules for scores and overlaps.
 
-Both functions know three kinds of findings. Sure ones, with a score of at least `score_threshold`, are drawn. Unsure
-ones, from `unsure_from` up to the threshold, become 255, *no label here*, so that training learns nothing from them.
-All others are background. Without `unsure_from` there are no unsure ones.
+Both functions have three cases:
 
-This happens in numpy, on the CPU: one thing for all teachers to agree on, at the price of moving each mask there.
+- A score of at least `score_threshold` is sure: its class is drawn.
+- A score from `unsure_from` up to the threshold is unsure: it becomes 255, *no label here*, which training ignores.
+- Everything else is background.
+
+Without `unsure_from` nothing is unsure. All of this is numpy on the CPU, so every teacher behaves alike; the price is
+that each mask is moved there.
+
+Legend of shape suffixes: N instances, H, W pixels.
 """
 
 import numpy as np
@@ -12,10 +17,10 @@ import numpy as np
 from airstreams.data.label_maps import NO_LABEL
 
 BACKGROUND_NAMES = frozenset({"background", "other"})
-"""What a class must be called, in small letters, for its pixels to mean *nothing of note here*."""
+"""Names, in lower case, that class 0 may have."""
 
 SCORE_THRESHOLD = 0.5
-"""From this score on a finding is drawn, unless the user gave another."""
+"""The default of `score_threshold`."""
 
 
 def label_map(
@@ -25,17 +30,24 @@ def label_map(
     score_threshold: float = SCORE_THRESHOLD,
     unsure_from: float | None = None,
 ) -> np.ndarray:
-    """Draw instances: uint8 (H, W) class ids, the surest on top; of equals, the one that comes first.
+    """Draw instances into a label map, uint8 (H, W).
 
-    masks_NHW: bool, one mask an instance; N may be 0. classes_N: class ids, 0 to 254.
-    255 stands where there are unsure instances and no sure one.
+    Where instances overlap, the one with the highest score is on top; of equal scores the first one. Pixels with only
+    unsure instances become 255.
+
+    Args:
+        masks_NHW: bool, one mask per instance; N may be 0.
+        scores_N: 0..1.
+        classes_N: class ids, 0 to 254.
+        score_threshold: see the module.
+        unsure_from: see the module.
     """
     labels_HW = np.zeros(masks_NHW.shape[1:], np.uint8)
     if unsure_from is not None:
         unsure_N = (scores_N >= unsure_from) & (scores_N < score_threshold)
         labels_HW[masks_NHW[unsure_N].any(axis=0)] = NO_LABEL
-    surest_first = np.argsort(-scores_N, kind="stable")
-    for i in reversed(surest_first[scores_N[surest_first] >= score_threshold]):
+    highest_first = np.argsort(-scores_N, kind="stable")
+    for i in reversed(highest_first[scores_N[highest_first] >= score_threshold]):
         labels_HW[masks_NHW[i]] = classes_N[i]
     return labels_HW
 
@@ -46,11 +58,16 @@ def pixel_map(
     score_threshold: float | None = None,
     unsure_from: float | None = None,
 ) -> np.ndarray:
-    """Settle what a model says of each pixel: uint8 (H, W) class ids.
+    """Turn a semantic segmentation into a label map, uint8 (H, W).
 
-    likeliest_HW: the class id of the highest probability, 0 to 254. probability_HW: that probability, 0..1.
-    With neither threshold given, `likeliest_HW` is taken at its word: a model that puts every pixel into a class has
-    its own class for what is nothing, and is often below one half where classes meet.
+    With neither threshold given, every pixel gets its most probable class: such a model has a background class of its
+    own, and its probabilities are often below one half at borders between classes.
+
+    Args:
+        likeliest_HW: the most probable class id, 0 to 254.
+        probability_HW: its probability, 0..1.
+        score_threshold: see the module; None with `unsure_from` given: `SCORE_THRESHOLD`.
+        unsure_from: see the module.
     """
     if score_threshold is None and unsure_from is None:
         return likeliest_HW.astype(np.uint8)

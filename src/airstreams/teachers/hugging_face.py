@@ -1,18 +1,20 @@
 """Any instance, panoptic or semantic segmentation model of Hugging Face transformers as a teacher.
 
-Which class of transformers loads a checkpoint is what its config says in `architectures`. The Auto classes would also
-load a classifier's checkpoint as a segmentation model, with a head of random weights.
+The checkpoint's `architectures` says which class of transformers loads it. The Auto classes are not used: they would
+also load a classifier's checkpoint, with a segmentation head of random weights.
 
-A checkpoint does not say whether it was trained for instances, panoptic or semantic segmentation where one architecture
-does all three. So the library's post-processing is picked by what it can do: instance masks that may overlap where it
-gives them (Mask2Former, MaskFormer, RF-DETR), which suits all three; else panoptic segments (DETR, EoMT); else each
-pixel's likeliest class (SegFormer, DPT, UperNet, ...). In panoptic segments an unsure one has already taken pixels
-from a sure one where they met.
+Some architectures do instance, panoptic and semantic segmentation, and a checkpoint does not say which it was trained
+for. So the post-processing is chosen by what the library offers for the architecture, in this order:
 
-Frames are prepared by the processors on PIL and numpy even where torchvision's are at hand, so that every machine makes
-the same label maps. The price: preparing runs on the CPU, about 10 ms for a frame of 640x480.
-Models that need more than the image (OneFormer's task, a text prompt) and EoMT's semantic checkpoints, which predict in
-windows, are refused.
+1. instance masks that may overlap (Mask2Former, MaskFormer, RF-DETR), which suit all three tasks;
+2. panoptic segments (DETR, EoMT), where an unsure segment may have taken pixels from a sure one beside it;
+3. each pixel's most probable class (SegFormer, DPT, UperNet, ...).
+
+Frames are prepared by the processors on PIL and numpy even where torchvision's are available, so that every machine
+makes the same label maps. The price: this runs on the CPU, about 10 ms for a frame of 640x480.
+
+Models that need more than the image (OneFormer's task, a text prompt) are refused. So are EoMT's semantic checkpoints,
+which predict in windows.
 """
 
 import inspect
@@ -28,7 +30,7 @@ from airstreams.errors import InputError
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD, label_map, pixel_map
 
 ARCHITECTURES = ("ForUniversalSegmentation", "ForInstanceSegmentation", "ForSemanticSegmentation", "ForSegmentation")
-"""How the names of transformers' segmentation models end."""
+"""The names of transformers' segmentation models end with one of these."""
 
 
 class HuggingFaceTeacher:
@@ -55,14 +57,14 @@ class HuggingFaceTeacher:
     @torch.inference_mode()
     def __call__(self, frames_THW3: np.ndarray) -> np.ndarray:
         """Class ids, uint8 (T, H, W), of uint8 RGB frames (T, H, W, 3), all in one batch."""
-        # A processor that crops would leave the frame's edges without labels, and stretch the middle over them.
+        # With a crop the label map of the middle would be stretched over the whole frame.
         uncropped = {"do_center_crop": False} if hasattr(self._processor, "do_center_crop") else {}
         inputs = self._processor(
             images=list(frames_THW3), return_tensors="pt", input_data_format="channels_last", **uncropped
         )
         outputs = self._model(**inputs.to(self._device))
         size = frames_THW3.shape[1:3]
-        if not _finds_segments(self._processor):
+        if not _has_segments(self._processor):
             return np.stack([self._pixels(logits_Shw, size) for logits_Shw in outputs.logits])
         return np.stack([self._segments(found, size) for found in self._post_process(outputs, size, len(frames_THW3))])
 
@@ -76,8 +78,8 @@ class HuggingFaceTeacher:
         threshold = SCORE_THRESHOLD if self._score_threshold is None else self._score_threshold
         lowest = threshold if self._unsure_from is None else self._unsure_from
         target_sizes = [size] * frames
-        with self._device:  # the library makes some of its tensors on the default device
-            if _gives_overlapping_masks(self._processor):
+        with self._device:  # transformers creates some tensors on the default device
+            if _has_overlapping_masks(self._processor):
                 return self._processor.post_process_instance_segmentation(
                     outputs, threshold=lowest, target_sizes=target_sizes, return_binary_maps=True
                 )
@@ -101,54 +103,54 @@ class HuggingFaceTeacher:
 def load(
     model: str, device: torch.device, score_threshold: float | None = None, unsure_from: float | None = None
 ) -> HuggingFaceTeacher:
-    """The teacher of a model's name on the Hugging Face hub, or of a folder that `save_pretrained` wrote.
+    """Load a model from the Hugging Face hub, or from a folder that `save_pretrained` wrote, as a teacher.
 
-    Without `score_threshold`, instances and segments are drawn from 0.5, and a semantic model's every pixel is.
-    InputError: transformers is missing, the model cannot be had, or is none that segments images by themselves.
+    Without `score_threshold`, instances and segments are drawn from a score of 0.5 on, and of a semantic model all
+    pixels.
+    InputError: transformers is missing, or the model cannot be loaded or does not segment images.
     """
     try:
         import transformers
         from transformers import AutoConfig, AutoImageProcessor
     except ImportError as error:
         raise InputError(
-            f"the teacher hf:{model} needs transformers, which cannot be imported ({_point_of(error)}); "
-            "pip install transformers pillow, and remove a torchvision that is built for another torch"
+            f"The teacher hf:{model} needs transformers, which cannot be imported ({_short_reason(error)}). "
+            "Run pip install transformers pillow, and remove a torchvision that is built for another torch."
         ) from error
-    # Of a hub out of reach it tells each of five tries; below it is told once.
+    # When the hub cannot be reached it would log each of five attempts; the error below says it once.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        architecture = (config.architectures or ["model of no architecture"])[0]
+        architecture = (config.architectures or ["model without an architecture"])[0]
         if not architecture.endswith(ARCHITECTURES) or not hasattr(transformers, architecture):
             raise InputError(
-                f"hf:{model} is a {architecture}; expected a model of image segmentation, such as "
-                "facebook/mask2former-swin-tiny-coco-instance; take another model"
+                f"hf:{model} is a {architecture}, not an image segmentation model. Give another one, such as "
+                "facebook/mask2former-swin-tiny-coco-instance."
             )
         if config.num_labels >= NO_LABEL:
             raise InputError(
-                f"hf:{model} has {config.num_labels} classes; expected at most {NO_LABEL - 1} beside the background, "
-                "as an id is one byte; take a model with fewer classes"
+                f"hf:{model} has {config.num_labels} classes, and label maps hold {NO_LABEL - 1} beside the "
+                "background. Give a model with fewer classes."
             )
         processor = AutoImageProcessor.from_pretrained(model, backend="pil", trust_remote_code=False)
-        network, about = getattr(transformers, architecture).from_pretrained(
+        network, loading_info = getattr(transformers, architecture).from_pretrained(
             model,
             output_loading_info=True,
             trust_remote_code=False,
-            dtype=torch.float32,  # some are stored in half of it
+            dtype=torch.float32,  # some checkpoints are float16
         )
     except InputError:
         raise
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise InputError(
-            f"hf:{model} cannot be loaded ({_point_of(error)}); expected a folder with config.json, "
-            "preprocessor_config.json and weights, or a model's name on the Hugging Face hub and a way there; correct "
-            "the name, or download the model where there is a network and give its folder"
+            f"hf:{model} cannot be loaded ({_short_reason(error)}). Give the name of a model on the Hugging Face hub, "
+            "or, without network, a folder with config.json, preprocessor_config.json and weights."
         ) from error
-    untrained = sorted(set(about["missing_keys"]) & {name for name, _ in network.named_parameters()})
+    untrained = sorted(set(loading_info["missing_keys"]) & {name for name, _ in network.named_parameters()})
     if untrained:
         raise InputError(
-            f"hf:{model} lacks {len(untrained)} of its weights, such as {untrained[0]}; expected a model trained for "
-            "segmentation; take its fine-tuned sibling"
+            f"hf:{model} lacks {len(untrained)} of its weights, such as {untrained[0]}. Give a checkpoint that was "
+            "trained for segmentation."
         )
     _check_it_needs_only_the_image(model, network, processor)
     return HuggingFaceTeacher(network, processor, device, score_threshold, unsure_from)
@@ -160,29 +162,28 @@ def _check_it_needs_only_the_image(model: str, network: torch.nn.Module, process
     more = [name for name in needed if name != "pixel_values"]
     if more:
         raise InputError(
-            f"hf:{model} needs {', '.join(more)} beside the image; expected a model that needs nothing else, such as "
-            "Mask2Former; take another model"
+            f"hf:{model} needs {', '.join(more)} beside the image. Give a model that needs only the image, such as "
+            "Mask2Former."
         )
     if getattr(processor, "do_split_image", False):
         raise InputError(
-            f"hf:{model} predicts in windows; expected a model that sees the whole image; take a panoptic or instance "
-            "checkpoint of it"
+            f"hf:{model} predicts in windows. Give a panoptic or instance checkpoint, which sees the whole image."
         )
 
 
-def _gives_overlapping_masks(processor: Any) -> bool:
+def _has_overlapping_masks(processor: Any) -> bool:
     post_process = getattr(processor, "post_process_instance_segmentation", None)
     return post_process is not None and "return_binary_maps" in inspect.signature(post_process).parameters
 
 
-def _finds_segments(processor: Any) -> bool:
-    return _gives_overlapping_masks(processor) or hasattr(processor, "post_process_panoptic_segmentation")
+def _has_segments(processor: Any) -> bool:
+    return _has_overlapping_masks(processor) or hasattr(processor, "post_process_panoptic_segmentation")
 
 
-def _point_of(error: BaseException) -> str:
-    # transformers' first line is the point, the rest advice; what went wrong below it is at the end of the causes.
+def _short_reason(error: BaseException) -> str:
+    # The first line of transformers' message is the reason, the rest is advice. Its root cause adds what went wrong.
     root = error
     while root.__cause__ is not None:
         root = root.__cause__
-    lines = dict.fromkeys(str(told).strip().split("\n")[0] for told in (error, root))
+    lines = dict.fromkeys(str(cause).strip().split("\n")[0] for cause in (error, root))
     return "; ".join(lines)

@@ -1,10 +1,10 @@
-"""What a teacher saw: its label maps counted over a whole store, some to look at, and a score against people's masks.
+"""What a teacher saw: class counts over a whole store, samples to look at, and a score against masks drawn by people.
 
-Threads read the files, some hundreds ahead of the sums, and of each file only sums stay: memory does not grow with the
-store. The disk names the files in any order, so which ones to look at is chosen by a checksum of their names: the same
-ones for the same store, from all over it. A broken file counts for nothing and is told with its reason.
+Threads read the files and keep only sums, so memory does not grow with the store. The disk may list files in any order,
+so the samples are chosen by a checksum of their names: equal stores give equal samples, spread over the whole store. A
+broken file is left out and reported with its reason.
 
-Legend: M label maps at a time, H, W pixels.
+Legend of shape suffixes: M label maps at a time, T frames, H, W pixels.
 """
 
 import os
@@ -26,7 +26,7 @@ from airstreams.errors import InputError, VideoError
 from airstreams.machine import cpus
 
 SAMPLES = 12
-SHORT_SIDE = 240  # px, of a frame to look at
+SHORT_SIDE = 240  # px, of the frame of a sample
 FILES_AHEAD = 512
 
 T = TypeVar("T")
@@ -41,8 +41,11 @@ def _zeros() -> np.ndarray:
 class LabelCounts:
     """Sums over the label maps of some videos.
 
-    bytes: of the files. pixels, frames_with: (256,), for each id how many pixels have it, and how many frames any.
-    frames_with_instance: those with a pixel that has a label and is not background.
+    frames: how many are labelled.
+    frames_with_instance: how many have a pixel with a label that is not background.
+    bytes: the size of the files.
+    pixels: (256,), for each class id how many pixels have it.
+    frames_with: (256,), for each class id how many frames have it.
     """
 
     videos: int = 0
@@ -57,29 +60,57 @@ class LabelCounts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
 
-    def shares(self, classes: Sequence[str]) -> dict[str, Any]:
-        """The counts as shares in 0..1, of the pixels and frames that the store labels; 0 where it labels none.
+    def shares(self, classes: Sequence[str]) -> "StoreShares":
+        """The counts as shares; 0 where no frame is labelled.
 
-        Of `classes` those that occur, the one with most pixels first. `raw_share`: of one byte a pixel.
+        classes: the store's.
         """
         all_pixels, all_frames = max(1, int(self.pixels.sum())), max(1, self.frames)
         occurring = [int(label) for label in np.argsort(-self.pixels, kind="stable") if self.pixels[label]]
-        return {
-            "classes": {
-                classes[label]: {
-                    "pixels": int(self.pixels[label]) / all_pixels,
-                    "frames": int(self.frames_with[label]) / all_frames,
-                }
+        return StoreShares(
+            classes={
+                classes[label]: ClassShare(
+                    pixels=int(self.pixels[label]) / all_pixels, frames=int(self.frames_with[label]) / all_frames
+                )
                 for label in occurring
                 if label != NO_LABEL
             },
-            "videos": self.videos,
-            "frames": self.frames,
-            "frames_with_instance": self.frames_with_instance / all_frames,
-            "pixels_without_label": int(self.pixels[NO_LABEL]) / all_pixels,
-            "bytes": self.bytes,
-            "raw_share": self.bytes / all_pixels,
-        }
+            videos=self.videos,
+            frames=self.frames,
+            frames_with_instance=self.frames_with_instance / all_frames,
+            pixels_without_label=int(self.pixels[NO_LABEL]) / all_pixels,
+            bytes=self.bytes,
+            raw_share=self.bytes / all_pixels,
+        )
+
+
+@dataclass(frozen=True)
+class ClassShare:
+    """The share of the pixels that a class covers, and of the frames that have it, in 0..1."""
+
+    pixels: float
+    frames: float
+
+
+@dataclass(frozen=True)
+class StoreShares:
+    """What a store contains. All shares are in 0..1, of its labelled frames and their pixels.
+
+    classes: those that occur, the one with most pixels first.
+    videos, frames: how many are labelled.
+    frames_with_instance: share of the frames with any class but the background.
+    pixels_without_label: share of the pixels that are 255.
+    bytes: the size of the files.
+    raw_share: that size as a share of one byte per pixel.
+    """
+
+    classes: dict[str, ClassShare]
+    videos: int
+    frames: int
+    frames_with_instance: float
+    pixels_without_label: float
+    bytes: int
+    raw_share: float
 
 
 @dataclass(frozen=True)
@@ -87,9 +118,9 @@ class LabelledFrame:
     """A frame for the contact sheet.
 
     Attributes:
-        title: stands over it; of a long one the end.
+        title: text above it. Only the end of a long title is shown.
         label_map: (H, W), the teacher's class ids, 255 where it gave no label.
-        frame: uint8, RGB, of any size; None where there is none to show.
+        frame: uint8 RGB of any size; None where the frame is not known.
     """
 
     title: str
@@ -98,7 +129,12 @@ class LabelledFrame:
 
 
 class StoreCount(NamedTuple):
-    """What `count_labels` found: the sums, one (key, frame) of some videos each, and why files are broken."""
+    """What `count_labels` found.
+
+    counts: sums over all readable files.
+    samples: key and frame index of some videos, one frame each.
+    bad: the broken files and the reasons.
+    """
 
     counts: LabelCounts
     samples: list[tuple[str, int]]
@@ -106,11 +142,13 @@ class StoreCount(NamedTuple):
 
 
 class MaskScore(NamedTuple):
-    """How well the class "person" covers masks drawn by people.
+    """How well the teacher's class "person" matches masks drawn by people.
 
-    person_iou: intersection over union of all pixels of all frames scored; None where neither has any.
-    person_iou_mean: the mean of the videos' own. videos, frames: how many were scored, of `videos_with_masks`.
-    bad: the broken files' reasons.
+    person_iou: intersection over union over all pixels of all scored frames; None where there is no person.
+    person_iou_mean: the mean over the videos of their intersection over union.
+    videos, frames: how many were scored.
+    videos_with_masks: how many the data has.
+    bad: the broken files and the reasons.
     """
 
     person_iou: float | None
@@ -120,8 +158,8 @@ class MaskScore(NamedTuple):
     videos_with_masks: int
     bad: dict[Path, str]
 
-    def metrics(self) -> dict[str, Any]:
-        """All but the broken files."""
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON of the score, without the broken files."""
         return {name: value for name, value in self._asdict().items() if name != "bad"}
 
 
@@ -133,17 +171,19 @@ class _Bad(NamedTuple):
 class _Counted(NamedTuple):
     key: str
     counts: LabelCounts
-    frame: int | None  # one to look at
+    frame: int | None  # a sample; None where no frame is labelled
 
 
-def count_labels(store: LabelStore, progress: Progress, to_show: Collection[str] | None = None) -> StoreCount:
-    """Read all label maps of a store, each once.
+def count_labels(store: LabelStore, progress: Progress, may_be_sample: Collection[str] | None = None) -> StoreCount:
+    """Read every label map of a store once, count its classes and choose samples.
 
     Args:
-        to_show: keys of the videos that may be samples; None: all may. Those with an instance go before the others.
+        store: the label maps.
+        progress: gets a bar.
+        may_be_sample: the keys of the videos to choose from; None: all. Videos with instances are preferred.
     """
 
-    def look(key: str) -> _Counted | _Bad:
+    def count_one(key: str) -> _Counted | _Bad:
         path = file_of(store.root, key)
         try:
             return _count_file(store, key, path)
@@ -153,39 +193,39 @@ def count_labels(store: LabelStore, progress: Progress, to_show: Collection[str]
     total = LabelCounts()
     bad: dict[Path, str] = {}
     best: list[tuple[bool, int, str, int]] = []
-    for found in progress.track(_in_parallel(look, store.keys()), description="reading label maps"):
+    for found in progress.track(_in_parallel(count_one, store.keys()), description="reading label maps"):
         if isinstance(found, _Bad):
             bad[found.path] = found.reason
             continue
         total += found.counts
-        if found.frame is not None and (to_show is None or found.key in to_show):
-            chance = zlib.crc32(os.fsencode(found.key))
-            best = sorted([*best, (not found.counts.frames_with_instance, chance, found.key, found.frame)])[:SAMPLES]
+        if found.frame is not None and (may_be_sample is None or found.key in may_be_sample):
+            order = zlib.crc32(os.fsencode(found.key))
+            best = sorted([*best, (not found.counts.frames_with_instance, order, found.key, found.frame)])[:SAMPLES]
     return StoreCount(total, sorted((key, frame) for *_, key, frame in best), bad)
 
 
 def score_against_masks(store: LabelStore, videos: Sequence[Video], progress: Progress) -> MaskScore:
-    """Compare the class "person" with the masks of those of the videos that have both, on the frames labelled.
+    """Compare the class "person" with masks drawn by people, on the labelled frames of videos that have both.
 
-    A pixel without label counts as no person. A label map of another size is brought to the mask's.
+    Pixels without label count as *not a person*. Label maps are resized to the masks.
 
     InputError: no video has a mask, or the store has no class "person".
     """
     with_masks = [video for video in videos if video.mask is not None and video.label_map is not None]
     if not with_masks:
-        raise InputError("these videos come without masks drawn by people; expected data that brings some, as J-HMDB")
+        raise InputError("These videos have no masks drawn by people. Give data that has some, such as J-HMDB.")
     if "person" not in store.classes:
-        raise InputError(f"{store.root} has no class person, which the masks show; expected label maps of people")
+        raise InputError(f"{store.root} has no class person. Give label maps with this class.")
     person = store.classes.index("person")
 
-    def look(video: Video) -> tuple[int, int, int] | _Bad:
+    def compare(video: Video) -> tuple[int, int, int] | _Bad:
         assert video.mask is not None
         assert video.label_map is not None
         path = video.mask
         try:
             mask_THW = read_array(path, "mask")
             if mask_THW.ndim != 3:
-                raise VideoError(f"mask is {mask_THW.shape}; expected (frames, height, width)", path)
+                raise VideoError(f"the mask has shape {mask_THW.shape}, not (frames, height, width)", path)
             path = file_of(store.root, video.label_map)
             return _overlap(store, video.label_map, person, mask_THW != 0)
         except VideoError as error:
@@ -195,7 +235,7 @@ def score_against_masks(store: LabelStore, videos: Sequence[Video], progress: Pr
     bad: dict[Path, str] = {}
     both = either = frames = scored = 0
     ious = []
-    for found in progress.track(_in_parallel(look, labelled), len(labelled), description="comparing with masks"):
+    for found in progress.track(_in_parallel(compare, labelled), len(labelled), description="comparing with masks"):
         if isinstance(found, _Bad):
             bad[found.path] = found.reason
             continue
@@ -210,20 +250,29 @@ def score_against_masks(store: LabelStore, videos: Sequence[Video], progress: Pr
 def read_samples(
     store: LabelStore, samples: Sequence[tuple[str, int]], paths: Mapping[str, Path]
 ) -> tuple[list[LabelledFrame], dict[Path, str]]:
-    """The label map of each (key, frame), with the frame where `paths` has the key; and the broken videos' reasons."""
-    shown = []
+    """Read the label map of each sample, and its frame where `paths` has the key.
+
+    Args:
+        store: the label maps.
+        samples: key and frame index.
+        paths: key to video file.
+
+    Returns:
+        The samples, and the broken videos with the reasons.
+    """
+    frames = []
     bad: dict[Path, str] = {}
-    for key, place in samples:
-        maps_1HW = store.read(key, [place])
-        assert maps_1HW is not None
+    for key, index in samples:
+        label_maps_1HW = store.read(key, [index])
+        assert label_maps_1HW is not None
         frame_HW3 = None
         if key in paths:
             try:
-                frame_HW3 = read_frames(paths[key], [place], SHORT_SIDE)[0]
+                frame_HW3 = read_frames(paths[key], [index], SHORT_SIDE)[0]
             except (VideoError, InputError) as error:
                 bad[paths[key]] = error.reason if isinstance(error, VideoError) else str(error)
-        shown.append(LabelledFrame(f"{key}, frame {place}", maps_1HW[0], frame_HW3))
-    return shown, bad
+        frames.append(LabelledFrame(f"{key}, frame {index}", label_maps_1HW[0], frame_HW3))
+    return frames, bad
 
 
 def _count_file(store: LabelStore, key: str, path: Path) -> _Counted:
@@ -239,12 +288,12 @@ def _count_file(store: LabelStore, key: str, path: Path) -> _Counted:
             if pixels[1:NO_LABEL].any():
                 with_instance.append(frame)
     counts.frames, counts.frames_with_instance = len(frames), len(with_instance)
-    to_show = with_instance or frames
-    return _Counted(key, counts, to_show[len(to_show) // 2] if to_show else None)
+    candidates = with_instance or frames
+    return _Counted(key, counts, candidates[len(candidates) // 2] if candidates else None)
 
 
 def _overlap(store: LabelStore, key: str, person: int, mask_THW: np.ndarray) -> tuple[int, int, int]:
-    """Pixels that both or either takes for a person, and frames looked at: those labelled that have a mask."""
+    """Intersection and union of person and mask, in pixels, and the number of frames with label map and mask."""
     both = either = frames = 0
     for some, maps_MHW in store.chunks(key):
         masked = some < len(mask_THW)
@@ -256,9 +305,9 @@ def _overlap(store: LabelStore, key: str, person: int, mask_THW: np.ndarray) -> 
     return both, either, frames
 
 
-def _in_parallel(function: Callable[[T], R], things: Iterable[T]) -> Iterator[R]:
-    """As `map`, by threads; takes from `things` only some ahead."""
-    remaining = iter(things)
+def _in_parallel(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Like `map`, in threads. It reads at most `FILES_AHEAD` items ahead."""
+    remaining = iter(items)
     with ThreadPoolExecutor(max_workers=cpus()) as pool:
         while batch := list(islice(remaining, FILES_AHEAD)):
             yield from pool.map(function, batch)

@@ -1,8 +1,8 @@
 """The paper's kind of teacher: Mask R-CNN trained on MS-COCO, as torchvision's `maskrcnn_resnet50_fpn_v2`.
 
-torchvision is imported when the teacher is loaded, so that nobody else needs it. On CUDA cards that have it the network
-runs in bfloat16: faster, at the price of scores that differ from float32's in the third digit, so that now and then an
-instance falls on the other side of the threshold.
+torchvision is imported only when this teacher is loaded, so that nobody else needs it. On CUDA GPUs with bfloat16 the
+network runs in bfloat16. That is faster, but scores differ from float32's in the third digit, so an instance near the
+threshold may be drawn with one and not with the other.
 """
 
 import pickle
@@ -24,8 +24,8 @@ MASK_THRESHOLD = 0.5
 class MaskRCNN:
     """A torchvision Mask R-CNN with COCO's categories as a teacher.
 
-    model: takes a list of float (3, H, W) in 0..1, and gives for each a dict with scores, labels and masks.
-    categories: the names of the model's label ids; those that are no COCO class, such as "N/A", are never drawn.
+    model: takes a list of float (3, H, W) in 0..1 and returns for each a dict with scores, labels and masks.
+    categories: the names of the model's label ids. Names that are not COCO classes, such as "N/A", are never drawn.
     """
 
     classes = COCO_CLASSES
@@ -56,26 +56,27 @@ class MaskRCNN:
         classes_N = self._ids[instances["labels"].cpu().numpy()]
         masks_NHW = (instances["masks"][:, 0] >= MASK_THRESHOLD).cpu().numpy()
         scores_N = instances["scores"].float().cpu().numpy()
-        named = classes_N > 0
-        return label_map(masks_NHW[named], scores_N[named], classes_N[named], self._score_threshold, self._unsure_from)
+        is_coco_N = classes_N > 0
+        return label_map(
+            masks_NHW[is_coco_N], scores_N[is_coco_N], classes_N[is_coco_N], self._score_threshold, self._unsure_from
+        )
 
 
 def load(device: torch.device, score_threshold: float = SCORE_THRESHOLD, unsure_from: float | None = None) -> MaskRCNN:
-    """The teacher with its COCO weights, which torchvision downloads once (about 180 MB).
+    """Load the teacher with its COCO weights, which torchvision downloads once (about 180 MB).
 
-    InputError: torchvision is missing or does not fit this torch, or the weights cannot be had.
+    InputError: torchvision is missing or does not fit this torch, or the weights cannot be loaded.
     """
     detection = _torchvision_detection()
     weights = detection.MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
     lowest = score_threshold if unsure_from is None else unsure_from
     try:
-        # What will not be drawn costs no mask: the model itself drops what is below.
+        # The model drops instances that will not be drawn before it computes their masks.
         model = detection.maskrcnn_resnet50_fpn_v2(weights=weights, box_score_thresh=lowest)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
         raise InputError(
-            f"the weights of maskrcnn cannot be loaded ({one_line(error)}); expected them in {file}; "
-            f"download {weights.url} to that place"
+            f"The weights of maskrcnn cannot be loaded ({one_line(error)}). Download {weights.url} to {file}."
         ) from error
     return MaskRCNN(model, weights.meta["categories"], device, score_threshold, unsure_from)
 
@@ -85,8 +86,7 @@ def _torchvision_detection() -> Any:
         from torchvision.models import detection
     except (ImportError, RuntimeError, OSError) as error:  # a build for another torch fails in any of these ways
         raise InputError(
-            f"the teacher maskrcnn needs a torchvision that fits torch {torch.__version__} "
-            f"({one_line(error)}); pip install torchvision torch=={torch.__version__}, from the index "
-            "that torch came from"
+            f"The teacher maskrcnn needs a torchvision that fits torch {torch.__version__} ({one_line(error)}). "
+            f"Run pip install torchvision torch=={torch.__version__}, from the index that torch came from."
         ) from error
     return detection

@@ -1,15 +1,15 @@
 """An ONNX file as a teacher, run by onnxruntime.
 
-Such a file has one input and one output, under any names:
+Such a file has one input and one output, with any names:
 
-- input: RGB frames (N, 3, H, W), uint8 0..255 or float32 0..1. What else the network wants (mean and deviation, BGR) is
-  part of the graph. Frames are resized to an H and W that the file fixes, and go in groups of an N that it fixes.
-- output: class ids (N, H, W) of any integer type; or logits (N, S, h, w), floating, at any resolution: they are
-  resized to the frame, and each pixel gets its likeliest class, with the softmax as its score.
+- input: RGB frames (N, 3, H, W), uint8 0..255 or float32 0..1. Other preprocessing (mean and deviation, BGR) must be
+  part of the graph. Where the file fixes H and W, frames are resized; where it fixes N, frames go in batches of N.
+- output: class ids (N, H, W) of any integer type; or logits (N, S, h, w) of any float type and resolution. Logits are
+  resized to the frame, and each pixel gets its most probable class, with the softmax as its score.
 - class names: the metadata key `classes`, a JSON list, background first:
   `model = onnx.load(FILE); onnx.helper.set_model_props(model, {"classes": json.dumps(names)}); onnx.save(model, FILE)`
 
-Ids have no score, so thresholds change nothing for a file that puts out ids.
+Class ids have no score, so thresholds have no effect on a file that outputs ids.
 """
 
 import json
@@ -25,11 +25,11 @@ from airstreams.data.label_maps import NO_LABEL
 from airstreams.errors import InputError, one_line
 from airstreams.teachers.drawing import pixel_map
 
-_EXPECTED = "one input (N, 3, H, W) uint8 or float, one output: ids (N, H, W) integer or logits (N, S, h, w) float"
+_EXPECTED = "one input (N, 3, H, W) uint8 or float, and one output: ids (N, H, W) integer or logits (N, S, h, w) float"
 
 
 class OnnxTeacher:
-    """An onnxruntime session with the names of its classes. InputError: its input or output is of another kind."""
+    """An onnxruntime session as a teacher. InputError: its input or output does not fit."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class OnnxTeacher:
         inputs, outputs = session.get_inputs(), session.get_outputs()
         given = " and ".join(f"{'x'.join(map(str, value.shape))} {value.type}" for value in [*inputs, *outputs])
         if len(inputs) != 1 or len(outputs) != 1 or not _is_segmenter(inputs[0], outputs[0]):
-            raise InputError(f"the ONNX file has {given}; expected {_EXPECTED}; export it so")
+            raise InputError(f"The ONNX file has {given}. Export it with {_EXPECTED}.")
         self.classes = classes
         self._session = session
         self._input = inputs[0]
@@ -74,9 +74,9 @@ class OnnxTeacher:
         batch = self._input.shape[0] if isinstance(self._input.shape[0], int) else frames
         outputs = []
         for start in range(0, frames, batch):
-            # The last group of a fixed size is filled up by repeating its last frame.
-            places = np.minimum(np.arange(start, start + batch), frames - 1)
-            outputs.append(self._session.run(None, {self._input.name: frames_T3HW[places]})[0])
+            # A last batch of fixed size is filled up with copies of the last frame.
+            indices = np.minimum(np.arange(start, start + batch), frames - 1)
+            outputs.append(self._session.run(None, {self._input.name: frames_T3HW[indices]})[0])
         return np.concatenate(outputs)[:frames]
 
     def _pixels(self, logits_Shw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -89,38 +89,37 @@ class OnnxTeacher:
 def load(
     file: Path, device: torch.device, score_threshold: float | None = None, unsure_from: float | None = None
 ) -> OnnxTeacher:
-    """The teacher in an ONNX file, as this module's docstring asks for it.
+    """Load the teacher in an ONNX file (see the module's docstring).
 
-    A GPU is used where this onnxruntime can; else a warning says that the CPU is.
-    InputError: onnxruntime is missing, the file cannot be read, or is not as asked for.
+    If this onnxruntime cannot use the GPU, a warning says so and the CPU is used.
+    InputError: onnxruntime is missing, or the file cannot be read or does not fit.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise InputError(f"the teacher onnx:{file} needs onnxruntime; pip install onnxruntime") from error
+        raise InputError(f"The teacher onnx:{file} needs onnxruntime. Run pip install onnxruntime.") from error
     if not file.is_file():
-        raise InputError(f"teacher file {file} does not exist; expected an ONNX file; correct the path")
+        raise InputError(f"The teacher file {file} does not exist. Give the path of an ONNX file.")
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(file, settings, providers=_providers(onnxruntime, device))
-    except Exception as error:  # each way to be broken has an exception class of its own, without a common base
+    except Exception as error:  # onnxruntime's exception classes have no common base
         raise InputError(
-            f"teacher file {file} cannot be read by onnxruntime ({one_line(error)}); expected an ONNX "
-            "file; export it again"
+            f"onnxruntime cannot read the teacher file {file} ({one_line(error)}). Export it again as ONNX."
         ) from error
     try:
         classes = tuple(json.loads(session.get_modelmeta().custom_metadata_map["classes"]))
     except (KeyError, ValueError, TypeError):
         raise InputError(
-            f"teacher file {file} does not name its classes; expected the metadata key classes, a JSON list with the "
-            "background first; add it by onnx.helper.set_model_props(model, {'classes': json.dumps(names)})"
+            f"The teacher file {file} does not name its classes. Add the metadata key classes, a JSON list with the "
+            "background first: onnx.helper.set_model_props(model, {'classes': json.dumps(names)})."
         ) from None
     return OnnxTeacher(session, classes, score_threshold, unsure_from)
 
 
 def _is_segmenter(entry: Any, result: Any) -> bool:
-    # A result whose shape the file does not tell has no dimensions, or named ones.
+    # Where the file does not give a shape, it has no dimensions, or only named ones.
     takes_frames = entry.type in ("tensor(uint8)", "tensor(float)") and len(entry.shape) == 4 and entry.shape[1] == 3
     kinds = {3: ("tensor(int", "tensor(uint"), 4: ("tensor(float", "tensor(double")}
     return takes_frames and result.type.startswith(kinds.get(len(result.shape), ()))
@@ -131,14 +130,17 @@ def _providers(onnxruntime: Any, device: torch.device) -> list[Any]:
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return [("CUDAExecutionProvider", {"device_id": device.index or 0}), "CPUExecutionProvider"]
-    warnings.warn("this onnxruntime has no CUDA: the teacher runs on the CPU; install onnxruntime-gpu", stacklevel=2)
+    warnings.warn(
+        "This onnxruntime has no CUDA, so the teacher runs on the CPU. Install onnxruntime-gpu.", stacklevel=2
+    )
     return ["CPUExecutionProvider"]
 
 
 def _ids(ids_Nhw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if ids_Nhw.min() < 0 or ids_Nhw.max() > NO_LABEL:
         raise RuntimeError(
-            f"the ONNX file put out class ids from {ids_Nhw.min()} to {ids_Nhw.max()}; expected 0 to {NO_LABEL}"
+            f"The ONNX file gave class ids from {ids_Nhw.min()} to {ids_Nhw.max()}. "
+            f"Export it with ids from 0 to {NO_LABEL}."
         )
     ids_Nhw = ids_Nhw.astype(np.uint8)
     if ids_Nhw.shape[1:] == size:

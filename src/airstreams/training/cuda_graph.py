@@ -1,12 +1,12 @@
-"""A batch's pass through the model, forward and backward, as one CUDA graph: recorded once, then started as a whole.
+"""A batch's pass through the model, forward and backward, as one CUDA graph: captured once, then replayed as a whole.
 
-A pass of all three streams is thousands of small kernels, and a host takes longer to start them one by one than a large
+A pass of all three streams is thousands of small kernels. The host takes longer to start them one by one than a large
 card takes to compute them (docs/results/gpu-speed.md). A graph has the same kernels on the same numbers.
 """
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from airstreams.config import Config
 from airstreams.errors import InputError, one_line
+from airstreams.training.losses import PassInputs
 
-WARM_UP = 3  # passes of a kind before one is recorded: libraries choose their algorithms in them, and Triton compiles
+WARM_UP = 3  # passes before a capture, in which libraries choose their algorithms and Triton compiles
 
 
 def can_be_captured(config: Config, accelerator: Accelerator) -> bool:
-    """Whether a training's passes are all alike to a graph, which repeats what a recorded one did.
+    """Whether every pass of a training launches the same kernels, as replaying a graph requires.
 
-    What a further stream does is not known: it may well do something else the next time. AMD's libraries make handles
-    in the recording that they may not make there.
+    A custom stream may do something else at each call. AMD's libraries create handles during a capture, which they may
+    not.
     """
     training = config.training
     return (
@@ -38,78 +39,76 @@ def can_be_captured(config: Config, accelerator: Accelerator) -> bool:
 
 @dataclass
 class _Captured:
-    """A graph and the tensors that it reads and writes, at the same places each time."""
+    """A graph with the tensors that it reads and writes. They stay at the same addresses."""
 
     kind: tuple[object, ...]
     graph: torch.cuda.CUDAGraph
-    inputs: list[Tensor | None]
+    inputs: PassInputs
     results: dict[str, Tensor]
     gradients: list[tuple[nn.Parameter, Tensor]]
 
 
 class CapturedPass:
-    """Starts passes: those of one kind, after the first `WARM_UP`, as a graph.
+    """Runs passes: the first `WARM_UP` of a kind directly, later ones as a graph.
 
-    One of another kind, as of fewer clips, runs as it is and has the graph forgotten, which keeps the memory of a whole
-    pass; a new one is recorded later.
+    The kind of a pass is the shapes, types and strides of its inputs. A pass of another kind, such as one with fewer
+    clips, runs directly and frees the graph, which holds the memory of a whole pass. A new graph is captured later.
 
     Args:
-        parameters: those that learn. They have no gradient when a pass begins.
+        parameters: the trainable parameters. They have no gradient when a pass begins.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parameters = list(parameters)
         self._captured: _Captured | None = None
-        self._passes: Counter[tuple[object, ...]] = Counter()  # of each kind, since there was a graph
+        self._passes: Counter[tuple[object, ...]] = Counter()  # passes of each kind since the last graph
 
-    def __call__(
-        self, one_pass: Callable[..., dict[str, Tensor]], inputs: Sequence[Tensor | None]
-    ) -> dict[str, Tensor]:
-        """What the pass makes of the inputs, detached, until the next call; its gradients are the parameters'.
+    def __call__(self, one_pass: Callable[[PassInputs], dict[str, Tensor]], inputs: PassInputs) -> dict[str, Tensor]:
+        """Run a pass; returns its results, detached and valid until the next call. The parameters get its gradients.
 
-        What else a pass reads, such as a number of the host's, stays as it was when it was recorded.
+        Whatever else the pass reads, such as a number on the host, keeps the value that it had at the capture.
 
-        InputError: it could not be recorded.
+        InputError: the pass cannot be captured.
         """
         kind = tuple(None if tensor is None else (tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs)
         if self._captured is not None and self._captured.kind != kind:
-            torch.cuda.synchronize()  # it may be at work
+            torch.cuda.synchronize()  # the graph may still be running
             self._captured = None
             self._passes.clear()
         if self._captured is None and self._passes[kind] < WARM_UP:
             self._passes[kind] += 1
-            return one_pass(*inputs)
-        recorded = self._captured or self._capture(kind, one_pass, inputs)
-        self._captured = recorded
-        for kept, given in zip(recorded.inputs, inputs, strict=True):
+            return one_pass(inputs)
+        captured = self._captured or self._capture(kind, one_pass, inputs)
+        self._captured = captured
+        for kept, given in zip(captured.inputs, inputs, strict=True):
             if kept is not None and given is not None:
                 kept.copy_(given)
-        recorded.graph.replay()
-        for parameter, gradient in recorded.gradients:
+        captured.graph.replay()
+        for parameter, gradient in captured.gradients:
             parameter.grad = gradient
-        return recorded.results
+        return captured.results
 
     def _capture(
-        self, kind: tuple[object, ...], one_pass: Callable[..., dict[str, Tensor]], inputs: Sequence[Tensor | None]
+        self, kind: tuple[object, ...], one_pass: Callable[[PassInputs], dict[str, Tensor]], inputs: PassInputs
     ) -> _Captured:
-        """Note down a pass's kernels without running them."""
-        assert all(parameter.grad is None for parameter in self._parameters)  # or each pass would add to it
+        """Capture the kernels of a pass without running them."""
+        assert all(parameter.grad is None for parameter in self._parameters)  # or each pass would add to the gradient
         graph = torch.cuda.CUDAGraph()
-        kept = [None if tensor is None else tensor.clone() for tensor in inputs]
-        gc.collect()  # the end of an earlier training's graph would break the recording
+        kept = PassInputs(*(None if tensor is None else tensor.clone() for tensor in inputs))  # type: ignore[arg-type]
+        gc.collect()  # freeing another training's graph during the capture would break it
         try:
-            # By this mode the loader's thread may go on pinning memory, which would end the recording by the usual one.
+            # In this mode the loader's thread may go on pinning memory. The usual mode would end the capture.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                results = one_pass(*kept)
+                results = one_pass(kept)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            cause = error.__context__ or error  # a recording's end complains of whatever broke it before
+            cause = error.__context__ or error  # the end of a capture hides the error that broke it
             if isinstance(cause, (InputError, torch.OutOfMemoryError)) or not isinstance(cause, Exception):
-                raise cause from None  # the last is Ctrl-C
+                raise cause from None  # the last kind is Ctrl-C
             raise InputError(
-                f"training.cuda_graph: a step could not be recorded ({one_line(cause)[:200]}); give "
-                "--training.cuda_graph false, or in a recipe `training: {cuda_graph: false}`"
+                f"training.cuda_graph: a step cannot be captured ({one_line(cause)[:200]}). Set "
+                "--training.cuda_graph false, or in a recipe `training: {cuda_graph: false}`."
             ) from error
         gradients = [(one, one.grad) for one in self._parameters if one.grad is not None]
         return _Captured(kind, graph, kept, results, gradients)

@@ -1,4 +1,4 @@
-"""What changes while a model learns: the model on its device and its optimiser with the schedule."""
+"""The learner: the model on its device, with its optimiser and learning rate schedule."""
 
 import math
 import os
@@ -24,11 +24,11 @@ from airstreams.training.norms import synchronise_norms
 
 @dataclass
 class Learner:
-    """All that changes while a model learns.
+    """Everything that changes during training.
 
-    prepared: the model as a step calls it: on its device, wrapped for several processes.
-    frozen: what stays as it is, batch statistics included.
-    captured_pass: what starts a step's pass on CUDA; None: its kernels are started one by one.
+    prepared: the model as a step calls it, wrapped for several processes.
+    frozen: the parts that stay as they are, batch statistics included.
+    captured_pass: replays a step's pass as a CUDA graph; None: the kernels start one by one.
     """
 
     model: AIRStreams
@@ -39,11 +39,11 @@ class Learner:
     captured_pass: CapturedPass | None
 
     def begin_training(self) -> None:
-        """Training mode."""
-        _train_mode(self.prepared, self.frozen)
+        """Set all parts but the frozen ones to training mode."""
+        set_training_mode(self.prepared, self.frozen)
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs."""
+        """The state that resuming needs. It refers to the live tensors."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -51,26 +51,23 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to where a state was taken."""
+        """Set everything to a state."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
 
 
-def _train_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+def set_training_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
+    """Set a model to training mode, and its frozen parts to evaluation mode."""
     model.train()
     for part in frozen:
         part.eval()
 
 
 def make_learner(
-    model: AIRStreams,
-    frozen: list[nn.Module],
-    config: Config,
-    sampler: StepSampler,
-    accelerator: Accelerator,
+    model: AIRStreams, frozen: list[nn.Module], config: Config, sampler: StepSampler, accelerator: Accelerator
 ) -> Learner:
-    """Put a model, some parts of which are frozen, on its device and give it an optimiser."""
+    """Put a model on its device and give it an optimiser and a schedule."""
     if config.training.sync_batch_norm and accelerator.num_processes > 1:
         synchronise_norms(model, accelerator.device)
     model = model.to(accelerator.device)
@@ -81,38 +78,41 @@ def make_learner(
 
 
 def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
-    """Stop the learning of the parts that the config names and of those that no loss reaches; returns them.
+    """Freeze the parts that `training.freeze` names, and those that no loss reaches; returns them.
 
-    A process that waits for gradients that never come would wait for ever, hence the second kind.
+    The second kind must be frozen too: with several processes, each would wait for ever for gradients that never come.
+
+    InputError: an unknown part, or none left to train.
     """
     parts = model.parts()
     unknown = [name for name in config.training.freeze if name not in parts]
     if unknown:
-        raise InputError(f"training.freeze: got {', '.join(unknown)}; expected some of {', '.join(parts)}")
+        raise InputError(f"training.freeze: got {', '.join(unknown)}. Choose from {', '.join(parts)}.")
     frozen = [parts[name] for name in config.training.freeze]
     frozen += [late for head, late in model.late.items() if head not in config.trained_heads()]
     if "semantic" in config.model.stop_gradient and not config.needs_labels and "semantic" in model.representations:
         frozen.append(model.representations["semantic"].segmenter)  # type: ignore[arg-type]
-    if config.clip.frames == 1 and "flow" in model.representations:  # of one frame there is none
+    if config.clip.frames == 1 and "flow" in model.representations:  # a single frame has no flow
         frozen.append(model.representations["flow"])
     for part in frozen:
         part.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise InputError(f"training.freeze: got {', '.join(config.training.freeze)}; expected a part left to learn")
+    if not trainable_parameters(model):
+        given = ", ".join(config.training.freeze)
+        raise InputError(f"training.freeze: got {given}, which leaves nothing to train. Leave out a part.")
     return frozen
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """The device of a config, and its precision. InputError: a device that this machine lacks."""
+    """Choose the device and precision of a training. InputError: this machine lacks the device."""
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("training.device: got cuda, but torch sees no CUDA card here; give --training.device cpu")
+        raise InputError("training.device: got cuda, but torch sees no CUDA card. Set --training.device cpu.")
     on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     if on_cuda:
         require_a_card_each()
     else:
         keep_freed_memory()
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
@@ -121,29 +121,27 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that learn."""
+    """The parameters that are not frozen."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over the parameters that learn; weight decay on convolution and linear weights alone."""
+    """AdamW or SGD over the trainable parameters. Only weights of convolutions and linear layers decay."""
+    parameters = trainable_parameters(model)
     groups = [
-        {"params": [p for p in trainable_parameters(model) if p.ndim > 1], "weight_decay": config.weight_decay},
-        {
-            "params": [p for p in trainable_parameters(model) if p.ndim <= 1],
-            "weight_decay": 0.0,
-        },  # norms, biases, the flow's own
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # norms, biases, the flow's three
     ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
-    for parameter in trainable_parameters(model):  # or a skipped first step would leave whatever lay in memory
+    for parameter in parameters:  # if the first step is skipped, the buffer would hold uninitialised memory
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int) -> LambdaLR:
-    """Linear warm-up, then a cosine to 0 at the end."""
+    """Linear warm-up, then a cosine that ends at 0."""
     warmup = config.warmup_epochs * steps_per_epoch
     total = config.epochs * steps_per_epoch
 

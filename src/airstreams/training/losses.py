@@ -1,6 +1,7 @@
 """Equation 2: the weighted sum of the action losses and the teacher's loss (section 3.2)."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,49 +13,60 @@ from airstreams.models.segmenter import upsample
 from airstreams.models.tower import on_frames
 
 
-def compute_losses(
-    output: Output,
-    target: Tensor,
-    label_map_BThw: Tensor | None,
-    weights: Mapping[str, float],
-    label_smoothing: float,
-    clips: Tensor,
-    pixels: Tensor,
-) -> dict[str, Tensor]:
-    """This batch's shares of a step's unweighted losses, scalars by name, of those with a weight over 0.
+class PassInputs(NamedTuple):
+    """What one pass through the model reads.
 
-    The shares of all batches of an optimiser step, over processes and accumulation, add up to the step's mean losses.
+    clip_B3THW: float32 in 0..1.
+    target: (B,) class indices, or (B, K) of 0 and 1 for multi-label data.
+    label_map_BThw: the teacher's class ids, uint8, 255 is ignored; None: no label maps in this batch.
+    weight: scalar, the weight of the batch: 1, or 0 for a black clip that stands in for unreadable videos.
+    clips: scalar, clips of the whole optimiser step.
+    pixels: scalar, labelled pixels of the whole optimiser step, at least 1.
+    """
+
+    clip_B3THW: Tensor
+    target: Tensor
+    label_map_BThw: Tensor | None
+    weight: Tensor
+    clips: Tensor
+    pixels: Tensor
+
+
+def compute_losses(
+    output: Output, inputs: PassInputs, weights: Mapping[str, float], label_smoothing: float
+) -> dict[str, Tensor]:
+    """This batch's shares of a step's losses, unweighted scalars by name, for the losses with a weight over 0.
+
+    A step's losses are means over its clips, or over its labelled pixels. The shares of all its batches, over processes
+    and accumulation, add up to these means.
 
     Args:
-        output: of the model, with the heads that have weight.
-        target: (B,) class indices, or (B, K) of 0 and 1 for multi-label data.
-        label_map_BThw: the teacher's class ids, uint8, 255 ignored; None: no labels in this batch.
-        weights: the lambdas by name.
-        label_smoothing: of the softmax cross-entropy.
-        clips: in the whole step, scalar.
-        pixels: labelled ones in the whole step, scalar.
+        output: the model's output, with the logits of every head that has a weight.
+        inputs: the targets, and the counts to divide by.
+        weights: loss name to weight (the lambdas of equation 2).
+        label_smoothing: for the softmax cross-entropy.
     """
     losses = {
-        name: action_loss(output.logits[name], target, label_smoothing) / clips
+        name: action_loss(output.logits[name], inputs.target, label_smoothing) / inputs.clips
         for name, weight in weights.items()
         if name != "interm" and weight > 0
     }
     if weights.get("interm", 0) > 0:
         logits_BSThw = output.representations["semantic"].prediction
         assert logits_BSThw is not None
-        losses["interm"] = segmentation_loss(logits_BSThw, label_map_BThw) / pixels
+        losses["interm"] = segmentation_loss(logits_BSThw, inputs.label_map_BThw) / inputs.pixels
     return losses
 
 
 def total_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Equation 2."""
+    """The weighted sum of equation 2."""
     return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
 
 def action_loss(logits_BK: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    """Softmax cross-entropy of class indices (B,), or sigmoid cross-entropy of (B, K) averaged over the K classes.
+    """Softmax cross-entropy for class indices (B,), or sigmoid cross-entropy for (B, K), averaged over the K classes.
 
-    Summed over the clips.
+    Returns the sum over the clips.
     """
     if target.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits_BK.float(), target, reduction="none").mean(dim=1).sum()
@@ -62,14 +74,14 @@ def action_loss(logits_BK: Tensor, target: Tensor, label_smoothing: float) -> Te
 
 
 def segmentation_loss(logits_BSThw: Tensor, label_map_BTHW: Tensor | None) -> Tensor:
-    """Equation 1: pixel-wise softmax cross-entropy, summed over the labelled pixels; zero without labels.
+    """Equation 1: pixel-wise softmax cross-entropy, summed over the labelled pixels; zero without label maps.
 
-    The label maps, of any size, say at which places the logits are compared with them.
+    The logits are resized to the grid of the label maps, which may have any size.
     """
     if label_map_BTHW is None:
         return logits_BSThw.sum() * 0
     logits_BSTHW = on_frames(lambda frames: upsample(frames, label_map_BTHW.shape[-2:]), logits_BSThw.float())
-    # A row a pixel, as the logits lie in memory.
+    # One row per pixel: that is how the logits lie in memory.
     rows_NS = logits_BSTHW.permute(0, 2, 3, 4, 1).flatten(0, 3)
-    # reduction="sum" would leave the sum to a single thread block of a GPU.
+    # reduction="sum" would give the whole sum to one thread block of a GPU.
     return F.cross_entropy(rows_NS, label_map_BTHW.flatten().long(), ignore_index=NO_LABEL, reduction="none").sum()

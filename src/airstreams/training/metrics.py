@@ -1,4 +1,4 @@
-"""What a training says of itself: metrics of its steps, `metrics.jsonl`, TensorBoard and the console's lines."""
+"""The metrics of training steps: timing, sums over steps, and the console's lines."""
 
 import math
 import time
@@ -13,17 +13,17 @@ from torch import Tensor
 from airstreams.data.dataset import Batch
 from airstreams.distributed import gather
 from airstreams.runs.checkpoint import TrainingState
+from airstreams.runs.metrics_log import EpochRecord
 
 Item = TypeVar("Item")
 
 
 @dataclass
 class TakenStep:
-    """A step whose metrics still lie on the device.
+    """A step whose metrics are still on the device.
 
-    values: scalars by name, `losses/...`, `gradient_norms/...`, `clips` and `good`: 1, or 0 for a step that was skipped
-        because its numbers are not finite.
-    names: of this process's clips.
+    values: the scalars of `training_step`, by name.
+    names: the videos of this process's clips.
     """
 
     step: int
@@ -34,10 +34,10 @@ class TakenStep:
 
 @dataclass
 class StepTime:
-    """How long a step took, and waited for data.
+    """How long a step took, and how long it waited for data.
 
-    seconds, waited: by the host's clock.
-    idle: on CUDA, where the host runs ahead: an event after the step before, and one before this step.
+    seconds, waited: s, by the host's clock.
+    idle: on CUDA, where the host runs ahead of the device: an event after the previous step, and one before this step.
     """
 
     seconds: float
@@ -45,7 +45,7 @@ class StepTime:
     idle: tuple[torch.cuda.Event, torch.cuda.Event] | None
 
     def waiting(self) -> float:
-        """Seconds in which nothing was computed for want of data; on CUDA both events must have happened."""
+        """Seconds without work for lack of data. On CUDA both events must have happened."""
         return self.waited if self.idle is None else self.idle[0].elapsed_time(self.idle[1]) / 1e3
 
 
@@ -59,7 +59,7 @@ class StepClock:
         self._idle: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
 
     def waits_for(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, one a step; waiting for them is what counts as waiting."""
+        """The items, one per step. The time to get an item counts as waiting."""
         iterator = iter(items)
         while True:
             asked, ended = time.perf_counter(), self._event()
@@ -72,7 +72,7 @@ class StepClock:
             yield item
 
     def step(self, last: bool) -> StepTime:
-        """The time since the last call. After the last step of an epoch this waits for the device."""
+        """The time since the previous call. After the last step of an epoch, this waits for the device."""
         if last and self._on_cuda:
             torch.cuda.synchronize()
         since, self._since = self._since, time.perf_counter()
@@ -88,7 +88,7 @@ class StepClock:
 
 @dataclass
 class StepMetrics:
-    """A step's metrics, on the host."""
+    """The metrics of a step, on the host."""
 
     step: int
     values: dict[str, float]
@@ -98,17 +98,17 @@ class StepMetrics:
 
     @property
     def good(self) -> bool:
-        """Whether the step changed the weights."""
+        """Whether the step changed the weights; False for a skipped step."""
         return self.values["good"] > 0
 
     @property
     def not_finite(self) -> dict[str, float]:
-        """The values that are not."""
+        """The values that are infinite or not a number."""
         return {name: value for name, value in self.values.items() if not math.isfinite(value)}
 
 
 def read(taken: Sequence[TakenStep]) -> list[StepMetrics]:
-    """The metrics of some steps; this waits for the device, once."""
+    """Read the metrics of steps from the device, in one wait."""
     if not taken:
         return []
     rows = torch.stack([torch.stack([value.float() for value in step.values.values()]) for step in taken]).tolist()
@@ -122,7 +122,7 @@ def read(taken: Sequence[TakenStep]) -> list[StepMetrics]:
 
 @dataclass
 class Meter:
-    """Sums over steps, of which skipped ones count for nothing but the time they took."""
+    """Sums over steps. A skipped step adds only its time."""
 
     steps: int = 0
     skipped: int = 0
@@ -145,7 +145,7 @@ class Meter:
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def metrics(self) -> dict[str, Any]:
-        """Mean losses and gradient norms; clips, clips a second, and the share of time spent waiting for data."""
+        """Mean losses and gradient norms, clips, clips per second, and the share of time spent waiting for data."""
         means: dict[str, dict[str, float]] = defaultdict(dict)
         for name, value in self.sums.items():
             kind, _, part = name.partition("/")
@@ -164,9 +164,12 @@ class Meter:
 
 @dataclass
 class EpochMetrics:
-    """What the steps of an epoch have come to so far.
+    """The metrics of an epoch so far.
 
-    whole: of the epoch. recent: since the last line of the log. left_out: this process's clips that could not be read.
+    whole: all of its steps.
+    recent: the steps since the last line of the log.
+    left_out: clips of this process that could not be read, with the reason.
+    taken: steps whose metrics are still on the device.
     """
 
     whole: Meter
@@ -176,51 +179,51 @@ class EpochMetrics:
 
     @classmethod
     def resumed(cls, state: TrainingState, is_main_process: bool) -> "EpochMetrics":
-        """As a state has them, whose unreadable clips are those of all processes."""
+        """From a state, which lists the unreadable clips of all processes."""
         return cls(Meter(**state.meter), Meter(**state.recent), list(state.left_out) if is_main_process else [])
 
     def took(self, step: int, values: dict[str, Tensor], batches: Sequence[Batch], time: StepTime) -> None:
-        """Note a step, whose values stay on the device."""
+        """Add a step; its values stay on the device."""
         self.taken.append(TakenStep(step, values, [name for batch in batches for name in batch.names], time))
         self.left_out += [f"{bad.video.name}: {bad.reason}" for batch in batches for bad in batch.bad_videos]
 
     def read_back(self) -> list[StepMetrics]:
-        """Count the steps noted, which waits for the device; returns the skipped ones."""
-        settled = read(self.taken)
+        """Read and count the steps that are still on the device; returns the skipped ones."""
+        steps = read(self.taken)
         self.taken.clear()
-        for metrics in settled:
+        for metrics in steps:
             self.whole.add(metrics)
             self.recent.add(metrics)
-        return [metrics for metrics in settled if not metrics.good]
+        return [metrics for metrics in steps if not metrics.good]
 
     def since_last_line(self) -> dict[str, Any]:
-        """The recent metrics, which begin anew."""
+        """The recent metrics; the next ones start from zero."""
         recent, self.recent = self.recent, Meter()
         return recent.metrics()
 
     def of_the_epoch(self) -> dict[str, Any]:
-        """For its record, of all processes."""
+        """The metrics of the whole epoch, for its record, from all processes."""
         return self.whole.metrics() | {"left_out": gather(self.left_out)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-        """What resuming needs of it, of all processes."""
+        """What a state keeps: `whole`, `recent`, and the unreadable clips of all processes."""
         return asdict(self.whole), asdict(self.recent), gather(self.left_out)
 
 
 def note(metrics: dict[str, Any]) -> str:
-    """One line of metrics."""
+    """Metrics in one line, for people."""
     losses = " ".join(f"{name} {value:.2f}" for name, value in metrics["losses"].items())
     return f"{losses} | {metrics['clips_per_second']:.1f} clips/s, waiting {metrics['waiting']:.0%}"
 
 
-def summary(record: dict[str, Any], epochs: int) -> str:
-    """One line of an epoch's record."""
-    metrics = record["train"]
-    line = f"epoch {record['epoch']}/{epochs}: {note(metrics)}, {metrics['seconds']:.0f} s"
-    if "val" in record:
-        scores = {name: record["val"][name] for name in ("top1", "map") if record["val"][name] is not None}
+def summary(record: EpochRecord, epochs: int) -> str:
+    """An epoch's record in one line, for people."""
+    metrics = record.train
+    line = f"epoch {record.epoch}/{epochs}: {note(metrics)}, {metrics['seconds']:.0f} s"
+    if record.val is not None:
+        scores = {name: record.val[name] for name in ("top1", "map") if record.val[name] is not None}
         line += ", val " + " ".join(f"{name} {value:.1%}" for name, value in scores.items())
-        line += f" log loss {record['val']['log_loss']:.2f}"
+        line += f" log loss {record.val['log_loss']:.2f}"
     if metrics["left_out"]:
         line += f", {len(metrics['left_out'])} clips left out"
     if metrics["skipped"]:

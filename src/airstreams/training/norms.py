@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> None:
-    """Make batch normalisation use the mean and variance over the clips of all processes.
+    """Replace batch normalisation by one that takes mean and variance over the clips of all processes.
 
-    On CUDA these are torch's own layers, each of which waits for the device. They refuse a CPU, so there it is
-    `SynchronisedNorm`.
+    On CUDA these are torch's own layers, each of which waits for the device. They do not run on a CPU, so there
+    `SynchronisedNorm` takes their place.
     """
     for name, child in model.named_children():
         if not isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
@@ -25,7 +25,7 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> None:
 class SynchronisedNorm(nn.Module):
     """Batch normalisation over all dimensions but the second (channels), and over all processes.
 
-    It holds the parameters and statistics of the layer that it stands for, under the same names.
+    It holds the parameters and statistics of the layer that it replaces, under the same names.
     """
 
     running_mean: Tensor

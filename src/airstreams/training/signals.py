@@ -1,8 +1,8 @@
-"""Signals that reach a training: they are noted, and the loop acts on them between two steps.
+"""Signals to a training. A handler notes them, and the loop acts between two steps.
 
-SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) ask it to save its state and stop; SIGUSR1, which schedulers
-send some time before they kill, to save its state and go on, so that nothing of that time is lost either. A second
-Ctrl-C stops at once, and so does any request to stop before the first step, when there is nothing to save.
+SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) ask the training to save its state and stop. SIGUSR1, which
+schedulers send some time before they kill a job, asks it to save its state and go on. A second Ctrl-C stops at once. So
+does any request to stop before the first step, when there is nothing to save.
 """
 
 import signal
@@ -11,26 +11,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 
-# Windows has not all of them. nohup ignores SIGHUP, and so do we then.
+# Windows lacks some of them. nohup ignores SIGHUP, and then so do we.
 STOP = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
     STOP.append(signal.SIGHUP)
 SAVE = [signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []
 
 asked_to_stop = threading.Event()
-"""Set with the first request: one that comes after a training's last step is for what follows, if anything does."""
+"""Set by the first request to stop. After the last step of a training, it stops whatever follows."""
 
 
 class Signals:
-    """Notes signals while it is entered; `save` and `stop` say what they asked for.
+    """A context that notes signals; `save` and `stop` say what they ask for.
 
-    Outside the main thread Python allows no handlers, and signals then do what they always do.
+    Outside the main thread Python allows no handlers. Signals then keep their usual effect.
     """
 
     def __init__(self) -> None:
         self.save = False
         self.stop = False
-        self.has_steps = False  # set by the loop, which from then on looks at the other two
+        self.has_steps = False  # set by the loop, which looks at the other two from then on
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Signals":
@@ -55,7 +55,7 @@ class Signals:
 
 @contextmanager
 def interrupted_by_signals() -> Iterator[None]:
-    """Every signal to stop raises KeyboardInterrupt, as Ctrl-C does; outside the main thread, what it always did."""
+    """Let every signal to stop raise KeyboardInterrupt, as Ctrl-C does. Without effect outside the main thread."""
     main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, signal.default_int_handler) for number in STOP if main}
     try:

@@ -1,8 +1,8 @@
-"""Starting from a saved model: what it shares with a new one is taken over (Moments in Time to Charades in the paper).
+"""Starting from a saved model: a new one copies the parts that fit (in the paper, Moments in Time to Charades).
 
-Parts, as `AIRStreams.parts` names them, are taken whole or not at all, so that a person can say of each what it
-started from. Only the layers that speak of classes are renewed on their own. The price: a tower that differs in one
-block starts from random weights altogether.
+A part, as `AIRStreams.parts` names them, is copied whole or not at all, so each part's start can be told in a word. The
+layers that depend on the classes are the exception. The price: a tower that differs in one block starts from random
+weights.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ FINER = "segmenter.finer_classifiers."
 
 @dataclass(frozen=True)
 class Transfer:
-    """What became of each part; `str` tells it to a person.
+    """What was copied; `str` gives it as text for the console.
 
-    parts: part of the new model to what was done, such as `taken` or `not taken: not in the saved model`.
-    unused: parts that only the saved model has.
-    taken, total: parameters of the new model that now are the saved model's, and all of them.
+    parts: each part of the new model, and what happened to it, such as `taken` or `not taken: not in the saved model`.
+    unused: the parts that only the saved model has.
+    taken, total: parameters of the new model that were copied, and all of them.
     """
 
     parts: dict[str, str]
@@ -34,60 +34,60 @@ class Transfer:
 
     def __str__(self) -> str:
         width = max(map(len, self.parts))
-        lines = [f"taken over: {self.taken / 1e6:.2f} of {self.total / 1e6:.2f} million parameters"]
-        lines += [f"  {name:{width}}  {done}" for name, done in self.parts.items()]
+        lines = [f"taken from the saved model: {self.taken / 1e6:.2f} of {self.total / 1e6:.2f} million parameters"]
+        lines += [f"  {name:{width}}  {outcome}" for name, outcome in self.parts.items()]
         if self.unused:
-            lines.append(f"  of the saved model not used: {', '.join(self.unused)}")
+            lines.append(f"  not used from the saved model: {', '.join(self.unused)}")
         return "\n".join(lines)
 
 
 def take_over(
     model: AIRStreams, classes: Sequence[str], segment_classes: Sequence[str], source: SavedModel
 ) -> Transfer:
-    """Copy all parts that fit from a saved model into a new one, which keeps its own weights elsewhere.
+    """Copy all parts that fit from a saved model into a new one. The others keep their own weights.
 
-    The heads' classifiers stay as they are unless the action classes are the same in the same order; so do the
-    segmenter's classifiers and the reduction after them unless the segmentation classes are, and the finer classifiers
-    unless it has the same stride.
+    Some layers are copied only if the classes are the same, in the same order: the heads' classifiers (action classes),
+    and the segmenter's classifiers with the reduction after them (segmentation classes). The finer classifiers need
+    the same stride, too.
 
     Args:
         model: freshly built; changed in place.
-        classes, segment_classes: those that it is to learn.
+        classes, segment_classes: the new model's.
         source: the saved model.
 
-    InputError: neither a tower nor the segmenter fits (the flow's three parameters are no start worth having).
+    InputError: neither a tower nor the segmenter fits. The three parameters of the flow layer alone are no start.
     """
     parts, saved_parts = model.parts(), source.model.parts()
-    done: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
     fitting: dict[str, Weights] = {}
     for name, part in parts.items():
         if name not in saved_parts:
-            done[name] = "not taken: not in the saved model"
+            outcomes[name] = "not taken: not in the saved model"
             continue
-        done[name] = "taken"
-        here, there = part.state_dict(), saved_parts[name].state_dict()
-        renewed, changed = _of_classes(name, classes, segment_classes, source)
-        if name == "semantic.representation" and not changed and here.keys() != there.keys():
-            renewed, changed = (FINER,), "finer classifiers (another stride)"
+        outcomes[name] = "taken"
+        new, saved = part.state_dict(), saved_parts[name].state_dict()
+        layers, changed = _layers_to_renew(name, classes, segment_classes, source)
+        if name == "semantic.representation" and not changed and new.keys() != saved.keys():
+            layers, changed = (FINER,), "finer classifiers (another stride)"
         if changed:
-            done[name] = f"taken but for its {changed}"
-            here, there = _without(here, renewed), _without(there, renewed)
-        difference = _difference(here, there)
+            outcomes[name] = f"taken without its {changed}"
+            new, saved = _without(new, layers), _without(saved, layers)
+        difference = _difference(new, saved)
         if difference:
-            done[name] = f"not taken: other shapes ({difference})"
+            outcomes[name] = f"not taken: other shapes ({difference})"
         else:
-            fitting[name] = there
+            fitting[name] = saved
     if not any(weights for name, weights in fitting.items() if name != "flow.representation"):
-        differing = [f"{name} {what}" for name, what in done.items() if "shapes" in what]
+        differing = [f"{name} {outcome}" for name, outcome in outcomes.items() if "shapes" in outcome]
         raise InputError(
-            f"the saved model has {', '.join(saved_parts)}, the new one {', '.join(parts)}, and none fits"
-            f"{' (' + differing[0] + ')' if differing else ''}; "
-            "give a run that shares a stream and has the same tower and widths"
+            f"--init: no part of the saved model ({', '.join(saved_parts)}) fits the new one ({', '.join(parts)})"
+            f"{'; ' + differing[0] if differing else ''}. Give a run with a stream in common, the same tower and the "
+            "same widths."
         )
     for name, weights in fitting.items():
         parts[name].load_state_dict(weights, strict=False)
     return Transfer(
-        done,
+        outcomes,
         tuple(name for name in saved_parts if name not in parts),
         sum(
             own.numel() for name, kept in fitting.items() for key, own in parts[name].named_parameters() if key in kept
@@ -96,10 +96,10 @@ def take_over(
     )
 
 
-def _of_classes(
+def _layers_to_renew(
     part: str, classes: Sequence[str], segment_classes: Sequence[str], source: SavedModel
 ) -> tuple[tuple[str, ...], str]:
-    """The layers of a part that speak of classes, and how a person reads their renewal: empty if none is needed."""
+    """The layers of a part that depend on classes, and a text that says why they are not copied; empty if they are."""
     if part.endswith(".late"):
         return ("classifier.",), _renewal("classifier", source.classes, classes)
     if part == "semantic.representation":
@@ -108,20 +108,20 @@ def _of_classes(
     return (), ""
 
 
-def _renewal(layers: str, there: Sequence[str], here: Sequence[str]) -> str:
-    if tuple(there) == tuple(here):
+def _renewal(layers: str, saved: Sequence[str], new: Sequence[str]) -> str:
+    if tuple(saved) == tuple(new):
         return ""
-    return f"{layers} ({len(there)} classes there, {len(here)} {'others ' if len(there) == len(here) else ''}here)"
+    return f"{layers} ({len(saved)} classes there, {len(new)} {'others ' if len(saved) == len(new) else ''}here)"
 
 
 def _without(weights: Weights, layers: tuple[str, ...]) -> Weights:
     return {key: weight for key, weight in weights.items() if not key.startswith(layers)}
 
 
-def _difference(here: Weights, there: Weights) -> str:
-    """The first weight that is not of one shape here and there; empty: all are."""
-    for key in [*here, *there]:
-        shapes = ["x".join(map(str, weights[key].shape)) if key in weights else "absent" for weights in (there, here)]
+def _difference(new: Weights, saved: Weights) -> str:
+    """The first weight whose shape differs, in words; empty if all shapes agree."""
+    for key in [*new, *saved]:
+        shapes = ["x".join(map(str, weights[key].shape)) if key in weights else "absent" for weights in (saved, new)]
         if shapes[0] != shapes[1]:
             return f"{key}: {shapes[0]} there, {shapes[1]} here"
     return ""

@@ -1,6 +1,6 @@
-"""Colours for what has none of its own: the direction and length of motion, and the classes of label maps.
+"""Colours for optical flow and for the classes of label maps.
 
-Shapes: H, W pixels, S segmentation classes.
+Legend of shape suffixes: H, W pixels, S segmentation classes.
 """
 
 import numpy as np
@@ -11,8 +11,8 @@ from airstreams.errors import InputError
 
 Bytes = NDArray[np.uint8]
 
-# Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011: how many steps the wheel takes from
-# each colour to the next. More of them lie where the eye tells hues apart well.
+# Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011: the number of steps on the wheel
+# from each colour to the next. There are more steps where the eye distinguishes hues well.
 WHEEL_STEPS = {"red": 15, "yellow": 6, "green": 4, "cyan": 11, "blue": 13, "magenta": 6}
 WHEEL_CORNERS = {
     "red": (255, 0, 0),
@@ -25,32 +25,32 @@ WHEEL_CORNERS = {
 
 
 def flow_to_colour(flow_HW2: ArrayLike, max_px: float | None = None) -> Bytes:
-    """Flow in the colours of Baker et al.: the hue is the direction, white is rest, and full colour is `max_px`.
+    """Draw flow in the colours of Baker et al.: hue is direction, white is no motion, full colour is `max_px`.
 
-    Motion to the right is red, down is yellow, left is blue-green and up is violet. Above `max_px` colours are darker.
+    Motion to the right is red, down is yellow, left is blue-green, up is violet. Motion above `max_px` is darker.
 
     Args:
         flow_HW2: (x, y) in px, x to the right and y down.
-        max_px: the length with full colour; by default the 99th percentile of the lengths.
+        max_px: the length that gets full colour; by default the 99th percentile of the lengths.
 
     Returns:
         uint8 (H, W, 3), RGB.
 
     Raises:
-        InputError: where the last axis does not hold x and y.
+        InputError: the last axis does not have size 2.
     """
     flow_HW2 = np.asarray(flow_HW2, dtype=np.float64)
     if flow_HW2.ndim != 3 or flow_HW2.shape[2] != 2:
-        raise InputError(f"flow has shape {flow_HW2.shape}: expected (height, width, 2) with x and y last")
+        raise InputError(f"The flow has shape {flow_HW2.shape}. Give (height, width, 2), with x and y last.")
     x_HW, y_HW = flow_HW2[..., 0], flow_HW2[..., 1]
     length_HW = np.hypot(x_HW, y_HW)
     if max_px is None:
         max_px = full_colour_px(length_HW)
 
     wheel = _colour_wheel()
-    place_HW = np.mod(np.arctan2(y_HW, x_HW) / (2 * np.pi), 1) * len(wheel)
-    before_HW = place_HW.astype(int) % len(wheel)
-    share_HW1 = (place_HW - np.floor(place_HW))[..., None]
+    step_HW = np.mod(np.arctan2(y_HW, x_HW) / (2 * np.pi), 1) * len(wheel)
+    before_HW = step_HW.astype(int) % len(wheel)
+    share_HW1 = (step_HW - np.floor(step_HW))[..., None]
     hue_HW3 = (1 - share_HW1) * wheel[before_HW] + share_HW1 * wheel[(before_HW + 1) % len(wheel)]
 
     strength_HW1 = length_HW[..., None] / max_px
@@ -61,8 +61,8 @@ def flow_to_colour(flow_HW2: ArrayLike, max_px: float | None = None) -> Bytes:
 def label_colours(classes: int) -> Bytes:
     """A fixed palette: class 0, the background, is almost black, and class 1 is a strong blue.
 
-    A class has the same colour in a palette of any size. Each further colour is the one, of a coarse grid of strong
-    colours, that is farthest for the eye from all before it.
+    Each next colour is the one, from a coarse grid of strong colours, that looks most different from all before it. So
+    a class has the same colour in palettes of all sizes.
 
     Args:
         classes: S, from 1 to 255.
@@ -71,28 +71,28 @@ def label_colours(classes: int) -> Bytes:
         uint8 (S, 3), RGB.
 
     Raises:
-        InputError: for more classes than label maps can hold (255 means no label), or none.
+        InputError: no classes, or more than label maps can hold (255 means *no label*).
     """
     if not 1 <= classes <= NO_LABEL:
-        raise InputError(f"{classes} segmentation classes: expected 1 to {NO_LABEL}")
+        raise InputError(f"There are {classes} segmentation classes. Give 1 to {NO_LABEL}.")
     levels = np.linspace(0, 255, 10).round()
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness = _oklab(candidates)[:, 0]
-    # Near-black would be taken for background and near-white or grey for a pixel without a label.
+    # Near-black looks like background, and near-white or grey like a pixel without label.
     strong = (lightness > 0.4) & (lightness < 0.93) & (np.ptp(candidates, axis=1) > 60)
     candidates = candidates[strong]
     chosen = [np.array([38, 38, 42]), np.array([30, 100, 255])]
-    seen = _oklab(candidates)
-    distance = np.min([np.linalg.norm(seen - _oklab(colour), axis=1) for colour in chosen], axis=0)
+    candidates_oklab = _oklab(candidates)
+    distance = np.min([np.linalg.norm(candidates_oklab - _oklab(colour), axis=1) for colour in chosen], axis=0)
     while len(chosen) < classes:
         farthest = int(np.argmax(distance))
         chosen.append(candidates[farthest])
-        distance = np.minimum(distance, np.linalg.norm(seen - seen[farthest], axis=1))
+        distance = np.minimum(distance, np.linalg.norm(candidates_oklab - candidates_oklab[farthest], axis=1))
     return np.array(chosen[:classes]).astype(np.uint8)
 
 
 def full_colour_px(length_HW: NDArray[np.floating]) -> float:
-    """The 99th percentile of the lengths, px: a few outliers should not make all else pale."""
+    """The 99th percentile of the lengths, px. The maximum would let a few outliers make all else pale."""
     return max(float(np.percentile(length_HW, 99)), 1e-6)
 
 
@@ -100,14 +100,14 @@ def _colour_wheel() -> NDArray[np.float64]:
     """The 55 colours (55, 3) in 0..255, from red through yellow, green, cyan, blue and magenta back towards red."""
     corners = [np.array(corner, dtype=float) for corner in WHEEL_CORNERS.values()]
     colours = []
-    for place, steps in enumerate(WHEEL_STEPS.values()):
+    for corner, steps in enumerate(WHEEL_STEPS.values()):
         share = np.arange(steps)[:, None] / steps
-        colours.append((1 - share) * corners[place] + share * corners[(place + 1) % len(corners)])
+        colours.append((1 - share) * corners[corner] + share * corners[(corner + 1) % len(corners)])
     return np.concatenate(colours)
 
 
 def _oklab(rgb: NDArray[np.number]) -> NDArray[np.float64]:
-    """sRGB in 0..255, on the last axis, to Oklab (Ottosson 2020), where equal distances look about equally far."""
+    """sRGB in 0..255, on the last axis, to Oklab (Ottosson 2020), where equal distances look about equal."""
     encoded = rgb / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     cones = linear @ np.array(

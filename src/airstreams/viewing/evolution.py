@@ -1,4 +1,4 @@
-"""Pictures of a search for loss weights: what it found (the paper's Figure 5) and how it went (Figure 8)."""
+"""Plots of a search for loss weights: its best trials (the paper's Figure 5) and its progress (Figure 8)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,21 +12,25 @@ from airstreams.viewing.pictures import save_picture
 
 
 def weights_plot(path: Path, best: Sequence[Mapping[str, float]]) -> None:
-    """Writes a PNG of grouped bars: for each loss its weight in the best trials, the best first.
+    """Write a PNG of grouped bars: for each loss its weight in the best trials.
+
+    Args:
+        path: of the PNG.
+        best: the loss weights of each trial, the best trial first.
 
     Raises:
-        InputError: no trials.
+        InputError: there are no trials.
     """
     if not best:
-        raise InputError("no trials to draw: expected at least one")
+        raise InputError("There are no trials to draw. Give at least one.")
     names = list(best[0])
     figure = Figure(figsize=(1.3 * len(names) + 0.8, 2.8), facecolor="white", layout="constrained")
     ax = figure.add_subplot()
     width = 0.8 / len(best)
     for rank, weights in enumerate(best):
-        places = np.arange(len(names)) + (rank - (len(best) - 1) / 2) * width
+        positions = np.arange(len(names)) + (rank - (len(best) - 1) / 2) * width
         shade = 0.15 + 0.6 * rank / max(1, len(best) - 1)
-        ax.bar(places, [weights[name] for name in names], 0.9 * width, color=str(shade), label=f"{rank + 1}.")
+        ax.bar(positions, [weights[name] for name in names], 0.9 * width, color=str(shade), label=f"{rank + 1}.")
     ax.set_xticks(range(len(names)), names)
     ax.tick_params(axis="x", length=0)
     ax.set_ylabel("loss weight")
@@ -37,18 +41,18 @@ def weights_plot(path: Path, best: Sequence[Mapping[str, float]]) -> None:
 
 
 def search_plot(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> None:
-    """Writes a PNG of the best score so far against the trials evaluated, with each trial's score as a dot.
+    """Write a PNG of the best score so far against the number of trials, with a dot for each trial's score.
 
     Args:
         path: of the PNG.
-        searches: name to (trial, score in 0..1) in the order of the trials.
-        metric: what the score is called.
+        searches: name to (trial, score in 0..1), in the order of the trials.
+        metric: the name of the score.
 
     Raises:
-        InputError: no trials.
+        InputError: there are no trials.
     """
     if not any(len(values) for values in searches.values()):
-        raise InputError("no trials to draw: expected at least one")
+        raise InputError("There are no trials to draw. Give at least one.")
     figure = Figure(figsize=(5.2, 3.2), facecolor="white", layout="constrained")
     ax = figure.add_subplot()
     for name, values in searches.items():

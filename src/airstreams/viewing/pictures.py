@@ -1,9 +1,9 @@
-"""Pictures of what the network sees and of where it errs: optical flow, label maps, and the confusion of classes.
+"""Pictures of optical flow, label maps and confusion matrices, as PNG files.
 
-Figures are made through matplotlib's objects and not through pyplot, so that drawing one leaves no trace in the program
-that asked for it: no window, no open figure, no changed style. The price is that sizes and fonts are spelled out below.
+Only matplotlib's objects are used, never pyplot: drawing opens no window, keeps no figure open and changes no style of
+the calling program. So the code below sets all sizes and fonts itself.
 
-Shapes: H, W pixels, K action classes, S segmentation classes.
+Legend of shape suffixes: H, W pixels, K action classes, S segmentation classes.
 """
 
 from collections.abc import Sequence
@@ -29,15 +29,15 @@ NO_LABEL_COLOUR = (0.78, 0.78, 0.78)
 
 @dataclass(frozen=True)
 class RepresentationRow:
-    """One frame and what was made of it; None for what there is not.
+    """One frame and its representations; None for those that do not exist.
 
     Attributes:
-        title: stands to the left of the row.
+        title: text to the left of the row.
         frame: uint8 (H, W, 3), RGB.
-        flow: (H, W, 2), (x, y) in px a frame. This and those below may be smaller or larger than the frame.
+        flow: (H, W, 2), (x, y) in px per frame. All arrays but the frame may have another H and W.
         segmentation: (H, W), the predicted class ids.
         teacher: (H, W), the teacher's class ids, 255 where it gave no label.
-        flow_before: (H, W, 2), what the flow layer gave before it was trained.
+        flow_before: (H, W, 2), the flow before training.
     """
 
     title: str
@@ -50,7 +50,7 @@ class RepresentationRow:
 
 @dataclass(frozen=True)
 class SegmentedFrame:
-    """One frame and label maps of it; title to class ids (H, W), 255 where there is none, in the order of the rows."""
+    """One frame and its label maps: row title to class ids (H, W), 255 for *no label*."""
 
     title: str
     frame: Bytes
@@ -60,33 +60,36 @@ class SegmentedFrame:
 def representations_picture(
     path: str | Path, rows: Sequence[RepresentationRow], segment_classes: Sequence[str]
 ) -> None:
-    """Writes a PNG with, in each row, the frame, its flow, the predicted segmentation and the teacher's label map.
+    """Write a PNG with one row per frame: the frame, its flow, the predicted segmentation and the teacher's label map.
 
-    Where there is flow from before training it stands before the flow, which is then headed as that after training; the
-    two of a row share one scale, so that they compare. A column that no row has anything for is left out. The legend
-    names the classes that are seen.
+    Flow from before training gets a column of its own, with the same scale in each row. Columns that would be empty are
+    left out. The legend names only classes that occur.
 
     Args:
-        segment_classes: the S names, the background first.
+        path: of the PNG.
+        rows: from top to bottom.
+        segment_classes: the S names, background first.
 
     Raises:
-        InputError: without rows, or for a class id that has no name.
+        InputError: there are no rows, or a class id has no name.
     """
     if not rows:
-        raise InputError("no rows to draw: expected at least one frame")
-    columns = ["frame"]
-    compares = any(row.flow_before is not None for row in rows)
-    flow_column = "flow after training" if compares else "optical flow"
-    columns += ["flow before training"] if compares else []
-    columns += [flow_column] if any(row.flow is not None for row in rows) else []
-    columns += ["segmentation"] if any(row.segmentation is not None for row in rows) else []
-    columns += ["teacher"] if any(row.teacher is not None for row in rows) else []
+        raise InputError("There are no rows to draw. Give at least one.")
+    with_flow_before = any(row.flow_before is not None for row in rows)
+    titles = {
+        "frame": "frame",
+        "flow_before": "flow before training",
+        "flow": "flow after training" if with_flow_before else "optical flow",
+        "segmentation": "segmentation",
+        "teacher": "teacher",
+    }
+    columns = [name for name in titles if any(getattr(row, name) is not None for row in rows)]
     maps = [m for row in rows for m in (row.segmentation, row.teacher) if m is not None]
 
     panel_width = 2.4
     panel_heights = [panel_width * row.frame.shape[0] / row.frame.shape[1] for row in rows]
     width = len(columns) * panel_width + 0.4
-    wheel_width = 1.7 if compares or flow_column in columns else 0.0
+    wheel_width = 1.7 if {"flow_before", "flow"} & set(columns) else 0.0
     legend = _Legend(maps, segment_classes, width - wheel_width)
     legend_height = max(legend.height, 0.85 if wheel_width else 0) + 0.15
     figure = Figure(
@@ -101,23 +104,20 @@ def representations_picture(
     for row, row_axes in zip(rows, axes, strict=True):
         flows = [flow_HW2 for flow_HW2 in (row.flow_before, row.flow) if flow_HW2 is not None]
         max_px = max((full_colour_px(np.linalg.norm(flow_HW2, axis=2)) for flow_HW2 in flows), default=0.0)
-        for column, ax in zip(columns, row_axes, strict=True):
+        row_axes[0].set_ylabel(row.title, fontsize=9)
+        for name, ax in zip(columns, row_axes, strict=True):
             _bare(ax)
-            if column == "frame":
-                ax.imshow(row.frame)
-                ax.set_ylabel(row.title, fontsize=9)
-            elif column == "flow before training" and row.flow_before is not None:
-                _show_flow(ax, row.flow_before, max_px)
-            elif column == flow_column and row.flow is not None:
-                _show_flow(ax, row.flow, max_px)
-            elif column == "segmentation" and row.segmentation is not None:
-                _show_labels(ax, row.segmentation, row.frame, legend.colours)
-            elif column == "teacher" and row.teacher is not None:
-                _show_labels(ax, row.teacher, row.frame, legend.colours)
-            else:
+            panel = getattr(row, name)
+            if panel is None:
                 ax.axis("off")
-    for column, ax in zip(columns, axes[0], strict=True):
-        ax.set_title(column, fontsize=11)
+            elif name == "frame":
+                ax.imshow(panel)
+            elif name in ("flow_before", "flow"):
+                _show_flow(ax, panel, max_px)
+            else:
+                _show_labels(ax, panel, row.frame, legend.colours)
+    for name, ax in zip(columns, axes[0], strict=True):
+        ax.set_title(titles[name], fontsize=11)
 
     legend.draw(footer, "center right")
     if wheel_width:
@@ -126,18 +126,20 @@ def representations_picture(
 
 
 def segmentations_picture(path: str | Path, frames: Sequence[SegmentedFrame], segment_classes: Sequence[str]) -> None:
-    """Writes a PNG with a column for each frame: the frame, and below it its label maps over the grey frame.
+    """Write a PNG with one column per frame: the frame, and below it its label maps over the grey frame.
 
-    All frames are of one size and have the same label maps. The legend names the classes that are seen.
+    The legend names only classes that occur.
 
     Args:
-        segment_classes: the S names, the background first.
+        path: of the PNG.
+        frames: all of one size and with the same row titles.
+        segment_classes: the S names, background first.
 
     Raises:
-        InputError: without frames, or for a class id that has no name.
+        InputError: there are no frames, or a class id has no name.
     """
     if not frames:
-        raise InputError("no frames to draw: expected at least one")
+        raise InputError("There are no frames to draw. Give at least one.")
     titles = ["frame", *frames[0].maps]
     panel_width = 1.6
     panel_height = panel_width * frames[0].frame.shape[0] / frames[0].frame.shape[1]
@@ -153,8 +155,8 @@ def segmentations_picture(path: str | Path, frames: Sequence[SegmentedFrame], se
     parts_21 = figure.subfigures(2, 1, squeeze=False, height_ratios=[rows_height, legend_height])
     pictures, footer = parts_21[:, 0]
     axes = pictures.subplots(len(titles), len(frames), squeeze=False)
-    for place, shown in enumerate(frames):
-        top, *others = axes[:, place]
+    for column, shown in enumerate(frames):
+        top, *others = axes[:, column]
         top.imshow(shown.frame)
         top.set_title(shown.title, fontsize=9, parse_math=False)
         for ax, label_map in zip(others, shown.maps.values(), strict=True):
@@ -168,37 +170,39 @@ def segmentations_picture(path: str | Path, frames: Sequence[SegmentedFrame], se
 
 
 def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_classes: Sequence[str]) -> None:
-    """Writes a PNG with each frame and, beside it, its label map over the grey frame; below, the classes that are seen.
+    """Write a PNG with each frame and, to its right, its label map over the grey frame; the legend is below.
 
-    Without any frame the label maps stand alone, in their plain colours.
+    If no label map has a frame, the PNG shows only the label maps, in plain colours.
 
     Args:
-        segment_classes: the S names, the background first.
+        path: of the PNG.
+        frames: from left to right, then from top to bottom.
+        segment_classes: the S names, background first.
 
     Raises:
-        InputError: without label maps, or for a class id that has no name.
+        InputError: there are no label maps, or a class id has no name.
     """
     if not frames:
-        raise InputError("no label maps to draw: expected at least one")
+        raise InputError("There are no label maps to draw. Give at least one.")
     with_frames = any(shown.frame is not None for shown in frames)
-    a_line = min(len(frames), 3 if with_frames else 4)
+    per_line = min(len(frames), 3 if with_frames else 4)
     panel_width = 1.7 if with_frames else 2.4
     panels = 2 if with_frames else 1
-    lines = -(-len(frames) // a_line)
+    lines = -(-len(frames) // per_line)
     sizes = [(shown.label_map if shown.frame is None else shown.frame).shape[:2] for shown in frames]
     panel_height = panel_width * max(height / width for height, width in sizes)
 
     gap, title_height = 0.15, 0.22
     cell_width, cell_height = panels * panel_width + gap, panel_height + title_height
-    legend = _Legend([shown.label_map for shown in frames], segment_classes, a_line * cell_width)
+    legend = _Legend([shown.label_map for shown in frames], segment_classes, per_line * cell_width)
     legend_height = legend.height + 0.25
-    width, height = a_line * cell_width + gap, lines * cell_height + legend_height
+    width, height = per_line * cell_width + gap, lines * cell_height + legend_height
     figure = Figure(figsize=(width, height), facecolor="white")
-    letters = int(16 * panels * panel_width)
-    for place, shown in enumerate(frames):
-        line, column = divmod(place, a_line)
+    title_length = int(16 * panels * panel_width)
+    for number, shown in enumerate(frames):
+        line, column = divmod(number, per_line)
         left, bottom = gap + column * cell_width, height - (line + 1) * cell_height
-        title = shown.title if len(shown.title) <= letters else f"…{shown.title[1 - letters :]}"
+        title = shown.title if len(shown.title) <= title_length else f"…{shown.title[1 - title_length :]}"
         figure.text(left / width, (bottom + panel_height + 0.06) / height, title, fontsize=7, parse_math=False)
         for panel in range(panels):
             ax = figure.add_axes(
@@ -214,41 +218,44 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
 
 
 def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str]) -> None:
-    """Writes a PNG of a confusion matrix: a row for each true class, a column for each predicted one.
+    """Write a PNG of a confusion matrix: a row per true class, a column per predicted class.
 
-    Colours are shares of the row; one without videos is grey. Up to 30 classes the counts stand in the cells; above 400
-    no names stand around them.
+    The colour of a cell is its share of the row; a row without videos is grey. Cells show their counts for up to 30
+    classes; rows and columns show their names for up to 400 classes.
 
     Args:
-        counts_KK: how many videos of the true class (row) were taken for the predicted one (column).
+        path: of the PNG.
+        counts_KK: how many videos of the true class (row) got the predicted class (column).
         classes: the K names.
 
     Raises:
-        InputError: where the matrix is not K by K.
+        InputError: the matrix is not K by K.
     """
     counts_KK = np.asarray(counts_KK)
     size = len(classes)
     if counts_KK.shape != (size, size) or size == 0:
-        raise InputError(f"confusion matrix of shape {counts_KK.shape} for {size} classes: expected ({size}, {size})")
+        raise InputError(
+            f"The confusion matrix has shape {counts_KK.shape}. Give ({size}, {size}), for {size} classes."
+        )
     videos_K1 = counts_KK.sum(axis=1, keepdims=True)
     none_K = videos_K1[:, 0] == 0
     share_KK = np.where(none_K[:, None], np.nan, counts_KK / np.maximum(videos_K1, 1))
     videos = int(videos_K1.sum())
 
-    names = classes if size <= 400 else ()  # more would take minutes and gigabytes to draw
+    names = classes if size <= 400 else ()  # more take minutes and gigabytes to draw
     cell = float(np.interp(size, [2, 6, 12, 30, 160], [0.95, 0.75, 0.55, 0.4, 0.14])) if names else 56 / size
     font = float(np.clip(cell * 72 * 0.75, 4, 10))
     figure = Figure(figsize=(size * cell + 1.2, size * cell + 1.2), facecolor="white")
-    # The matrix keeps its size; what stands around it is measured when the picture is saved.
+    # The matrix has a fixed size; saving measures what is around it and crops to that.
     ax = figure.add_axes((0, 0, size * cell / (size * cell + 1.2), size * cell / (size * cell + 1.2)))
-    ax.set_facecolor("0.8")  # of a row without videos
+    ax.set_facecolor("0.8")  # a row without videos
     image = ax.imshow(share_KK, cmap="Blues", vmin=0, vmax=1)
     ax.set_xticks(range(len(names)), names, rotation=90 if size > 8 else 45, fontsize=font)
     if size <= 8:
         for tick in ax.get_xticklabels():
             tick.set(ha="right", rotation_mode="anchor")
-    of_rows = [f"{name} (no video)" if none else name for name, none in zip(names, none_K, strict=False)]
-    ax.set_yticks(range(len(names)), of_rows, fontsize=font)
+    row_names = [f"{name} (no video)" if none else name for name, none in zip(names, none_K, strict=False)]
+    ax.set_yticks(range(len(names)), row_names, fontsize=font)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     if names:
@@ -259,8 +266,8 @@ def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str
     title_font = float(np.interp(size, [2, 30, 160], [10, 13, 24]))
     ax.set_xlabel("predicted", fontsize=title_font)
     ax.set_ylabel("true", fontsize=title_font)
-    right = int(np.trace(counts_KK))
-    accuracy = f"{right} of {videos} right ({right / videos:.1%})" if videos else "no videos"
+    correct = int(np.trace(counts_KK))
+    accuracy = f"{correct} of {videos} correct ({correct / videos:.1%})" if videos else "no videos"
     ax.set_title(accuracy, fontsize=title_font, loc="left")
     if size <= 30:
         for true, predicted in np.argwhere(counts_KK > 0):
@@ -300,36 +307,39 @@ def _show_flow(ax: Axes, flow_HW2: NDArray[np.floating], max_px: float) -> None:
 
 
 class _Legend:
-    """The classes that are seen in label maps, 255 included, in lines of a width, in inches.
+    """The legend of the classes that occur in label maps, 255 included.
 
+    maps: class ids.
+    width: of the picture, in inches.
     InputError: a class id has no name.
     """
 
     def __init__(self, maps: Sequence[NDArray[np.integer]], segment_classes: Sequence[str], width: float) -> None:
-        seen = sorted({int(label) for label_map in maps for label in np.unique(label_map)})
-        unnamed = [label for label in seen if label != NO_LABEL and not 0 <= label < len(segment_classes)]
+        occurring = sorted({int(label) for label_map in maps for label in np.unique(label_map)})
+        unnamed = [label for label in occurring if label != NO_LABEL and not 0 <= label < len(segment_classes)]
         if unnamed:
             raise InputError(
-                f"class id {unnamed[0]} in a label map, but {len(segment_classes)} segmentation classes are named"
+                f"A label map has class id {unnamed[0]}, but only {len(segment_classes)} segmentation classes have a "
+                "name. Give label maps and class names of the same teacher."
             )
         self.colours = label_colours(len(segment_classes)) if maps else np.zeros((0, 3), np.uint8)
         self.patches = [
             Patch(facecolor=NO_LABEL_COLOUR, hatch="////", edgecolor="0.45", label="no label")
             if label == NO_LABEL
             else Patch(facecolor=self.colours[label] / 255, label=segment_classes[label])
-            for label in seen
+            for label in occurring
         ]
-        self.names_a_line = max(1, int(width / 1.45))
-        self.height = 0.19 * -(-len(seen) // self.names_a_line)
+        self.names_per_line = max(1, int(width / 1.45))
+        self.height = 0.19 * -(-len(occurring) // self.names_per_line)
 
-    def draw(self, figure: FigureBase, place: Literal["center", "center right", "lower left"]) -> None:
+    def draw(self, figure: FigureBase, location: Literal["center", "center right", "lower left"]) -> None:
         if self.patches:
-            columns = min(len(self.patches), self.names_a_line)
-            figure.legend(handles=self.patches, loc=place, ncols=columns, fontsize=9, frameon=False)
+            columns = min(len(self.patches), self.names_per_line)
+            figure.legend(handles=self.patches, loc=location, ncols=columns, fontsize=9, frameon=False)
 
 
 def _show_labels(ax: Axes, labels_HW: NDArray[np.integer], frame_HW3: Bytes | None, colours: Bytes) -> None:
-    """The classes in their colours over a grey frame; the background darkens it, and what has no label is hatched."""
+    """Draw the classes in their colours over the grey frame. Background is dark; pixels without label are hatched."""
     if frame_HW3 is not None:
         labels_HW = resized(labels_HW, (frame_HW3.shape[0], frame_HW3.shape[1]))
     unlabelled_HW = labels_HW == NO_LABEL
@@ -346,7 +356,7 @@ def _show_labels(ax: Axes, labels_HW: NDArray[np.integer], frame_HW3: Bytes | No
 
 
 def _show_wheel(footer: SubFigure) -> None:
-    """The key to the flow's colours: from the middle, each colour lies in the direction that it stands for."""
+    """Draw the colour wheel: each colour lies, seen from the centre, in the direction of motion that it means."""
     across = np.linspace(-1.02, 1.02, 255)
     flow_HW2 = np.stack(np.meshgrid(across, across), axis=-1)
     wheel_HW3 = flow_to_colour(flow_HW2, max_px=1)
@@ -358,6 +368,6 @@ def _show_wheel(footer: SubFigure) -> None:
 
 
 def save_picture(figure: Figure, path: Path, crop: bool = False) -> None:
-    """Writes a PNG; with `crop` it is as large as what is drawn and no larger."""
+    """Write a PNG. With `crop` its size fits what is drawn."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight" if crop else None)

@@ -1,6 +1,7 @@
-"""What trained models see of test videos: the flow (the paper's Figure 3), the segmentation (Figures 4 and 6), or all.
+"""Pictures of what trained models see: flow (the paper's Figure 3), segmentation (Figures 4 and 6), or all streams.
 
-Shown is one video each of the first classes, as evaluation sees it. The paper's figures are made on the CPU.
+Each picture shows one video of each of the first classes, in the views that evaluation uses. The pictures for the
+paper's figures are computed on the CPU.
 
 Legend of shape suffixes: B views, T frames, H, W pixels, S segmentation classes, h, w the segmenter's grid.
 """
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 
 from airstreams.config import Config
+from airstreams.console import say
 from airstreams.data.check import BadVideo
 from airstreams.data.dataset import VideoViews, Views
 from airstreams.data.label_maps import NO_LABEL, LabelStore
@@ -32,46 +34,51 @@ from airstreams.viewing.pictures import (
 
 FLOW_PARAMETERS = {"tau": "tau", "lambda": "lambda_", "theta": "theta"}
 TEACHER = "teacher"
-VIDEOS_SEEN = 4  # of different classes
+VIDEOS_SHOWN = 4  # of different classes
 
 
 @dataclass(frozen=True)
 class LearnedFlow:
-    """What training changed: a name and its values before and after. `videos`: that are shown."""
+    """What training changed in the flow layer, each with its value before and after.
+
+    parameters: by name.
+    mean_px: the mean length of the flow over all views of the videos shown, px per frame.
+    videos: the names of those shown.
+    """
 
     parameters: dict[str, tuple[float, float]]
-    mean_px: tuple[float, float]  # over all views of the videos shown
+    mean_px: tuple[float, float]
     videos: list[str]
 
 
 def learned_flow_picture(
     path: Path, saved: SavedModel, videos: Sequence[Video], count: int, console: Console
 ) -> LearnedFlow:
-    """Writes a PNG of optical flow as the layer began, and as the action losses left it.
+    """Write a PNG of optical flow before and after training.
 
-    Of each video it shows the frame with the largest motion before training, over all views: in the middle frame
-    little may move.
+    Each video is shown by the frame with the largest motion before training, over all views, as little may move in the
+    middle frame.
 
     Args:
         path: of the PNG.
         saved: the trained model.
         videos: to choose from.
         count: how many to show, of different classes.
-        console: told of the videos that are left out.
+        console: prints the videos that are left out.
 
     Raises:
-        InputError: the model has no flow that learns.
+        InputError: the model has no trainable flow.
         VideoError: no video can be read.
     """
     require_learned_flow(saved.config)
-    learned = saved.model.representations["flow"]
-    begun = Flow(saved.config.model.flow, stop_gradient=False)
+    trained = saved.model.representations["flow"]
+    untrained = Flow(saved.config.model.flow, stop_gradient=False)
     rows, names, lengths = [], [], []
-    for views in _one_of_a_class(videos, saved.config, None, count, console):
+    for views in _one_per_class(videos, saved.config, None, count, console):
         clips_B3THW = to_unit_range(views.clips.permute(0, 4, 1, 2, 3))
         with torch.inference_mode():
             before_BTHW2, after_BTHW2 = (
-                flow(clips_B3THW).prediction.permute(0, 2, 3, 4, 1) for flow in (begun, learned)
+                flow(clips_B3THW).prediction.permute(0, 2, 3, 4, 1) for flow in (untrained, trained)
             )
         motion_BT = before_BTHW2.norm(dim=-1).mean(dim=(2, 3))
         view, frame = divmod(int(motion_BT.argmax()), motion_BT.shape[1])
@@ -87,7 +94,7 @@ def learned_flow_picture(
         lengths.append([before_BTHW2.norm(dim=-1).mean(), after_BTHW2.norm(dim=-1).mean()])
     representations_picture(path, rows, saved.segment_classes)
     parameters = {
-        name: (getattr(begun.layer, attribute).item(), getattr(learned.layer, attribute).item())
+        name: (getattr(untrained.layer, attribute).item(), getattr(trained.layer, attribute).item())
         for name, attribute in FLOW_PARAMETERS.items()
     }
     before, after = torch.tensor(lengths).mean(dim=0).tolist()
@@ -97,17 +104,17 @@ def learned_flow_picture(
 def streams_picture(
     path: Path, saved: SavedModel, videos: Sequence[Video], store: LabelStore | None, console: Console
 ) -> None:
-    """Writes a PNG of what a model's streams see of some videos of different classes, a frame of each: its flow, its
-    segmentation and the teacher's label map. Nothing is written where there is none of them, as of RGB alone.
+    """Write a PNG of what a model's streams see: flow, segmentation and the teacher's label map of one frame per video.
 
-    It is the labelled frame nearest to the middle or, without label maps, the one with the largest motion.
+    The frame is the labelled one nearest to the middle or, without label maps, the one with the largest motion. A model
+    without trainable flow and segmentation, such as RGB alone, gets no PNG.
 
     Args:
         path: of the PNG.
         saved: the trained model.
         videos: to choose from.
         store: the teacher's label maps, with the segmenter's classes.
-        console: told of the videos that are left out.
+        console: prints the videos that are left out.
 
     Raises:
         VideoError: no video can be read.
@@ -118,11 +125,11 @@ def streams_picture(
         return
     device = next(saved.model.parameters()).device
     rows = []
-    for views in _one_of_a_class(videos, saved.config, store if segments else None, VIDEOS_SEEN, console):
+    for views in _one_per_class(videos, saved.config, store if segments else None, VIDEOS_SHOWN, console):
         V, T, H, W = views.clips.shape[:4]
         with torch.inference_mode():
-            seen = saved.model(views.clips.to(device).permute(0, 4, 1, 2, 3)).representations
-        flow_BTHW2 = seen["flow"].prediction.permute(0, 2, 3, 4, 1).float().cpu() if flows else None
+            representations = saved.model(views.clips.to(device).permute(0, 4, 1, 2, 3)).representations
+        flow_BTHW2 = representations["flow"].prediction.permute(0, 2, 3, 4, 1).float().cpu() if flows else None
         if views.label_maps is not None:
             view, frame = _labelled_frame(views)
         elif flow_BTHW2 is not None:
@@ -131,7 +138,7 @@ def streams_picture(
             view, frame = V // 2, T // 2
         segmentation_HW = None
         if segments:
-            logits_1Shw = seen["semantic"].prediction[view : view + 1, :, frame]
+            logits_1Shw = representations["semantic"].prediction[view : view + 1, :, frame]
             segmentation_HW = upsample(logits_1Shw, (H, W)).argmax(dim=1)[0].cpu().numpy()
         rows.append(
             RepresentationRow(
@@ -146,12 +153,13 @@ def streams_picture(
 
 
 def require_learned_flow(config: Config) -> None:
-    """InputError: the model has no flow whose parameters learn."""
+    """InputError: the model has no trainable flow."""
     model = config.model
     if "flow" not in model.streams or model.flow.kind != "tvl1":
         given = f"flow of kind {model.flow.kind}" if "flow" in model.streams else f"streams {', '.join(model.streams)}"
         raise InputError(
-            f"{given}: expected learned flow: model.streams with flow, and model.flow.kind tvl1; change the recipe"
+            f"The model has no trainable flow ({given}). Change the recipe: model.streams with flow, and "
+            "model.flow.kind tvl1."
         )
 
 
@@ -164,19 +172,19 @@ def segmenters_picture(
     count: int,
     console: Console,
 ) -> list[str]:
-    """Writes a PNG of what the segmenters of some models make of frames; returns the names of the videos shown.
+    """Write a PNG of what the segmenters of some models predict; return the names of the videos shown.
 
-    The classes are those of the largest logit, on the segmenter's grid enlarged. Of each video it is the frame nearest
-    to the middle that the teacher labelled.
+    The logits on the segmenter's grid are enlarged, and the largest one gives the class. Each video is shown by the
+    labelled frame nearest to the middle.
 
     Args:
         path: of the PNG.
         models: row title to model, all with the same segmentation classes and the same views.
         with_teacher: show the teacher's label maps too.
         store: the teacher's label maps.
-        videos: to choose from; those without label maps are passed over.
+        videos: to choose from; those without label maps are skipped.
         count: how many to show, of different classes.
-        console: told of the videos that are left out.
+        console: prints the videos that are left out.
 
     Raises:
         InputError: no video has label maps.
@@ -187,9 +195,9 @@ def segmenters_picture(
         store = store.with_classes(first.segment_classes)
     labelled = [video for video in videos if video.label_map is not None and store.has(video.label_map)]
     if not labelled:
-        raise InputError(f"{store.root}: no label map of any of {len(videos)} test videos; annotate these too")
+        raise InputError(f"{store.root} has no label maps of the {len(videos)} test videos. Annotate these videos too.")
     frames, names = [], []
-    for views in _one_of_a_class(labelled, first.config, store, count, console):
+    for views in _one_per_class(labelled, first.config, store, count, console):
         assert views.label_maps is not None
         view, frame = _labelled_frame(views)
         clip_THW3 = views.clips[view]
@@ -202,10 +210,13 @@ def segmenters_picture(
     return names
 
 
-def _one_of_a_class(
+def _one_per_class(
     videos: Sequence[Video], config: Config, store: LabelStore | None, count: int, console: Console
 ) -> Iterator[Views]:
-    """The views of the first readable video of each of the first `count` classes. VideoError: there is none."""
+    """Yield the views of the first readable video of each of the first `count` classes.
+
+    VideoError: no video can be read.
+    """
     views_of_videos = VideoViews(videos, config, store)
     shown: set[tuple[str, ...]] = set()
     reason = ""
@@ -217,7 +228,7 @@ def _one_of_a_class(
         views = views_of_videos[index]
         if isinstance(views, BadVideo):
             reason = f"{video.name}: {views.reason}"
-            console.print(f"left out: {reason}", soft_wrap=True)
+            say(console, f"left out: {reason}")
             continue
         shown.add(video.labels)
         yield views
@@ -230,7 +241,7 @@ def _title(video: Video) -> str:
 
 
 def _labelled_frame(views: Views) -> tuple[int, int]:
-    """View and frame: of those that the teacher labelled, the one nearest to the middle."""
+    """The view and frame nearest to the middle, of those that the teacher labelled."""
     assert views.label_maps is not None
     V, T = views.label_maps.shape[:2]
     labelled = (views.label_maps != NO_LABEL).flatten(2).any(dim=2).nonzero().numpy()
@@ -242,7 +253,7 @@ def _labelled_frame(views: Views) -> tuple[int, int]:
 
 
 def _segmentation(saved: SavedModel, clip_THW3: torch.Tensor, frame: int) -> np.ndarray:
-    """The class ids (H, W) of one frame of a clip; frames are segmented one by one."""
+    """The class ids (H, W) that the segmenter predicts for one frame of a clip."""
     clip_13THW = to_unit_range(clip_THW3[None, frame : frame + 1].permute(0, 4, 1, 2, 3))
     with torch.inference_mode():
         logits_1SThw = saved.model.representations["semantic"](clip_13THW).prediction

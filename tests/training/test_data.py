@@ -18,7 +18,8 @@ from airstreams.files import write_rows
 from airstreams.recipe import load_config
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
-from airstreams.training import loop, prepare
+from airstreams.training import data as training_data
+from airstreams.training import setup
 from airstreams.training.loop import train
 from tests.training.runs import epochs, of_one_stream
 
@@ -56,12 +57,12 @@ def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(vi
     bad.unlink()
     train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
     good.unlink()
-    with pytest.raises(InputError, match=r"such as train/disc_up/003\.mp4; give its own DATA, with all of its videos"):
+    with pytest.raises(InputError, match=r"--resume: .*train/disc_up/003\.mp4"):
         train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
 
 
 def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "prepare_videos", None)
+    monkeypatch.setattr(setup, "prepare_videos", None)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="nothing can be written there"):
         train(open_source(str(videos)), of_one_stream(tiny), tmp_path / "file" / "run", False, QUIET)
@@ -72,7 +73,7 @@ def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp
 
 
 def test_a_cache_that_cannot_be_written_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "check_distributed", None)
+    monkeypatch.setattr(training_data, "check_distributed", None)
     (tmp_path / "file").touch()
     config = replace(tiny, data=replace(tiny.data, cache=str(tmp_path / "file" / "cache")))
     with pytest.raises(InputError, match=r"cache: got .* expected a folder for decoded frames"):
@@ -85,14 +86,14 @@ def test_label_maps_that_lack_many_videos_are_spoken_of(synthetic, tiny, tmp_pat
     said = io.StringIO()
     short = replace(tiny, training=replace(tiny.training, epochs=1))
     train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "run", False, Console(file=said, width=200))
-    assert "label maps of 18 of 24 training videos; the others teach no segments" in said.getvalue()
+    assert "18 of 24 training videos have label maps" in said.getvalue()
 
 
 def test_label_maps_of_test_videos_alone_are_refused_before_any_video_is_opened(synthetic, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "prepare_videos", None)
+    monkeypatch.setattr(setup, "prepare_videos", None)
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
     shutil.rmtree(labels / "train")
-    with pytest.raises(InputError, match="has label maps of none of the training videos; annotate these"):
+    with pytest.raises(InputError, match=r"no label maps for any training video.*loss_weights\.interm"):
         train(open_source(str(synthetic / "videos"), labels), tiny, tmp_path / "none", False, QUIET)
 
 
@@ -101,7 +102,7 @@ def test_label_maps_of_a_video_that_cannot_be_read_are_none(videos, synthetic, t
     shutil.rmtree(labels / "train")
     save(labels, "train/disc_up/002", np.zeros((1, 4, 4), np.uint8), [0])
     (videos / "train" / "disc_up" / "002.mp4").write_bytes(b"no video")
-    with pytest.raises(InputError, match="has label maps of none of the training videos; annotate these"):
+    with pytest.raises(InputError, match=r"no label maps for any training video.*loss_weights\.interm"):
         train(open_source(str(videos), labels), tiny, tmp_path / "none", False, QUIET)
 
 
@@ -125,7 +126,7 @@ def test_a_bad_training_video_is_left_out_counted_and_named(videos, tiny, tmp_pa
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["train/disc_up/002.mp4"]
     assert "truncated" in rows[0]["reason"]
-    assert "1 of 24 videos left out" in said.getvalue()
+    assert "1 of 24 videos cannot be read" in said.getvalue()
     assert "train/disc_up/002.mp4: truncated" in said.getvalue()
     assert epochs(run)[0]["train"]["clips"] == 23
 
@@ -177,7 +178,7 @@ def test_a_semantic_stream_without_label_maps_is_refused_unless_its_loss_has_no_
 def test_balance_is_refused_where_a_video_has_several_labels(synthetic, tiny, tmp_path):
     source = replace(open_source(str(synthetic / "videos")), multi_label=True)
     config = replace(of_one_stream(tiny), data=replace(tiny.data, balanced=True))
-    with pytest.raises(InputError, match=r"data\.balanced: got true for .*; expected one a video"):
+    with pytest.raises(InputError, match=r"data\.balanced"):
         train(source, config, tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run").exists()
     train(source, replace(config, data=tiny.data), tmp_path / "run", False, QUIET)
@@ -214,7 +215,7 @@ def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthe
     run, told = tmp_path / "run", io.StringIO()
     train(source, config, run, False, Console(file=told, width=200))
     said = told.getvalue()
-    assert "segmenter: 3 of 6 classes; in no training label map: " in said
+    assert "3 of 6 classes" in said
     assert all(name in said for name in ("triangle", "ring", "cross"))  # discs and squares are all that was drawn
     saved = saved_models.load(run)
     assert saved.segment_classes == ("background", "disc", "square")

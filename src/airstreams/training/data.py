@@ -1,0 +1,228 @@
+"""The data of a training: splits and label maps of its source, the videos that can be read, and their batches."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median_low
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import Progress
+from torch.utils.data import DataLoader
+
+from airstreams.config import Config
+from airstreams.console import say, warn
+from airstreams.data.cache import FrameCache
+from airstreams.data.check import Checked, check_distributed
+from airstreams.data.clips import frame_rate_warning
+from airstreams.data.dataset import Batch, StepSampler, TrainingClips
+from airstreams.data.listing import Source, Video, require_consistent
+from airstreams.data.loader_processes import loader_options
+from airstreams.data.splits import with_drawn_splits, with_splits
+from airstreams.distributed import gather, share, share_on_this_machine
+from airstreams.errors import InputError
+from airstreams.runs.folder import RunFolder
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class TrainingVideos:
+    """The videos of a training that can be read.
+
+    train, val: the videos of the two splits.
+    checked: what opening all files has found. A resumed training opens none.
+    cache: decoded frames of the training videos; None: decode every time.
+    """
+
+    train: list[Video]
+    val: list[Video]
+    checked: Checked
+    cache: FrameCache | None
+
+
+def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bool, console: Console) -> Source:
+    """Give a source its splits and the label maps of the segmenter's classes.
+
+    InputError: the source contradicts itself or does not fit the config.
+    """
+    require_consistent(source)
+    _require_label_maps(source, config)
+    if config.data.balanced and source.multi_label and not resume:
+        raise InputError(
+            f"data.balanced: got true, but the videos of {source.name} have several labels. Set data.balanced to false."
+        )
+    for warning in source.warnings:
+        warn(console, warning)
+    source = with_segment_classes(_with_splits(source, config, folder, resume), config)
+    _require_label_maps_of(source.split("train"), source, config)
+    return _with_compact_classes(source, console) if config.data.compact_classes else source
+
+
+def prepare_videos(source: Source, config: Config, folder: RunFolder, resume: bool, console: Console) -> TrainingVideos:
+    """Open every training and validation video, and fill the cache of decoded frames.
+
+    A resumed training opens none and takes the list of its beginning: other videos would change the order of its clips.
+
+    InputError: a class without a readable training video, no label maps for any of them, or a cache that another
+    process fills.
+    """
+    wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
+    cache = None
+    if config.data.cache is not None:
+        cache = FrameCache(Path(config.data.cache), round(config.data.cache_gb * 1e9), config.decoded_side)
+        cache.make_folder()  # reports a problem before hours are spent on the videos
+    with Progress(console=console) as progress:
+        if resume:
+            left_out = folder.read_left_out()
+            checked = Checked([video for video in wanted if video.name not in left_out], [], {})
+        else:
+            checked = check_distributed(wanted, progress, cache)
+        _require_every_class(source, checked.good)
+        train_videos = [video for video in checked.good if video.split == "train"]
+        val_videos = [video for video in checked.good if video.split == "val"]
+        _require_label_maps_of(train_videos, source, config)
+        if cache is not None:
+            label_store = source.label_store if config.needs_labels else None
+            cache.prepare(train_videos, label_store, progress, share_on_this_machine())
+    videos = TrainingVideos(train_videos, val_videos, checked, cache)
+    _report_videos(videos, wanted, source, config, folder, console)
+    return videos
+
+
+def make_loader(
+    videos: TrainingVideos, source: Source, config: Config, accelerator: Accelerator
+) -> tuple[StepSampler, DataLoader[Batch]]:
+    """The training clips in batches, and the sampler that chooses the clips of each batch."""
+    label_store = source.label_store if config.needs_labels else None
+    clips = TrainingClips(videos.train, config, source.classes, source.multi_label, label_store, videos.cache)
+    labels = [video.labels[0] if video.labels else "" for video in videos.train]
+    sampler = StepSampler(labels, config, accelerator.process_index, accelerator.num_processes)
+    loader: DataLoader[Any] = DataLoader(
+        clips,
+        batch_sampler=sampler,
+        persistent_workers=config.data.workers > 0,
+        pin_memory=accelerator.device.type == "cuda",
+        collate_fn=clips.collate,
+        **loader_options(config.data.workers),
+    )
+    return sampler, loader
+
+
+def in_steps(loader: Iterable[Item], accumulate: int) -> Iterator[tuple[Item, ...]]:
+    """Group batches by optimiser step, `accumulate` of them each."""
+    return zip(*[iter(loader)] * accumulate, strict=True)
+
+
+def usual_frame_rate(videos: Sequence[Video], rates: Mapping[Path, float]) -> float | None:
+    """The median frame rate of videos, in frames per second; None if no rate is known."""
+    known = [rates[video.path] for video in videos if video.path in rates]
+    return median_low(known) if known else None
+
+
+def with_segment_classes(source: Source, config: Config) -> Source:
+    """Reduce a source's label maps to `data.segment_classes`. InputError: the teacher lacks one of these classes."""
+    store = source.label_store
+    if store is None or "semantic" not in config.model.streams:
+        return source
+    return replace(source, label_store=store.with_others_merged(config.data.segment_classes))
+
+
+def _with_splits(source: Source, config: Config, folder: RunFolder, resume: bool) -> Source:
+    """Give a source its own splits, or drawn ones. A resumed run keeps its splits, or test clips would leak."""
+    if not resume:
+        return with_drawn_splits(source, config)
+    splits = folder.read_splits()
+    if not source.has_splits:
+        source = with_splits(source, splits)
+    given = {video.name: video.split for video in source.videos}
+    different = [
+        name
+        for name in sorted((given.keys() | splits.keys()) - folder.read_left_out().keys())
+        if given.get(name) != splits.get(name)
+    ]
+    if different:
+        raise InputError(
+            f"--resume: {source.name} has other videos or splits than {folder.splits}, such as {different[0]}. Give "
+            "the DATA that the run began with, with all of its videos."
+        )
+    return source
+
+
+def _with_compact_classes(source: Source, console: Console) -> Source:
+    """Reduce a source's label maps to the classes that occur in training videos."""
+    store = source.label_store
+    if store is None:
+        raise InputError(
+            f"data.compact_classes: {source.name} has no label maps. Give --labels LABELS, or leave the key out."
+        )
+    keys = share([video.label_map for video in source.split("train") if video.label_map is not None])
+    with Progress(console=console) as progress:
+        task = progress.add_task("looking for classes", total=len(keys))
+        seen = set(gather(list(store.occurring_classes(keys, lambda: progress.advance(task)))))
+    kept = [name for name in store.classes if name in seen]
+    dropped = [name for name in store.classes if name not in seen]
+    say(
+        console,
+        f"The segmenter learns {len(kept)} of {len(store.classes)} classes. These are in no training label map: "
+        f"{', '.join(dropped) or 'none'}",
+    )
+    return replace(source, label_store=store.with_classes(kept))
+
+
+def _report_videos(
+    videos: TrainingVideos,
+    wanted: Sequence[Video],
+    source: Source,
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+) -> None:
+    """Say which videos are left out, play at another frame rate, or have no label maps."""
+    rates, bad = videos.checked.rates, videos.checked.bad
+    if bad:
+        warn(
+            console, f"{len(bad)} of {len(wanted)} videos cannot be read and are left out. {folder.left_out} lists them"
+        )
+        say(console, f"  such as {bad[0].video.name}: {bad[0].reason}")
+    known_rates = [rates[video.path] for video in videos.checked.good if video.path in rates]
+    if warning := frame_rate_warning(known_rates, usual_frame_rate(videos.train, rates), config.clip):
+        warn(console, warning)
+    if config.needs_labels and source.label_store is not None and not console.quiet:  # goes through all label maps
+        keys = {video.label_map for video in videos.train}
+        labelled = keys & set(source.label_store.keys())
+        if len(labelled) < len(keys):
+            warn(
+                console,
+                f"{len(labelled)} of {len(keys)} training videos have label maps. The rest do not train the segmenter",
+            )
+
+
+def _require_every_class(source: Source, good: Sequence[Video]) -> None:
+    seen = {label for video in good if video.split == "train" for label in video.labels}
+    missing = [name for name in source.classes if name not in seen]
+    if missing:
+        raise InputError(
+            f"{source.name}: no readable training video of {', '.join(missing[:5])}{' ...' if missing[5:] else ''}. "
+            "Every class needs at least one. `airstreams check-data` lists the unreadable files."
+        )
+
+
+def _require_label_maps(source: Source, config: Config) -> None:
+    if config.needs_labels and source.label_store is None:
+        raise InputError(
+            f"{source.name}: no label maps, but loss_weights.interm is {config.loss_weights.interm}. "
+            "Give --labels LABELS, set --loss_weights.interm 0, or leave semantic out of --model.streams."
+        )
+
+
+def _require_label_maps_of(videos: Sequence[Video], source: Source, config: Config) -> None:
+    """Raise InputError if the label store has none of these videos."""
+    keys = [video.label_map for video in videos if video.label_map is not None]
+    store = source.label_store
+    if config.needs_labels and store is not None and not any(store.has(key) for key in keys):
+        raise InputError(
+            f"{store.root}: no label maps for any training video. Run `airstreams annotate` on these videos, or set "
+            "--loss_weights.interm 0."
+        )

@@ -1,0 +1,215 @@
+"""From a source and a config to a training that is ready to run, or to go on where it stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from airstreams.config import Config
+from airstreams.console import say, warn
+from airstreams.data.dataset import Batch, StepSampler
+from airstreams.data.label_maps import COCO_CLASSES
+from airstreams.data.listing import Source, Video, labels_digest, overlapping
+from airstreams.distributed import gather, is_main_process
+from airstreams.errors import InputError, one_line
+from airstreams.files import require_writable
+from airstreams.models.airstreams import AIRStreams, build
+from airstreams.recipe import load_config, save_config
+from airstreams.representations.custom import try_out
+from airstreams.runs import saved_model as saved_models
+from airstreams.runs.checkpoint import TrainingState, load_state, save_state
+from airstreams.runs.folder import RunFolder
+from airstreams.runs.saved_model import SavedModel
+from airstreams.training.data import TrainingVideos, make_loader, prepare_source, prepare_videos, usual_frame_rate
+from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
+from airstreams.training.transfer import take_over
+
+FEW_STEPS = 300  # from random weights, 16 videos were learnt in 300 steps and not in 60
+
+
+@dataclass
+class Training:
+    """A training that is ready to run.
+
+    metric: which validation metric chooses the checkpoint, `top1` or `map`.
+    val_videos: the videos that choose it; none: the last epoch's weights are the result.
+    saved: the model with its description, as it is written to disk.
+    state: where the training stands; the loop keeps it up to date.
+    """
+
+    config: Config
+    folder: RunFolder
+    metric: str
+    val_videos: list[Video]
+    sampler: StepSampler
+    loader: DataLoader[Batch]
+    accelerator: Accelerator
+    learner: Learner
+    saved: SavedModel
+    state: TrainingState
+    console: Console
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.config.training.epochs * self.sampler.steps
+
+    def save_state(self) -> None:
+        """Write the state as it stands; all processes return after it is on the disk."""
+        if is_main_process():
+            self.state.learner = self.learner.state()
+            save_state(self.state, self.folder.path, self.config.training.keep)
+        self.accelerator.wait_for_everyone()
+
+
+def set_up(
+    source: Source, config: Config, folder: RunFolder, resume: bool, console: Console, init: Path | None
+) -> Training | None:
+    """Make a training ready; None if the run to resume is finished already.
+
+    Whatever can be rejected is rejected before the videos are opened, which can take hours, and before anything is
+    written into the folder.
+    """
+    accelerator = make_accelerator(config.training)
+    console = console if is_main_process() else Console(quiet=True)
+    state = _state_to_resume(folder, console) if resume else None
+    source = prepare_source(source, config, folder, resume, console)
+    segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
+    fingerprint = _data_fingerprint(source, segment_classes, config)
+    if state is not None:
+        _require_same_data(state, fingerprint, source, folder)
+        if state.epoch == config.training.epochs:
+            say(console, f"{folder.path}: all {state.epoch} epochs are done already")
+            return None
+    torch.manual_seed(config.seed)
+    model = build(config.model, len(source.classes), len(segment_classes))
+    trained_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
+    frozen = freeze(model, config)
+    for stream in config.model.streams:
+        if stream in config.model.representations:
+            try_out(model.representations[stream], config.clip, accelerator.device)
+    require_writable(folder.path)
+
+    videos = prepare_videos(source, config, folder, resume, console)
+    fingerprint["labels"] = labels_digest([*videos.train, *videos.val])
+    fingerprint["frame_rate"] = (
+        usual_frame_rate(videos.train, videos.checked.rates)
+        if state is None
+        else state.data_fingerprint.get("frame_rate")
+    )
+    _say_sizes(source, videos, console)
+    sampler, loader = make_loader(videos, source, config, accelerator)
+    if config.training.epochs * sampler.steps < FEW_STEPS and init is None and not resume:
+        warn(
+            console,
+            f"{config.training.epochs * sampler.steps} steps are few for random weights. Give more --training.epochs "
+            f"than {config.training.epochs}, or start from another run with --init RUN",
+        )
+    learner = make_learner(model, frozen, config, sampler, accelerator)
+    # A resumed run describes its model by the config that it began with. The description then never changes, and a
+    # crash between the model's two files leaves a pair that belongs together.
+    described = load_config(folder.config) if resume else config
+    saved = SavedModel(
+        described, source.classes, segment_classes, source.multi_label, fingerprint["frame_rate"], learner.model
+    )
+    if state is None:
+        state = TrainingState(0, 0, 0, None, fingerprint, learner.state())
+        if is_main_process():
+            _begin_run(folder, state, source, config, videos, trained_before)
+    else:
+        _require_same_data(state, fingerprint, source, folder)
+        _restore(learner, state, folder, config)
+    accelerator.wait_for_everyone()
+    return Training(
+        config, folder, source.metric, videos.val, sampler, loader, accelerator, learner, saved, state, console
+    )
+
+
+def _begin_run(
+    folder: RunFolder,
+    state: TrainingState,
+    source: Source,
+    config: Config,
+    videos: TrainingVideos,
+    trained_before: set[str],
+) -> None:
+    """Write the files of a run's beginning. The config comes last: a folder that has it can be resumed."""
+    save_state(state, folder.path, config.training.keep)
+    folder.write_left_out(videos.checked.bad)
+    folder.write_splits(source)
+    folder.write_trained_before(trained_before)
+    save_config(config, folder.config)
+
+
+def _state_to_resume(folder: RunFolder, console: Console) -> TrainingState:
+    state, damaged = load_state(folder.path)
+    if len(set(gather([state.step]))) > 1:
+        raise InputError(
+            f"--resume: the processes found different states in {folder.path}. Use a disk that all processes share."
+        )
+    for path in damaged:
+        warn(console, f"{path} is damaged. Training goes on from the state before it")
+    return state
+
+
+def _restore(learner: Learner, state: TrainingState, folder: RunFolder, config: Config) -> None:
+    """Set the learner to a saved state. InputError: the state is of another model."""
+    try:
+        learner.restore(state.learner)
+        state.learner = learner.state()  # lets go of the copy that was read from disk
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        fix = saved_models.mend_of_differing(learner.model, state.learner["model"], config.model)
+        raise InputError(f"{folder.path}: its state does not fit the model ({one_line(error)[:200]}); {fix}") from error
+
+
+def _start_from(
+    init: Path, model: AIRStreams, source: Source, segment_classes: Sequence[str], console: Console
+) -> set[str]:
+    """Copy what fits from a run's model; returns the names of the videos that it was trained on."""
+    say(console, str(take_over(model, source.classes, segment_classes, saved_models.load(init))))
+    trained_before = RunFolder(init).trained_on()
+    held_out = [video.name for video in source.videos if video.split != "train"]
+    if again := overlapping(held_out, trained_before):
+        warn(
+            console,
+            f"{init} was trained on {len(again)} of the {len(held_out)} validation and test videos, by their names, "
+            f"such as {again[0]}. Metrics on these videos will be too high",
+        )
+    return trained_before
+
+
+def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Config) -> dict[str, Any]:
+    """What a resumed training must find unchanged; the caller adds the labels of the videos."""
+    return {
+        "classes": list(source.classes),
+        "segment_classes": list(segment_classes),
+        "multi_label": source.multi_label,
+        "teacher": source.label_store.identity if source.label_store and config.needs_labels else None,
+    }
+
+
+def _require_same_data(state: TrainingState, fingerprint: dict[str, Any], source: Source, folder: RunFolder) -> None:
+    """Raise InputError if the data changed since the run began. States of earlier versions may lack some entries."""
+    before = state.data_fingerprint
+    changed = [name for name, value in fingerprint.items() if before.get(name, value) != value]
+    if changed:
+        raise InputError(
+            f"--resume: {source.name} has other {' and '.join(changed)} than {folder.path} was trained on. Give the "
+            "DATA that the run began with, or begin a new run with another --out."
+        )
+
+
+def _say_sizes(source: Source, videos: TrainingVideos, console: Console) -> None:
+    tested = sum(video.split == "test" for video in source.videos)
+    say(
+        console,
+        f"{len(videos.train)} training, {len(videos.val)} validation and {tested} test videos of "
+        f"{len(source.classes)} classes",
+    )
