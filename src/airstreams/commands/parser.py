@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
-import airstreams
 from airstreams.commands import COMMANDS
 from airstreams.console import stderr, warn
 from airstreams.recipe import about_types, add_config_arguments, load_config, recipe_path
+from airstreams.version import __version__
 
 POSITIONALS = {
     "source": "DATA",
@@ -31,7 +31,7 @@ def make_parser(words: Sequence[str]) -> ArgumentParser:
     parser = ArgumentParser(
         prog="airstreams",
         description="Video action recognition from RGB alone.",
-        version=airstreams.__version__,
+        version=__version__,
         exit_on_error=False,
         allow_abbrev=False,  # a mistyped key is an error, not another key
     )
