@@ -1,10 +1,9 @@
-"""The annotation job against the bare teacher, in frames a second.
+"""The annotation job against the bare teacher, in frames per second.
 
     python benchmarks/annotate_speed.py videos/ --teacher my_teacher.py:load --stride 2 --videos 60
 
-The same teacher, in the same process, first sees the frames from memory, in batches of the job's size, and then through
-the job, which decodes in other processes, compresses and writes. Their rounds alternate; medians are compared. Label
-maps go into a temporary folder.
+The bare teacher gets the frames from memory, in batches of the same size. The job also decodes in other processes,
+compresses and writes; its label maps go into a temporary folder. Rounds of both alternate, and medians are compared.
 """
 
 import argparse
@@ -30,7 +29,7 @@ def main() -> None:
     parser.add_argument("data", metavar="DATA", help="as for `airstreams annotate`")
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--stride", type=int, default=2)
-    parser.add_argument("--videos", type=int, default=60, help="evenly chosen")
+    parser.add_argument("--videos", type=int, default=60, help="how many, evenly spaced in the list")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -44,14 +43,14 @@ def main() -> None:
         for video in videos
         for frame in iterate_frames(video.path, indices=range(0, probe(video.path).frames, call.stride))
     ]
-    alone, job = [], []
+    bare, job = [], []
     for _ in range(call.rounds):
         started = time.perf_counter()
         for first in range(0, len(frames), call.batch_size):
             teacher(np.stack(frames[first : first + call.batch_size]))
-        alone.append(len(frames) / (time.perf_counter() - started))
+        bare.append(len(frames) / (time.perf_counter() - started))
         with tempfile.TemporaryDirectory() as folder:
-            report = annotate(
+            result = annotate(
                 videos,
                 teacher,
                 Settings(call.stride),
@@ -60,11 +59,11 @@ def main() -> None:
                 call.workers,
                 Console(quiet=True),
             )
-            assert report.frames == len(frames)
-            job.append(report.frames / report.seconds)
+            assert result.frames == len(frames)
+            job.append(result.frames / result.seconds)
     print(f"{len(frames)} frames of {len(videos)} videos, {call.rounds} rounds")
-    ratio = median(job) / median(alone)
-    print(f"frames a second: the teacher alone {median(alone):.1f}, the job {median(job):.1f}; ratio {ratio:.2f}")
+    ratio = median(job) / median(bare)
+    print(f"frames per second: bare teacher {median(bare):.1f}, job {median(job):.1f}; ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

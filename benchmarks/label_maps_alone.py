@@ -1,13 +1,13 @@
-r"""What the teacher's label maps say of the actions by themselves: they are painted as videos, to train RGB alone on.
+r"""How much the teacher's label maps alone tell about the actions: paint them as videos, then train RGB on these.
 
     python benchmarks/label_maps_alone.py 'jhmdb:data/jhmdb?split=1' --out painted/
     python benchmarks/label_maps_alone.py 'jhmdb:data/jhmdb?split=1' --out painted-30/ --cell 30
     airstreams train painted/videos.csv --out runs/painted --config jhmdb-small --model.streams '[rgb]' \
         --clip.stride 1 --data.colour 0
 
-Only labelled frames are painted, so the clips' stride is to be divided by the teacher's. Red is person, green any other
-class, blue tells the classes apart. With `--cell` a map is reduced to cells of about so many of its px, each of its
-pixels' mean colour, and enlarged again, as a segmenter's logits are.
+Only labelled frames are painted, so divide the clips' stride by the teacher's. Red is person, green any other class,
+and blue distinguishes the classes. With `--cell N` a map is reduced to cells of about N px, which get the mean colour
+of their pixels, and enlarged again, as a segmenter's logits are.
 """
 
 import argparse
@@ -32,20 +32,20 @@ def main() -> None:
     """Write a video of label maps for each video, and `videos.csv`."""
     parser = argparse.ArgumentParser(description="Paint label maps as videos, to train on them alone.")
     parser.add_argument("data", metavar="DATA", help="as for `airstreams train`, with label maps and splits")
-    parser.add_argument("--labels", type=Path, help="the store, where DATA brings none")
+    parser.add_argument("--labels", type=Path, help="the label maps, if DATA has none of its own")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--cell", type=int, default=1, help="px of the maps that become one cell (default: 1)")
+    parser.add_argument("--cell", type=int, default=1, help="size of a cell in px (default: 1)")
     call = parser.parse_args()
     if call.cell < 1:
-        parser.error(f"--cell {call.cell}: expected at least 1")
+        parser.error(f"--cell {call.cell} is too small. Give at least 1.")
     source = open_source(call.data, call.labels)
     store = source.label_store
     if store is None:
-        parser.error(f"{call.data} brings no label maps; give --labels LABELS")
+        parser.error(f"{call.data} has no label maps. Give --labels LABELS.")
     if not source.has_splits:
-        parser.error(f"{call.data} has no splits; give data that does, such as a CSV file with the column split")
+        parser.error(f"{call.data} has no splits. Give data with splits, such as a CSV file with the column split.")
     if any(video.start is not None or video.end is not None for video in source.videos):
-        parser.error(f"{call.data} has segments of videos; give whole ones, as label maps belong to these")
+        parser.error(f"{call.data} has segments of videos. Give whole videos, as label maps belong to these.")
     person = store.classes.index("person") if "person" in store.classes else None
     rows = []
     for video in track(source.videos, console=Console(stderr=True)):
@@ -72,7 +72,7 @@ def painted(maps_NHW: np.ndarray, person: int | None) -> np.ndarray:
 
 
 def in_cells(frames_NHW3: np.ndarray, cell: int) -> np.ndarray:
-    """The same in cells of so many px, enlarged again."""
+    """The frames reduced to cells of `cell` px, and enlarged again."""
     if cell == 1:
         return frames_NHW3
     frames_N3HW = torch.from_numpy(frames_NHW3).permute(0, 3, 1, 2).float()
@@ -83,7 +83,7 @@ def in_cells(frames_NHW3: np.ndarray, cell: int) -> np.ndarray:
 
 
 def write(path: Path, frames_NHW3: np.ndarray) -> None:
-    """A lossless video."""
+    """Write a lossless video."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=Fraction(15), options={"level": "3"})

@@ -110,11 +110,11 @@ def multi_label_run(run, charades):
 
 def test_charades_is_scored_like_its_official_script(multi_label_run, charades, capsys):
     assert main(["evaluate", str(multi_label_run), f"charades:{charades}", "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
-    published = figures["protocol"]["published"]
+    content = json.loads(capsys.readouterr().out)
+    published = content["protocol"]["published"]
     assert (published["name"], published["figures"], published["split"]) == ("charades", ["map"], "test")
     assert published["deviations"] == ["8 videos listed, not 1863", "2 views, not 10", "1 crops, not 3"]
-    assert (figures["videos"], figures["unlabelled"], figures["classes"]) == (8, 2, 4)
+    assert (content["videos"], content["unlabelled"], content["classes"]) == (8, 2, 4)
     with (multi_label_run / "evaluation" / "test" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     for key, ranked in (("map", rows[2:]), ("map_unlabelled_as_negatives", rows)):
@@ -123,18 +123,18 @@ def test_charades_is_scored_like_its_official_script(multi_label_run, charades, 
             own = [row for row in ranked if name in row["label"].split(";")]
             ahead = [[row for row in ranked if float(row[name]) >= float(mine[name])] for mine in own]
             precisions.append(np.mean([sum(row in own for row in above) / len(above) for above in ahead]))
-        assert figures[key] == pytest.approx(np.mean(precisions), abs=1e-6)
+        assert content[key] == pytest.approx(np.mean(precisions), abs=1e-6)
         if key == "map":
             of_class = zip(list(rows[0])[3:], precisions, strict=True)
-            assert figures["per_class"] == {
+            assert content["per_class"] == {
                 name: {"videos": 2, "average_precision": pytest.approx(precision, abs=1e-6)}
                 for name, precision in of_class
             }
-    low, high = figures["intervals"]["map"]
-    assert 0 <= low < figures["map"] < high <= 1
+    low, high = content["intervals"]["map"]
+    assert 0 <= low < content["map"] < high <= 1
     assert main(["evaluate", str(multi_label_run), f"charades:{charades}"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    unlabelled_ranked = f"{figures['map_unlabelled_as_negatives']:.1%}"
+    unlabelled_ranked = f"{content['map_unlabelled_as_negatives']:.1%}"
     for words in (
         "charades",
         "8 videos listed, not 1863; 2 views, not 10; 1 crops, not 3",
@@ -149,15 +149,15 @@ def test_bad_videos_are_left_out_and_listed(run, videos):
     (videos / "test" / "disc_up" / "000.mp4").write_bytes(b"")
     cut = videos / "test" / "square_up" / "001.mp4"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    said = io.StringIO()
-    result = evaluate(run, open_source(str(videos)), "test", Console(file=said, width=200))
+    output = io.StringIO()
+    result = evaluate(run, open_source(str(videos)), "test", Console(file=output, width=200))
     assert (result.metrics.videos, result.metrics.left_out) == (6, 2)
     assert np.array(result.confusion).sum() == 6
     listed = {row["name"]: row["predicted"] for row in rows_of(result) if row["predicted"].startswith("left out")}
     assert set(listed) == {"test/disc_up/000.mp4", "test/square_up/001.mp4"}
     assert "empty" in listed["test/disc_up/000.mp4"]
     assert "truncated" in listed["test/square_up/001.mp4"]
-    assert "2 of 8 videos left out" in said.getvalue()
+    assert "2 of 8 videos left out" in output.getvalue()
 
 
 def test_data_without_splits_gets_the_runs_split(run, videos):
@@ -168,18 +168,18 @@ def test_data_without_splits_gets_the_runs_split(run, videos):
         rows.writerows((name, "test" if "003" in name else "train") for name in names if "005" not in name)
     shutil.rmtree(videos / "train" / "square_left")
     shutil.rmtree(videos / "train" / "square_up")
-    said = io.StringIO()
-    result = evaluate(run, open_source(str(videos / "train")), "test", Console(file=said, width=200))
-    assert "10 of 12 videos" in said.getvalue()
-    assert "8 train, 2 test" in said.getvalue()
-    assert "2 of 12 videos are new" in said.getvalue()
+    output = io.StringIO()
+    result = evaluate(run, open_source(str(videos / "train")), "test", Console(file=output, width=200))
+    assert "10 of 12 videos" in output.getvalue()
+    assert "8 train, 2 test" in output.getvalue()
+    assert "2 of 12 videos are new" in output.getvalue()
     assert {row["name"] for row in rows_of(result)} == {name for name in names if "003" in name or "005" in name}
     # The same files under other names.
     (videos / "list.csv").write_text("path,label\n" + "".join(f"train/{name},{name[:-8]}\n" for name in names))
-    evaluate(run, open_source(str(videos / "list.csv")), "test", Console(file=said, width=200))
-    assert "12 of 12 videos are new" in said.getvalue()
-    assert "warning: 8 of these 12 videos" in said.getvalue()
-    assert "(train/disc_left/000.mp4 for disc_left/000.mp4)" in said.getvalue()
+    evaluate(run, open_source(str(videos / "list.csv")), "test", Console(file=output, width=200))
+    assert "12 of 12 videos are new" in output.getvalue()
+    assert "warning: 8 of these 12 videos" in output.getvalue()
+    assert "(train/disc_left/000.mp4 for disc_left/000.mp4)" in output.getvalue()
     (run / "split.csv").unlink()
     with pytest.raises(InputError, match=r"split\.csv"):
         evaluate(run, open_source(str(videos / "list.csv")), "test", QUIET)
@@ -189,25 +189,25 @@ def test_renamed_training_videos_cause_a_warning(run, videos, tmp_path):
     other = tmp_path / "moved" / "test" / "disc_left" / "000.avi"
     other.parent.mkdir(parents=True)
     shutil.copy(videos / "train" / "disc_left" / "000.mp4", other)
-    said = io.StringIO()
+    output = io.StringIO()
     (run / "split.csv").write_text("name,split\ndisc_left/000.mp4,train\n")
-    evaluate(run, open_source(str(tmp_path / "moved")), "test", Console(file=said, width=200))
-    assert "warning: 1 of these 1 videos" in said.getvalue()
-    assert "(test/disc_left/000.avi for disc_left/000.mp4)" in said.getvalue()
+    evaluate(run, open_source(str(tmp_path / "moved")), "test", Console(file=output, width=200))
+    assert "warning: 1 of these 1 videos" in output.getvalue()
+    assert "(test/disc_left/000.avi for disc_left/000.mp4)" in output.getvalue()
     (run / "split.csv").write_text("name,split\ntrain/disc_left/000.mp4,train\ntest/disc_left/000.avi,test\n")
-    said = io.StringIO()
-    evaluate(run, open_source(str(tmp_path / "moved")), "test", Console(file=said, width=200))
-    assert "warning" not in said.getvalue()  # the run has a video of this name
+    output = io.StringIO()
+    evaluate(run, open_source(str(tmp_path / "moved")), "test", Console(file=output, width=200))
+    assert "warning" not in output.getvalue()  # the run has a video of this name
 
 
 def test_training_videos_cause_a_warning(run, videos):
     rows = ["path,label,split", *(f"train/disc_up/{number:03d}.mp4,disc_up,test" for number in range(3))]
-    csv_file = videos / "seen.csv"
+    csv_file = videos / "list.csv"
     csv_file.write_text("\n".join(rows))
-    said = io.StringIO()
-    result = evaluate(run, open_source(str(csv_file)), "test", Console(file=said, width=200))
+    output = io.StringIO()
+    result = evaluate(run, open_source(str(csv_file)), "test", Console(file=output, width=200))
     assert result.metrics.trained_on == 3
-    assert "warning: the run was trained on 3 of these 3 videos" in said.getvalue()
+    assert "warning: the run was trained on 3 of these 3 videos" in output.getvalue()
 
 
 def test_segments_of_training_videos_are_counted(run, videos):
@@ -251,9 +251,9 @@ def test_a_failed_evaluation_leaves_no_metrics(run, source, monkeypatch):
 def test_replacing_the_metrics_of_other_data_is_reported(run, synthetic, videos):
     evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET)
     for source, reported in ((synthetic / "videos", False), (videos, True)):
-        said = io.StringIO()
-        evaluate(run, open_source(str(source)), "test", Console(file=said, width=500))
-        assert (f"{synthetic / 'videos'} will be replaced" in said.getvalue()) is reported
+        output = io.StringIO()
+        evaluate(run, open_source(str(source)), "test", Console(file=output, width=500))
+        assert (f"{synthetic / 'videos'} will be replaced" in output.getvalue()) is reported
 
 
 def test_a_split_without_readable_videos_is_refused(run, tmp_path):
@@ -280,9 +280,9 @@ def test_label_maps_of_another_teacher_are_not_scored(run, synthetic, tmp_path):
     other = label_maps.create(tmp_path / "other", "somebody else", ["background", "thing"], {})
     for video in source.videos:
         label_maps.save(other.root, str(video.label_map), np.zeros((8, 32, 32), np.uint8), range(8))
-    said = io.StringIO()
+    output = io.StringIO()
     source = open_source(str(synthetic / "videos"), other.root)
-    result = evaluate(run, source, "test", Console(file=said, width=200))
+    result = evaluate(run, source, "test", Console(file=output, width=200))
     assert result.metrics.segmentation is None
-    assert "segmentation is not scored" in said.getvalue()
-    assert "somebody else" in said.getvalue()
+    assert "segmentation is not scored" in output.getvalue()
+    assert "somebody else" in output.getvalue()

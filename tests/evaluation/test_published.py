@@ -41,8 +41,8 @@ def test_the_protocol_follows_from_the_sources_name(tmp_path):
 
 def test_every_deviation_is_reported():
     some = listed("charades:there", 3, "train")
-    said = deviations(PUBLISHED["charades"], some, "train", EvaluationConfig(views=4, crops=1), left_out=2)
-    assert said == ["split train, not test", "4 views, not 10", "1 crops, not 3", "2 videos left out"]
+    found = deviations(PUBLISHED["charades"], some, "train", EvaluationConfig(views=4, crops=1), left_out=2)
+    assert found == ["split train, not test", "4 views, not 10", "1 crops, not 3", "2 videos left out"]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_every_deviation_is_reported():
 def test_a_shortened_list_is_reported(name, expected):
     published = PUBLISHED[name.partition(":")[0]]
     evaluation = EvaluationConfig(views=published.views, crops=published.crops)
-    said = deviations(published, listed(name, 10), "test", evaluation, left_out=0)
-    assert said == ([f"10 videos listed, not {expected}"] if expected else [])
+    found = deviations(published, listed(name, 10), "test", evaluation, left_out=0)
+    assert found == ([f"10 videos listed, not {expected}"] if expected else [])
 
 
 def test_real_lists_have_the_published_length(test_data):

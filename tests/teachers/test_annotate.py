@@ -195,8 +195,8 @@ def break_midway(path, frame=8):
 
 def test_every_nth_frame_has_the_teachers_label_map(annotate, synthetic, tmp_path):
     out = tmp_path / "labels"
-    status, _, said = annotate(synthetic / "videos", out, "--stride", 3, "--batch-size", 7, "--workers", 2)
-    assert status == 0, said
+    status, _, stderr = annotate(synthetic / "videos", out, "--stride", 3, "--batch-size", 7, "--workers", 2)
+    assert status == 0, stderr
     assert json.loads((out / "labels.json").read_text()) == {
         "teacher": "rule",
         "classes": list(NAMES),
@@ -252,8 +252,8 @@ def several_sizes(tmp_path):
 
 def test_large_frames_are_reduced_and_sizes_are_not_mixed_in_a_batch(annotate, several_sizes, workshop, tmp_path):
     out = tmp_path / "labels"
-    status, _, said = annotate(several_sizes, out, "--max-side", 32, "--batch-size", 6)
-    assert status == 0, said
+    status, _, stderr = annotate(several_sizes, out, "--max-side", 32, "--batch-size", 6)
+    assert status == 0, stderr
     store = LabelStore.open(out)
     shapes = {"a": (24, 32), "b": (24, 32), "c": (32, 16), "d": (16, 16), "e": (18, 32), "f": (24, 32)}
     for name, shape in shapes.items():
@@ -274,8 +274,8 @@ def test_no_side_exceeds_max_side(annotate, several_sizes, tmp_path):
 
 def test_classes_that_are_not_kept_become_background(annotate, several_sizes, tmp_path):
     out = tmp_path / "labels"
-    status, _, said = annotate(several_sizes, out, "--classes", "blue, red,blue")
-    assert status == 0, said
+    status, _, stderr = annotate(several_sizes, out, "--classes", "blue, red,blue")
+    assert status == 0, stderr
     store = LabelStore.open(out)
     assert store.classes == ("background", "blue", "red")
     assert store.settings["classes"] == ["blue", "red", "blue"]
@@ -377,8 +377,8 @@ def test_a_job_killed_at_its_first_file_starts_again(annotate, synthetic, uninte
     out = tmp_path / "labels"
     out.mkdir()
     (out / ".17.labels.json").write_bytes(b'{"teacher": ')
-    status, _, said = annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Batchwise")
-    assert status == 0, said
+    status, _, stderr = annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Batchwise")
+    assert status == 0, stderr
     assert content(out) == content(uninterrupted)
 
 
@@ -398,13 +398,13 @@ def test_a_keyboard_interrupt_leaves_no_traceback(annotate, synthetic, uninterru
         before = len(calls(workshop))
         wait_for(process, lambda before=before: len(calls(workshop)) >= before + 3)
         os.killpg(process.pid, signal.SIGINT)  # as from a terminal: the loader processes get it too
-        _, said = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=120)
         if process.returncode:
             break
         shutil.rmtree(out)
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith("airstreams: interrupted")
-    assert "Traceback" not in said
+    assert stderr.splitlines()[-1].startswith("airstreams: interrupted")
+    assert "Traceback" not in stderr
     assert list(content(out)) == ["labels.json"]
 
 
@@ -412,10 +412,10 @@ def test_a_keyboard_interrupt_leaves_no_traceback(annotate, synthetic, uninterru
 def test_a_failing_teacher_leaves_only_finished_files(annotate, synthetic, workshop, tmp_path, teacher):
     out = tmp_path / "labels"
     options = ("--batch-size", 5, "--workers", 1)
-    status, printed, said = annotate(synthetic / "videos", out, *options, teacher=teacher)
+    status, printed, stderr = annotate(synthetic / "videos", out, *options, teacher=teacher)
     assert (status, printed) == (1, "")
-    assert "out of paint" in said
-    assert "Traceback" not in said
+    assert "out of paint" in stderr
+    assert "Traceback" not in stderr
     assert len(content(out)) == 1 + 16  # the first group's
     assert annotate(synthetic / "videos", out, *options, teacher="Batchwise")[0] == 0
     assert len(content(out)) == 1 + 32
@@ -500,8 +500,8 @@ def test_lost_files_are_reported_as_missing(annotate, synthetic, workshop, tmp_p
 
 def torchrun(*words):
     process = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, words))
-    out, said = process.communicate(timeout=120)
-    return process.returncode, out, said
+    out, stderr = process.communicate(timeout=120)
+    return process.returncode, out, stderr
 
 
 def test_two_processes_write_the_same_store_as_one(annotate, synthetic, workshop, tmp_path):
@@ -514,8 +514,8 @@ def test_two_processes_write_the_same_store_as_one(annotate, synthetic, workshop
     assert (status, alone["labelled"]) == (1, 31)
     (workshop / "calls").unlink()
     command = arguments(videos, workshop, "Batchwise", tmp_path / "two", *options, "--workers", 1)
-    status, printed, said = torchrun("-m", "airstreams", *command)
-    assert status == 1, said
+    status, printed, stderr = torchrun("-m", "airstreams", *command)
+    assert status == 1, stderr
     assert {**json.loads(printed), "seconds": 0} == {**alone, "seconds": 0}
     assert content(tmp_path / "two") == content(tmp_path / "one")
     assert len({pid for pid, _ in calls(workshop)}) == 2
@@ -537,8 +537,8 @@ NOT_SHARED = """
 def test_files_on_another_disk_are_reported_as_missing(synthetic, workshop, tmp_path):
     (tmp_path / "not_shared.py").write_text(textwrap.dedent(NOT_SHARED))
     command = arguments(synthetic / "videos", workshop, "Teacher", tmp_path / "labels", "--json")
-    status, printed, said = torchrun(tmp_path / "not_shared.py", *command)
-    assert status == 1, said
+    status, printed, stderr = torchrun(tmp_path / "not_shared.py", *command)
+    assert status == 1, stderr
     found = json.loads(printed)
     assert (found["videos"], found["labelled"], found["left_out"]) == (32, 16, [])
     done = {str(path.relative_to(tmp_path / "labels0").with_suffix("")) for path in tmp_path.glob("labels0/**/*.npz")}
@@ -573,11 +573,11 @@ def test_a_store_with_other_settings_is_refused(annotate, several_sizes, worksho
 
 
 def refusal(answer):
-    status, printed, said = answer
-    assert (status, printed) == (2, ""), said
-    assert len(said.splitlines()) == 1, said
-    assert said.startswith("airstreams: ")
-    return said
+    status, printed, stderr = answer
+    assert (status, printed) == (2, ""), stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    assert stderr.startswith("airstreams: ")
+    return stderr
 
 
 @pytest.mark.parametrize(
@@ -638,10 +638,10 @@ def test_a_long_video_is_not_held_in_memory(annotate, workshop, tmp_path):
     frames, size = 600, (128, 96)
     film(tmp_path / "films" / "wave" / "long.mp4", frames=frames, size=size, key_every=50)
     tracemalloc.start()
-    status, _, said = annotate(tmp_path / "films", tmp_path / "labels", "--batch-size", 8)
+    status, _, stderr = annotate(tmp_path / "films", tmp_path / "labels", "--batch-size", 8)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert status == 0, said
+    assert status == 0, stderr
     assert [count for _, count in calls(workshop)] == [8] * (frames // 8)
     assert most < frames * size[0] * size[1] * 3 / 4
     labels = LabelStore.open(tmp_path / "labels").read("wave/long", range(0, frames, 37))

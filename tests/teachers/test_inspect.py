@@ -196,13 +196,13 @@ def test_samples_have_the_frames_of_the_videos(synthetic):
     key = "test/disc_up/000"
     bad = synthetic / "absent.mp4"
     other = "test/disc_up/001"
-    shown, reasons = read_samples(store, [(key, 4), (other, 2)], {key: path, other: bad})
-    np.testing.assert_array_equal(shown[0].frame, read_frames(path, [4])[0])
-    np.testing.assert_array_equal(shown[0].label_map, store.read(key, [4])[0])  # type: ignore[index]
-    assert key in shown[0].title
-    assert "4" in shown[0].title
-    assert shown[1].frame is None
-    np.testing.assert_array_equal(shown[1].label_map, store.read(other, [2])[0])  # type: ignore[index]
+    samples, reasons = read_samples(store, [(key, 4), (other, 2)], {key: path, other: bad})
+    np.testing.assert_array_equal(samples[0].frame, read_frames(path, [4])[0])
+    np.testing.assert_array_equal(samples[0].label_map, store.read(key, [4])[0])  # type: ignore[index]
+    assert key in samples[0].title
+    assert "4" in samples[0].title
+    assert samples[1].frame is None
+    np.testing.assert_array_equal(samples[1].label_map, store.read(other, [2])[0])  # type: ignore[index]
     assert list(reasons) == [bad]
     assert str(bad) in reasons[bad]
 

@@ -11,8 +11,8 @@ from airstreams.viewing.peers import Peer, peers_plot
 
 def centre(drawn_HW3, colour):
     """Mean row and column of a colour's pixels above the legend."""
-    alike = (np.abs(drawn_HW3 - to_rgb(colour)) < 0.02).all(axis=2)
-    return np.argwhere(alike[: int(0.8 * len(alike))]).mean(axis=0)
+    similar = (np.abs(drawn_HW3 - to_rgb(colour)) < 0.02).all(axis=2)
+    return np.argwhere(similar[: int(0.8 * len(similar))]).mean(axis=0)
 
 
 def test_better_is_higher_and_costlier_is_further_right(tmp_path):

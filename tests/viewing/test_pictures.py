@@ -1,6 +1,7 @@
 """Colours and pictures, checked by their pixels."""
 
 import colorsys
+import struct
 
 import numpy as np
 import pytest
@@ -98,6 +99,12 @@ def test_palette_is_fixed_and_has_distinct_colours():
     for classes in (0, 256):
         with pytest.raises(InputError, match=rf"\b{classes} segmentation classes"):
             label_colours(classes)
+
+
+def size_of(path):
+    """Width and height of a PNG, without decoding it."""
+    header = path.read_bytes()[:24]
+    return struct.unpack(">II", header[16:])
 
 
 def has_colour(picture_HW4, colour, tolerance=8):
@@ -282,7 +289,7 @@ def test_confusion_grows_with_the_number_of_classes(tmp_path):
     for classes in (2, 30, 160):
         path = tmp_path / f"{classes}.png"
         confusion_plot(path, np.eye(classes, dtype=int), [f"class {k}" for k in range(classes)])
-        sizes.append(min(imread(path).shape[:2]))
+        sizes.append(min(size_of(path)))
     assert sizes == sorted(sizes)
     assert sizes[0] > 250
     # The name of each class has at least 14 pixels.
@@ -291,7 +298,7 @@ def test_confusion_grows_with_the_number_of_classes(tmp_path):
 
 def test_confusion_of_very_many_classes_has_a_limited_size(tmp_path):
     confusion_plot(tmp_path / "large.png", np.eye(1000), [str(number) for number in range(1000)])
-    assert max(imread(tmp_path / "large.png").shape[:2]) < 8000
+    assert max(size_of(tmp_path / "large.png")) < 8000
 
 
 def test_confusion_shows_counts_for_few_classes_only(tmp_path):

@@ -39,15 +39,17 @@ def saturation(panel_HW3):
 def test_the_picture_shows_what_the_streams_computed(source, trained, tmp_path, monkeypatch, with_labels):
     saved = saved_models.load(trained)
     rows: list[RepresentationRow] = []
-    monkeypatch.setattr(representations, "representations_picture", lambda path, shown, classes: rows.extend(shown))
+    monkeypatch.setattr(
+        representations, "representations_picture", lambda path, new_rows, classes: rows.extend(new_rows)
+    )
     store = source.label_store if with_labels else None
     representations.streams_picture(tmp_path / "a.png", saved, source.split("test"), store, QUIET)
     videos = one_per_class(source.split("test"), 4)
     assert [row.title for row in rows] == [video.labels[0] for video in videos]
     for row, views in zip(rows, map(VideoViews(videos, saved.config, store).__getitem__, range(4)), strict=True):
         assert isinstance(views, Views)
-        places = [(v, t) for v in range(2) for t in range(4) if (views.clips[v, t].numpy() == row.frame).all()]
-        for view, frame in places:  # in short videos two views may contain the frame
+        candidates = [(v, t) for v in range(2) for t in range(4) if (views.clips[v, t].numpy() == row.frame).all()]
+        for view, frame in candidates:  # in short videos two views may contain the frame
             with torch.inference_mode():
                 found = saved.model(views.clips[view : view + 1].permute(0, 4, 1, 2, 3)).representations
             assert row.flow is not None
@@ -82,14 +84,14 @@ def test_learned_flow_compares_before_and_after_training(source, trained, tmp_pa
         layer.log_theta.fill_(np.log(0.25))
 
     picture = tmp_path / "flow.png"
-    said = learned_flow_picture(picture, saved, source.split("test"), 3, QUIET)
-    assert said.parameters["tau"] == pytest.approx((0.2, 0.125))
-    assert said.parameters["lambda"] == pytest.approx((0.15, 0.015))
-    assert said.parameters["theta"] == pytest.approx((0.3, 0.25))
+    flow = learned_flow_picture(picture, saved, source.split("test"), 3, QUIET)
+    assert flow.parameters["tau"] == pytest.approx((0.2, 0.125))
+    assert flow.parameters["lambda"] == pytest.approx((0.15, 0.015))
+    assert flow.parameters["theta"] == pytest.approx((0.3, 0.25))
 
     # The same with the whole model, for the first test video of three classes.
     videos = one_per_class(source.split("test"), 3)
-    assert said.videos == [video.name for video in videos]
+    assert flow.videos == [video.name for video in videos]
     views = [read for read in map(VideoViews(videos, saved.config).__getitem__, range(3)) if isinstance(read, Views)]
     clips_B3THW = torch.cat([read.clips for read in views]).permute(0, 4, 1, 2, 3)
     fresh = build(saved.config.model, len(saved.classes), len(saved.segment_classes)).eval()
@@ -99,7 +101,7 @@ def test_learned_flow_compares_before_and_after_training(source, trained, tmp_pa
             for model in (fresh, saved.model)
         ]
     assert expected[1] < 0.5 * expected[0]
-    assert said.mean_px == pytest.approx(expected, abs=1e-4)
+    assert flow.mean_px == pytest.approx(expected, abs=1e-4)
 
     # Three columns: frame, before, after. The weaker flow is paler, since its row has one scale.
     drawn = imread(picture)[..., :3]
@@ -114,9 +116,9 @@ def test_learned_flow_compares_before_and_after_training(source, trained, tmp_pa
 def test_learned_flow_of_an_untrained_model_is_unchanged(source, tiny, tmp_path):
     model = build(tiny.model, len(source.classes), 2).eval()
     saved = SavedModel(tiny, source.classes, ("background", "x"), False, None, model)
-    said = learned_flow_picture(tmp_path / "flow.png", saved, source.split("test"), 4, QUIET)
-    assert all(before == after > 0 for before, after in (*said.parameters.values(), said.mean_px))
-    assert len(said.videos) == 4
+    flow = learned_flow_picture(tmp_path / "flow.png", saved, source.split("test"), 4, QUIET)
+    assert all(before == after > 0 for before, after in (*flow.parameters.values(), flow.mean_px))
+    assert len(flow.videos) == 4
 
 
 def test_models_without_trainable_flow_are_refused(source, tiny, tmp_path):
@@ -172,7 +174,7 @@ def test_segmentations_have_the_colours_of_their_classes(source, trained, tmp_pa
     for video in videos:
         save(store.root, video.label_map, np.ones((1, 64, 64), np.uint8), [5])
     models = {"one": predicts_everywhere(saved, 1), "background": predicts_everywhere(saved, 0)}
-    picture = tmp_path / "seen.png"
+    picture = tmp_path / "segmentations.png"
     names = segmenters_picture(picture, models, True, store, source.split("test"), 4, QUIET)
     assert names == [video.name for video in videos]  # the fourth class has no label maps
     _, one, background, teacher = panels(picture, 4, 3)

@@ -130,8 +130,8 @@ def test_mistakes_are_sorted_by_probability(run_with_test_split):
         ("broken", names[3], "left out: damaged"),
     ]
     write_rows(scores, header, rows)
-    shown = [row for row in report_of(run_with_test_split).rows if row[0] in ("sure", "right", "unsure", "broken")]
-    assert shown == [["sure", names[0], names[1], "90.0%"], ["unsure", names[3], names[2], "35.0%"]]
+    mistakes = [row for row in report_of(run_with_test_split).rows if row[0] in ("sure", "right", "unsure", "broken")]
+    assert mistakes == [["sure", names[0], names[1], "90.0%"], ["unsure", names[3], names[2], "35.0%"]]
 
 
 def test_names_are_escaped(tiny, tmp_path):
@@ -159,12 +159,12 @@ def test_missing_and_damaged_runs_are_refused(run_with_test_split, tmp_path):
     run = run_with_test_split
     with pytest.raises(InputError, match=r"model\.json"):
         write_report(tmp_path)
-    figures = run / "evaluation" / "test" / "figures.json"
+    path = run / "evaluation" / "test" / "figures.json"
     for content in ("{", '{"videos": 3}', "[]"):
-        figures.write_text(content)
+        path.write_text(content)
         with pytest.raises(InputError, match=r"test.figures\.json.*airstreams evaluate"):
             write_report(run)
-    figures.unlink()
+    path.unlink()
     (run / "left_out.csv").write_text("video\na.mp4\n")
     with pytest.raises(InputError, match=r"left_out\.csv"):
         write_report(run)

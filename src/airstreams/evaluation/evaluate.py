@@ -167,13 +167,13 @@ def _with_splits_of_the_run(source: Source, run_splits: Mapping[str, str], conso
 def _warn_of_renamed_training_videos(videos: Sequence[Video], run_splits: Mapping[str, str], console: Console) -> None:
     """Warn of videos that look like training videos under other names, for example after a conversion."""
     trained_on = {_short_name(name): name for name, split in run_splits.items() if split == "train"}
-    alike = [video for video in videos if video.name not in run_splits and _short_name(video.name) in trained_on]
-    if alike:
-        example = trained_on[_short_name(alike[0].name)]
+    similar = [video for video in videos if video.name not in run_splits and _short_name(video.name) in trained_on]
+    if similar:
+        example = trained_on[_short_name(similar[0].name)]
         warn(
             console,
-            f"{len(alike)} of these {len(videos)} videos look like training videos under other names "
-            f"({alike[0].name} for {example}). If they are, the metrics are too high: give DATA in the form that "
+            f"{len(similar)} of these {len(videos)} videos look like training videos under other names "
+            f"({similar[0].name} for {example}). If they are, the metrics are too high: give DATA in the form that "
             "training had.",
         )
 
@@ -224,7 +224,7 @@ def _score(task: _Task, console: Console) -> Scores:
             good,
             task.label_store,
             workers=min(saved.config.data.workers, cpus()),  # this machine may have fewer than the one that trained
-            on_video=lambda: progress.advance(bar, PartialState().num_processes),  # all processes advance alike
+            on_video=lambda: progress.advance(bar, PartialState().num_processes),  # all processes are about as far
         )
     scores.left_out += bad
     if scores.left_out:

@@ -144,7 +144,9 @@ def segmentations_picture(path: str | Path, frames: Sequence[SegmentedFrame], se
     panel_width = 1.6
     panel_height = panel_width * frames[0].frame.shape[0] / frames[0].frame.shape[1]
     width = len(frames) * panel_width + 0.4
-    legend = _Legend([label_map for shown in frames for label_map in shown.maps.values()], segment_classes, width)
+    legend = _Legend(
+        [label_map for segmented in frames for label_map in segmented.maps.values()], segment_classes, width
+    )
     legend_height = legend.height + 0.15
     rows_height = len(titles) * panel_height + 0.3
     figure = Figure(
@@ -155,12 +157,12 @@ def segmentations_picture(path: str | Path, frames: Sequence[SegmentedFrame], se
     parts_21 = figure.subfigures(2, 1, squeeze=False, height_ratios=[rows_height, legend_height])
     pictures, footer = parts_21[:, 0]
     axes = pictures.subplots(len(titles), len(frames), squeeze=False)
-    for column, shown in enumerate(frames):
+    for column, segmented in enumerate(frames):
         top, *others = axes[:, column]
-        top.imshow(shown.frame)
-        top.set_title(shown.title, fontsize=9, parse_math=False)
-        for ax, label_map in zip(others, shown.maps.values(), strict=True):
-            _show_labels(ax, label_map, shown.frame, legend.colours)
+        top.imshow(segmented.frame)
+        top.set_title(segmented.title, fontsize=9, parse_math=False)
+        for ax, label_map in zip(others, segmented.maps.values(), strict=True):
+            _show_labels(ax, label_map, segmented.frame, legend.colours)
     for title, row_axes in zip(titles, axes, strict=True):
         row_axes[0].set_ylabel(title, fontsize=9)
         for ax in row_axes:
@@ -184,25 +186,25 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
     """
     if not frames:
         raise InputError("There are no label maps to draw. Give at least one.")
-    with_frames = any(shown.frame is not None for shown in frames)
+    with_frames = any(sample.frame is not None for sample in frames)
     per_line = min(len(frames), 3 if with_frames else 4)
     panel_width = 1.7 if with_frames else 2.4
     panels = 2 if with_frames else 1
     lines = -(-len(frames) // per_line)
-    sizes = [(shown.label_map if shown.frame is None else shown.frame).shape[:2] for shown in frames]
+    sizes = [(sample.label_map if sample.frame is None else sample.frame).shape[:2] for sample in frames]
     panel_height = panel_width * max(height / width for height, width in sizes)
 
     gap, title_height = 0.15, 0.22
     cell_width, cell_height = panels * panel_width + gap, panel_height + title_height
-    legend = _Legend([shown.label_map for shown in frames], segment_classes, per_line * cell_width)
+    legend = _Legend([sample.label_map for sample in frames], segment_classes, per_line * cell_width)
     legend_height = legend.height + 0.25
     width, height = per_line * cell_width + gap, lines * cell_height + legend_height
     figure = Figure(figsize=(width, height), facecolor="white")
     title_length = int(16 * panels * panel_width)
-    for number, shown in enumerate(frames):
+    for number, sample in enumerate(frames):
         line, column = divmod(number, per_line)
         left, bottom = gap + column * cell_width, height - (line + 1) * cell_height
-        title = shown.title if len(shown.title) <= title_length else f"…{shown.title[1 - title_length :]}"
+        title = sample.title if len(sample.title) <= title_length else f"…{sample.title[1 - title_length :]}"
         figure.text(left / width, (bottom + panel_height + 0.06) / height, title, fontsize=7, parse_math=False)
         for panel in range(panels):
             ax = figure.add_axes(
@@ -210,9 +212,9 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
             )
             _bare(ax)
             if panel == panels - 1:
-                _show_labels(ax, shown.label_map, shown.frame, legend.colours)
-            elif shown.frame is not None:
-                ax.imshow(shown.frame)
+                _show_labels(ax, sample.label_map, sample.frame, legend.colours)
+            elif sample.frame is not None:
+                ax.imshow(sample.frame)
     legend.draw(figure, "lower left")
     save_picture(figure, Path(path))
 

@@ -153,8 +153,8 @@ def _mistakes(path: Path) -> Rows:
     for name, label, predicted, *probabilities in rows:
         if len(probabilities) == len(header) - 3 and label != predicted:  # a video that was left out has none
             wrong.append((float(probabilities[header.index(predicted, 3) - 3]), name, label, predicted))
-    surest = sorted(wrong, reverse=True)[:MISTAKES_SHOWN]
-    return [(name, label, predicted, percent(probability)) for probability, name, label, predicted in surest]
+    highest = sorted(wrong, reverse=True)[:MISTAKES_SHOWN]
+    return [(name, label, predicted, percent(probability)) for probability, name, label, predicted in highest]
 
 
 def _confusion(path: Path) -> str | None:
