@@ -71,8 +71,8 @@ def run(call: Namespace) -> int:
             f"person IoU {percent(truth.person_iou)} over all pixels, {percent(truth.person_iou_mean)} as the mean of "
             f"videos: {truth.frames} frames of {truth.videos} of {truth.videos_with_masks} videos with masks"
         )
-    for _, reason in bad:
-        print(f"bad: {reason}")  # the reason names the file
+    for path, reason in bad:
+        print(f"bad: {path}: {reason}")
     if frames:
         print(f"contact sheet: {picture}")
     return FAILED if bad else DONE

@@ -133,7 +133,7 @@ class StoreCount(NamedTuple):
 
     counts: sums over all readable files.
     samples: key and frame index of some videos, one frame each.
-    bad: the broken files and the reasons.
+    bad: the broken files, each with the reason.
     """
 
     counts: LabelCounts
@@ -148,7 +148,7 @@ class MaskScore(NamedTuple):
     person_iou_mean: the mean over the videos of their intersection over union.
     videos, frames: how many were scored.
     videos_with_masks: how many the data has.
-    bad: the broken files and the reasons.
+    bad: the broken files, each with the reason.
     """
 
     person_iou: float | None
@@ -187,8 +187,10 @@ def count_labels(store: LabelStore, progress: Progress, may_be_sample: Collectio
         path = file_of(store.root, key)
         try:
             return _count_file(store, key, path)
-        except (VideoError, InputError, OSError) as error:
-            return _Bad(path, error.reason if isinstance(error, VideoError) else str(error))
+        except VideoError as error:
+            return _Bad(path, error.reason)
+        except OSError as error:
+            return _Bad(path, str(error))
 
     total = LabelCounts()
     bad: dict[Path, str] = {}
