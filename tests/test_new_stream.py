@@ -165,7 +165,7 @@ class Fails(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("place", "told"),
+    ("class_path", "said"),
     [
         ("no_such_module:Edges", ("cannot be imported", "No module named 'no_such_module'", "pip install")),
         ("broken_streams:Edges", ("cannot be imported", "SyntaxError")),
@@ -177,18 +177,18 @@ class Fails(nn.Module):
         ("odd_streams:ManyChannels", ("channels", "[1, 2]")),
         ("odd_streams:Asks", ("cannot be made", "size")),
         ("odd_streams:Fails", ("cannot be made", "weights.pt is not there")),
-        ("odd_streams:Stateful", ("_extra_state of its state_dict is no tensor", "get_extra_state")),
+        ("odd_streams:Stateful", ("_extra_state", "get_extra_state")),
         ("odd_streams", ("MODULE:CLASS",)),
         ("odd_streams.py:Plain:more", ("MODULE:CLASS",)),
     ],
 )
-def test_a_class_that_cannot_be_used_is_named(place, told, tmp_path, monkeypatch):
+def test_a_class_that_cannot_be_used_is_named(class_path, said, tmp_path, monkeypatch):
     (tmp_path / "odd_streams.py").write_text(CLASSES)
     (tmp_path / "broken_streams.py").write_text("class Edges(\n")
     monkeypatch.syspath_prepend(tmp_path)
-    message = complaint(["rgb", "edges"], {"edges": place})
-    assert f"model.representations.edges: {'got ' if 'MODULE:CLASS' in told else ''}{place}" in message
-    assert all(words in message for words in told), message
+    message = complaint(["rgb", "edges"], {"edges": class_path})
+    assert f"model.representations.edges: {'got ' if 'MODULE:CLASS' in said else ''}{class_path}" in message
+    assert all(words in message for words in said), message
 
 
 @pytest.mark.parametrize(
@@ -413,7 +413,7 @@ def test_counting_says_which_stream_looks_at_values(works, tmp_path, capsys):
     assert main(["info", str(recipe)]) == 2
     err = capsys.readouterr().err
     assert err.startswith("airstreams: model.representations.mine: works:Chooses: forward failed (RuntimeError: ")
-    assert "expected it to do on torch's meta device as well" in err
+    assert "meta device" in err
 
 
 def saved_with(config, run):

@@ -1,7 +1,6 @@
-"""Towers as data: what a block is made of, and the towers that `model.backbone` knows by name.
+"""Towers as data: what a block consists of, and the towers that `model.backbone` knows by name.
 
-The layers themselves stand in `tower.py`. How to choose a tower, and how these differ from the published ones:
-docs/backbones.md.
+models/tower.py builds the layers. docs/backbones.md helps to choose a tower, and compares these with published ones.
 """
 
 from collections.abc import Callable
@@ -23,21 +22,22 @@ LayerKind = Literal[
 
 @dataclass
 class Layer:
-    """One layer of a block (Figure 7). Convolutions are followed by batch normalisation and, but for the last, ReLU.
+    """One layer of a block (Figure 7).
 
-    Kinds with 2d act on the frames, those with 1d along time; `conv2d+1d` is first the one and then the other. The two
-    gates weigh channels by their mean over the clip.
+    Kinds with 2d act on each frame, those with 1d along time. `conv2d+1d` is a 2D convolution and then a 1D one. Batch
+    normalisation follows each convolution, and ReLU each but the last. The two gates scale channels by weights that
+    they compute from the channels' means over the clip.
     """
 
     kind: LayerKind
     kernel: int = 3
-    """px or frames"""
+    """size of the window: px for 2d, frames for 1d"""
     stride: int = 1
-    """px or frames; only a block's first repetition strides, and only it has the poolings"""
+    """px for 2d, frames for 1d. Only the first repetition of a block strides, and only it has the poolings"""
     channels: int | None = None
-    """that a convolution gives, before `model.width`; null: the block's"""
+    """output channels of a convolution, before `model.width`; null: the block's"""
     ratio: float = 0.25
-    """of squeeze_excite's squeezed channels (Hu et al. 2018: 1/16 on far wider layers)"""
+    """squeezed channels of squeeze_excite, as a fraction of all (Hu et al. 2018: 1/16 on far wider layers)"""
 
     def __post_init__(self) -> None:
         require(self.kernel >= 1, "kernel", self.kernel, "at least 1")
@@ -48,16 +48,16 @@ class Layer:
 
 @dataclass
 class Block:
-    """One of a tower's blocks: its layers in order, repeated, with a skip connection over each repetition."""
+    """A block of a tower: layers in order, repeated, with a skip connection over each repetition."""
 
     channels: int
-    """that its last convolution gives, before `model.width`"""
+    """output channels of the last convolution, before `model.width`"""
     layers: list[Layer]
-    """in order"""
+    """the layers in order"""
     repeats: int = 1
-    """how often all of them"""
+    """how often all the layers are repeated"""
     skip: bool = True
-    """over a change of size it takes means, and a 1x1 convolution if the channels change too"""
+    """a skip connection; where the size changes, it averages, and where the channels change, a 1x1 convolution fits"""
 
     def __post_init__(self) -> None:
         require(self.channels >= 1, "channels", self.channels, "at least 1")
@@ -69,10 +69,10 @@ class Block:
 
 
 def default_tower() -> list[Block]:
-    """A tower of about a ResNet-18's capacity (section 3.5) in the layer types of Figure 7; the sizes are ours.
+    """A tower with about the capacity of a ResNet-18 (section 3.5), of Figure 7's layer kinds in sizes of our own.
 
-    Most of the cost lies in the first three blocks, which run once a stream, so they leave high resolution early;
-    most of the parameters lie in the last three, which inference runs once.
+    The first three blocks run once per stream, so they reduce the resolution early. They cost most multiply-adds. The
+    last three blocks run once at inference. They have most parameters.
     """
     return [
         Block(32, [Layer("conv2d", stride=2), Layer("pool2d", stride=2), Layer("conv1d")]),
@@ -89,9 +89,9 @@ def default_tower() -> list[Block]:
 
 
 def r2plus1d18() -> list[Block]:
-    """The (2+1)D ResNet-18 (Tran et al. 2018): stem and four stages."""
-    # Between the stem's two lie 45 channels in the models that the authors released (by their formula, by which
-    # conv2d+1d goes, there would be 83); here 48, as all channels given are multiples of 8.
+    """The (2+1)D ResNet-18 (Tran et al. 2018): a stem and four stages."""
+    # The authors' released models have 45 channels between the two convolutions of the stem. Ours has 48, because our
+    # channels are multiples of 8. (The authors' formula, which conv2d+1d follows, would give 83.)
     stem = Block(64, [Layer("conv2d", kernel=7, stride=2, channels=48), Layer("conv1d")], skip=False)
     stages = [
         Block(channels, [Layer("conv2d+1d", stride=stride), Layer("conv2d+1d")], repeats=2)

@@ -99,8 +99,8 @@ def test_parameters_that_score_leave_out_blocks_that_only_train():
     one = count(Config(model=model), 4, 2)
     three = count(Config(model=replace(model, merge_levels=[3, 1, 5])), 4, 2)
     trained_alone = one.parameters["rgb.late"]
-    assert one.scoring == sum(one.parameters.values()) - trained_alone
-    assert 0 < three.scoring - one.scoring < 200  # the normalisations after block 1
+    assert one.parameters_at_inference == sum(one.parameters.values()) - trained_alone
+    assert 0 < three.parameters_at_inference - one.parameters_at_inference < 200  # the normalisations after block 1
     assert sum(three.parameters.values()) > 1.4 * sum(one.parameters.values())
 
 

@@ -56,7 +56,7 @@ def test_in_place_is_unrolled_for_any_number_of_pairs_and_size(shape):
 
 @pytest.mark.parametrize("pixels", [1, 2 * 6 * 7, 3 * 6 * 7], ids="blocks of {} pixels".format)
 def test_in_place_is_unrolled_for_pairs_in_several_blocks(monkeypatch, pixels):
-    monkeypatch.setattr(tvl1, "PIXELS_A_THREAD", pixels)
+    monkeypatch.setattr(tvl1, "PIXELS_PER_THREAD", pixels)
     monkeypatch.setattr(tvl1, "FORWARD_BLOCK", 1)
     given = arguments(7, 6, 7)
     blocks = tvl1._blocks(given[0])
@@ -163,7 +163,7 @@ def test_learnt_taps_at_their_start_are_the_differences_that_they_replace():
 def test_training_needs_less_than_a_quarter_of_the_memory_of_plain_autograd(monkeypatch, tmp_path):
     # Blocks are as small a share of the pairs here as of 8 clips of 15 pairs of 112x112 px.
     pairs, side, iterations = 48, 24, 10
-    monkeypatch.setattr(tvl1, "PIXELS_A_THREAD", 2**15 * (pairs * side**2) // (8 * 15 * 112**2))
+    monkeypatch.setattr(tvl1, "PIXELS_PER_THREAD", 2**15 * (pairs * side**2) // (8 * 15 * 112**2))
     given = arguments(pairs, side, side, dtype=torch.float32)
 
     def peak_bytes(solve):

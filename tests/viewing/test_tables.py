@@ -11,7 +11,7 @@ from airstreams.viewing.tables import cost_table, for_console, segmentation_tabl
 
 def test_costs_are_summed_for_a_clip_and_for_a_frame():
     parts = {"rgb.early": 1_000_000_000, "rgb.late": 3_000_000_000}
-    rows = {row[0]: row[1:] for row in cost_table(Cost(parts, parts, parts, scoring=1), frames=8)}
+    rows = {row[0]: row[1:] for row in cost_table(Cost(parts, parts, parts, parameters_at_inference=1), frames=8)}
     assert rows["rgb.early"] == ("1000.00", "1.000", "1.000")
     assert rows["a clip"] == ("4000.00", "4.000", "4.000")
     assert rows["a frame"] == ("", "0.500", "0.500")

@@ -255,7 +255,7 @@ def _difference(
 
 def _costs(table: Table, jobs: Sequence[Job]) -> dict[str, ScoringCost]:
     costs = {run: next(job for job in jobs if job.name == run).cost() for run in table.runs}
-    return {run: ScoringCost(cost.scoring, sum(cost.inference.values())) for run, cost in costs.items()}
+    return {run: ScoringCost(cost.parameters_at_inference, sum(cost.inference.values())) for run, cost in costs.items()}
 
 
 def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:

@@ -1,15 +1,15 @@
-"""AIRStreams: the paper's Figure 2.
+"""The AIRStreams network, the paper's Figure 2.
 
-    clip ── representation ── blocks 1-3 ──┬── blocks 4-6, head ── rgb, flow and semantic logits (training)
+    clip ── representation ── blocks 1-3 ──┬── blocks 4-6, head ── logits of this stream (training only)
                                            │
-            (the same for each stream) ── mean ── blocks 4-6, head ── merged logits: the answer
+            (the same for each stream) ── mean ── blocks 4-6, head ── merged logits: the model's answer
 
-The numbers are the default's. With several merge levels (`model.merge_levels`) a stream's blocks go on through all of
-them: at each there is a mean, which has the blocks after it and a head of its own, and a stream's own head comes after
-the last.
+The block numbers are those of the default. `model.merge_levels` may name several levels to merge after. Then each
+stream's tower runs through all of them. Each merge has blocks and a head of its own, and a stream's own head follows
+the last merge level.
 
-Legend of shape suffixes: B batch, C channels, T frames, H, W pixels, K action classes, S segmentation classes, h, w
-the segmenter's grid.
+Shape suffixes: B batch, C channels, T frames, H, W pixels, K action classes, S segmentation classes, h, w the
+segmenter's grid.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -30,11 +30,11 @@ from airstreams.representations.semantic import Semantic
 
 @dataclass
 class Output:
-    """What the model says of a batch of clips.
+    """The model's output for a batch of clips.
 
-    logits: head name to (B, K), for the heads asked for.
-    representations: stream name to what it saw; see `Representation`.
-    pooled: head name to (B, C), what its classifier sees, for the same heads.
+    logits: class logits (B, K) by head, for the heads asked for.
+    representations: the representation of each stream that ran, by stream.
+    pooled: pooled features (B, C) by head, the input of its classifier, for the same heads.
     """
 
     logits: dict[str, Tensor]
@@ -43,12 +43,14 @@ class Output:
 
 
 class AIRStreams(nn.Module):
-    """Streams of representations, merged after block 3. With one stream there is no merge: its own tower answers.
+    """Streams with one representation each, merged after block 3.
+
+    A model with one stream has no merge. The stream's own head is its answer.
 
     Args:
-        representations: stream name to the module that makes what its tower sees.
-        early: stream name to blocks 1 to 3 (with several merges, up to the last).
-        late: head name to blocks 4 to 6 (those after its merge) with that head; the last is the model's answer.
+        representations: the module that computes the input of the tower, by stream.
+        early: the blocks before the last merge, by stream.
+        late: the blocks after a merge with the classifier, by head. The last head is the model's answer.
     """
 
     def __init__(
@@ -64,42 +66,46 @@ class AIRStreams(nn.Module):
             towers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, clip_B3THW: Tensor, heads: Sequence[str] | None = None) -> Output:
-        """Score clips.
+        """Compute class logits.
 
         Args:
-            clip_B3THW: uint8, or float32 in 0..1; any T, H and W from 64 up. Normalisation is done here, so that no
-                caller can get it wrong.
-            heads: which logits to compute; None: the answer's alone, as at inference, without what only other heads
-                need.
+            clip_B3THW: uint8, or float32 in 0..1. Any T, and H and W of at least 64. The model normalises it.
+            heads: the heads to compute; None: the answer alone, as at inference. Parts that no head needs do not run.
 
-        InputError: what is no such clip or no such heads.
+        Raises:
+            InputError: the clip has a wrong shape or type, or the model lacks one of the heads.
         """
         heads = (self.answer,) if heads is None else heads
-        self._require(clip_B3THW, heads)
+        self._check_inputs(clip_B3THW, heads)
         clip_B3THW = to_unit_range(clip_B3THW)
-        merged = [head for head in heads if head not in self.early]
-        streams = [name for name in self.early if merged or name in heads]
-        deepest = max(self.levels[head] for head in heads)
-        representations = {name: self.representations[name](clip_B3THW) for name in streams}
-        features = {name: self.early[name](representations[name].tower_input, deepest) for name in streams}
-        answers = {name: self.late[name](features[name][deepest]) for name in streams if name in heads}
-        for head in merged:
-            at_level = tuple(features[name][self.levels[head]] for name in streams)
-            merged_BCTHW = torch.stack(at_level).mean(dim=0)
-            answers[head] = self.late[head](merged_BCTHW)
-        logits = {head: logits_BK for head, (logits_BK, _) in answers.items()}
-        pooled = {head: pooled_BC for head, (_, pooled_BC) in answers.items()}
+        merges = [head for head in heads if head not in self.early]
+        streams = [stream for stream in self.early if merges or stream in heads]
+        last_level = max(self.levels[head] for head in heads)
+
+        # Each stream: its representation of the clip, then the early blocks of its tower.
+        representations = {stream: self.representations[stream](clip_B3THW) for stream in streams}
+        features = {stream: self.early[stream](representations[stream].tower_input, last_level) for stream in streams}
+
+        # The heads: a stream's own late blocks see its features, those of a merge see the mean over all streams.
+        outputs = {stream: self.late[stream](features[stream][last_level]) for stream in streams if stream in heads}
+        for head in merges:
+            merged_BCTHW = torch.stack([features[stream][self.levels[head]] for stream in streams]).mean(dim=0)
+            outputs[head] = self.late[head](merged_BCTHW)
+
+        logits = {head: logits_BK for head, (logits_BK, _) in outputs.items()}
+        pooled = {head: pooled_BC for head, (_, pooled_BC) in outputs.items()}
         return Output(logits, representations, pooled)
 
-    def _require(self, clip: Tensor, heads: Sequence[str]) -> None:
+    def _check_inputs(self, clip: Tensor, heads: Sequence[str]) -> None:
         dtype = next(self.late.parameters()).dtype
         if clip.ndim != 5 or clip.shape[1] != 3 or clip.dtype not in (torch.uint8, dtype):
             raise InputError(
-                f"clip: got {clip.dtype} of {tuple(clip.shape)}, expected torch.uint8, or {dtype} in 0..1, of (batch, "
-                "3, frames, height, width); clip.to(torch.uint8), clip.float() or clip.permute(0, 4, 1, 2, 3) makes it"
+                f"clip: got {clip.dtype} of shape {tuple(clip.shape)}, expected torch.uint8, or {dtype} in 0..1, of "
+                "shape (batch, 3, frames, height, width). Convert it with clip.to(torch.uint8), clip.float() or "
+                "clip.permute(0, 4, 1, 2, 3)."
             )
         if isinstance(heads, str) or not heads or any(head not in self.late for head in heads):
-            raise InputError(f"heads: got {heads!r}, expected a list of some of {', '.join(self.late)}, or None")
+            raise InputError(f"heads: got {heads!r}, expected a list of some of {', '.join(self.late)}, or None.")
 
     def keep_heads(self, heads: Collection[str]) -> None:
         """Remove all other heads with their late towers. Asking for a removed head is an InputError.
@@ -112,54 +118,57 @@ class AIRStreams(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """The parts by the names that `airstreams info` shows: `flow.representation`, `rgb.early`, `merged.late`, ...
 
-        rgb has no representation to speak of.
+        The representation of rgb is the clip itself, so it is no part.
         """
-        made = {name: part for name, part in self.representations.items() if not isinstance(part, RGB)}
-        parts = {f"{name}.representation": part for name, part in made.items()}
-        parts |= {f"{name}.early": part for name, part in self.early.items()}
-        parts |= {f"{name}.late": part for name, part in self.late.items()}
+        computed = {stream: part for stream, part in self.representations.items() if not isinstance(part, RGB)}
+        parts = {f"{stream}.representation": part for stream, part in computed.items()}
+        parts |= {f"{stream}.early": part for stream, part in self.early.items()}
+        parts |= {f"{head}.late": part for head, part in self.late.items()}
         return parts
 
 
 def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams:
-    """The model of a config, from random weights.
+    """Build the model of a config with random weights.
 
     Args:
         config: streams, tower and widths.
-        classes: K, action classes.
-        segment_classes: S, those that the segmenter tells apart, background included.
+        classes: K, the number of action classes.
+        segment_classes: S, the number of the segmenter's classes with the background.
 
-    InputError: a custom stream's class that cannot be used.
+    Raises:
+        InputError: the class of a custom stream cannot be used.
     """
-    stopped = config.stop_gradient
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "rgb": RGB,
-        "rgb2": RGB,
-        "rgb3": RGB,
-        "flow": lambda: Flow(config.flow, "flow" in stopped),
-        "semantic": lambda: Semantic(
-            segment_classes,
-            config.segmenter_width,
-            config.segmenter_stride,
-            config.semantic_channels,
-            "semantic" in stopped,
-        ),
-    }
-    streams = config.streams
-    representations = {
-        name: makers[name]() if name in makers else load_custom(name, config.representations[name]) for name in streams
-    }
+    # The order in which the parts are built decides their random weights.
+    representations = {stream: _representation(stream, config, segment_classes) for stream in config.streams}
     early = {
-        name: EarlyTower(representations[name].channels, config.blocks, config.width, config.merge_levels)  # type: ignore[arg-type]
-        for name in streams
+        stream: EarlyTower(part.channels, config.blocks, config.width, config.merge_levels)  # type: ignore[arg-type]
+        for stream, part in representations.items()
     }
-    levels = dict.fromkeys(streams, max(config.merge_levels)) | config.merges
+    levels = dict.fromkeys(config.streams, max(config.merge_levels)) | config.merges
     late = {
         head: LateTower(config.blocks, level, config.width, classes, config.dropout) for head, level in levels.items()
     }
     return AIRStreams(representations, early, late)
 
 
+def _representation(stream: str, config: ModelConfig, segment_classes: int) -> nn.Module:
+    stop_gradient = stream in config.stop_gradient
+    built_in: dict[str, Callable[[], nn.Module]] = {
+        "rgb": RGB,
+        "rgb2": RGB,
+        "rgb3": RGB,
+        "flow": lambda: Flow(config.flow, stop_gradient),
+        "semantic": lambda: Semantic(
+            segment_classes,
+            config.segmenter_width,
+            config.segmenter_stride,
+            config.semantic_channels,
+            stop_gradient,
+        ),
+    }
+    return built_in[stream]() if stream in built_in else load_custom(stream, config.representations[stream])
+
+
 def to_unit_range(clip_B3THW: Tensor) -> Tensor:
-    """A float clip in 0..1 from a uint8 or a float one."""
+    """A float clip in 0..1 from a uint8 clip or a float one."""
     return clip_B3THW.float() / 255 if clip_B3THW.dtype == torch.uint8 else clip_B3THW

@@ -1,9 +1,9 @@
 """Parameters and cost of a model, part by part: what `airstreams info` prints.
 
-Cost is counted in multiply-adds, as the literature's video figures are (SlowFast's 213 G); operations are twice that.
-Convolutions and linear layers come from torch's own counter, run on the meta device, so nothing is computed. Counters
-skip element-wise work, which the flow layer is made of, so that is counted off its formula. Normalisations,
-activations and poolings are left out, as everywhere.
+The cost is counted in multiply-adds, as in the video literature (SlowFast: 213 G). Operations are twice as many.
+torch's own counter counts convolutions and linear layers, on the meta device, so nothing is computed. It skips
+element-wise work. The flow layer consists of such work, so its cost comes from a formula. Normalisations, activations
+and poolings are not counted, as usual.
 """
 
 from dataclasses import dataclass
@@ -16,24 +16,27 @@ from airstreams.config import Config
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.flow import make_flow
 
-GREY_OPERATIONS = 6  # a pixel: the luma of the flow stream's frames, and their scale
+GREY_OPERATIONS = 6  # per pixel: the grey value of the flow stream's input, and its scale
 
 
 @dataclass
 class Cost:
-    """Parameters and multiply-adds a clip by part: `rgb.early`, `semantic.representation`, `merged.late`, ...
+    """Parameters and multiply-adds per clip, by part: `rgb.early`, `semantic.representation`, `merged.late`, ...
 
-    scoring: parameters of what runs at inference, which need not be whole parts.
+    parameters: of the saved model.
+    inference: multiply-adds of the answer.
+    training: multiply-adds of the forward pass of a training step.
+    parameters_at_inference: the number of parameters that inference uses. They need not be whole parts.
     """
 
     parameters: dict[str, int]
     inference: dict[str, int]
-    training: dict[str, int]  # of a training step's forward pass
-    scoring: int
+    training: dict[str, int]
+    parameters_at_inference: int
 
 
 def count(config: Config, classes: int, segment_classes: int) -> Cost:
-    """Count a config's model, as training saves it, for one clip of its own size.
+    """Count a config's model, as training saves it, for one clip of the config's size.
 
     The late towers of heads whose loss has no weight are not saved, and not counted.
     """
@@ -45,16 +48,16 @@ def count(config: Config, classes: int, segment_classes: int) -> Cost:
         parameters,
         _multiply_adds(model, config, [config.model.answer]),
         _multiply_adds(model, config, config.trained_heads()),
-        _parameters_that_score(model, config),
+        _parameters_at_inference(model, config),
     )
 
 
-def _parameters_that_score(model: AIRStreams, config: Config) -> int:
-    run: set[nn.Module] = set()
+def _parameters_at_inference(model: AIRStreams, config: Config) -> int:
+    used: set[nn.Module] = set()
     for module in model.modules():
-        module.register_forward_pre_hook(lambda module, _: run.add(module))
+        module.register_forward_pre_hook(lambda module, _: used.add(module))
     _run(model, config, [config.model.answer])
-    return sum(parameter.numel() for module in run for parameter in module.parameters(recurse=False))
+    return sum(parameter.numel() for module in used for parameter in module.parameters(recurse=False))
 
 
 def _run(model: AIRStreams, config: Config, heads: list[str]) -> None:

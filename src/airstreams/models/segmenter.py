@@ -1,9 +1,9 @@
-"""The segmenter: a Dilated ResNet-18 of output stride 16, frame by frame (section 3.1, "Segmentation Stream").
+"""The segmenter: a Dilated ResNet-18 with output stride 16, frame by frame (section 3.1, "Segmentation Stream").
 
-A ResNet-18 (He et al. 2016) whose fourth stage dilates instead of striding (Yu, Koltun and Funkhouser 2017), so that
-112 px give a 7x7 grid. Stages one to three stride as in the original: that is the output stride of 16 that the paper
-asks for. A finer grid is ours (docs/results/semantic-stream.md says what it is worth): earlier stages, whose features
-lie closer, add logits of their own, as in a fully convolutional network (Long, Shelhamer and Darrell 2015).
+It is a ResNet-18 (He et al. 2016) whose fourth stage dilates instead of striding (Yu, Koltun and Funkhouser 2017).
+Stages one to three stride as in the original, which gives the paper's output stride of 16: a 7x7 grid for 112 px. A
+finer grid is our addition (measured in docs/results/semantic-stream.md). There earlier stages, whose grids are finer,
+add logits of their own, as in a fully convolutional network (Long, Shelhamer and Darrell 2015).
 """
 
 import torch
@@ -17,8 +17,8 @@ class DilatedResNet18(nn.Module):
     """Per-pixel class logits of single frames.
 
     Args:
-        classes: S, background included.
-        width: scales the channels of every stage.
+        classes: S, with the background.
+        width: scales the channels of all stages.
         stride: px from one logit to the next: 16, or 8 (stage two adds logits) or 4 (so do stages two and one).
     """
 
@@ -83,7 +83,7 @@ class ResidualBlock(nn.Module):
 
 
 def upsample(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """Bilinear enlargement: how logits on the segmenter's grid become a map of the clip's size."""
+    """Enlarge (N, C, H, W) to a height and width, bilinearly. It brings logits from their grid to the clip's size."""
     if frames_NCHW.shape[-2:] == tuple(size):
         return frames_NCHW
     if frames_NCHW.is_cuda:
@@ -92,7 +92,7 @@ def upsample(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 
 def upsample_by_matmul(frames_NCHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    """The same as matrix products: on a GPU the gradient of an interpolation is slow, as many pixels add to one."""
+    """`upsample` as matrix products. On a GPU the gradient of an interpolation is slow: many pixels add to one."""
     down, across = (
         F.interpolate(torch.eye(n, device=frames_NCHW.device, dtype=frames_NCHW.dtype)[None], m, mode="linear")[0].T
         for n, m in zip(frames_NCHW.shape[-2:], size, strict=True)

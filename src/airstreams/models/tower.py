@@ -1,11 +1,10 @@
-"""A tower: blocks that turn what a stream sees into a class (sections 3.1 and 3.5, Figure 7).
+"""A tower: the blocks that turn a stream's representation into class logits (sections 3.1 and 3.5, Figure 7).
 
-Blocks are described by data (`airstreams.towers`), so another tower is a matter of configuration. Here stand
-the layers.
+Blocks are data (`airstreams.towers`), so a config can describe another tower. This module has the layers.
 
-Features are (B, C, T, H, W) throughout, but lie in memory channels last. That makes "frames" (B T, C, H, W) and "time
-lines" (B, C, T, H W) free views of the same numbers, so every convolution and pooling is a 2D one, which CPUs run
-faster than the 3D operators with flat kernels that they equal.
+Features are (B, C, T, H, W), in memory channels last. So frames (B T, C, H, W) and time lines (B, C, T, H W) are views
+of the same numbers, without a copy. Every convolution and pooling is then a 2D operator. CPUs run it faster than the
+equal 3D operator with a flat kernel.
 """
 
 import math
@@ -20,16 +19,16 @@ from airstreams.towers import Block, Layer
 
 
 class EarlyTower(nn.Module):
-    """A stream's tower up to its last merge: normalised input to features that can be averaged with other streams'.
+    """A stream's blocks before the last merge. Their features are averaged with those of other streams.
 
-    Each tower normalises its own input, whatever its scale. The normalisation at each merge keeps the average of the
-    streams from being one stream's alone.
+    Each tower normalises its own input, whatever the scale. It also normalises its features at each merge, so that no
+    stream dominates the mean.
 
     Args:
-        in_channels: of what the stream sees.
-        blocks: of the whole tower.
+        in_channels: the channels of the stream's representation.
+        blocks: the blocks of the whole tower.
         width: scales the blocks' channels.
-        levels: numbers of blocks after which there is a merge, in any order.
+        levels: the merge levels, each a number of blocks before a merge, in any order.
     """
 
     def __init__(self, in_channels: int, blocks: Sequence[Block], width: float, levels: Sequence[int]) -> None:
@@ -43,9 +42,9 @@ class EarlyTower(nn.Module):
         self.output_norm = FrameNorm(channels_after(last, blocks, width))
         self.ends = {level: sum(block.repeats for block in blocks[:level]) for level in (*inner, last)}
 
-    def forward(self, representation_BCTHW: Tensor, deepest: int) -> dict[int, Tensor]:
-        """Features at each level up to the deepest one wanted, channels last."""
-        # Channels first: of fewer channels than a vector register holds, CPUs normalise several times faster that way.
+    def forward(self, representation_BCTHW: Tensor, last: int) -> dict[int, Tensor]:
+        """Features (B, C, T, H, W) by merge level, up to the level `last`, channels last in memory."""
+        # Channels first: CPUs normalise a few channels several times faster this way.
         normalised_BCTHW = self.input_norm(representation_BCTHW.contiguous())
         x = normalised_BCTHW.contiguous(memory_format=torch.channels_last_3d)
         features: dict[int, Tensor] = {}
@@ -56,20 +55,20 @@ class EarlyTower(nn.Module):
             x = self.inner_norms[str(level)](x) if str(level) in self.inner_norms else self.output_norm(x)
             features[level] = x
             done = end
-            if level == deepest:
+            if level == last:
                 break
         return features
 
 
 class LateTower(nn.Module):
-    """The blocks after a merge and the head (pooling and classifier); every stream has one, and so has each merge.
+    """The blocks after a merge with pooling and classifier. Each stream has one, and each merge.
 
     Args:
-        blocks: of the whole tower.
-        level: how many of them lie before.
+        blocks: the blocks of the whole tower.
+        level: the number of blocks before the merge.
         width: scales the blocks' channels.
-        classes: K.
-        dropout: before the classifier.
+        classes: K, the number of action classes.
+        dropout: the probability of dropout before the classifier.
     """
 
     def __init__(self, blocks: Sequence[Block], level: int, width: float, classes: int, dropout: float) -> None:
@@ -80,13 +79,13 @@ class LateTower(nn.Module):
         self.classifier = nn.Linear(scaled(blocks[-1].channels, width), classes)
 
     def forward(self, features_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, K), and what the classifier makes them of (B, C), before dropout."""
+        """Class logits (B, K), and the pooled features (B, C) before dropout."""
         pooled_BC = clip_mean(self.blocks(features_BCTHW))
         return self.classifier(self.dropout(pooled_BC)), pooled_BC
 
 
 def build_blocks(in_channels: int, blocks: Sequence[Block], width: float) -> nn.Sequential:
-    """The blocks with their repetitions, in order."""
+    """The blocks with all repetitions, in order."""
     built = []
     for block in blocks:
         out_channels = scaled(block.channels, width)
@@ -97,20 +96,20 @@ def build_blocks(in_channels: int, blocks: Sequence[Block], width: float) -> nn.
 
 
 def channels_after(level: int, blocks: Sequence[Block], width: float) -> int:
-    """Channels of the features after so many blocks, of which there is one at least."""
+    """The channels of the features after `level` blocks, at least 1."""
     return scaled(blocks[level - 1].channels, width)
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels at a tower's width: a multiple of 8, which vector units like."""
+    """Channels times the width, rounded to a multiple of 8, which suits vector units."""
     return max(8, round(channels * width / 8) * 8)
 
 
 class TowerBlock(nn.Module):
     """One repetition of a block: its layers in order, with a skip connection over them.
 
-    Only the first repetition strides, and only it has the poolings. The last normalisation starts at zero where there
-    is a skip, so that training starts from a shallow network (Goyal et al. 2017).
+    Only the first repetition strides, and only it has the poolings. If there is a skip connection, the scale of the
+    last normalisation starts at zero, so training starts with a shallow network (Goyal et al. 2017).
     """
 
     def __init__(self, in_channels: int, block: Block, width: float, repetition: int) -> None:
@@ -127,7 +126,7 @@ class TowerBlock(nn.Module):
                 last_norm = FrameNorm(out_channels)
                 body += [_LAYERS[layer.kind](channels, out_channels, layer), last_norm]
                 if index < last_conv:
-                    # Not in place: the frames' norm returns a view, whose gradient autograd would copy back and forth.
+                    # Not in place: FrameNorm returns a view, and autograd would copy its gradient back and forth.
                     body.append(nn.ReLU())
                 channels = out_channels
             else:
@@ -161,27 +160,27 @@ def on_time_lines(operation: Callable[[Tensor], Tensor], features_BCTHW: Tensor)
 
 
 def clip_mean(features_BCTHW: Tensor) -> Tensor:
-    """Each channel's mean over frames and pixels, (B, C)."""
-    # A sum's gradient is a view that fits any memory layout; a mean's is written out, channels first.
+    """The mean of each channel over frames and pixels, (B, C)."""
+    # The gradient of a sum is a view in any memory layout. The gradient of a mean is a copy, channels first.
     T, H, W = features_BCTHW.shape[2:]
     return features_BCTHW.sum(dim=(2, 3, 4)) / (T * H * W)
 
 
 class InputNorm(nn.BatchNorm3d):
-    """Batch normalisation of what a stream sees, which has few channels.
+    """Batch normalisation of a tower's input, which has few channels.
 
-    cuDNN's kernels give each channel to one thread block, so that two to eight blocks do all the work: 11 of 24 ms of
-    a step of RGB alone on an H100. On CUDA it is written out as reductions, which use the whole card.
+    cuDNN gives each channel to one thread block, so only two to eight blocks work. That took 11 of the 24 ms of a step
+    with RGB alone on an H100. In training on CUDA plain reductions take its place, which use the whole GPU.
     """
 
     def forward(self, representation_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to the same."""
         if self.training and representation_BCTHW.is_cuda:
-            return self.written_out(representation_BCTHW)
+            return self.by_reductions(representation_BCTHW)
         return super().forward(representation_BCTHW)
 
-    def written_out(self, representation_BCTHW: Tensor) -> Tensor:
-        """What `nn.BatchNorm3d` does in training, as plain operations."""
+    def by_reductions(self, representation_BCTHW: Tensor) -> Tensor:
+        """`nn.BatchNorm3d` in training mode, as plain operations."""
         assert self.momentum is not None
         representation_BCTHW = representation_BCTHW.to(self.weight.dtype)
         variance_C, mean_C = torch.var_mean(representation_BCTHW, dim=(0, 2, 3, 4), correction=0)
@@ -211,12 +210,12 @@ class SpatialConv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__(in_channels, out_channels, layer.kernel, layer.stride, _padding(layer), bias=False)
-        self.uneven = _uneven(layer)
+        self.extra = _extra(layer)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, padded(features_BCTHW, pixels=self.uneven))
+        return on_frames(super().forward, padded(features_BCTHW, pixels=self.extra))
 
 
 class TemporalConv(nn.Conv2d):
@@ -226,18 +225,18 @@ class TemporalConv(nn.Conv2d):
         super().__init__(
             in_channels, out_channels, (layer.kernel, 1), (layer.stride, 1), (_padding(layer), 0), bias=False
         )
-        self.uneven = _uneven(layer)
+        self.extra = _extra(layer)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', ceil(T / stride), H, W)."""
-        return on_time_lines(super().forward, padded(features_BCTHW, frames=self.uneven))
+        return on_time_lines(super().forward, padded(features_BCTHW, frames=self.extra))
 
 
 class FactorisedConv(nn.Sequential):
-    """A (2+1)D convolution (Tran et al. 2018): a 2D one, normalisation, ReLU, and a 1D one along time.
+    """A (2+1)D convolution (Tran et al. 2018): a 2D convolution, normalisation, ReLU, and a 1D one along time.
 
-    Between the two lie so many channels that both have the parameters of the 3D convolution that they stand for.
+    The number of channels between the two gives both together the parameters of the 3D convolution that they replace.
     """
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
@@ -256,11 +255,11 @@ class SpatialPool(nn.MaxPool2d):
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__(layer.kernel, layer.stride, _padding(layer))
-        self.uneven = _uneven(layer)
+        self.extra = _extra(layer)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, padded(features_BCTHW, pixels=self.uneven, mode="replicate"))
+        return on_frames(super().forward, padded(features_BCTHW, pixels=self.extra, mode="replicate"))
 
 
 class TemporalPool(nn.MaxPool2d):
@@ -268,17 +267,17 @@ class TemporalPool(nn.MaxPool2d):
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__((layer.kernel, 1), (layer.stride, 1), (_padding(layer), 0))
-        self.uneven = _uneven(layer)
+        self.extra = _extra(layer)
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, ceil(T / stride), H, W)."""
-        return on_time_lines(super().forward, padded(features_BCTHW, frames=self.uneven, mode="replicate"))
+        return on_time_lines(super().forward, padded(features_BCTHW, frames=self.extra, mode="replicate"))
 
 
 def padded(features_BCTHW: Tensor, frames: int = 0, pixels: int = 0, mode: str = "constant") -> Tensor:
-    """Features with so much more at the end of time, or of height and width: 1, where a kernel is even.
+    """Pad the end of time by `frames`, and of height and width by `pixels`: 1 for an even kernel, else 0.
 
-    An even window then gives as many outputs as an odd one. A pooling sees the last frame, or row and column, twice.
+    An even kernel then gives as many outputs as an odd one. A pooling sees the last frame, or row and column, twice.
     """
     if not (frames or pixels):
         return features_BCTHW
@@ -286,7 +285,7 @@ def padded(features_BCTHW: Tensor, frames: int = 0, pixels: int = 0, mode: str =
 
 
 class ContextGating(nn.Module):
-    """Channels weighed by one linear layer's view of their means (Xie et al. 2018)."""
+    """Channels scaled by weights that one linear layer computes from their means (Xie et al. 2018)."""
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__()
@@ -299,7 +298,7 @@ class ContextGating(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channels weighed by two linear layers' view of their means (Hu et al. 2018)."""
+    """Channels scaled by weights that two linear layers compute from their means (Hu et al. 2018)."""
 
     def __init__(self, in_channels: int, out_channels: int, layer: Layer) -> None:
         super().__init__()
@@ -314,7 +313,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Shrink(nn.Module):
-    """Mean over windows of `stride` frames and `stride` px, so that a skip connection fits what it skips."""
+    """The mean over windows of `temporal` frames and `spatial` px, so that a skip connection fits its block."""
 
     def __init__(self, temporal: int, spatial: int) -> None:
         super().__init__()
@@ -345,7 +344,7 @@ def _padding(layer: Layer) -> int:
     return (layer.kernel - 1) // 2
 
 
-def _uneven(layer: Layer) -> int:
+def _extra(layer: Layer) -> int:
     return 1 - layer.kernel % 2
 
 

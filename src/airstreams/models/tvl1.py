@@ -1,23 +1,23 @@
-"""The iterations of TV-L1, twice: as a graph of plain operations, and in place with a backward pass of their own.
+"""The iterations of TV-L1, in two forms: plain operations, and in place with a backward pass of their own.
 
-Both compute, for `iterations` times, from a dual of zero,
+Both run this step `iterations` times, from a dual of zero:
 
-    dual  =  (dual + tau grad flow) / (1 + |grad flow|)                  (not the first time: one dual each component)
+    dual  =  (dual + tau grad flow) / (1 + |grad flow|)                  (not in the first; one dual per component)
     flow  =  flow - clamp(offset + <slope, flow>, -1, 1) gradient + div dual
 
-which is Zach, Pock and Bischof's scheme in units that leave tau as its only constant; `flow.py` says what it stands for
-and brings frames into these units. The gradient is of forward differences with zero at the far border, the divergence
-its negative adjoint.
+This is the scheme of Zach, Pock and Bischof, in units that leave tau as the only constant. `flow.py` explains the
+scheme, and converts frames into these units. The gradient has forward differences, zero at the far border. The
+divergence is its negative adjoint.
 
-`unrolled` is for `torch.export` and for learnt kernels. Plain autograd keeps some sixteen planes of numbers an
-iteration of it, so everything else runs `recomputed`: it works in place on a block of frame pairs at a time and keeps
-nothing; its backward pass runs each block's iterations again. That costs one more forward pass, and is several times as
-fast in a tenth of the memory all the same. `torch.compile` takes it as one operator: fusing the unrolled operations
-took it half a minute, to a step on a CPU half as fast. `tvl1_gpu.py` registers kernels for CUDA with the two operators,
-by `recomputed.register_kernel("cuda")`; what has none runs what stands here.
+`unrolled` is for `torch.export` and for learnt kernels. Autograd keeps about sixteen planes of numbers per iteration
+for it. Everything else runs `recomputed`. It works in place on one block of frame pairs at a time, and keeps nothing.
+Its backward pass runs the iterations of each block again. It is still several times as fast, in a tenth of the memory.
+`torch.compile` takes it as one operator: it took half a minute to fuse the unrolled operations, and a step on a CPU was
+then half as fast. `tvl1_gpu.py` registers CUDA kernels for the forward and the backward operator. Other devices run the
+code below.
 
-Legend: N frame pairs, H, W pixels. What has a leading 2 holds the x part, then the y part; a dual, (2, 2, N, H, W),
-has its direction first and the flow's component second.
+Legend: N frame pairs, H, W pixels. A tensor with a leading 2 holds the x part, then the y part. A dual,
+(2, 2, N, H, W), has its direction first and the flow's component second.
 """
 
 import math
@@ -27,11 +27,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Two planes of 4 bytes for each pixel of a block must be many enough for all threads to share (torch gives a thread
-# 2^15 at the least) and few enough that a block's flows and duals stay in the caches: 2^15 pixels a thread, measured
-# with 1 and 2 threads. Where no iteration is kept, blocks may be larger.
-PIXELS_A_THREAD = 2**15
-FORWARD_BLOCK = 4  # times as many
+# A block must be large enough for all threads (torch gives a thread at least 2^15 numbers), and small enough for its
+# flows and duals to stay in the caches. 2^15 pixels per thread were fastest with 1 and 2 threads. The forward pass
+# keeps no iteration, so its blocks may be larger.
+PIXELS_PER_THREAD = 2**15
+FORWARD_BLOCK = 4  # the forward pass takes so many times the pixels
 PIXELS_ON_A_GPU = 2**20
 
 
@@ -45,16 +45,16 @@ def iterate(
     difference_taps: Tensor | None = None,
     divergence_taps: Tensor | None = None,
 ) -> Tensor:
-    """Flow after so many iterations, by the fastest way that fits.
+    """The flow after all iterations, in the fastest form that fits.
 
     Args:
         offset: (N, H, W), the brightness residual without flow.
-        slope: (2, N, H, W), how the residual grows with flow.
-        gradient: (2, N, H, W), how far a residual of one moves the flow.
-        tau: the dual step, a scalar.
+        slope: (2, N, H, W), the change of the residual per unit of flow.
+        gradient: (2, N, H, W), the change of the flow per unit of residual.
+        tau: the step size of the dual, a scalar.
         iterations: at least 1.
-        start: (2, N, H, W), the flow to begin from; None for rest.
-        difference_taps: (2, 2), learnt weights of the near and the far pixel for x and for y; None for -1 and 1.
+        start: (2, N, H, W), the flow to start from; None: zero.
+        difference_taps: (2, 2), learnt weights of the near and the far pixel, for x and for y; None: -1 and 1.
         divergence_taps: the same for the divergence.
 
     Returns:
@@ -63,8 +63,8 @@ def iterate(
     if torch.compiler.is_exporting() or difference_taps is not None or divergence_taps is not None:
         return unrolled(offset, slope, gradient, tau, iterations, start, difference_taps, divergence_taps)
     if offset.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        # Without a graph the operator does no more than this, but its first call imports torch's compiler, which is a
-        # third of the time that predicting a short video takes.
+        # Without gradients the operator does the same, but its first call imports torch's compiler. That is a third of
+        # the time to predict a short video.
         return in_place(offset, slope, gradient, tau, iterations, start)
     return recomputed(offset, slope, gradient, tau, iterations, start)
 
@@ -83,9 +83,9 @@ def unrolled(
     taps_x, taps_y = (None, None) if difference_taps is None else difference_taps.unbind()
     back_x, back_y = (None, None) if divergence_taps is None else divergence_taps.unbind()
     flow = torch.zeros_like(gradient) if start is None else start
-    # The differences at the far border are zero by construction, so they are kept without that column or row.
+    # The differences at the far border are zero, so that column or row is not stored.
     dual_x, dual_y = torch.zeros_like(flow[..., :-1]), torch.zeros_like(flow[..., :-1, :])
-    tiny = 4 * torch.finfo(flow.dtype).tiny  # keeps the square root's derivative finite where the flow is flat
+    tiny = 4 * torch.finfo(flow.dtype).tiny  # keeps the derivative of the square root finite where the flow is flat
     for iteration in range(iterations):
         if iteration > 0:
             along_x = _difference(flow[..., :-1], flow[..., 1:], taps_x)
@@ -102,9 +102,9 @@ def unrolled(
 
 
 def divergence(dual_x: Tensor, dual_y: Tensor, taps_x: Tensor | None = None, taps_y: Tensor | None = None) -> Tensor:
-    """Backward differences (..., H, W) of duals (..., H, W - 1) and (..., H - 1, W), zero outside.
+    """Backward differences (..., H, W) of duals (..., H, W - 1) and (..., H - 1, W), which are zero outside.
 
-    The negative adjoint of forward differences, unless learnt taps (near, far) take the place of -1 and 1.
+    Without learnt weights (near, far) it is the negative adjoint of forward differences.
     """
     along_x = _difference(F.pad(dual_x, (1, 0)), F.pad(dual_x, (0, 1)), taps_x)
     along_y = _difference(F.pad(dual_y, (0, 0, 1, 0)), F.pad(dual_y, (0, 0, 0, 1)), taps_y)
@@ -118,7 +118,7 @@ def _difference(near: Tensor, far: Tensor, taps: Tensor | None) -> Tensor:
 def in_place(
     offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, iterations: int, start: Tensor | None = None
 ) -> Tensor:
-    """`iterate` in place, a block of pairs at a time, without a graph."""
+    """`iterate` in place, one block of pairs at a time, without gradients."""
     flow = torch.empty_like(gradient, memory_format=torch.contiguous_format)
     blocks = _blocks(offset, FORWARD_BLOCK)
     scratch = _Scratch(offset[blocks[0]], (2,), (2, 2), (2, 2), (2,))
@@ -134,7 +134,7 @@ def in_place(
     return flow
 
 
-# `in_place` as an operator: autograd knows its backward pass.
+# `in_place` as an operator with a backward pass, registered below.
 recomputed = torch.library.custom_op("airstreams::tvl1", in_place, mutates_args=())
 
 
@@ -148,7 +148,7 @@ def _backward(
     iterations: int,
     start: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of offset, slope, gradient, tau and start (empty without one): each iteration's adjoint, last first."""
+    """Gradients of offset, slope, gradient, tau and start (empty if None), iteration by iteration, the last first."""
     all_offset_grad = torch.zeros_like(offset)
     all_slope_grad, all_gradient_grad = torch.zeros_like(slope), torch.zeros_like(gradient)
     tau_grad = torch.zeros_like(tau)
@@ -176,7 +176,7 @@ def _backward(
             offset_grad.add_(step_grad)
             if before is not None:
                 slope_grad.addcmul_(step_grad, before)
-            if i > 0:  # the divergence's adjoint is the differences with the other sign
+            if i > 0:  # the adjoint of the divergence: minus the differences
                 _differences_into(diff, grad)
                 dual_grad.sub_(diff)
             grad.addcmul_(step_grad, block.slope)
@@ -186,7 +186,7 @@ def _backward(
                 _dot_into(norm, diff, diff).sqrt_()
                 dual_grad.div_(torch.add(norm, 1, out=factor))
                 tau_grad += torch.dot(dual_grad.view(-1), diff.view(-1))
-                # Where the flow is flat, diff is 0 and so is the quotient's part; the floor keeps it from 0 x inf.
+                # Where the flow is flat, diff is 0 and so is its term. The lower bound avoids 0 / 0.
                 _dot_into(factor, dual_grad, duals[i]).div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny ** 0.5))
                 diff.mul_(factor).addcmul_(dual_grad, tau, value=-1)
                 _add_divergence(grad, diff)
@@ -231,7 +231,7 @@ recomputed.register_autograd(_gradients, setup_context=_keep)
 
 
 class _Block:
-    """Some of the frame pairs of `iterate`'s arguments, and what one iteration does to their flow."""
+    """A block of frame pairs with their part of `iterate`'s arguments, and one iteration on it."""
 
     def __init__(
         self, offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, start: Tensor | None, pairs: slice
@@ -241,7 +241,7 @@ class _Block:
         self.tau = tau
 
     def step_into(self, step: Tensor, flow: Tensor | None) -> None:
-        """The thresholding step of a flow; None for rest."""
+        """The thresholding step of a flow; None: of zero flow."""
         if flow is None:
             torch.clamp(self.offset, -1, 1, out=step)
         else:
@@ -258,9 +258,9 @@ class _Block:
         diff: Tensor,
         norm: Tensor,
     ) -> None:
-        """One iteration, from flow and dual into the next ones, which may be the same.
+        """One iteration, from flow and dual to the next ones, which may be the same tensors.
 
-        The first begins from rest, whatever lies in flow and dual. diff and norm are for scratch.
+        The first iteration ignores flow and dual. diff and norm are scratch memory.
         """
         if iteration == 0:
             before = self.start
@@ -283,20 +283,21 @@ class _Block:
 
 
 def _blocks(offset: Tensor, times: int = 1) -> list[slice]:
-    """Pairs 0 to N, in parts of about equal size."""
-    pixels = PIXELS_A_THREAD * torch.get_num_threads() if offset.device.type == "cpu" else PIXELS_ON_A_GPU
+    """The pairs 0 to N, in blocks of about equal size."""
+    pixels = PIXELS_PER_THREAD * torch.get_num_threads() if offset.device.type == "cpu" else PIXELS_ON_A_GPU
     blocks = max(-(-offset.numel() // (pixels * times)), 1)
     size = max(-(-len(offset) // blocks), 1)
     return [slice(first, min(first + size, len(offset))) for first in range(0, max(len(offset), 1), size)]
 
 
 class _Scratch:
-    """Memory for tensors (*leading, N, H, W) of one block after the other, taken once: fresh pages cost more than the
-    arithmetic on them.
+    """Scratch memory for tensors (*leading, N, H, W), allocated once for all blocks.
+
+    Fresh memory pages cost more time than the arithmetic on them.
 
     Args:
-        largest: (N, H, W) of the largest block.
-        leading: a tensor's leading dimensions, for each tensor.
+        largest: a tensor with the shape (N, H, W) of the largest block.
+        leading: the leading dimensions of each tensor.
     """
 
     def __init__(self, largest: Tensor, *leading: tuple[int, ...]) -> None:
@@ -304,19 +305,19 @@ class _Scratch:
         self.memory = largest.new_empty(sum(map(math.prod, leading)) * largest.numel())
 
     def planes(self, block: Tensor) -> list[Tensor]:
-        """The tensors, contiguous, for a block (N, H, W)."""
+        """The tensors for a block (N, H, W), contiguous."""
         sizes = [math.prod(lead) * block.numel() for lead in self.leading]
         parts = self.memory[: sum(sizes)].split(sizes)
         return [part.view(*lead, *block.shape) for part, lead in zip(parts, self.leading, strict=True)]
 
 
-# Below, planes are taken as one row of numbers, and a pixel's right and lower neighbours lie 1 and W further on: long
-# runs without a border are what a processor is fast at. What crosses a border is then set to zero, and as a dual is
-# zero at its far borders, its backward differences need no such care.
+# The functions below treat planes as one row of numbers. The right and the lower neighbour of a pixel are 1 and W
+# numbers further on. Processors are fast on long runs without borders. Differences across a border are then set to
+# zero. A dual is zero at its far borders, so its backward differences are right as they are.
 
 
 def _differences_into(diff: Tensor, flow: Tensor) -> None:
-    """Forward differences (2, *flow.shape), direction first; zero at the far border."""
+    """Write forward differences (2, *flow.shape), direction first, zero at the far border."""
     width = flow.shape[-1]
     flat = flow.view(-1)
     torch.sub(flat[1:], flat[:-1], out=diff[0].view(-1)[:-1])
@@ -326,6 +327,7 @@ def _differences_into(diff: Tensor, flow: Tensor) -> None:
 
 
 def _add_divergence(flow: Tensor, dual: Tensor) -> None:
+    """Add the divergence of a dual to a flow."""
     width = flow.shape[-1]
     flat, dual_x, dual_y = flow.view(-1), dual[0].view(-1), dual[1].view(-1)
     flat.add_(dual_x)
@@ -335,5 +337,5 @@ def _add_divergence(flow: Tensor, dual: Tensor) -> None:
 
 
 def _dot_into(out: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The inner product of two vectors at each place, along the first dimension."""
+    """Write the inner product along the first dimension, of size 2."""
     return torch.mul(first[0], second[0], out=out).addcmul_(first[1], second[1])

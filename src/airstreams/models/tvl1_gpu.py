@@ -1,14 +1,14 @@
-"""TV-L1's iterations on a GPU: `tvl1.recomputed` and its backward pass for CUDA, one Triton kernel an iteration.
+"""The iterations of TV-L1 on a GPU: CUDA kernels in Triton for `tvl1.recomputed` and its backward pass.
 
-The operations of `tvl1.py` read and write a block's planes some forty times an iteration. Here an iteration reads
-each plane once and writes the new flow and dual once. A pixel computes the dual of its left and upper neighbours again
-rather than wait for them, so flow and dual go from one buffer to another. The backward pass does the same with the
-adjoints, on flows and duals that it computes anew, a block of pairs at a time.
+The operations of `tvl1.py` read and write the planes of a block about forty times per iteration. The kernel of an
+iteration reads each plane once, and writes the new flow and dual once. Each pixel also computes the new dual of its
+left and upper neighbours, so it does not wait for them. Flow and dual therefore go from one buffer to another. The
+backward pass does the same with the adjoints. It recomputes flows and duals, one block of pairs at a time.
 
-The sums over pixels (the gradient of tau) are added up in a fixed order, so the same input gives the same bits.
+The sum over pixels, for the gradient of tau, has a fixed order. So the same input gives the same bits.
 
-Legend: planes are (N, H, W) of one block of pairs, taken as one row of `pixels` numbers; `at` is a place in that row.
-A flow is two planes (x, y), a dual four: direction x of both components, then direction y.
+Legend: planes are (N, H, W) of one block of pairs, as one row of `pixels` numbers. `at` is an index into that row. A
+flow has two planes (x, y). A dual has four: direction x of both components, then direction y of both.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from torch import Tensor
 
 from airstreams.models.tvl1 import _backward, _blocks, recomputed
 
-PIXELS = 512  # of one program
+PIXELS = 512  # per program
 
 
 Solver = TypeVar("Solver", bound=Callable[..., Any])
 
 
-def on_its_card(solver: Solver) -> Solver:
-    """Triton launches on the current card, which need not be that of the tensors."""
+def on_device_of_tensors(solver: Solver) -> Solver:
+    """Triton launches on the current device. This makes it the device of the first tensor."""
 
     @wraps(solver)
     def guarded(first: Tensor, *rest: Any) -> Any:
@@ -40,11 +40,11 @@ def on_its_card(solver: Solver) -> Solver:
 
 
 @recomputed.register_kernel("cuda")
-@on_its_card
+@on_device_of_tensors
 def solve(
     offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, iterations: int, start: Tensor | None = None
 ) -> Tensor:
-    """`tvl1.iterate` without a graph."""
+    """The forward pass: `tvl1.in_place`."""
     flow = torch.empty_like(gradient, memory_format=torch.contiguous_format)
     for pairs in _blocks(offset):
         block = _Block(offset, slope, gradient, tau, pairs)
@@ -60,7 +60,7 @@ def solve(
 
 
 @_backward.register_kernel("cuda")
-@on_its_card
+@on_device_of_tensors
 def solve_backward(
     flow_grad: Tensor,
     offset: Tensor,
@@ -70,13 +70,13 @@ def solve_backward(
     iterations: int,
     start: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of offset, slope, gradient, tau and start (empty without one)."""
+    """Gradients of offset, slope, gradient, tau and start (empty if None)."""
     offset_grad, slope_grad, gradient_grad = map(_zeros_like, (offset, slope, gradient))
     tau_grad = torch.zeros_like(tau)
     start_grad = flow_grad.new_empty(0) if start is None else _zeros_like(gradient)
     for pairs in _blocks(offset):
         block = _Block(offset, slope, gradient, tau, pairs)
-        flows = offset.new_empty(iterations + 1, 2, *block.shape)  # the first is the start
+        flows = offset.new_empty(iterations + 1, 2, *block.shape)  # flows[0] is the start
         duals = offset.new_empty(iterations, 4, *block.shape)
         if start is not None:
             flows[0] = start[:, pairs]
@@ -104,7 +104,7 @@ def _zeros_like(planes: Tensor) -> Tensor:
 
 
 class _Block:
-    """Some of the frame pairs, as kernels take them."""
+    """A block of frame pairs, as the kernels take it."""
 
     def __init__(self, offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, pairs: slice) -> None:
         self.planes = [plane[pairs].contiguous() for plane in (offset, *slope, *gradient)]
@@ -116,7 +116,7 @@ class _Block:
     def advance(
         self, iteration: int, from_start: bool, flow: Tensor, dual: Tensor, next_flow: Tensor, next_dual: Tensor
     ) -> None:
-        """One iteration, from flow and dual into the next ones, which are others."""
+        """One iteration, from flow and dual to the next ones, which are other tensors."""
         _advance[self.programs,](
             *self.planes, self.tau, flow, dual, next_flow, next_dual, *self.size,
             HAS_FLOW=iteration > 0 or from_start, HAS_DUAL=iteration > 0, IS_FIRST=iteration == 1, PIXELS=PIXELS,
@@ -128,7 +128,7 @@ def _advance(
     offset, slope_x, slope_y, gradient_x, gradient_y, tau, flow, dual, next_flow, next_dual, pixels, height, width,
     HAS_FLOW: tl.constexpr, HAS_DUAL: tl.constexpr, IS_FIRST: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
-    """flow = flow - clamp(offset + <slope, flow>, -1, 1) gradient + div dual, after the dual's own step."""
+    """The step of the dual, then flow = flow - clamp(offset + <slope, flow>, -1, 1) gradient + div dual."""
     at = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     inside = at < pixels
     x, y = at % width, at // width % height
@@ -157,13 +157,13 @@ def _advance(
 
 @triton.jit
 def _clamped(residual):
-    """To -1..1; what is not a number stays so."""
+    """Clamp to -1..1. NaN stays NaN."""
     return tl.where(residual > 1, 1.0, tl.where(residual < -1, -1.0, residual))
 
 
 @triton.jit
 def _next_dual(flow, dual_x, dual_y, at, x, y, height, width, inside, tau, IS_FIRST: tl.constexpr):
-    """(dual + tau grad flow) / (1 + |grad flow|) at some places, one component; zero outside."""
+    """(dual + tau grad flow) / (1 + |grad flow|) at some pixels, one component; zero outside."""
     along_x, along_y = _differences(flow, at, x, y, height, width, inside)
     damping = 1 + tl.sqrt(along_x * along_x + along_y * along_y)
     p_x, p_y = tau * along_x, tau * along_y
@@ -191,7 +191,7 @@ def _retrace(
 ):  # fmt: skip
     """The adjoint of `_advance`: from the gradients after an iteration to those before it.
 
-    before is the flow that the iteration began from, dual the one that it made.
+    before: the flow before the iteration. dual: the dual after it.
     """
     at = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     inside = at < pixels
@@ -236,18 +236,19 @@ def _retrace(
 
 @triton.jit
 def _dual_gradient(flow, dual, grad, dual_grad, plane, pixels, at, x, y, height, width, inside, tau):
-    """The adjoint of `_next_dual` at some places, one component.
+    """The adjoint of `_next_dual` at some pixels, one component.
 
-    Returns the gradient of the dual before (x, y), minus that of the flow's differences (x, y), and the term of tau's.
+    Returns the gradient of the dual before the iteration (x, y), minus the gradient of the flow's differences (x, y),
+    and the pixels' terms of the gradient of tau.
     """
     along_x, along_y = _differences(flow + plane, at, x, y, height, width, inside)
     grad_x, grad_y = _differences(grad + plane, at, x, y, height, width, inside)
     norm = tl.sqrt(along_x * along_x + along_y * along_y)
-    # The divergence's adjoint is the differences with the other sign.
+    # The adjoint of the divergence: minus the differences.
     q_x = (tl.load(dual_grad + plane + at, inside, 0.0) - grad_x) / (1 + norm)
     q_y = (tl.load(dual_grad + plane + 2 * pixels + at, inside, 0.0) - grad_y) / (1 + norm)
     p_x, p_y = tl.load(dual + plane + at, inside, 0.0), tl.load(dual + plane + 2 * pixels + at, inside, 0.0)
-    # Where the flow is flat, the differences are 0 and so is the quotient's part; the floor keeps it from 0 x inf.
+    # Where the flow is flat, the differences are 0 and so is their term. The lower bound avoids 0 / 0.
     factor = (q_x * p_x + q_y * p_y) / tl.maximum(norm, 1e-18)
     return q_x, q_y, along_x * factor - tau * q_x, along_y * factor - tau * q_y, q_x * along_x + q_y * along_y
 

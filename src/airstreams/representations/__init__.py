@@ -1,7 +1,7 @@
-"""The representations: what each stream's tower sees, made from one RGB clip inside the network (section 3.1).
+"""Representations: what each stream's tower sees, computed from one RGB clip inside the network (section 3.1).
 
-Each is a module with `channels` and a `forward` from a clip (B, 3, T, H, W) in 0..1 to a `Representation`. Custom ones
-are users' own classes, imported by name (docs/new-stream.md).
+A representation is a module with an attribute `channels`. Its `forward` turns a clip (B, 3, T, H, W) in 0..1 into a
+`Representation`. A custom stream is a class of the user's own, imported by name (docs/new-stream.md).
 """
 
 from typing import NamedTuple
@@ -10,11 +10,13 @@ from torch import Tensor
 
 
 class Representation(NamedTuple):
-    """What a tower sees, and what a person can look at.
+    """What a stream computes from a clip.
 
-    tower_input: (B, channels, T, H, W).
-    prediction: flow in px a frame (B, 2, T, H, W), what another kind of flow has in its place, or segmentation logits
-        (B, S, T, h, w) on the segmenter's grid; None for rgb. A further stream's is None or (B, any, T, any, any).
+    tower_input: the input of the stream's tower, (B, channels, T, H, W).
+    prediction: the network's own prediction, which a loss compares with a target and which pictures show. For flow:
+        optical flow in px a frame (B, 2, T, H, W), or the difference of frames (B, 1, T, H, W). For semantic:
+        segmentation logits on the segmenter's grid (B, S, T, h, w). For rgb: None. For a custom stream: None, or any
+        (B, any, T, any, any).
     """
 
     tower_input: Tensor

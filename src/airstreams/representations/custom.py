@@ -12,97 +12,106 @@ from airstreams.errors import InputError, describe
 from airstreams.representations import Representation
 
 
-def load_custom(stream: str, place: str) -> nn.Module:
-    """A representation of a class that is not this package's.
+def load_custom(stream: str, class_path: str) -> nn.Module:
+    """Make the representation of a custom stream.
 
     Args:
-        stream: which `model.representations` gives the class.
-        place: of the class, `MODULE:CLASS`. Importing it runs the module's code.
+        stream: its name, a key of `model.representations`.
+        class_path: its class, `MODULE:CLASS`. Importing it runs the module's code.
 
-    InputError: it cannot be imported or made, or is no module with `channels`.
+    Raises:
+        InputError: the class cannot be imported or made, or it is no module with `channels`.
     """
-    key = f"model.representations.{stream}: {place}"
-    module_name, class_name = place.split(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise InputError(
-            f"{key} cannot be imported ({describe(error)}); expected a module that Python finds; put its folder on "
-            "PYTHONPATH or pip install it"
-        ) from error
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type) or not issubclass(found, nn.Module):
-        there = "which is no torch.nn.Module" if hasattr(module, class_name) else f"which is not in {module.__file__}"
-        raise InputError(f"{key}, {there}; expected a subclass of torch.nn.Module; mend the class or its name")
-    if hasattr(nn.ModuleDict(), stream):
-        raise InputError(f"{key}: torch uses {stream} itself; expected another name, such as {stream}_stream")
+    key = f"model.representations.{stream}: {class_path}"
+    found = _find_class(stream, class_path)
     try:
         representation = found()
     except Exception as error:
         raise InputError(
-            f"{key} cannot be made ({describe(error)}); expected {class_name}() to do, on torch's "
-            "meta device as well, where tensors hold no values"
+            f"{key} cannot be made ({describe(error)}). {found.__name__}() must work, also on torch's meta device, "
+            "where tensors hold no values."
         ) from error
     channels = getattr(representation, "channels", None)
     if not isinstance(channels, int) or channels < 1:
-        raise InputError(f"{key}: `channels` is {channels}; expected their number in what its tower sees, such as 3")
-    stateful = [name for name, value in representation.state_dict().items() if not isinstance(value, Tensor)]
-    if stateful:
+        raise InputError(f"{key}: `channels` is {channels}. Set it to the number of channels that its tower sees.")
+    not_tensors = [name for name, value in representation.state_dict().items() if not isinstance(value, Tensor)]
+    if not_tensors:
         raise InputError(
-            f"{key}: {stateful[0]} of its state_dict is no tensor and could not be saved; expected tensors alone; "
-            "let get_extra_state give one, or leave it out"
+            f"{key}: {not_tensors[0]} in its state_dict is no tensor and cannot be saved. Return a tensor from "
+            "get_extra_state, or remove it."
         )
-    representation.forward = partial(_watched, key, representation)  # a module around it would rename its weights
+    # Replaced on the instance, because a wrapping module would rename the weights.
+    representation.forward = partial(_checked_forward, key, representation)
     return representation
 
 
-def _watched(key: str, representation: nn.Module, clip_B3THW: Tensor) -> Representation:
-    """A custom stream's forward; InputError, which names the stream, for whatever goes wrong in it."""
+def _find_class(stream: str, class_path: str) -> type[nn.Module]:
+    key = f"model.representations.{stream}: {class_path}"
+    module_name, class_name = class_path.split(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InputError(
+            f"{key} cannot be imported ({describe(error)}). Put its module's folder on PYTHONPATH, or pip install it."
+        ) from error
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type) or not issubclass(found, nn.Module):
+        problem = "is no torch.nn.Module" if hasattr(module, class_name) else f"is not in {module.__file__}"
+        raise InputError(f"{key} {problem}. Give a subclass of torch.nn.Module.")
+    if hasattr(nn.ModuleDict(), stream):
+        raise InputError(f"{key}: torch reserves the name {stream}. Choose another, such as {stream}_stream.")
+    return found
+
+
+def _checked_forward(key: str, representation: nn.Module, clip_B3THW: Tensor) -> Representation:
+    """A custom stream's forward. InputError, naming the stream: it fails, or returns what no tower can take."""
     before = _version(clip_B3THW)
     try:
         output = type(representation).forward(representation, clip_B3THW)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        on_meta = "expected it to do on torch's meta device as well, where tensors hold no values"
-        mend = on_meta if clip_B3THW.is_meta else "mend it"
-        raise InputError(f"{key}: forward failed ({describe(error)}); {mend}; --debug shows where") from error
+        fix = "--debug shows where."
+        if clip_B3THW.is_meta:
+            fix = f"It must also work on torch's meta device, where tensors hold no values. {fix}"
+        raise InputError(f"{key}: forward failed ({describe(error)}). {fix}") from error
     if _version(clip_B3THW) != before:
         raise InputError(
-            f"{key}: forward changed the clip in place, which other streams see too; expected it as it was; write "
-            "clip - mean for clip.sub_(mean)"
+            f"{key}: forward changed the clip in place, but other streams see the same clip. Write clip - mean instead "
+            "of clip.sub_(mean)."
         )
     B, _, T, H, W = clip_B3THW.shape
     shape, dtype = (B, representation.channels, T, H, W), clip_B3THW.dtype
     seen = output.tower_input if isinstance(output, Representation) else None
-    if not isinstance(seen, Tensor) or seen.shape != shape or not (seen.dtype == dtype or _by_autocast(seen)):
+    if not isinstance(seen, Tensor) or seen.shape != shape or not (seen.dtype == dtype or _from_autocast(seen)):
         given = type(output if seen is None else seen).__name__
         given = f"{tuple(seen.shape)}, {seen.dtype}" if isinstance(seen, Tensor) else given
         raise InputError(
-            f"{key}: forward gave {given}, expected Representation(tower_input of {shape}, {dtype}; prediction)"
+            f"{key}: forward gave {given}, expected Representation(tower_input of {shape}, {dtype}; prediction)."
         )
     return output
 
 
 def try_out(representation: nn.Module, clip: ClipConfig, device: torch.device) -> None:
-    """Run a custom stream's forward on a black clip, before hours of work: as in training, and as where it predicts.
+    """Run the forward of a custom stream on a black clip, so that it fails before hours of work and not after them.
 
-    On a copy, for forward may change it, as by what it sets once for all by the first clip that it sees.
+    It runs on a copy, because forward may change the module. It runs in the modes of validation and of prediction.
 
-    InputError: it fails.
+    Raises:
+        InputError: it fails.
     """
     tried = copy.deepcopy(representation).to(device).eval()
     black_13THW = torch.zeros(1, 3, clip.frames, clip.size, clip.size, device=device)
-    for mode in (torch.no_grad, torch.inference_mode):  # the latter counts no changes in place
+    for mode in (torch.no_grad, torch.inference_mode):  # only no_grad counts changes in place
         with mode():
             tried(black_13THW)
 
 
-def _by_autocast(tensor: Tensor) -> bool:
-    in_bfloat16 = tensor.dtype == torch.bfloat16 and not tensor.is_meta  # which autocast does not know
+def _from_autocast(tensor: Tensor) -> bool:
+    in_bfloat16 = tensor.dtype == torch.bfloat16 and not tensor.is_meta  # autocast does not know the meta device
     return in_bfloat16 and torch.is_autocast_enabled(tensor.device.type)
 
 
 def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place; None where that is not counted: in inference mode and torch.compile."""
+    """How often a tensor was changed in place; None in inference mode and under torch.compile, which do not count."""
     return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version

@@ -9,22 +9,21 @@ from airstreams.representations import Representation
 
 
 class Flow(nn.Module):
-    """Optical flow between consecutive grey frames.
+    """Optical flow between consecutive grey frames. The tower's input and the prediction are the same.
 
     Args:
-        config: which kind, and its options.
-        stop_gradient: cut the action losses from what the layer learns (Table 2).
+        config: the kind of flow, and its options.
+        stop_gradient: keep the action losses from the layer's parameters (Table 2).
     """
 
     def __init__(self, config: FlowConfig, stop_gradient: bool) -> None:
         super().__init__()
         self.layer = make_flow(config)
         self.channels = self.layer.channels
-        self.stop_gradient = stop_gradient
-        self.layer.requires_grad_(not stop_gradient)  # nothing but the action losses ever reaches them
+        self.layer.requires_grad_(not stop_gradient)  # no other loss reaches these parameters
 
     def forward(self, clip_B3THW: Tensor) -> Representation:
-        """See `Representation`."""
+        """From a clip in 0..1 to its `Representation`."""
         red, green, blue = clip_B3THW.unbind(1)
         grey_B1THW = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
         flow_BCTHW = self.layer(grey_B1THW)

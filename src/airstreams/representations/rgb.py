@@ -6,10 +6,10 @@ from airstreams.representations import Representation
 
 
 class RGB(nn.Module):
-    """The clip itself."""
+    """The clip itself, without a prediction."""
 
     channels = 3
 
     def forward(self, clip_B3THW: Tensor) -> Representation:
-        """See `Representation`."""
+        """From a clip in 0..1 to its `Representation`."""
         return Representation(clip_B3THW, None)

@@ -9,17 +9,18 @@ from airstreams.representations import Representation
 
 
 class Semantic(nn.Module):
-    """The segmenter's pre-softmax logits, reduced and brought to the clip's size.
+    """A learnt projection of the segmenter's logits (before softmax), enlarged to the size of the clip.
 
-    A 1x1 reduction commutes with a bilinear enlargement, so it is done on the segmenter's small grid: a tower stem
-    over S channels at full size would cost about half of the model's budget.
+    The tower sees `channels` channels instead of the S logits: a stem over S channels at full size would cost about
+    half of the model's multiply-adds. A 1x1 projection and a bilinear enlargement commute, so the projection is
+    computed first, on the segmenter's small grid.
 
     Args:
-        classes: S, background included.
+        classes: S, with the background.
         segmenter_width: scales the segmenter's channels.
-        segmenter_stride: px from one of its logits to the next: 16, 8 or 4.
-        channels: what the tower sees of the S logits.
-        stop_gradient: cut the action losses from the segmenter (Table 2); the teacher's loss still reaches it.
+        segmenter_stride: px from one logit to the next: 16, 8 or 4.
+        channels: the channels of the projection.
+        stop_gradient: keep the action losses from the segmenter (Table 2). The teacher's loss still reaches it.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Semantic(nn.Module):
         self.stop_gradient = stop_gradient
 
     def forward(self, clip_B3THW: Tensor) -> Representation:
-        """See `Representation`."""
+        """From a clip in 0..1 to its `Representation`. The prediction is the logits (B, S, T, h, w)."""
         size = clip_B3THW.shape[-2:]
         centred_B3THW = (clip_B3THW - 0.5).contiguous(memory_format=torch.channels_last_3d)
         logits_BSThw = on_frames(self.segmenter, centred_B3THW)

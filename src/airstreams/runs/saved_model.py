@@ -1,13 +1,12 @@
-"""A trained model on disk: weights, config, classes and preprocessing in one place.
+"""A trained model on disk: weights, config, classes and preprocessing in one folder.
 
-`model.safetensors` holds the weights and `model.json` all that is needed to use them; neither is a pickle, so a model
-from a stranger runs no code, but for streams beyond the built-in ones: their classes' modules are imported, if Python
-finds them on this machine.
+`model.safetensors` holds the weights, `model.json` everything else. Neither is a pickle, so loading a stranger's model
+runs no code. There is one exception: a model with custom streams imports their modules, if Python finds them.
 
-safetensors has no checksum of its own, and class names of another run fit any weights of the same shapes. So the
-weights' header holds two sha256 sums, of the tensors and of `model.json`, and nothing is read that they do not vouch
-for. The price: every load hashes all weights, and `model.json` cannot be edited. The sums guard against accidents, not
-against a forger, who would write new ones.
+safetensors has no checksum, and class names of another run fit any weights of the same shapes. So the header of the
+weights holds two sha256 sums: of the tensors, and of `model.json`. Files that do not match them are not read. The price
+is that every load hashes all weights, and that nobody can edit `model.json`. The sums protect against accidents. They do
+not protect against forgery, because a forger can write new ones.
 """
 
 import hashlib
@@ -32,17 +31,18 @@ from airstreams.runs.folder import RunFolder
 from airstreams.version import __version__
 
 FORMAT = 3
-_MEND = "expected the folder that `airstreams train --out` wrote"
-_OTHER_VERSION = "use the version of airstreams that model.json names"
+_GIVE_A_RUN = "Give the folder that `airstreams train --out` wrote."
+_USE_ITS_VERSION = "Use the version of airstreams that model.json names."
 
 
 @dataclass
 class Description:
-    """All that a model's use needs beside its weights.
+    """Everything that using a model needs beside its weights.
 
-    classes: action class names, in the order of the logits.
-    segment_classes: the segmenter's class names, background first, in the order of the segmentation logits.
-    frame_rate: frames a second of its training videos, by their median; None: unknown.
+    classes: names of the action classes, in the order of the logits.
+    segment_classes: names of the segmenter's classes, background first, in the order of the segmentation logits.
+    multi_label: whether a video may have several labels.
+    frame_rate: the median frame rate of the training videos, in frames a second; None: unknown.
     """
 
     config: Config
@@ -54,18 +54,18 @@ class Description:
 
 @dataclass
 class SavedModel(Description):
-    """A model with all that its use needs."""
+    """A model with everything that using it needs."""
 
     model: AIRStreams
 
 
 def save(saved: SavedModel, run: Path) -> None:
-    """Write a model into a run's folder; each file is whole at every moment.
+    """Write a model into a run's folder. Each file is complete at any moment.
 
-    The late towers of heads whose loss has no weight are left out: they are still as random as they were built.
+    The late towers of heads whose loss has no weight are left out, because they still have their random weights.
 
-    A run's description is the same at each save (but for the versions, which are not summed), so that a crash between
-    the two files leaves a pair that belongs together.
+    A run's description is the same at each save, except for the versions, which the sum ignores. So a crash between
+    the two files leaves two that match.
     """
     description = {
         "format": FORMAT,
@@ -83,7 +83,7 @@ def save(saved: SavedModel, run: Path) -> None:
     }
     trained = saved.config.trained_heads()
     untrained = tuple(f"late.{head}." for head in saved.config.model.heads if head not in trained)
-    # Copies, as safetensors refuses tensors that share memory: a further stream's tied weights do.
+    # Copies: safetensors refuses tensors that share memory, as a custom stream's tied weights do.
     weights = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in saved.model.state_dict().items()
@@ -91,7 +91,7 @@ def save(saved: SavedModel, run: Path) -> None:
     }
     sums = {"sha256": _sum_of_weights(weights), "description": _sum_of_description(description)}
     with replacing(RunFolder(run).weights) as temporary:
-        # save_file would keep the file from all other users; of several entries the order would change each time.
+        # Not save_file, which makes the file unreadable for other users. One entry, because the order of several varies.
         temporary.write_bytes(serialise(weights, {"sums": json.dumps(sums)}))
     with replacing(RunFolder(run).description) as temporary:
         temporary.write_text(_as_text(description), encoding="utf-8")
@@ -100,13 +100,14 @@ def save(saved: SavedModel, run: Path) -> None:
 def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
     """Read a model from a run's folder, in evaluation mode, with the heads that were saved.
 
-    InputError: not a run, of another format, or damaged, be it by one bit; only `versions` is not guarded.
+    Raises:
+        InputError: the folder is no run, its format is another, or a bit of it changed (outside of `versions`).
     """
     description = read_description(run)
     path = RunFolder(run).weights
     weights = load_file(path)
     if _sum_of_weights(weights) != _sums(path)["sha256"]:
-        raise InputError(f"{path}: damaged (the weights are not those that were saved); copy the run again")
+        raise InputError(f"{path}: the file is damaged (its weights changed). Copy the run again.")
     model = build(description.config.model, len(description.classes), len(description.segment_classes))
     saved_heads = {name.split(".")[1] for name in weights if name.startswith("late.")}  # version 0.1 saved them all
     model.keep_heads(saved_heads.union(description.config.trained_heads()))
@@ -114,77 +115,88 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = one_line(error)[:200]
-        mend = mend_of_differing(model, weights, description.config.model)
-        raise InputError(f"{path}: not a model of this config ({reason}); {mend}") from error
+        fix = fix_for_other_weights(model, weights, description.config.model)
+        raise InputError(f"{path}: the weights do not fit the run's config ({reason}). {fix}") from error
     return SavedModel(**vars(description), model=model.eval().to(device))
 
 
-def mend_of_differing(model: AIRStreams, weights: dict[str, Tensor], config: ModelConfig) -> str:
-    """What to do about weights that are not a model's of this config: its streams' classes, or airstreams, changed."""
+def fix_for_other_weights(model: AIRStreams, weights: dict[str, Tensor], config: ModelConfig) -> str:
+    """What to do about weights that do not fit the model of their config.
+
+    Either the class of a custom stream has changed since, or airstreams has.
+    """
     here, there = ({name: tensor.shape for name, tensor in kept.items()} for kept in (model.state_dict(), weights))
     parts = {tuple(name.split(".")[:2]) for name, _ in here.items() ^ there.items()}
-    # Of other `channels` the tower's first layers differ too.
+    # If `channels` changed, the first layers of the stream's tower differ too.
     changed = [stream for stream in config.representations if parts & {("representations", stream), ("early", stream)}]
-    if not parts:  # they differ in what learns, or in its order
+    if not parts:  # other trainable parameters, or another order
         changed = [stream for stream in config.streams if stream in config.representations]
     if not changed or any(group == "late" or stream not in changed for group, stream in parts):
-        return _OTHER_VERSION
-    places = ", ".join(config.representations[stream] for stream in changed)
-    return f"{places} is not the class that was trained; bring that one back, or put it first on PYTHONPATH"
+        return _USE_ITS_VERSION
+    classes = ", ".join(config.representations[stream] for stream in changed)
+    return f"{classes} has changed since the training. Restore it, or put the old one first on PYTHONPATH."
 
 
 def read_description(run: Path) -> Description:
-    """Read what stands beside a model's weights. InputError: not a run, of another format, or a damaged file."""
+    """Read the description of a run's model. InputError: no run, another format, or a damaged file."""
     folder = RunFolder(run)
-    lacking = [file.name for file in (folder.description, folder.weights) if not file.is_file()]
-    if lacking:
-        begun = len(lacking) == 2 and folder.has_begun()
-        mend = "its training has not got so far; `airstreams train ... --resume` goes on with it" if begun else _MEND
-        raise InputError(f"{run}: no {lacking[0]} in it; {mend}")
-    path = folder.description
+    missing = [file.name for file in (folder.description, folder.weights) if not file.is_file()]
+    if missing:
+        begun = len(missing) == 2 and folder.has_begun()
+        fix = (
+            "Its training has saved no model yet. Go on with `airstreams train ... --resume`." if begun else _GIVE_A_RUN
+        )
+        raise InputError(f"{run}: there is no {missing[0]} in it. {fix}")
+    content = _checked_content(folder)
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text)
-        older, newer = content["format"] < FORMAT, content["format"] > FORMAT
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged ({error}); copy the run again") from error
-    if older or newer:
-        mend = "train it again with this version" if older else "update airstreams"
-        raise InputError(f"{path}: format {content['format']}, expected {FORMAT}; {mend}")
-    # The sum is of the values; the text shows what changes none of them, such as 1E-05 for 1e-05.
-    if _sum_of_description(content) != _sums(folder.weights)["description"] or text != _as_text(content):
-        raise InputError(f"{path}: changed, damaged or of another run than {folder.weights.name}; copy the run again")
-    try:
-        config = from_dict(content["config"])
-        described = Description(
-            config,
+        return Description(
+            from_dict(content["config"]),
             tuple(content["classes"]),
             tuple(content["segment_classes"]),
             bool(content["multi_label"]),
-            content.get("frame_rate"),  # which earlier versions did not write
+            content.get("frame_rate"),  # the first versions did not write it
         )
     except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: {error}; {_OTHER_VERSION}") from error
-    return described
+        raise InputError(f"{folder.description}: {error}. {_USE_ITS_VERSION}") from error
+
+
+def _checked_content(folder: RunFolder) -> dict[str, Any]:
+    """The values of `model.json`. InputError: damaged, changed, or in another format."""
+    path = folder.description
+    try:
+        text = path.read_text(encoding="utf-8")
+        content: dict[str, Any] = json.loads(text)
+        older, newer = content["format"] < FORMAT, content["format"] > FORMAT
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: the file is damaged ({error}). Copy the run again.") from error
+    if older or newer:
+        fix = "Train the model again with this version." if older else "Update airstreams."
+        raise InputError(f"{path}: got format {content['format']}, expected {FORMAT}. {fix}")
+    # The sum covers the values. Comparing the text finds changes of no value, such as 1E-05 for 1e-05.
+    if _sum_of_description(content) != _sums(folder.weights)["description"] or text != _as_text(content):
+        raise InputError(
+            f"{path}: the file changed, or is not of the run of {folder.weights.name}. Copy the run again."
+        )
+    return content
 
 
 def _sums(path: Path) -> dict[str, str]:
-    """The two sums in the weights' header. InputError: damaged, in its header or its length."""
+    """The two sums in the header of the weights. InputError: the file has a damaged header or a wrong length."""
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
-        # An earlier version had them there one by one.
+        # The first versions wrote them as two entries.
         sums: dict[str, str] = json.loads(header["sums"]) if "sums" in header else header
     except (SafetensorError, ValueError) as error:
         reason = one_line(error)[:200]
-        raise InputError(f"{path}: damaged ({reason}); copy the run again") from error
+        raise InputError(f"{path}: the file is damaged ({reason}). Copy the run again.") from error
     if sums.keys() != {"sha256", "description"}:
-        raise InputError(f"{path}: damaged (no checksums in its header); copy the run again")
+        raise InputError(f"{path}: the file is damaged (no checksums in its header). Copy the run again.")
     return sums
 
 
 def _sum_of_weights(weights: dict[str, Tensor]) -> str:
-    """sha256 of names, types, shapes and bytes of contiguous tensors on the CPU."""
+    """sha256 of the names, types, shapes and bytes of contiguous tensors on the CPU."""
     summed = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         summed.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -193,7 +205,7 @@ def _sum_of_weights(weights: dict[str, Tensor]) -> str:
 
 
 def _sum_of_description(description: dict[str, Any]) -> str:
-    """sha256 of all values but the versions, which may differ from one save of a run to the next."""
+    """sha256 of all values except the versions, which may differ from one save of a run to the next."""
     summed = {key: value for key, value in description.items() if key != "versions"}
     return hashlib.sha256(json.dumps(summed, sort_keys=True).encode()).hexdigest()
 
@@ -203,7 +215,7 @@ def _as_text(description: dict[str, Any]) -> str:
 
 
 def preprocessing(config: Config) -> dict[str, Any]:
-    """What the model must be shown, for a reader without airstreams; airstreams itself goes by the config."""
+    """How to prepare a clip, for readers without airstreams. airstreams itself uses the config."""
     return {
         "input": "RGB, uint8 0..255 or float 0..1, batch x 3 x frames x height x width",
         "frames": config.clip.frames,
