@@ -42,7 +42,7 @@ def parse(*arguments):
     return config_from(parser.instantiate(parser.parse_args(list(arguments))))
 
 
-def test_a_config_comes_back_from_yaml_as_it_was(tmp_path):
+def test_a_config_survives_saving_and_loading(tmp_path):
     block = {"channels": 24, "layers": [{"kind": "conv2d", "kernel": 5, "stride": 2}, {"kind": "squeeze_excite"}]}
     config = from_dict(
         {
@@ -57,14 +57,14 @@ def test_a_config_comes_back_from_yaml_as_it_was(tmp_path):
     assert load_config(tmp_path / "config.yaml") == config
 
 
-def test_a_cache_is_found_from_another_folder_too(tmp_path, monkeypatch):
+def test_a_relative_cache_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_config(Config(data=DataConfig(cache="frames")), tmp_path / "c.yaml")
     monkeypatch.chdir("/")
     assert load_config(tmp_path / "c.yaml").data.cache == str(tmp_path / "frames")
 
 
-def test_configs_that_differ_in_where_they_run_alone_are_comparable():
+def test_training_settings_exclude_machine_keys():
     here, there = Config(), Config(data=DataConfig(workers=0, cache="/x"), training=TrainingConfig(device="cpu"))
     assert comparable(here) == comparable(there)
     assert comparable(here) != comparable(Config(training=TrainingConfig(lr=0.5)))
@@ -77,7 +77,7 @@ def test_a_saved_config_is_complete(tmp_path):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == asdict(Config())
 
 
-def test_keys_left_out_keep_their_defaults():
+def test_missing_keys_keep_their_defaults():
     config = from_dict({"model": {"width": 0.5}})
     assert config == Config(model=ModelConfig(width=0.5))
 
@@ -133,7 +133,7 @@ def test_keys_left_out_keep_their_defaults():
     ],
     ids=str,
 )
-def test_a_mistake_is_one_line_that_names_its_key(values, key):
+def test_invalid_values_name_their_key(values, key):
     assert key in complaint(values)
 
 
@@ -157,12 +157,12 @@ def test_a_mistake_is_one_line_that_names_its_key(values, key):
         ({"channels": 8, "layers": [{"kind": "conv2d", "strid": 2}]}, "expected stride"),
     ],
 )
-def test_a_mistake_in_a_towers_block_is_named(block, said):
+def test_invalid_blocks_name_their_key(block, said):
     assert said in complaint({"model": {"tower": [block] * 6}})
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))
-def test_a_backbone_is_saved_by_its_name_and_another_may_take_its_place(tmp_path, name):
+def test_a_backbone_is_saved_by_name_and_can_be_replaced(tmp_path, name):
     config = from_dict({"model": {"backbone": name}})
     assert config.model.blocks == BACKBONES[name]()
     save_config(config, tmp_path / "config.yaml")
@@ -176,12 +176,12 @@ def test_a_backbone_is_saved_by_its_name_and_another_may_take_its_place(tmp_path
     assert len(other.model.blocks) == 5
 
 
-def test_without_a_backbone_and_a_tower_the_towers_are_the_packages_own():
+def test_the_default_backbone_is_airstreams():
     assert ModelConfig().blocks == BACKBONES["airstreams"]()
 
 
 @pytest.mark.parametrize(("backbone", "name"), [(None, "airstreams"), (None, "r2plus1d18"), ("r2plus1d18",) * 2])
-def test_packaged_towers_that_version_0_1_wrote_block_by_block_are_read_as_their_backbone(backbone, name):
+def test_packaged_towers_of_version_0_1_become_backbones(backbone, name):
     blocks = [asdict(block) for block in BACKBONES[name]()]
     for block in blocks:
         block["layers"] = [layer | {"every": None} for layer in block["layers"]]
@@ -189,7 +189,7 @@ def test_packaged_towers_that_version_0_1_wrote_block_by_block_are_read_as_their
     assert model == ModelConfig(backbone=None if name == "airstreams" else name)
 
 
-def test_a_tower_of_ones_own_takes_nothing_from_the_packaged_ones():
+def test_an_own_tower_takes_no_values_from_a_packaged_one():
     model = from_dict({"model": {"tower": [{"channels": 24, "layers": [{"kind": "conv2d"}]}] * 6}}).model
     assert model.tower == [Block(24, [Layer("conv2d")])] * 6
 
@@ -198,7 +198,7 @@ OLD_LAYERS = [{"kind": "pool2d", "every": None}, {"kind": "conv2d", "kernel": 5,
 
 
 @pytest.mark.filterwarnings("error")
-def test_keys_of_version_0_1_that_had_no_effect_are_dropped_in_silence():
+def test_removed_keys_without_effect_are_dropped_silently():
     config = from_dict(
         {
             "training": {"compile": False, "ema": 0.0, "epochs": 3},
@@ -218,7 +218,7 @@ def test_keys_of_version_0_1_that_had_no_effect_are_dropped_in_silence():
         ({"training.ema": 0.9}, "training.ema"),
     ],
 )
-def test_removed_keys_that_had_an_effect_are_named_in_a_warning(values, key):
+def test_removed_keys_with_effect_give_a_warning(values, key):
     with pytest.warns(DeprecationWarning, match=key):
         assert from_dict(values) == Config()
 
@@ -228,7 +228,7 @@ def test_removed_keys_that_had_an_effect_are_named_in_a_warning(values, key):
     [{"loss_weights": {"further": {"rgb2": 0.5}}}, {"loss_weights.further": {"rgb2": 0.5}}],
     ids=["section", "dotted"],
 )
-def test_renamed_keys_keep_their_effect_and_are_named_in_a_warning(values):
+def test_renamed_keys_work_and_give_a_warning(values):
     with pytest.warns(DeprecationWarning, match=r"loss_weights\.further.*loss_weights\.custom"):
         assert from_dict(values).loss_weights == LossWeights(custom={"rgb2": 0.5})
 
@@ -246,13 +246,13 @@ def test_renamed_keys_keep_their_effect_and_are_named_in_a_warning(values):
         ({"tower": [{"channels": 8, "layers": [{"kind": "conv2d"}], "skip": "projection"}]}, "projection"),
     ],
 )
-def test_towers_that_only_version_0_1_can_build_are_refused(model, key):
+def test_removed_towers_are_refused(model, key):
     message = complaint({"model": model})
     assert key in message
     assert "0.1" in message
 
 
-def test_options_of_version_0_1_are_read_under_todays_names():
+def test_old_options_are_renamed_or_dropped():
     words = ["train", "videos", "--training.epochs", "3", "--data.flip=false"]
     old = ["--loss_weights.further.rgb2", "0.5", "--training.ema=0.9", "--training.compile", "false"]
     with pytest.warns(DeprecationWarning, match=r"training\.ema") as warned:
@@ -260,21 +260,21 @@ def test_options_of_version_0_1_are_read_under_todays_names():
     assert [str(warning.message).split()[0] for warning in warned] == ["loss_weights.further", "training.ema"]
 
 
-def test_a_config_of_before_there_were_backbones_keeps_its_tower():
+def test_a_config_with_its_own_tower_keeps_it():
     block = {"channels": 24, "layers": [{"kind": "conv2d", "kernel": 5, "stride": 2}], "repeats": 1, "skip": True}
     model = from_dict({"model": {"tower": [block] * 6}}).model
     assert (model.tower, model.merge_levels) == ([Block(24, [Layer("conv2d", 5, 2)])] * 6, [3])
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "just words", "a: [", "model: {width: 1", "seed: 0b_", "seed: !!bool x"])
-def test_a_file_that_holds_no_keys_is_named(tmp_path, text):
+def test_files_without_keys_are_refused(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(InputError, match=r"mine\.yaml") as raised:
         load_config(tmp_path / "mine.yaml")
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_no_text_is_named(tmp_path):
+def test_binary_files_are_refused(tmp_path):
     (tmp_path / "video.mp4").write_bytes(b"\x00\x00\x00\x18ftyp\xff\xfe\x80")
     with pytest.raises(InputError, match=r"video\.mp4"):
         load_config(tmp_path / "video.mp4")
@@ -289,22 +289,22 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         Config(7, loss_weights=LossWeights(custom={"rgb2": 0.5}), training=TrainingConfig(lr=1)),
     ],
 )
-def test_a_good_config_comes_back_from_plain_values_as_it_was(config):
+def test_a_config_survives_plain_values(config):
     assert from_dict(asdict(config)) == config
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_packaged_recipe_is_a_config_whose_model_can_be_built(name):
+def test_every_recipe_builds(name):
     config = load_config(recipe_path(name))
     with torch.device("meta"):
         build(config.model, classes=21, segment_classes=81)
 
 
-def test_the_recipes_that_the_documentation_names_are_there():
+def test_the_documented_recipes_exist():
     assert {"demo", "jhmdb", "jhmdb-small", "hmdb51", "moments", "charades", "smarthome"} <= set(RECIPES)
 
 
-def test_a_path_is_a_recipe_too_and_an_unknown_name_lists_the_known_ones(tmp_path):
+def test_a_recipe_is_a_path_or_a_known_name(tmp_path):
     (tmp_path / "mine.yaml").write_text("seed: 1\n")
     assert recipe_path(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
     with pytest.raises(InputError) as raised:
@@ -313,7 +313,7 @@ def test_a_path_is_a_recipe_too_and_an_unknown_name_lists_the_known_ones(tmp_pat
     assert all(name in str(raised.value) for name in RECIPES)
 
 
-def test_options_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
+def test_options_override_recipes_and_recipes_override_defaults(tmp_path):
     (tmp_path / "mine.yaml").write_text("seed: 5\ntraining: {epochs: 7, batch_size: 3}\n")
     config = parse("--config", str(tmp_path / "mine.yaml"), "--training.epochs", "2", "--model.streams", "[rgb,flow]")
     assert (config.seed, config.training.epochs, config.training.batch_size) == (5, 2, 3)
@@ -321,14 +321,14 @@ def test_options_override_the_recipe_and_the_recipe_the_defaults(tmp_path):
     assert config.clip == Config().clip
 
 
-def test_the_papers_fixed_weights_train_two_heads_and_the_segmenter():
+def test_the_default_weights_train_two_heads_and_the_segmenter():
     config = Config()
     assert config.active_loss_weights() == {"rgb": 1, "flow": 0, "semantic": 0, "merged": 1, "interm": 1}
     assert config.trained_heads() == ["rgb", "merged"]
     assert config.needs_labels
 
 
-def test_further_merges_are_losses_with_the_merged_heads_weight_which_is_searched_for_once():
+def test_all_merges_share_one_loss_weight():
     config = Config(model=ModelConfig(merge_levels=[3, 6]), loss_weights=LossWeights(merged=0.7, rgb=0.0))
     assert config.active_loss_weights() == {
         "rgb": 0, "flow": 0, "semantic": 0, "merged_after_6": 0.7, "merged": 0.7, "interm": 1,
@@ -339,7 +339,7 @@ def test_further_merges_are_losses_with_the_merged_heads_weight_which_is_searche
 
 
 @pytest.mark.parametrize("stream", ["rgb", "flow", "semantic"])
-def test_one_stream_has_one_action_loss_of_weight_1_whatever_the_weights_say(stream):
+def test_a_lone_stream_has_an_action_loss_of_weight_1(stream):
     config = Config(
         model=ModelConfig(streams=[stream]), loss_weights=LossWeights(rgb=0, flow=0, semantic=0, merged=0, interm=0.5)
     )
@@ -350,6 +350,6 @@ def test_one_stream_has_one_action_loss_of_weight_1_whatever_the_weights_say(str
     assert config.needs_labels == (stream == "semantic")
 
 
-def test_no_labels_are_needed_without_the_semantic_stream_or_its_teachers_loss():
+def test_labels_are_needed_only_for_the_teachers_loss():
     assert not Config(model=ModelConfig(streams=["rgb", "flow"])).needs_labels
     assert not Config(loss_weights=LossWeights(interm=0)).needs_labels

@@ -45,7 +45,7 @@ def parts_run(model, *heads):
     return ran
 
 
-def test_bytes_and_unit_range_floats_are_the_same_clip():
+def test_uint8_and_float_clips_score_alike():
     model = small_model()
     bytes_B3THW = (clip() * 255).to(torch.uint8)
     from_bytes, from_floats = model(bytes_B3THW), model(bytes_B3THW.float() / 255)
@@ -70,14 +70,14 @@ def test_only_several_streams_have_merged_weights(streams):
 
 
 @EACH_SUBSET
-def test_inference_runs_each_stream_up_to_the_merge_and_one_late_tower(streams):
+def test_inference_runs_the_early_towers_and_one_late_tower(streams):
     ran = parts_run(small_model(streams))
     answer = "merged" if len(streams) > 1 else streams[0]
     expected = [f"{group}.{name}" for group in ("representations", "early") for name in streams]
     assert sorted(ran) == sorted([*expected, f"late.{answer}"])
 
 
-def test_removed_heads_are_not_there_and_the_others_answer_as_before():
+def test_removing_heads_leaves_the_others_as_they_were():
     model, smaller = small_model(), small_model()
     smaller.keep_heads(["rgb", "merged"])
     assert list(smaller.late) == ["rgb", "merged"]
@@ -88,11 +88,11 @@ def test_removed_heads_are_not_there_and_the_others_answer_as_before():
         smaller(clip(), ["flow"])
 
 
-def test_heads_asked_for_run_only_what_they_need():
+def test_only_the_parts_that_a_head_needs_run():
     assert sorted(parts_run(small_model(), ["rgb"])) == ["early.rgb", "late.rgb", "representations.rgb"]
 
 
-def test_the_merged_tower_answers_on_the_mean_of_the_streams_features():
+def test_the_merged_tower_sees_the_mean_of_the_streams_features():
     model = small_model()
     with torch.no_grad():
         output = model(clip(), [*STREAMS, "merged"])
@@ -103,7 +103,7 @@ def test_the_merged_tower_answers_on_the_mean_of_the_streams_features():
             torch.testing.assert_close(output.logits[name], model.late[name](features[name])[0], rtol=0, atol=1e-5)
 
 
-def test_at_each_merge_level_the_mean_goes_through_the_blocks_after_it():
+def test_each_merge_level_has_the_blocks_after_it():
     model = small_model(["rgb", "flow"], merge_levels=[3, 6, 1])
     heads = ["rgb", "flow", "merged_after_6", "merged_after_1", "merged"]
     assert (list(model.late), model.answer) == (heads, "merged")
@@ -121,7 +121,7 @@ def test_at_each_merge_level_the_mean_goes_through_the_blocks_after_it():
 
 
 @pytest.mark.parametrize(("levels", "repetitions"), [([3, 6], 5), ([1, 4, 6], 1), ([6, 3], 10), ([6], 10), ([3], 5)])
-def test_inference_runs_no_block_beyond_the_merge_that_answers(levels, repetitions):
+def test_inference_skips_early_blocks_after_the_answers_merge(levels, repetitions):
     model = small_model(["rgb", "flow"], merge_levels=levels)
     ran = []
     for block in model.early["rgb"].blocks:
@@ -132,7 +132,7 @@ def test_inference_runs_no_block_beyond_the_merge_that_answers(levels, repetitio
     assert len(ran) == repetitions
 
 
-def test_with_one_merge_the_weights_are_named_as_saved_models_have_them():
+def test_weights_have_the_names_of_saved_models():
     names = small_model(["rgb", "flow"]).state_dict()
     assert {name.split(".")[2] for name in names if name.startswith("early.rgb.")} == {
         "input_norm", "blocks", "output_norm",
@@ -140,7 +140,7 @@ def test_with_one_merge_the_weights_are_named_as_saved_models_have_them():
     assert {name.split(".")[1] for name in names if name.startswith("late.")} == {"rgb", "flow", "merged"}
 
 
-def test_every_stream_has_its_say_in_the_merged_answer():
+def test_every_stream_changes_the_merged_answer():
     model = small_model()
     with torch.no_grad():
         answer = model(clip()).logits["merged"]
@@ -150,7 +150,7 @@ def test_every_stream_has_its_say_in_the_merged_answer():
             assert not torch.allclose(silenced(clip()).logits["merged"], answer, atol=1e-4)
 
 
-def test_further_rgb_streams_are_towers_of_their_own_without_losses():
+def test_rgb2_and_rgb3_have_their_own_towers():
     config = ModelConfig(streams=["rgb", "rgb2", "rgb3"], width=0.25)
     model = build(config, 5, 3).eval()
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_further_rgb_streams_are_towers_of_their_own_without_losses():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_dropout_is_drawn_anew_in_training_alone_and_before_every_head(dropout):
+def test_dropout_acts_only_in_training_and_before_every_head(dropout):
     model = small_model(["rgb", "flow"], dropout=dropout)
 
     def drawn(seed):
@@ -193,7 +193,7 @@ def test_single_heads_do_not_change_the_merged_answer():
 
 
 @pytest.mark.parametrize("size", [(1, 64, 64), (2, 64, 97), (5, 71, 64), (9, 66, 65)])
-def test_clips_of_any_length_and_of_any_size_from_64_px(size):
+def test_clips_may_have_any_length_and_any_size_from_64_px(size):
     frames, height, width = size
     with torch.no_grad():
         output = small_model()(clip(*size))
@@ -212,7 +212,7 @@ def test_clips_of_any_length_and_of_any_size_from_64_px(size):
         (clip(frames=4).permute(0, 2, 3, 4, 1), "(2, 4, 64, 64, 3)"),
     ],
 )
-def test_what_is_no_clip_is_refused_in_one_line(given, told):
+def test_wrong_clips_are_refused(given, told):
     with pytest.raises(
         InputError, match=r"expected torch\.uint8, or torch\.float32 in 0\.\.1, of \(batch, 3"
     ) as raised:
@@ -222,13 +222,13 @@ def test_what_is_no_clip_is_refused_in_one_line(given, told):
 
 
 @pytest.mark.parametrize("heads", ["merged", [], ["rgb", "semantic"]])
-def test_heads_that_there_are_not_are_refused_in_one_line(heads):
+def test_unknown_heads_are_rejected(heads):
     with pytest.raises(InputError, match="expected a list of some of rgb, flow, merged, or None") as raised:
         small_model(["rgb", "flow"])(clip(), heads)
     assert f"got {heads!r}" in str(raised.value)
 
 
-def test_a_clips_scores_do_not_depend_on_the_clips_beside_it():
+def test_scores_do_not_depend_on_the_other_clips_of_the_batch():
     model, clips = small_model(), clip(batch=3)
     clips[1] *= 0.1
     with torch.no_grad():

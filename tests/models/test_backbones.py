@@ -31,11 +31,11 @@ def norm(channels):
     return 2 * channels
 
 
-def test_the_configs_type_names_the_packaged_towers():
+def test_the_type_of_backbone_lists_all_backbones():
     assert get_args(BackboneName) == tuple(BACKBONES)
 
 
-def test_the_2_plus_1_d_resnet_18_has_the_parameters_of_its_papers_formula():
+def test_r2plus1d18_has_the_parameters_of_the_papers_formula():
     def factorised(channels, out, t=3, d=3):
         between = (t * d * d * channels * out) // (d * d * channels + t * out)
         return d * d * channels * between + norm(between) + t * between * out + norm(out)
@@ -47,7 +47,7 @@ def test_the_2_plus_1_d_resnet_18_has_the_parameters_of_its_papers_formula():
     assert parameters(BACKBONES["r2plus1d18"]()) == expected
 
 
-def test_the_2_plus_1_d_resnet_18_has_the_size_and_the_cost_that_its_authors_give():
+def test_r2plus1d18_has_the_published_size_and_cost():
     # facebookresearch/VMZ, model zoo: 33.3 million parameters, 20.7 G for 8 x 112 x 112, 400 classes.
     model = ModelConfig(streams=["rgb"], backbone="r2plus1d18")
     cost = count(Config(clip=ClipConfig(frames=8), model=model), classes=400, segment_classes=3)
@@ -56,7 +56,7 @@ def test_the_2_plus_1_d_resnet_18_has_the_size_and_the_cost_that_its_authors_giv
 
 
 @EACH_BACKBONE
-def test_every_packaged_tower_learns_from_any_clip(name):
+def test_every_backbone_gets_finite_gradients(name):
     torch.manual_seed(0)
     config = ModelConfig(streams=["rgb", "rgb2"], backbone=name, width=0.03, dropout=0.0)
     model = build(config, classes=3, segment_classes=4)
@@ -75,7 +75,7 @@ def test_only_the_first_repetition_has_the_poolings():
     assert kinds(second.body) == convolutions
 
 
-def test_the_pages_tower_of_ones_own_gives_an_answer_and_needs_its_merge_level(tmp_path):
+def test_the_documented_own_tower_works_and_needs_its_merge_level(tmp_path):
     (recipe,) = blocks(page("backbones.md"), "yaml")
     (tmp_path / "own.yaml").write_text(recipe)
     config = load_config(tmp_path / "own.yaml").model

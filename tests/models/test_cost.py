@@ -36,7 +36,7 @@ def default(streams=("rgb", "flow", "semantic"), **loss_weights):
     return Config(model=ModelConfig(streams=list(streams)), loss_weights=LossWeights(**loss_weights))
 
 
-def test_a_small_model_costs_what_can_be_counted_by_hand():
+def test_the_cost_of_a_small_model_is_the_one_counted_by_hand():
     pixel_wise = Block(8, [Layer("conv2d", kernel=1)], skip=False)
     config = Config(
         clip=ClipConfig(frames=2, size=64),
@@ -50,7 +50,7 @@ def test_a_small_model_costs_what_can_be_counted_by_hand():
     assert cost.parameters == {"rgb.early": early + norms[0], "rgb.late": late + norms[1] + 16 * 5 + 5}
 
 
-def test_a_temporal_and_a_strided_convolution_cost_their_outputs_times_their_kernels():
+def test_convolutions_cost_outputs_times_kernels():
     plain = Block(8, [Layer("conv2d", kernel=1)], skip=False)
     strided = Block(8, [Layer("conv2d", kernel=3, stride=2), Layer("conv1d", kernel=5, stride=2)], skip=False)
     clip = ClipConfig(frames=4, size=64)
@@ -61,7 +61,7 @@ def test_a_temporal_and_a_strided_convolution_cost_their_outputs_times_their_ker
 
 
 @pytest.mark.parametrize("streams", [["rgb"], ["flow", "semantic"], ["rgb", "flow", "semantic"]])
-def test_the_parts_parameters_are_all_of_the_models(streams):
+def test_the_parts_have_all_parameters(streams):
     cost = count(default(streams), classes=21, segment_classes=81)
     with torch.device("meta"):
         model = build(ModelConfig(streams=streams), classes=21, segment_classes=81)
@@ -75,7 +75,7 @@ def test_the_default_model_stays_within_the_papers_17_giga_multiply_adds():
     assert cost.inference["semantic.representation"] == pytest.approx(16 * 0.76e9, rel=0.03)
 
 
-def test_training_adds_the_late_towers_of_the_heads_that_have_weight_and_nothing_else():
+def test_training_adds_the_late_towers_of_heads_with_weight():
     cost = count(default(rgb=1, flow=0, semantic=0.5), classes=51, segment_classes=81)
     late = cost.inference["merged.late"]
     assert late > 0
@@ -84,7 +84,7 @@ def test_training_adds_the_late_towers_of_the_heads_that_have_weight_and_nothing
     assert "flow.late" not in cost.training | cost.parameters
 
 
-def test_a_further_later_merge_costs_training_but_not_inference():
+def test_a_second_later_merge_costs_only_training():
     one, two = (
         count(Config(model=ModelConfig(streams=["rgb", "flow"], merge_levels=levels)), 51, 81)
         for levels in ([3], [3, 6])
@@ -94,7 +94,7 @@ def test_a_further_later_merge_costs_training_but_not_inference():
     assert sum(two.training.values()) == sum(one.training.values()) + one.inference["merged.late"]
 
 
-def test_parameters_that_score_leave_out_blocks_that_only_train():
+def test_parameters_at_inference_exclude_blocks_that_only_train():
     model = ModelConfig(streams=["rgb", "flow"], width=0.5)
     one = count(Config(model=model), 4, 2)
     three = count(Config(model=replace(model, merge_levels=[3, 1, 5])), 4, 2)
@@ -111,7 +111,7 @@ def test_one_stream_costs_what_it_costs_among_others():
     assert alone.inference == alone.training
 
 
-def test_the_flows_iterations_cost_the_element_wise_operations_that_they_do(monkeypatch):
+def test_the_flow_layer_costs_the_operations_that_it_runs(monkeypatch):
     def operations(iterations):
         monkeypatch.setattr(flow, "iterate", tvl1.unrolled)  # the counter cannot look into one operator
         with ElementwiseOperations() as counter, torch.no_grad():

@@ -165,7 +165,7 @@ def gradients_of(layer, clip):
 
 @pytest.mark.parametrize("options", [PLAIN, LEARNT], ids=["in place", "unrolled"])
 @pytest.mark.parametrize("iterations", [1, 2, 9, 20])
-def test_each_pair_of_each_channel_is_tv_l1_pixel_by_pixel(iterations, options):
+def test_flow_equals_tv_l1_computed_pixel_by_pixel(iterations, options):
     tau, weight, theta = 0.11, 0.4, 0.21
     clip_BCTHW = np.random.default_rng(0).uniform(0, 12, (2, 2, 3, 8, 9))
     # A flat corner that brightens: no image gradient, yet a difference in time.
@@ -178,7 +178,7 @@ def test_each_pair_of_each_channel_is_tv_l1_pixel_by_pixel(iterations, options):
 
 
 @pytest.mark.parametrize("levels", [1, 2])
-def test_with_warps_it_is_the_full_solver_pixel_by_pixel(levels):
+def test_with_warps_flow_equals_the_full_solver(levels):
     constants = {"iterations": 4, "tau": 0.2, "weight": 0.3, "theta": 0.25}
     first, second = np.random.default_rng(0).uniform(0, 60, (2, 33, 36))
     sizes = [(17, 18), (33, 36)][-levels:]
@@ -189,7 +189,7 @@ def test_with_warps_it_is_the_full_solver_pixel_by_pixel(levels):
     np.testing.assert_allclose(flow, expected, rtol=0, atol=1e-9)
 
 
-def test_one_warp_at_one_level_is_no_warp():
+def test_one_warp_at_one_level_changes_nothing():
     clip = random_clip(1, 1, 3, 16, 17).double()
     without = layer_with(6, 0.2, 0.15, 0.3, 1.0)(clip)
     torch.testing.assert_close(layer_with(6, 0.2, 0.15, 0.3, 1.0, warps=1)(clip), without, rtol=0, atol=1e-9)
@@ -224,13 +224,13 @@ def test_batches_without_clips_and_frames_of_2_px(shape, options):
 
 
 @pytest.mark.parametrize(("right", "down"), [(1, 0), (-1, 0), (0, 1), (0, -1), (0.5, -0.75)])
-def test_a_moving_picture_gives_its_motion_in_px_a_frame(right, down):
+def test_flow_measures_motion_in_px_a_frame(right, down):
     flow = RepresentationFlow(200)(moving_waves(right, down).float())[0, :, 0, 4:-4, 4:-4].detach()
     assert flow[0].median().item() == pytest.approx(right, abs=0.1)
     assert flow[1].median().item() == pytest.approx(down, abs=0.1)
 
 
-def test_levels_and_warps_recover_a_motion_that_is_too_large_without():
+def test_levels_and_warps_measure_larger_motion():
     clip = moving_waves(6, -3, size=64).float()
     truth = torch.tensor([6.0, -3.0])[:, None, None]
 
@@ -242,7 +242,7 @@ def test_levels_and_warps_recover_a_motion_that_is_too_large_without():
     assert error(levels=3, warps=5) < 0.3
 
 
-def test_iterations_end_at_the_minimum_of_the_energy():
+def test_iterations_reach_the_minimum_of_the_energy():
     rng = np.random.default_rng(1)
     clip = (moving_waves(0.8, -0.6, size=24) + torch.tensor(rng.normal(0, 0.02, (1, 1, 2, 24, 24)))) * 255
     first, second = clip[0, 0].numpy()
@@ -258,7 +258,7 @@ def test_iterations_end_at_the_minimum_of_the_energy():
                 assert moved > energies[-1]
 
 
-def test_objects_of_the_synthetic_data_move_as_they_were_drawn():
+def test_flow_of_synthetic_videos_is_the_motion_drawn():
     for how in ("left", "right", "up", "down"):
         drawn = make_clip("square", how, frames=8, size=64, rng=np.random.default_rng(3))
         grey = torch.tensor(drawn.frames).float().mean(dim=-1)[None, None] / 255
@@ -282,7 +282,7 @@ def test_a_clip_in_0_to_255_gives_the_flow_of_the_clip_in_0_to_1(options):
 
 
 @EACH_WAY
-def test_a_clips_flow_depends_on_its_own_two_frames_alone(options):
+def test_flow_depends_only_on_its_two_frames(options):
     clips = random_clip(3, 1, 4, 32, 33)
     clips[1] *= 0.01  # a range of its own
     layer = RepresentationFlow(10, **options)
@@ -294,7 +294,7 @@ def test_a_clips_flow_depends_on_its_own_two_frames_alone(options):
 
 
 @EACH_WAY
-def test_the_flow_of_a_feature_map_is_that_of_each_of_its_channels(options):
+def test_flow_of_several_channels_is_computed_channel_by_channel(options):
     features = random_clip(2, 3, 3, 32, 33)
     features[:, 1] = features[:, 1] * 8 - 4
     layer = RepresentationFlow(6, **options)
@@ -309,7 +309,7 @@ def test_the_flow_of_a_feature_map_is_that_of_each_of_its_channels(options):
     [PLAIN, LEARNT, {"warps": 2}, {"levels": 2, "warps": 2}, {"levels": 2, "warps": 1, "learn_kernels": True}],
     ids=str,
 )
-def test_gradients_of_frames_and_parameters_are_those_of_finite_differences(monkeypatch, options):
+def test_gradients_equal_finite_differences(monkeypatch, options):
     """One by one without warps; with them, whose steps take long, along random directions."""
     monkeypatch.setattr(flow_module, "SMALLEST_SIDE", 4)  # two levels of a small frame
     layer = layer_with(3, 0.15, 0.3, 0.25, **options)
@@ -365,7 +365,7 @@ def test_degenerate_frames_give_finite_flow_and_finite_gradients(options, autoca
 
 @EACH_WAY
 @pytest.mark.parametrize("frames", ["one grey", "black", "identical"])
-def test_frames_without_motion_give_no_flow(frames, options):
+def test_frames_without_motion_give_zero_flow(frames, options):
     flow = RepresentationFlow(10, **options)(degenerate_clips()[frames])
     torch.testing.assert_close(flow, torch.zeros_like(flow), rtol=0, atol=1e-3 if options is WARPED else 0)
 
@@ -425,18 +425,18 @@ def test_computes_in_double_precision_on_double_precision_clips(options):
     assert layer(clip[:, :, :1]).dtype == torch.float64
 
 
-def test_frames_of_whole_numbers_are_refused_with_what_to_give():
+def test_integer_frames_are_refused():
     with pytest.raises(InputError, match=r"torch\.uint8.*frames\.float\(\) / 255") as raised:
         RepresentationFlow(2)(torch.zeros(1, 1, 2, 16, 16, dtype=torch.uint8))
     assert "\n" not in str(raised.value)
 
 
-def test_learnt_kernels_begin_as_the_fixed_ones():
+def test_learnt_kernels_start_as_the_fixed_ones():
     clip = random_clip(2, 3, 3, 12, 13)
     torch.testing.assert_close(RepresentationFlow(8, learn_kernels=True)(clip), RepresentationFlow(8)(clip))
 
 
-def test_learnt_kernels_learn():
+def test_training_changes_learnt_kernels():
     clip = moving_waves(1, 0, frames=3, size=24).float()
     layer = RepresentationFlow(8, learn_kernels=True)
     optimiser = torch.optim.SGD(layer.parameters(), lr=1e-3)
@@ -466,7 +466,7 @@ def smooth_clips(*shape, seed=0):
     [("aot_eager", PLAIN), ("aot_eager", LEARNT), ("aot_eager", {"warps": 1}), ("inductor", PLAIN)],
     ids=["aot_eager, plain", "aot_eager, learnt kernels", "aot_eager, warped", "inductor, plain"],
 )
-def test_compiles_without_a_break_for_any_batch_length_and_size(backend, options):
+def test_compiles_as_one_graph_for_any_batch_length_and_size(backend, options):
     if backend == "inductor" and shutil.which("g++") is None:
         pytest.skip("no g++ for torch.compile")
     torch._dynamo.reset()
@@ -530,14 +530,14 @@ def test_exports_to_onnx_for_any_batch_length_and_size(tmp_path):
     ],
     ids=str,
 )
-def test_numbers_out_of_range_are_refused_in_one_line(numbers, said):
+def test_numbers_out_of_range_are_refused(numbers, said):
     with pytest.raises(InputError, match=said) as raised:
         RepresentationFlow(**numbers)
     assert "\n" not in str(raised.value)
     assert "expected" in str(raised.value) or "give" in str(raised.value)
 
 
-def test_a_frame_difference_is_the_next_frame_less_this_one():
+def test_a_frame_difference_is_the_next_frame_minus_this_one():
     clip = random_clip(2, 3, 4, 5, 6)
     difference = FrameDifference()(clip)
     for t in range(3):
@@ -546,7 +546,7 @@ def test_a_frame_difference_is_the_next_frame_less_this_one():
     assert torch.equal(FrameDifference()(clip[:, :, :1]), torch.zeros(2, 3, 1, 5, 6))
 
 
-def test_a_config_names_the_layer_and_its_options():
+def test_make_flow_follows_the_config():
     assert isinstance(make_flow(FlowConfig(kind="difference")), FrameDifference)
     layer = make_flow(FlowConfig(iterations=7, levels=3, warps=2, learn_kernels=True))
     assert isinstance(layer, RepresentationFlow)
@@ -556,7 +556,7 @@ def test_a_config_names_the_layer_and_its_options():
     torch.testing.assert_close(make_flow(FlowConfig())(clip), RepresentationFlow(20, value_range=1.0)(clip))
 
 
-def test_a_model_runs_and_trains_on_frame_differences():
+def test_a_model_trains_on_frame_differences():
     torch.manual_seed(0)
     config = ModelConfig(streams=["rgb", "flow"], width=0.125, flow=FlowConfig(kind="difference"))
     model = build(config, classes=3, segment_classes=2)
@@ -582,7 +582,7 @@ def test_a_model_runs_and_trains_on_frame_differences():
     ],
     ids=str,
 )
-def test_a_mistake_in_a_config_is_one_line_that_names_its_key(values, key):
+def test_invalid_flow_values_name_their_key(values, key):
     with pytest.raises(InputError) as raised:
         from_dict({"model": {"flow": values}})
     message = str(raised.value)
@@ -591,7 +591,7 @@ def test_a_mistake_in_a_config_is_one_line_that_names_its_key(values, key):
     assert "\n" not in message
 
 
-def test_the_command_line_takes_a_kind_of_flow_and_refuses_an_unknown_one():
+def test_the_command_line_takes_only_known_kinds_of_flow():
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
     parsed = parser.parse_args(["--model.flow.kind", "difference"])

@@ -21,7 +21,7 @@ from airstreams.models.segmenter import DilatedResNet18
         ((65, 100), 4, (17, 25)),
     ],
 )
-def test_one_cell_of_the_grid_stands_for_a_stride_of_px_and_a_rest_gets_its_own(size, stride, grid):
+def test_the_grid_has_one_cell_per_stride_rounded_up(size, stride, grid):
     segmenter = DilatedResNet18(5, width=0.125, stride=stride).eval()
     assert segmenter(torch.rand(2, 3, *size)).shape == (2, 5, *grid)
 
@@ -31,7 +31,7 @@ def test_has_the_parameters_of_a_resnet_18_and_a_pixel_wise_classifier():
     assert parameters == 11_176_512 + 81 * (512 + 1)  # torchvision's resnet18 less its 1000-class layer
 
 
-def test_takes_three_quarters_of_a_giga_multiply_add_for_a_frame_of_112_px():
+def test_a_frame_of_112_px_costs_0_76_giga_multiply_adds():
     with torch.device("meta"):
         segmenter, frame = DilatedResNet18(81), torch.empty(1, 3, 112, 112)
     with FlopCounterMode(display=False) as counter:
@@ -39,7 +39,7 @@ def test_takes_three_quarters_of_a_giga_multiply_add_for_a_frame_of_112_px():
     assert counter.get_total_flops() / 2 == pytest.approx(0.76e9, rel=0.02)
 
 
-def test_the_fourth_stage_looks_at_every_second_cell_instead_of_striding():
+def test_the_fourth_stage_dilates_instead_of_striding():
     stage_four = DilatedResNet18(2, width=0.125).eval().stages[6:]
     with torch.no_grad():
         for parameter in stage_four.parameters():
@@ -55,7 +55,7 @@ def test_the_fourth_stage_looks_at_every_second_cell_instead_of_striding():
     assert torch.equal(seen, expected)
 
 
-def test_the_stem_is_a_convolution_that_strides_and_a_maximum_that_strides():
+def test_the_stem_strides_twice():
     torch.manual_seed(0)
     stem, frames = DilatedResNet18(2, width=0.125).eval().stem, torch.randn(2, 3, 37, 50)
     weight = stem.get_parameter("0.weight")
@@ -65,7 +65,7 @@ def test_the_stem_is_a_convolution_that_strides_and_a_maximum_that_strides():
 
 
 @pytest.mark.parametrize("stride", [8, 4])
-def test_finer_logits_are_the_coarse_ones_enlarged_and_what_earlier_stages_add(stride):
+def test_finer_logits_add_those_of_earlier_stages(stride):
     torch.manual_seed(0)
     segmenter = DilatedResNet18(5, width=0.125, stride=stride).eval()
     stages = {}
@@ -85,7 +85,7 @@ def test_finer_logits_are_the_coarse_ones_enlarged_and_what_earlier_stages_add(s
 
 
 @pytest.mark.parametrize(("stride", "learns"), [(16, False), (4, True)])
-def test_a_finer_grid_learns_what_a_coarse_one_cannot_say(stride, learns):
+def test_only_a_finer_grid_learns_small_cells(stride, learns):
     torch.manual_seed(0)
     segmenter = DilatedResNet18(2, width=0.25, stride=stride).train()
     optimizer = torch.optim.Adam(segmenter.parameters(), 1e-2)

@@ -69,7 +69,7 @@ def test_poolings_are_the_flat_and_the_thin_3d_ones(kernel, stride, memory_forma
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_factorised_convolution_is_a_flat_and_a_thin_3d_one_with_the_parameters_of_a_whole_one(stride):
+def test_factorised_convolution_is_two_3d_ones_with_the_parameters_of_one(stride):
     x, layer = features(), FactorisedConv(6, 8, Layer("conv2d+1d", 3, stride)).eval()
     flat, thin = layer[0], layer[3]
     assert isinstance(flat, SpatialConv)
@@ -91,7 +91,7 @@ def test_normalisation_is_over_clips_frames_and_pixels(memory_format):
     torch.testing.assert_close(norm.eval()(x), reference.eval()(x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_gpus_normalisation_of_the_input_is_the_same():
+def test_input_norm_by_reductions_equals_batch_norm():
     ours, plain = InputNorm(6).double(), torch.nn.BatchNorm3d(6).double()
     with torch.no_grad():
         for layer in (ours, plain):
@@ -110,7 +110,7 @@ def test_a_gpus_normalisation_of_the_input_is_the_same():
 
 
 @pytest.mark.parametrize("gate", [ContextGating, SqueezeExcite])
-def test_gates_weigh_whole_channels_by_what_the_whole_clip_shows(gate):
+def test_gates_scale_channels_by_the_whole_clip(gate):
     layer, x = gate(6, 6, Layer("context_gating")), features()
     weights = layer(x) / x
     one_a_channel = weights[:, :, :1, :1, :1].expand_as(weights)
@@ -123,7 +123,7 @@ def test_gates_weigh_whole_channels_by_what_the_whole_clip_shows(gate):
     assert not torch.allclose((layer(brighter) / brighter)[:, 1, 0, 0, 0], weights[:, 1, 0, 0, 0], rtol=1e-3)
 
 
-def test_the_gates_are_their_formulas():
+def test_gates_equal_their_formulas():
     x, one, two = features(), ContextGating(6, 6, Layer("context_gating")), SqueezeExcite(6, 6, Layer("squeeze_excite"))
     means = x.mean(dim=(2, 3, 4))
 
@@ -144,7 +144,7 @@ def test_a_block_without_change_of_size_starts_as_the_identity(gate):
     assert torch.equal(block(x), F.relu(x))
 
 
-def test_a_block_that_strides_starts_as_its_shortcut_of_means():
+def test_a_striding_block_starts_as_its_averaging_shortcut():
     block = TowerBlock(8, Block(8, [Layer("pool1d", stride=2), Layer("conv2d", stride=2)]), width=1, repetition=0)
     x = features(channels=8)[:, :, :4, :8]
     torch.testing.assert_close(block(x), F.relu(F.avg_pool3d(x, 2)))
@@ -177,14 +177,14 @@ def test_the_default_tower_takes_any_number_of_frames_and_any_size(size):
     [[Layer("conv2d+1d", stride=2)], [Layer("conv2d", stride=3)], [Layer("conv2d", 5, 2), Layer("pool2d", stride=2)]],
 )
 @pytest.mark.parametrize("size", range(9, 22))
-def test_skip_connections_fit_what_they_skip_at_every_size(layers, size):
+def test_skip_connections_fit_their_blocks_at_every_size(layers, size):
     block = TowerBlock(
         8, Block(16, [*layers, Layer("pool1d", stride=2), Layer("conv1d", stride=2)]), width=1, repetition=0
     )
     assert block(torch.rand(1, 8, size, size, size)).shape[1] == 16
 
 
-def test_one_whole_default_tower_has_a_resnet_18s_capacity():
+def test_the_default_tower_has_the_capacity_of_a_resnet_18():
     tower = default_tower()
     parts = [EarlyTower(3, tower, 1, [3]), LateTower(tower, 3, 1, 51, 0.5)]
     parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
@@ -192,7 +192,7 @@ def test_one_whole_default_tower_has_a_resnet_18s_capacity():
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1000.0])
-def test_features_for_the_merge_are_of_one_scale_whatever_the_streams_units(scale):
+def test_features_have_one_scale_whatever_the_input_scale(scale):
     torch.manual_seed(0)
     tower = EarlyTower(2, default_tower(), 0.25, [3])
     representation = torch.randn(4, 2, 8, 64, 64) * scale
@@ -202,7 +202,7 @@ def test_features_for_the_merge_are_of_one_scale_whatever_the_streams_units(scal
     torch.testing.assert_close(variances, torch.ones_like(variances), rtol=0, atol=2e-2)
 
 
-def test_a_stream_in_other_units_gives_the_same_features():
+def test_features_do_not_depend_on_the_input_scale():
     torch.manual_seed(0)
     tower = EarlyTower(2, default_tower(), 0.25, [3])
     representation = torch.randn(2, 2, 4, 64, 64)

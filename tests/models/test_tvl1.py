@@ -43,19 +43,19 @@ def compare(given, iterations, from_rest=False):
 
 @pytest.mark.parametrize("from_rest", [True, False], ids=["from rest", "from a start"])
 @pytest.mark.parametrize("iterations", [1, 2, 3, 12])
-def test_in_place_is_unrolled_in_values_and_gradients(iterations, from_rest):
+def test_in_place_equals_unrolled_in_values_and_gradients(iterations, from_rest):
     plain = compare(arguments(3, 6, 7), iterations, from_rest)
     if iterations > 1:  # no comparison of zeros: from here on tau and the slope have their say even from rest
         assert all(x.abs().max() > 0 for x in plain)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 7), (0, 6, 7), (4, 2, 7), (4, 6, 2), (4, 2, 2)], ids=str)
-def test_in_place_is_unrolled_for_any_number_of_pairs_and_size(shape):
+def test_in_place_equals_unrolled_for_any_number_of_pairs_and_size(shape):
     compare(arguments(*shape), 5)
 
 
 @pytest.mark.parametrize("pixels", [1, 2 * 6 * 7, 3 * 6 * 7], ids="blocks of {} pixels".format)
-def test_in_place_is_unrolled_for_pairs_in_several_blocks(monkeypatch, pixels):
+def test_in_place_equals_unrolled_for_several_blocks(monkeypatch, pixels):
     monkeypatch.setattr(tvl1, "PIXELS_PER_THREAD", pixels)
     monkeypatch.setattr(tvl1, "FORWARD_BLOCK", 1)
     given = arguments(7, 6, 7)
@@ -68,7 +68,7 @@ def test_in_place_is_unrolled_for_pairs_in_several_blocks(monkeypatch, pixels):
     compare(given, 6, from_rest=True)
 
 
-def test_in_place_is_unrolled_for_tensors_that_are_not_contiguous():
+def test_in_place_equals_unrolled_for_tensors_that_are_not_contiguous():
     offset, slope, gradient, tau, start = arguments(4, 6, 7)
     turned = gradient.movedim(1, -1).contiguous().movedim(-1, 1)
     given = [offset[..., ::2], slope[..., ::2], turned[..., :4], tau, start.mT.contiguous().mT[..., :4]]
@@ -77,7 +77,7 @@ def test_in_place_is_unrolled_for_tensors_that_are_not_contiguous():
     compare(given, 6, from_rest=True)
 
 
-def test_a_gradient_without_strides_comes_back_like_any_other():
+def test_an_expanded_gradient_is_accepted():
     offset, slope, gradient, tau, start = arguments(4, 6, 7)
 
     def gradient_of_the_sum(solve):
@@ -90,7 +90,7 @@ def test_a_gradient_without_strides_comes_back_like_any_other():
     assert ours.abs().max() > 0
 
 
-def test_what_was_given_is_left_as_it_was():
+def test_inputs_are_not_changed():
     given = arguments(3, 6, 7)
     copies = [x.clone() for x in given]
     values_and_gradients(recomputed, given, 4)
@@ -98,7 +98,7 @@ def test_what_was_given_is_left_as_it_was():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_flow_that_becomes_flat_under_a_dual_that_is_not_has_finite_gradients(dtype):
+def test_a_flow_that_becomes_flat_has_finite_gradients(dtype):
     # The thresholding step moves the left pixels by 0.75 each time, the dual of 1/8 does the rest: after the first
     # iteration the flow is (0, 1), after the second exactly (7/8, 7/8). The third meets the square root's kink.
     left = torch.tensor([1.0, 0.0], dtype=dtype).expand(1, 2, 2)
@@ -116,13 +116,13 @@ def test_a_flow_that_becomes_flat_under_a_dual_that_is_not_has_finite_gradients(
 
 @pytest.mark.parametrize("start", [True, False], ids=["from a start", "from rest"])
 @pytest.mark.parametrize("gradients", [True, False], ids=["with gradients", "without"])
-def test_torch_finds_no_fault_with_the_operator(start, gradients):
+def test_the_operator_passes_torchs_checks(start, gradients):
     given = [x.requires_grad_(gradients) for x in arguments(2, 5, 6)]
     torch.library.opcheck(recomputed, (*given[:4], 3, given[4] if start else None))
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["from a start", "from rest"])
-def test_without_gradients_the_flow_is_the_operators_to_the_bit(start):
+def test_without_gradients_the_flow_is_the_same_bits(start):
     given = arguments(3, 9, 8, dtype=torch.float32)
     given = (*given[:4], 5, given[4] if start else None)
     with torch.inference_mode():
@@ -147,7 +147,7 @@ def test_the_divergence_is_the_negative_adjoint_of_forward_differences():
     torch.testing.assert_close(inner, -(scalar * divergence(dual_x, dual_y)).sum(), rtol=0, atol=1e-12)
 
 
-def test_learnt_taps_at_their_start_are_the_differences_that_they_replace():
+def test_initial_learnt_taps_are_the_fixed_differences():
     offset, slope, gradient, tau, start = arguments(2, 6, 7)
     taps = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)
     other = torch.tensor([[-1.0, 1.0], [-0.9, 1.1]], dtype=torch.float64)

@@ -58,32 +58,32 @@ def compare(given, iterations, from_rest, tolerance=1e-12):
 @by_kernels
 @pytest.mark.parametrize("from_rest", [True, False], ids=["from rest", "from a start"])
 @pytest.mark.parametrize("iterations", [1, 2, 3, 9])
-def test_kernels_are_the_unrolled_iterations(iterations, from_rest):
+def test_kernels_equal_the_unrolled_iterations(iterations, from_rest):
     compare(arguments(3, 6, 7), iterations, from_rest)
 
 
 @by_kernels
 @pytest.mark.parametrize("shape", [(0, 6, 7), (1, 2, 2), (4, 2, 7), (4, 6, 2), (2, 31, 37)], ids=str)
-def test_any_number_of_pairs_and_size(shape):
+def test_kernels_take_any_number_of_pairs_and_size(shape):
     compare(arguments(*shape), 4, from_rest=False)
 
 
 @by_kernels
-def test_pairs_in_several_blocks(monkeypatch):
+def test_kernels_take_several_blocks(monkeypatch):
     monkeypatch.setattr(tvl1_gpu, "_blocks", lambda offset: [slice(0, 2), slice(2, 3), slice(3, 5)])
     compare(arguments(5, 6, 7), 5, from_rest=False)
     compare(arguments(5, 6, 7), 5, from_rest=True)
 
 
 @by_kernels
-def test_tensors_that_are_not_contiguous():
+def test_kernels_take_tensors_that_are_not_contiguous():
     offset, slope, gradient, tau, start, flow_grad = arguments(4, 6, 8)
     given = [offset[..., ::2], slope[..., ::2], gradient.mT.contiguous().mT[..., :4], tau, start[..., :4]]
     compare([*given, flow_grad[..., 4:]], 4, from_rest=False)
 
 
 @by_kernels
-def test_flat_flow_has_finite_gradients():
+def test_flat_flow_gives_finite_gradients():
     offset, slope, gradient, tau, start, flow_grad = arguments(2, 6, 7, torch.float32)
     flat = [torch.zeros_like(offset), torch.zeros_like(slope), torch.zeros_like(gradient), tau, torch.ones_like(start)]
     grads = tvl1_gpu.solve_backward(flow_grad, *flat[:4], 5, flat[4])
@@ -92,19 +92,19 @@ def test_flat_flow_has_finite_gradients():
 
 
 @by_kernels
-def test_single_precision_is_close():
+def test_single_precision_is_close_to_double():
     compare(arguments(2, 17, 19, torch.float32), 6, from_rest=False, tolerance=1e-3)
 
 
 @by_kernels
-def test_what_is_not_finite_stays_so():
+def test_nan_stays_nan():
     offset, slope, gradient, tau, *_ = arguments(1, 4, 5, torch.float32)
     offset[0, 1, 2] = torch.nan
     assert tvl1_gpu.solve(offset, slope, gradient, tau, 3)[:, 0, 1, 2].isnan().all()
 
 
 @pytest.mark.skipif(DEVICE != "cuda", reason="no CUDA card")
-def test_the_layer_runs_them_on_cuda():
+def test_the_flow_layer_runs_the_kernels_on_cuda():
     offset, slope, gradient, tau, start, flow_grad = arguments(3, 16, 17, torch.float32)
     inputs = [tensor.requires_grad_() for tensor in (offset, slope, gradient, tau, start)]
     grads = torch.autograd.grad(recomputed(*inputs[:4], 5, inputs[4]), inputs, flow_grad)
@@ -117,7 +117,7 @@ def test_the_layer_runs_them_on_cuda():
 
 
 @pytest.mark.skipif(CAN_RUN, reason="the tests above ran themselves")
-def test_by_the_interpreter():
+def test_kernels_pass_in_tritons_interpreter():
     pytest.importorskip("triton", reason="Triton is not installed (pip install triton): its kernels are not tested")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]

@@ -51,7 +51,7 @@ def teachers_loss(output):
 
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 101)])
-def test_the_tower_sees_what_reducing_the_enlarged_logits_would_give(size):
+def test_reducing_before_enlarging_gives_the_same_input(size):
     torch.manual_seed(0)
     semantic = Semantic(21, segmenter_width=0.125, segmenter_stride=16, channels=8, stop_gradient=False).eval()
     seen = semantic(torch.rand(2, 3, 3, *size))
@@ -61,7 +61,7 @@ def test_the_tower_sees_what_reducing_the_enlarged_logits_would_give(size):
     torch.testing.assert_close(seen.tower_input, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_enlargement_keeps_things_where_they_are():
+def test_enlarging_keeps_positions():
     # Cell centres stand for 16 px each, so a ramp over cells is the ramp over pixels away from the border.
     cells = torch.arange(5.0) * 16 + 7.5
     ramp = upsample(cells.expand(1, 1, 4, 5), (64, 80))[0, 0]
@@ -69,7 +69,7 @@ def test_enlargement_keeps_things_where_they_are():
 
 
 @pytest.mark.parametrize("size", [(16, 28), (7, 9), (4, 5)])
-def test_a_gpus_enlargement_is_the_same(size):
+def test_enlarging_by_matrix_products_is_the_same(size):
     given = torch.randn(3, 2, 4, 5, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(3, 2, *size, dtype=torch.float64)
     plain, product = upsample(given, size), upsample_by_matmul(given, size)
@@ -78,7 +78,7 @@ def test_a_gpus_enlargement_is_the_same(size):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-12, atol=1e-12)
 
 
-def test_flow_is_that_of_brightness_and_not_of_colour():
+def test_flow_sees_brightness_and_not_colour():
     rng = np.random.default_rng(0)
     clip = torch.tensor(rng.uniform(0.2, 0.8, (1, 3, 2, 16, 16))).float()
     layer = Flow(FlowConfig(iterations=5), stop_gradient=False)
@@ -93,12 +93,12 @@ def test_flow_is_that_of_brightness_and_not_of_colour():
 CUT = {"semantic": "representations.semantic.segmenter.", "flow": "representations.flow.layer."}
 
 
-def test_action_losses_reach_every_weight_where_nothing_is_stopped():
+def test_without_stop_gradient_action_losses_reach_every_weight():
     assert gradients([], action_losses).keys() == dict(small_model([]).named_parameters()).keys()
 
 
 @pytest.mark.parametrize("stopped", [["semantic"], ["flow"], ["flow", "semantic"]])
-def test_stop_gradient_cuts_the_action_losses_from_its_representation_and_from_nothing_else(stopped):
+def test_stop_gradient_keeps_action_losses_from_one_representation(stopped):
     everything, left = gradients([], action_losses), gradients(stopped, action_losses)
     cut = everything.keys() - left.keys()
     prefixes = tuple(CUT[name] for name in stopped)
@@ -108,6 +108,6 @@ def test_stop_gradient_cuts_the_action_losses_from_its_representation_and_from_n
 
 
 @pytest.mark.parametrize("stopped", [[], ["semantic"], ["flow", "semantic"]])
-def test_the_teachers_loss_reaches_the_segmenter_and_nothing_else_stopped_or_not(stopped):
+def test_the_teachers_loss_reaches_only_the_segmenter(stopped):
     reached = gradients(stopped, teachers_loss).keys()
     assert reached == {name for name in gradients([], action_losses) if name.startswith(CUT["semantic"])}

@@ -137,7 +137,7 @@ def test_a_model_without_a_frame_rate_is_of_an_earlier_version(run):
     assert load(run).frame_rate is None
 
 
-def test_the_description_says_all_that_a_stranger_must_show_the_model(run):
+def test_the_description_holds_the_preprocessing(run):
     description = json.loads((run / "model.json").read_text())
     assert description["classes"] == list(CLASSES)
     shown = description["preprocessing"]
@@ -155,20 +155,20 @@ def test_neither_file_is_a_pickle(run):
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-def test_a_folder_without_a_models_files_is_no_run(run, name):
+def test_a_folder_without_one_of_the_two_files_is_refused(run, name):
     (run / name).unlink()
-    assert f"no {name}" in complaint(run)
+    assert name in complaint(run)
 
 
-def test_no_folder_at_all_is_no_run(tmp_path):
-    assert "expected" in complaint(tmp_path / "nowhere")
+def test_a_missing_folder_is_refused(tmp_path):
+    assert "airstreams train" in complaint(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("kept", [0, 5, 1000, -100])
 def test_truncated_weights_are_refused(run, kept):
     content = (run / "model.safetensors").read_bytes()
     (run / "model.safetensors").write_bytes(content[:kept])
-    assert "model.safetensors: damaged" in complaint(run)
+    assert "model.safetensors" in complaint(run)
 
 
 def test_one_flipped_bit_in_the_weights_is_refused(run):
@@ -210,16 +210,16 @@ def test_weights_swapped_within_the_file_are_refused(run):
     one, other = "early.rgb.output_norm.weight", "early.rgb.output_norm.bias"
     assert weights[one].shape == weights[other].shape
     save_file(weights | {one: weights[other], other: weights[one]}, path, sums)
-    assert "damaged" in complaint(run)
+    assert "model.safetensors" in complaint(run)
 
 
 def test_weights_without_sums_are_refused(run):
     path = run / "model.safetensors"
     save_file(load_file(path), path)
-    assert "damaged" in complaint(run)
+    assert "model.safetensors" in complaint(run)
 
 
-def test_the_sum_of_the_weights_is_what_any_program_can_compute(run):
+def test_the_sum_of_the_weights_can_be_computed_from_the_bytes_of_the_file(run):
     """From the file's bytes alone, without torch or safetensors."""
     path = run / "model.safetensors"
     content, start = path.read_bytes(), header_bytes(path)
@@ -234,7 +234,7 @@ def test_the_sum_of_the_weights_is_what_any_program_can_compute(run):
     assert json.loads(sums["sums"])["sha256"] == summed.hexdigest()
 
 
-def test_a_bit_changed_in_the_sums_themselves_is_refused(run):
+def test_one_flipped_bit_in_the_sums_is_refused(run):
     path = run / "model.safetensors"
     content = path.read_bytes()
     start, end = content.index(b"sha256"), content.index(b"description") + 80
@@ -244,7 +244,7 @@ def test_a_bit_changed_in_the_sums_themselves_is_refused(run):
         flip(path, bit)
 
 
-def test_the_same_model_is_the_same_file(run, tmp_path):
+def test_saving_a_model_again_gives_the_same_bytes(run, tmp_path):
     saved = load(run)
     for copy in "abc":  # several entries of a header would stand there in another order each time
         save(saved, tmp_path / copy)
@@ -260,26 +260,24 @@ def test_the_header_of_an_earlier_version_is_read(run):
     load(run)
 
 
-def test_class_names_of_another_run_are_refused_though_the_shapes_fit(run, tmp_path):
+def test_class_names_of_another_run_are_refused(run, tmp_path):
     other = replace(some_model(), classes=("climb", "dive", "draw sword", "dribble"))
     save(other, tmp_path / "other")
     shutil.copy(tmp_path / "other" / "model.json", run / "model.json")
-    message = complaint(run)
-    assert "of another run" in message
-    assert "copy the run again" in message
+    assert "model.json" in complaint(run)
 
 
 def test_reordered_class_names_are_refused(run):
     change(run / "model.json", classes=CLASSES[::-1])
-    assert "changed" in complaint(run)
+    assert "model.json" in complaint(run)
 
 
-def test_other_versions_in_the_description_are_none_of_the_models_business(run):
+def test_versions_in_the_description_may_change(run):
     change(run / "model.json", versions={"airstreams": "0.0.1", "torch": "2.9.0", "python": "3.11.0"})
     load(run)
 
 
-def test_a_save_cut_between_the_two_files_leaves_a_pair_that_belongs_together(run):
+def test_a_crash_between_the_two_files_leaves_two_that_match(run):
     description = (run / "model.json").read_bytes()
     later = some_model(seed=1)
     save(later, run)
@@ -295,7 +293,7 @@ def test_a_damaged_description_is_refused(run, content):
     assert "model.json" in complaint(run)
 
 
-def test_a_description_without_classes_is_refused_though_its_sum_is_right(run, monkeypatch):
+def test_a_description_without_classes_is_refused(run, monkeypatch):
     """As somebody might write one to see what happens."""
     sum_of = saved_models._sum_of_description
 
@@ -305,14 +303,14 @@ def test_a_description_without_classes_is_refused_though_its_sum_is_right(run, m
 
     monkeypatch.setattr(saved_models, "_sum_of_description", without_classes)
     save(some_model(), run)
-    assert "model.json: 'classes'" in complaint(run)
+    assert "'classes'" in complaint(run)
 
 
-def test_a_newer_format_asks_for_a_newer_airstreams(run):
+def test_a_newer_format_asks_for_an_update(run):
     change(run / "model.json", format=4, config={"what": "nobody knows yet"})
     message = complaint(run)
     assert "format 4" in message
-    assert "update airstreams" in message
+    assert "Update airstreams" in message
     assert "damaged" not in message
 
 
@@ -320,27 +318,27 @@ def test_an_older_format_asks_to_train_again(run):
     change(run / "model.json", format=2)
     message = complaint(run)
     assert "format 2" in message
-    assert "train it again" in message
-    assert "update airstreams" not in message
+    assert "Train" in message
+    assert "Update airstreams" not in message
 
 
-def test_a_model_that_is_not_of_its_config_names_the_version_as_the_way_out(tmp_path):
+def test_weights_that_do_not_fit_the_config_are_refused(tmp_path):
     """As if a later airstreams built another network from the same config."""
     saved = some_model()
     save(replace(saved, config=replace(saved.config, model=ModelConfig(width=0.25))), tmp_path / "run")
-    assert "use the version of airstreams that model.json names" in complaint(tmp_path / "run")
+    assert "version of airstreams" in complaint(tmp_path / "run")
 
 
-def test_a_config_that_this_version_does_not_know_names_the_version_as_the_way_out(tmp_path):
+def test_a_config_that_is_invalid_now_is_refused(tmp_path):
     saved = some_model()
     saved.config.clip.frames = 0
     save(saved, tmp_path / "run")
     message = complaint(tmp_path / "run")
     assert "clip.frames" in message
-    assert "use the version of airstreams that model.json names" in message
+    assert "version of airstreams" in message
 
 
-def test_a_save_that_fails_halfway_leaves_the_old_model(run):
+def test_a_failed_save_leaves_the_old_model(run):
     before, files = scores(load(run)), sorted(path.name for path in run.iterdir())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # as if the disk were full

@@ -4,9 +4,9 @@
 runs no code. There is one exception: a model with custom streams imports their modules, if Python finds them.
 
 safetensors has no checksum, and class names of another run fit any weights of the same shapes. So the header of the
-weights holds two sha256 sums: of the tensors, and of `model.json`. Files that do not match them are not read. The price
-is that every load hashes all weights, and that nobody can edit `model.json`. The sums protect against accidents. They do
-not protect against forgery, because a forger can write new ones.
+weights holds two sha256 sums: of the tensors, and of `model.json`. Files that do not match them are not read. The
+price is that every load hashes all weights, and that nobody can edit `model.json`. The sums protect against accidents.
+They do not protect against forgery, because a forger can write new ones.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ def save(saved: SavedModel, run: Path) -> None:
     }
     sums = {"sha256": _sum_of_weights(weights), "description": _sum_of_description(description)}
     with replacing(RunFolder(run).weights) as temporary:
-        # Not save_file, which makes the file unreadable for other users. One entry, because the order of several varies.
+        # save_file makes a file that other users cannot read. There is one entry, because the order of several varies.
         temporary.write_bytes(serialise(weights, {"sums": json.dumps(sums)}))
     with replacing(RunFolder(run).description) as temporary:
         temporary.write_text(_as_text(description), encoding="utf-8")

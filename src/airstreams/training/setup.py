@@ -165,8 +165,8 @@ def _restore(learner: Learner, state: TrainingState, folder: RunFolder, config: 
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError) as error:
-        fix = saved_models.mend_of_differing(learner.model, state.learner["model"], config.model)
-        raise InputError(f"{folder.path}: its state does not fit the model ({one_line(error)[:200]}); {fix}") from error
+        fix = saved_models.fix_for_other_weights(learner.model, state.learner["model"], config.model)
+        raise InputError(f"{folder.path}: its state does not fit the model ({one_line(error)[:200]}). {fix}") from error
 
 
 def _start_from(
