@@ -203,27 +203,26 @@ def test_clips_may_have_any_length_and_any_size_from_64_px(size):
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "said"),
     [
-        (clip().double(), "torch.float64 of (2, 3, 3, 64, 64)"),
+        (clip().double(), "torch.float64"),
+        (clip().double(), "(2, 3, 3, 64, 64)"),
         (clip().half(), "torch.float16"),
         ((clip() * 255).long(), "torch.int64"),
         (clip()[0], "(3, 3, 64, 64)"),
         (clip(frames=4).permute(0, 2, 3, 4, 1), "(2, 4, 64, 64, 3)"),
     ],
 )
-def test_wrong_clips_are_refused(given, told):
-    with pytest.raises(
-        InputError, match=r"expected torch\.uint8, or torch\.float32 in 0\.\.1, of \(batch, 3"
-    ) as raised:
+def test_wrong_clips_are_refused(given, said):
+    with pytest.raises(InputError, match=r"^clip: .*torch\.uint8.*torch\.float32") as raised:
         small_model(["rgb"])(given)
-    assert str(raised.value).startswith("clip: got ")
-    assert told in str(raised.value)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("heads", ["merged", [], ["rgb", "semantic"]])
 def test_unknown_heads_are_rejected(heads):
-    with pytest.raises(InputError, match="expected a list of some of rgb, flow, merged, or None") as raised:
+    with pytest.raises(InputError, match=r"^heads: .*rgb, flow, merged") as raised:
         small_model(["rgb", "flow"])(clip(), heads)
     assert f"got {heads!r}" in str(raised.value)
 
