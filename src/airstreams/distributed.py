@@ -1,6 +1,6 @@
-"""Several processes on one job, started by `torchrun`: what each takes, and how they come together again.
+"""Several processes on one job, started by `torchrun`: how they share work and exchange results.
 
-With one process all of this is the identity.
+With a single process these functions return their arguments.
 """
 
 import functools
@@ -19,19 +19,19 @@ from airstreams.errors import InputError
 
 Item = TypeVar("Item")
 
-# Processes end their shares of a long job, or prepare their videos, hours apart; torch's own patience ends after half
-# an hour. Of a process that died, torchrun tells the others.
+# Processes may finish their shares of a long job hours apart, but torch's own limit is half an hour. torchrun itself
+# ends the others when one process dies.
 PATIENCE = timedelta(days=7)
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes files and talks."""
+    """Whether this is the process of rank 0, which writes files and prints."""
     is_main: bool = PartialState().is_main_process
     return is_main
 
 
 def device_of_process() -> torch.device:
-    """The CUDA device that is this process's, or the CPU. InputError: there are fewer cards than processes."""
+    """The CUDA device of this process, or the CPU. InputError: there are fewer cards than processes."""
     if torch.cuda.is_available():
         require_a_card_each()
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
@@ -41,17 +41,17 @@ def require_a_card_each() -> None:
     """Raise InputError if `torchrun` started more processes on this machine than it has CUDA cards."""
     processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if processes > cards:
-        raise InputError(f"torchrun: got {processes} processes for {cards} CUDA cards; give --nproc-per-node {cards}")
+        raise InputError(f"torchrun: {processes} processes for {cards} CUDA cards. Give --nproc-per-node {cards}.")
 
 
 def share(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's part: every n-th item."""
+    """The items of this process: every n-th one."""
     state = PartialState()
     return items[state.process_index :: state.num_processes]
 
 
 def gather(items: list[Item]) -> list[Item]:
-    """All processes' items, process by process."""
+    """The items of all processes, in the order of their ranks."""
     gathered: list[Item] = gather_object(items)
     return gathered
 
@@ -59,27 +59,27 @@ def gather(items: list[Item]) -> list[Item]:
 def any_process(flags: Sequence[bool]) -> list[bool]:
     """Which of the flags are set in at least one process.
 
-    It goes by the hosts alone, so that nothing waits for a device.
+    The exchange runs on the CPUs (gloo), so that nothing waits for a CUDA device.
     """
     if PartialState().num_processes == 1:
         return list(flags)
-    everyones = torch.tensor(flags, dtype=torch.uint8)
-    dist.all_reduce(everyones, dist.ReduceOp.MAX, group=_hosts())
-    return [bool(flag) for flag in everyones]
+    set_anywhere = torch.tensor(flags, dtype=torch.uint8)
+    dist.all_reduce(set_anywhere, dist.ReduceOp.MAX, group=_cpu_group())
+    return [bool(flag) for flag in set_anywhere]
 
 
 @functools.cache
-def _hosts() -> dist.ProcessGroup:
+def _cpu_group() -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def share_on_this_machine() -> tuple[int, int]:
-    """Which process this is of how many on its machine."""
+    """This process's number among those on its machine, and how many there are."""
     return PartialState().local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Give every process the batch statistics of the first, which are those that are saved."""
+    """Give every process the batch statistics of rank 0, which are the ones that are saved."""
     if PartialState().num_processes > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: whatever is written goes to a temporary name first."""
+"""Atomic writes and locks: every file is written under a temporary name first, so no reader sees half of it."""
 
 import csv
 import errno
@@ -20,9 +20,9 @@ LONGEST_NAME = 255  # bytes, on the usual file systems
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes `path` once all is on the disk; nothing is left behind when writing fails.
+    """A temporary name that becomes `path` once everything is on the disk. A failed write leaves nothing behind.
 
-    The folder is made if need be. The temporary name ends as `path` does, for writers that go by the suffix.
+    The folder is made if necessary. The temporary name has the suffix of `path`, which some writers look at.
     """
     temporary = temporary_name(path)
     try:
@@ -31,13 +31,13 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or error.filename is not None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk's error names no file
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object, indent: int | None = 2) -> None:
-    """Write a JSON file for programs, and with an indent for people too."""
+    """Write a JSON file; with an indent, people can read it too."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
 
@@ -51,19 +51,20 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
 
 
 def require_writable(folder: Path) -> None:
-    """InputError, before the work and not after it: nothing can be written in this folder, or it cannot be made."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{folder}: nothing can be written there, by {there}; make that a writable folder")
+    """Raise InputError for a folder that cannot be written or made. Call it before the work, not after."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written: {existing} is not a writable folder. Make it one.")
 
 
 @contextmanager
 def exclusive_lock(folder: Path, work: str) -> Iterator[None]:
-    """Keep other processes, on all machines that see the folder, from the same work in it meanwhile.
+    """Lock a folder against other processes, on all machines that share it.
 
-    The folder is made if need be, and removed if nothing came into it. InputError: another process is at work there.
+    The folder is made if necessary, and removed if it is still empty at the end. `work` completes "another process is".
+    InputError: another process holds the lock, or the folder cannot be written.
     """
-    if sys.platform == "win32":  # which has no such locks
+    if sys.platform == "win32":  # it has no such locks
         yield
         return
     require_writable(folder)
@@ -72,42 +73,42 @@ def exclusive_lock(folder: Path, work: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
     except OSError as error:
-        raise InputError(f"{folder}: nothing can be written there ({error.strerror}); give another one") from error
+        raise InputError(f"{folder} cannot be written ({error.strerror}). Give another folder.") from error
     if lock is None:
-        raise InputError(f"{folder}: another process is {work} there; wait for it or end it")
+        raise InputError(f"{folder}: another process is {work} there. Wait for it, or end it.")
     with lock:
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
             if made:
-                with suppress(OSError):  # it is not empty
+                with suppress(OSError):  # not empty
                     folder.rmdir()
 
 
 def _lock(path: Path) -> IO[str] | None:
-    """The file, opened and locked until it is closed; None: another process has it."""
-    import fcntl  # which Windows has not
+    """The file, locked until it is closed; None: another process has locked it."""
+    import fcntl  # missing on Windows
 
     while True:
         file = path.open("w")
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no process that decodes inherits it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike with flock, no child process inherits it
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 file.close()
                 return None
-            # Other errors are of a file system without locks.
+            # Any other error: the file system has no locks, and the work goes on without one.
         with suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 return file
-        file.close()  # who held it before has removed it meanwhile
+        file.close()  # the previous holder has removed this file; lock the new one
 
 
 def temporary_name(path: Path) -> Path:
-    """Where to write what is to become `path`, in its folder, which is made if need be."""
+    """A name in the folder of `path`, to write under before `move_into_place`. The folder is made if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Containers that share a folder give their processes the same numbers.
+    # The process id is not enough: processes in two containers may have the same one.
     prefix = f".{os.getpid()}{secrets.randbelow(10**9):09}."
     too_long = len(os.fsencode(prefix + path.name)) > LONGEST_NAME
     name = sha256(os.fsencode(path.name)).hexdigest()[:32] + path.suffix if too_long else path.name
@@ -115,12 +116,12 @@ def temporary_name(path: Path) -> Path:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file has such a name, and so was left behind by a process that was killed, unless it is alive."""
+    """Whether a file has a name of `temporary_name`: a process is writing it, or was killed while it did."""
     return re.match(r"\.\d+\.", path.name) is not None
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Give a file that is written its name."""
+    """Give a written file its final name."""
     with temporary.open("r+b") as file:
-        os.fsync(file.fileno())  # or a power cut could leave the new name with nothing under it
+        os.fsync(file.fileno())  # else a power cut could leave an empty file
     temporary.replace(path)

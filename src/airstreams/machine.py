@@ -1,4 +1,4 @@
-"""The machine that a job runs on: what it is called, how much of it is ours, what is asked of its C library."""
+"""The machine that a job runs on: its name, the CPUs that the job may use, and settings of its C library."""
 
 import ctypes
 import math
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Have the C library (glibc) keep the memory of freed tensors for the next ones.
+    """Make the C library (glibc) keep the memory of freed tensors for the next ones.
 
-    By default it gives large blocks back to the system, and each step then pays for fresh pages: 6 to 20 % of a
-    training step's time on a CPU, and a third of a Mask R-CNN's. Elsewhere this does nothing.
+    By default glibc returns large blocks to the system, and each step pays for fresh pages: 6 to 20 % of a training
+    step's time on a CPU, and a third of Mask R-CNN's. With another C library this does nothing.
     """
     with suppress(OSError, AttributeError, TypeError):
         library = ctypes.CDLL(None)
@@ -28,9 +28,9 @@ def keep_freed_memory() -> None:
 
 
 def in_bfloat16(device: "torch.device") -> bool:
-    """Whether networks run in bfloat16 there: on CUDA cards that compute in it, which those before 2020 do not.
+    """Whether networks run in bfloat16 on a device: on CUDA cards that compute in it.
 
-    These (V100, T4, RTX 20) take its numbers and convert them at each operation; they run in float32.
+    Cards from before 2020 (V100, T4, RTX 20) convert bfloat16 numbers at each operation. They run in float32.
     """
     import torch
 
@@ -38,15 +38,16 @@ def in_bfloat16(device: "torch.device") -> bool:
 
 
 def cpus() -> int:
-    """How many CPUs this process may use: those of its affinity, or fewer where control groups ration their time."""
-    there = _affinity()
-    return max(1, min(there, math.ceil(min(_quotas(), default=there))))
+    """How many CPUs this process may use: those of its affinity, or fewer if a control group limits its CPU time."""
+    available = _affinity()
+    return max(1, min(available, math.ceil(min(_quotas(), default=available))))
 
 
 def heed_cpu_quota() -> None:
-    """Have torch, which will be imported and goes by the affinity alone, start no more threads than there are CPUs for.
+    """Limit the threads that torch starts to the CPUs of the quota. Call it before torch is imported.
 
-    With 64 threads on a quota of half a CPU a training took 2.8 times as long as with one.
+    torch looks at the affinity alone. A training with 64 threads on a quota of half a CPU took 2.8 times as long as
+    with one thread.
     """
     if cpus() < _affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(cpus()))
@@ -59,26 +60,26 @@ def _affinity() -> int:
 
 
 def _quotas(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
-    """CPUs' worth of time that Linux's control groups allow this process: its own and those above, versions 1 and 2."""
+    """The CPU time, in CPUs, that each of the process's control groups on Linux allows (versions 1 and 2)."""
     with suppress(OSError):
         for line in groups.read_text(encoding="utf-8").splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers and "cpu" not in controllers.split(","):
                 continue
             root = mounted / "cpu" if controllers else mounted
-            # A container may see its own group's files at the root, under whatever name the group has outside.
+            # In a container the files of its own group may stand at the root, whatever the group is called outside.
             for folder in (root / group.lstrip("/"), *(root / group.lstrip("/")).parents):
                 with suppress(OSError, ValueError):
                     if controllers:
                         quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
                     else:
                         quota, period = (folder / "cpu.max").read_text().split()
-                    if int(quota) > 0:  # -1 and "max" are none
+                    if int(quota) > 0:  # -1 and "max" mean no limit
                         yield int(quota) / int(period)
 
 
 def hardware(device: "torch.device") -> str:
-    """What a job runs on, in words."""
+    """The name of what a job runs on: the CPU with its threads, or the card; with several processes, how many."""
     import torch
     from accelerate import PartialState
 
@@ -90,7 +91,7 @@ def hardware(device: "torch.device") -> str:
 
 
 def _cpu() -> str:
-    with suppress(OSError):  # Linux alone has this file; elsewhere Python knows the name
+    with suppress(OSError):  # only Linux has this file
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

@@ -64,7 +64,7 @@ def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(vi
 def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "prepare_videos", None)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="nothing can be written there"):
+    with pytest.raises(InputError, match="cannot be written"):
         train(open_source(str(videos)), of_one_stream(tiny), tmp_path / "file" / "run", False, QUIET)
     config = of_one_stream(tiny)
     config = replace(config, training=replace(config.training, freeze=["flow.early"]))

@@ -1,7 +1,7 @@
-"""A trained model as one file for programs that lack this package: clips in, probabilities out.
+"""Write a trained model to one file for programs without this package: clips in, probabilities out.
 
-NAME.onnx is for onnxruntime and what else reads ONNX, NAME.pt2 for torch (`torch.export.load`). Both hold the weights
-and, as JSON under `ABOUT`, what their use takes: class names, how a clip is sampled and cropped.
+NAME.onnx is for onnxruntime and other readers of ONNX, NAME.pt2 for torch (`torch.export.load`). Both hold the weights.
+Both also hold, as JSON under `ABOUT`, the class names and how a clip is sampled and cropped.
 """
 
 import io
@@ -24,80 +24,95 @@ from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel, preprocessing
 
 ABOUT = "airstreams.json"
-# Runtimes add up in other orders, by which answers differ by some 1e-6 of what those to different clips differ by. Red
-# taken for blue is 0.04 of that in models that have learnt nothing or little.
+# How far probabilities of the file may be from the model's, as a share of their spread over different clips. Runtimes
+# add up in another order, which gives about 1e-6. Swapped colour channels give 0.04, even in a model that has learnt
+# little.
 TOLERANCE = 0.002
-ROUNDING = 1e-7  # of a probability
+ROUNDING = 1e-7  # of a probability; the least that is allowed
 
 Scores = Callable[[Tensor], Tensor]
+Writer = Callable[[SavedModel, ExportedProgram, Path, str], Scores | None]
 
 
 class ClipScorer(nn.Module):
-    """What is exported: uint8 RGB frames (B, T, S, S, 3) to the answer's probabilities (B, K), of any B."""
+    """The exported module: uint8 RGB frames (B, T, S, S, 3) to the answer's probabilities (B, K), for any B."""
 
     def __init__(self, saved: SavedModel) -> None:
         super().__init__()
         self.model = saved.model
-        self.model.late = nn.ModuleDict({self.model.answer: self.model.late[self.model.answer]})  # others only train
+        self.model.late = nn.ModuleDict(
+            {self.model.answer: self.model.late[self.model.answer]}
+        )  # the other heads only help training
         self.multi_label = saved.multi_label
         self.requires_grad_(False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Score clips as `airstreams predict` scores each of a video's views."""
+        """Score clips as `airstreams predict` scores the views of a video."""
         logits_BK = self.model(frames.permute(0, 4, 1, 2, 3)).logits[self.model.answer].float()
         return logits_BK.sigmoid() if self.multi_label else logits_BK.softmax(dim=1)
 
 
-def export(run: Path, out: Path) -> float | None:
-    """Write a run's model to a file, once it has been read back and has given the model's answers.
+def export(run: Path | str, out: Path | str) -> float | None:
+    """Write a run's model to a file. It is read back and must give the model's answers, else no file is left.
 
     Args:
         run: the folder that training wrote.
-        out: NAME.onnx or NAME.pt2; what is there is replaced.
+        out: NAME.onnx or NAME.pt2. An existing file is replaced.
 
     Returns:
-        The largest difference of a probability from the model's, on made-up clips; None: onnxruntime is not installed,
-        and nothing was compared.
+        The largest difference of a probability from the model's, on generated clips. None: nothing was compared,
+        because onnxruntime is not installed.
 
     Raises:
         InputError: no run, another suffix, or a package is missing.
-        RuntimeError: a stream that `torch.export` or ONNX cannot follow, or other answers than the model's.
+        RuntimeError: `torch.export` or ONNX does not support a stream, or the answers differ from the model's.
     """
-    writers = {".onnx": _write_onnx, ".pt2": _write_program}
-    suffix = out.suffix.lower()
-    if suffix not in writers or out.is_dir():
-        raise InputError(f"--out {out}: expected a file NAME.onnx, or NAME.pt2 for torch.export; give one of them")
-    if suffix == ".onnx":
-        for package in ("onnx", "onnxscript"):  # which torch needs for it, and would miss in the end only
-            if find_spec(package) is None:
-                raise InputError(f"--out {out}: needs {package}; pip install onnx onnxscript, or give NAME.pt2")
+    run, out = Path(run), Path(out)
+    write = _writer(out)
     require_writable(out.parent)
     saved = saved_models.load(run)
     scorer = ClipScorer(saved).eval()
-    clips = _made_up_clips(saved)
+    clips = _test_clips(saved)
     expected_BK = scorer(clips)
     if not torch.equal(scorer(clips), expected_BK):
-        raise RuntimeError(f"{run}: its model answers differently each time, so a file cannot be compared with it")
-    with _without_torchs_remarks():
-        program = _followed(saved, "torch.export", lambda: _program(scorer, clips[:2]))
+        raise RuntimeError(f"{run}: its model is random, so a file cannot be compared with it. Remove the randomness.")
+    with _quiet_torch():
+        program = _supported(saved, "torch.export", lambda: _program(scorer, clips[:2]))
         with replacing(out) as temporary:
-            scores = writers[suffix](saved, program, temporary, json.dumps(_about(saved), indent=2))
-            if scores is None:
-                return None
-            found_BK = scores(clips)
-            difference = float((found_BK - expected_BK).abs().max())
-            allowed = max(TOLERANCE * float((expected_BK.amax(0) - expected_BK.amin(0)).max()), ROUNDING)
-            if not difference <= allowed:
-                raise RuntimeError(
-                    f"{out}: its probabilities differ by {difference:.2g} from the model's, expected at most "
-                    f"{allowed:.2g}; nothing was written; try the other format"
-                )
+            scores = write(saved, program, temporary, json.dumps(_about(saved), indent=2))
+            return None if scores is None else _largest_difference(out, scores(clips), expected_BK)
+
+
+def _writer(out: Path) -> Writer:
+    """The function that writes a file of this suffix. InputError: another suffix, or a package is missing."""
+    writers: dict[str, Writer] = {".onnx": _write_onnx, ".pt2": _write_program}
+    suffix = out.suffix.lower()
+    if suffix not in writers or out.is_dir():
+        raise InputError(f"--out {out}: expected a file. Give NAME.onnx, or NAME.pt2 for torch.export.")
+    if suffix == ".onnx":
+        for package in ("onnx", "onnxscript"):  # torch would miss them only at the end
+            if find_spec(package) is None:
+                raise InputError(f"--out {out}: {package} is missing. pip install onnx onnxscript, or give NAME.pt2.")
+    return writers[suffix]
+
+
+def _largest_difference(out: Path, found_BK: Tensor, expected_BK: Tensor) -> float:
+    """How far the file's probabilities are from the model's. RuntimeError: too far."""
+    difference = float((found_BK - expected_BK).abs().max())
+    spread = float((expected_BK.amax(0) - expected_BK.amin(0)).max())
+    allowed = max(TOLERANCE * spread, ROUNDING)
+    if not difference <= allowed:
+        raise RuntimeError(
+            f"{out}: its probabilities differ from the model's by {difference:.2g}; {allowed:.2g} is allowed. No file "
+            "was written. Try the other format."
+        )
     return difference
 
 
-def _made_up_clips(saved: SavedModel) -> Tensor:
-    """Clips that no two halves of look alike, nor colours, nor frames: a bar that moves, in turn red to blue, on noise,
-    grey and black.
+def _test_clips(saved: SavedModel) -> Tensor:
+    """Generated clips (5, T, S, S, 3), uint8: noise, a moving bar on grey in red, green or blue, and black.
+
+    Mirrored, reversed or with swapped channels they look different, so an error of that kind in a file is noticed.
     """
     clip = saved.config.clip
     generator = torch.Generator().manual_seed(0)
@@ -118,22 +133,24 @@ def _program(scorer: ClipScorer, clips: Tensor) -> ExportedProgram:
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
-                node.meta.pop("stack_trace", None)  # names folders of this machine
+                node.meta.pop("stack_trace", None)  # it names folders of this machine
     return program
 
 
-def _followed(saved: SavedModel, by: str, work: Callable[[], Any]) -> Any:
-    """What the work gives. RuntimeError, which names the model's further streams, for whatever goes wrong in it."""
+def _supported(saved: SavedModel, exporter: str, work: Callable[[], Any]) -> Any:
+    """The result of `work`. RuntimeError, which names the model's custom streams, for any error in it."""
     try:
         return work()
     except Exception as error:
         streams = ", ".join(saved.config.model.representations)
-        whose = f"the stream {streams}" if streams else "this model"
-        raise RuntimeError(f"{by} cannot follow {whose} ({describe(error)[:200]}); try the other format") from error
+        what = f"the stream {streams}" if streams else "this model"
+        raise RuntimeError(
+            f"{exporter} does not support {what} ({describe(error)[:200]}). Try the other format."
+        ) from error
 
 
 def _about(saved: SavedModel) -> dict[str, Any]:
-    """What a program has to know besides."""
+    """What a program needs to know beside the model."""
     return {
         "classes": list(saved.classes),
         "multi_label": saved.multi_label,
@@ -158,8 +175,8 @@ def _about(saved: SavedModel) -> dict[str, Any]:
 
 
 def _write_program(saved: SavedModel, program: ExportedProgram, path: Path, about: str) -> Scores:
-    """Write the file; returns what its own program, read back, makes of clips."""
-    written = io.BytesIO()  # in a file's own entries torch would repeat its name, which is a temporary one
+    """Write a .pt2 file; returns the scores of its program, read back."""
+    written = io.BytesIO()  # torch repeats a file's name in its entries, and here the name is a temporary one
     torch.export.save(program, written, extra_files={ABOUT: about})
     path.write_bytes(written.getvalue())
     with path.open("rb") as file:
@@ -167,13 +184,13 @@ def _write_program(saved: SavedModel, program: ExportedProgram, path: Path, abou
 
 
 def _write_onnx(saved: SavedModel, program: ExportedProgram, path: Path, about: str) -> Scores | None:
-    """Write the file; returns what onnxruntime makes of clips by it, or None without onnxruntime."""
+    """Write an ONNX file; returns its scores by onnxruntime, or None without onnxruntime."""
 
     def translate() -> Any:
         names = ["frames"], ["probabilities"]
         return torch.onnx.export(program, input_names=names[0], output_names=names[1], dynamo=True, verbose=False)
 
-    translated = _followed(saved, "ONNX", translate)
+    translated = _supported(saved, "ONNX", translate)
     translated.model.metadata_props[ABOUT] = about
     translated.save(path, external_data=False)
     try:
@@ -185,8 +202,8 @@ def _write_onnx(saved: SavedModel, program: ExportedProgram, path: Path, about: 
 
 
 @contextmanager
-def _without_torchs_remarks() -> Iterator[None]:
-    """On its own insides and on torchvision's absence, which matter to nobody here."""
+def _quiet_torch() -> Iterator[None]:
+    """Without torch's log lines and warnings, which are about its internals and a missing torchvision."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
