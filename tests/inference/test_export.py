@@ -1,4 +1,4 @@
-"""An exported file answers as the model does, where airstreams is not."""
+"""An exported file gives the model's answers without airstreams."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ from airstreams.runs.saved_model import SavedModel
 
 
 def of_onnx(path):
-    """What ONNX's own runtime makes of clips, and what the file says of itself."""
+    """The scores by ONNX's runtime, and the JSON in the file."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (output,) = session.get_outputs()
     assert output.name == "probabilities"
@@ -33,7 +33,7 @@ def of_onnx(path):
 
 
 def random_run(config, run, multi_label=False):
-    """Saves a model of three classes from random weights."""
+    """Save a model of three classes with random weights."""
     torch.manual_seed(0)
     model = build(config.model, 3, 4).eval()
     saved = SavedModel(config, ("a", "b", "c"), ("0", "1", "2", "3"), multi_label, 25.0, model)
@@ -47,8 +47,8 @@ def of_torch(path):
     return program.module(), json.loads(about[ABOUT])
 
 
-def test_the_command_writes_one_file_and_says_what_it_takes(tiny, tmp_path, capsys):
-    """That a video is answered as by predict is what docs/python.md shows, which its own test runs."""
+def test_the_command_writes_one_file_and_prints_its_shapes(tiny, tmp_path, capsys):
+    """That the file answers a video as predict does is shown by docs/python.md, which its own test runs."""
     random_run(replace(tiny, model=replace(tiny.model, streams=["semantic"])), tmp_path)
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "new" / "m.pt2"), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -65,7 +65,7 @@ def test_the_command_writes_one_file_and_says_what_it_takes(tiny, tmp_path, caps
     ],
     ids=str,
 )
-def test_clips_are_scored_as_by_the_model(tiny, tmp_path, name, flow, multi_label):
+def test_the_file_gives_the_models_probabilities(tiny, tmp_path, name, flow, multi_label):
     config = replace(tiny, model=replace(tiny.model, streams=["flow"], flow=flow))
     saved = random_run(config, tmp_path, multi_label)
     difference = export(tmp_path, tmp_path / name)
@@ -75,7 +75,7 @@ def test_clips_are_scored_as_by_the_model(tiny, tmp_path, name, flow, multi_labe
     if name == "m.pt2":
         with zipfile.ZipFile(tmp_path / name) as archive:
             content = b"".join(archive.read(entry) for entry in archive.namelist())
-    assert str(Path(airstreams.__file__).parent).encode() not in content  # nor any other place of this machine
+    assert str(Path(airstreams.__file__).parent).encode() not in content  # no folder of this machine
     scores, about = of_onnx(tmp_path / name) if name == "m.onnx" else of_torch(tmp_path / name)
     for batch in (1, 5):
         clips = torch.randint(0, 256, (batch, 4, 64, 64, 3), dtype=torch.uint8)
@@ -87,18 +87,18 @@ def test_clips_are_scored_as_by_the_model(tiny, tmp_path, name, flow, multi_labe
     assert (about["training_frame_rate"], about["torch"]) == (25.0, torch.__version__)
 
 
-def test_what_cannot_be_exported_is_told_and_leaves_no_file(tiny, tmp_path, monkeypatch):
+def test_what_cannot_be_exported_is_refused_and_leaves_no_file(tiny, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"no model\.json in it"):
         export(tmp_path, tmp_path / "m.pt2")
     random_run(replace(tiny, model=replace(tiny.model, streams=["rgb"])), tmp_path)
-    for out, words in (("m.pt", "expected a file NAME.onnx, or"), ("model.json/m.pt2", "nothing can be written")):
+    for out, words in (("m.pt", "NAME.onnx"), ("model.json/m.pt2", "model.json")):
         with pytest.raises(InputError, match=words):
             export(tmp_path, tmp_path / out)
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match="needs onnx; pip install onnx onnxscript"):
+    with pytest.raises(InputError, match="pip install onnx onnxscript"):
         export(tmp_path, tmp_path / "m.onnx")
     (tmp_path / "folder.pt2").mkdir()
-    with pytest.raises(InputError, match="expected a file"):
+    with pytest.raises(InputError, match="folder.pt2"):
         export(tmp_path, tmp_path / "folder.pt2")
     (tmp_path / "folder.pt2").rmdir()
     write = exporting._write_program
@@ -108,7 +108,7 @@ def test_what_cannot_be_exported_is_told_and_leaves_no_file(tiny, tmp_path, monk
         return lambda clips: scores(clips.flip(-1))  # BGR
 
     monkeypatch.setattr(exporting, "_write_program", write_another)
-    with pytest.raises(RuntimeError, match="from the model's, expected at most"):
+    with pytest.raises(RuntimeError, match="differ from the model's"):
         export(tmp_path, tmp_path / "m.pt2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
 
@@ -128,11 +128,11 @@ class Flicker(torch.nn.Module):
     ("made", "words"),
     [
         ("clip * 2 if clip.shape[2] > 3 else clip", None),
-        ("clip * 2 if clip.mean() > 0.5 else clip", r"torch\.export cannot follow the stream flicker"),
-        ("clip + torch.rand_like(clip)", "answers differently each time"),
+        ("clip * 2 if clip.mean() > 0.5 else clip", r"torch\.export .* stream flicker"),
+        ("clip + torch.rand_like(clip)", "random"),
     ],
 )
-def test_a_further_stream_is_exported_where_it_can_be_followed(tiny, tmp_path, monkeypatch, made, words):
+def test_a_custom_stream_is_exported_if_torch_supports_it(tiny, tmp_path, monkeypatch, made, words):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "flickers", raising=False)
     (tmp_path / "flickers.py").write_text(STREAM.format(made=made))

@@ -40,9 +40,8 @@ class ClipScorer(nn.Module):
     def __init__(self, saved: SavedModel) -> None:
         super().__init__()
         self.model = saved.model
-        self.model.late = nn.ModuleDict(
-            {self.model.answer: self.model.late[self.model.answer]}
-        )  # the other heads only help training
+        # The other heads only help training.
+        self.model.late = nn.ModuleDict({self.model.answer: self.model.late[self.model.answer]})
         self.multi_label = saved.multi_label
         self.requires_grad_(False)
 
@@ -161,14 +160,15 @@ def _about(saved: SavedModel) -> dict[str, Any]:
             "input": "frames: RGB, uint8, batch x frames x height x width x 3",
             "reduced_to": saved.config.decoded_side,
             "steps": [
-                "reduce the video's frames to the shorter side reduced_to, by area, if they are larger",
-                "views clips: their first frames are numpy.linspace(0, last, views) rounded down, where a clip from "
-                "last still fits; of one view, half of last",
-                "a clip's frames lie stride apart or, where rate is not null, nearest to 1/rate s apart; one that runs "
-                "past the end repeats the last frame",
-                "crops squares, as large as fit, evenly spaced along the longer side, end to end; of one, its centre",
-                "resize each to height x width, bilinear with anti-aliasing, to uint8",
-                "a video's answer is the mean of the probabilities over views and crops",
+                "reduce frames whose shorter side is larger than reduced_to to that side, by area",
+                "take views clips. Their first frames are numpy.linspace(0, last, views) rounded down, where last is "
+                "the latest first frame at which a clip fits; for one view, last / 2",
+                "the frames of a clip are stride apart or, where rate is not null, the ones nearest to 1 / rate s "
+                "apart; a clip that runs past the end repeats the last frame",
+                "take crops squares, as large as fit, evenly spaced along the longer side from end to end; for one "
+                "crop, the centre",
+                "resize each square to height x width, bilinear with anti-aliasing, to uint8",
+                "the answer for a video is the mean of the probabilities over views and crops",
             ],
         },
     }
