@@ -5,8 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CODE := src tests examples benchmarks docs/hooks.py
 
-# The tests for the edit loop: what is computed from small arrays and texts, without a training.
-QUICK := tests/data tests/evaluation tests/test_config.py
+# The tests for the edit loop, less those that are marked as slow.
+QUICK := tests/data tests/evaluation tests/models tests/representations tests/runs tests/teachers/test_teacher.py \
+	tests/training/test_losses.py tests/experiments/test_tournament.py tests/test_config.py tests/test_errors.py tests/test_files.py
 
 .PHONY: setup demo test quick lint docs format clean
 
@@ -37,7 +38,7 @@ test: lint docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q $(QUICK)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow" $(QUICK)
 
 lint: setup
 	$(BIN)/ruff check $(CODE)

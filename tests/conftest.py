@@ -31,6 +31,13 @@ from airstreams.training.signals import asked_to_stop
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """`make quick` leaves out the tests that need a trained run."""
+    for item in items:
+        if "trained" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def nobody_asked_to_stop():
     """Nor does a test that asked a training in this process ask those of the tests after it."""

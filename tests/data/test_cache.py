@@ -408,6 +408,7 @@ def test_the_bound_holds_for_processes_that_build_at_once(data, root, source):
     assert sum(path.stat().st_size for kind in ("frames", "labels") for path in entries(root, kind)) <= limit
 
 
+@pytest.mark.slow
 def test_a_build_that_is_killed_leaves_only_whole_entries(tmp_path, root):
     for number in range(6):
         folder = tmp_path / "long" / "videos" / f"class{number % 2}"

@@ -127,6 +127,7 @@ def test_the_object_stands_out_from_its_surroundings():
         assert abs(grey[clip.label_map > 0].mean() - grey[clip.label_map == 0].mean()) > 45
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [2, 16, 60])
 def test_objects_stay_in_the_picture(frames):
     for seed, how in enumerate(HOWS):
@@ -175,6 +176,7 @@ def least_squares_accuracy(train_NF, train_N, test_NF, test_N):
     return ((test_NF @ weights > 0) == test_N).mean()
 
 
+@pytest.mark.slow
 def test_single_frames_do_not_tell_left_from_right():
     def samples(count, first_seed, when):
         features, labels = [], []

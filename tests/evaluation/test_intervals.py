@@ -132,6 +132,7 @@ def test_differences_among_seeds_that_few_videos_explain_are_not_counted_twice()
     assert low == pytest.approx(-high)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("videos", "seed_deviation"), [(268, 0.0), (268, 0.025), (5433, 0.025)])
 def test_equally_good_runs_rarely_differ_significantly(videos, seed_deviation):
     """200 pairs with three seeds each: 5 % are expected to differ; more than 18 has a probability of 1 %."""

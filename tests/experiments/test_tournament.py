@@ -333,6 +333,7 @@ def load(shared):
     return optuna.load_study(study_name="shared", storage=shared).trials
 
 
+@pytest.mark.slow
 def test_a_killed_search_continues_with_the_same_draws(shared):
     killed = start(shared, trials=40, last=22)
     killed.communicate()
@@ -345,6 +346,7 @@ def test_a_killed_search_continues_with_the_same_draws(shared):
     assert drawn(load(shared)) == drawn(whole)
 
 
+@pytest.mark.slow
 def test_four_workers_with_one_seed_share_a_study(shared):
     workers = [start(shared, worker, workers=4, trials=15) for worker in range(4)]
     errors = [worker.communicate()[1] for worker in workers]

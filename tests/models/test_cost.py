@@ -111,6 +111,7 @@ def test_one_stream_costs_what_it_costs_among_others():
     assert alone.inference == alone.training
 
 
+@pytest.mark.slow
 def test_the_flow_layer_costs_the_operations_that_it_runs(monkeypatch):
     def operations(iterations):
         monkeypatch.setattr(flow, "iterate", tvl1.unrolled)  # the counter cannot look into one operator

@@ -461,6 +461,7 @@ def smooth_clips(*shape, seed=0):
     return smooth.view(clips, 1, frames, height, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "options"),
     [("aot_eager", PLAIN), ("aot_eager", LEARNT), ("aot_eager", {"warps": 1}), ("inductor", PLAIN)],
@@ -487,6 +488,7 @@ def test_compiles_as_one_graph_for_any_batch_length_and_size(backend, options):
 DYNAMIC = (dict.fromkeys((0, 2, 3, 4), Dim.DYNAMIC),)
 
 
+@pytest.mark.slow
 @EACH_WAY
 def test_exports_for_any_batch_length_and_size(options):
     layer = RepresentationFlow(3, **options)
@@ -496,6 +498,7 @@ def test_exports_for_any_batch_length_and_size(options):
         torch.testing.assert_close(exported.module()(clip), layer(clip), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_exports_to_onnx_for_any_batch_length_and_size(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
