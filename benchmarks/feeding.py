@@ -1,17 +1,18 @@
-"""How fast clips are read: by decoding, from the cache, and how long a training's start takes with and without it.
+"""Clips per second by decoding and from the cache, and the time that a training needs to start with and without it.
 
     python benchmarks/feeding.py 'jhmdb:data/jhmdb?split=1' --recipe jhmdb
 
-Random clips of the training split, one thread, one process, the files in the operating system's memory. Three readings:
+Random clips of the training split are read by one thread of one process, with the files in the operating system's
+memory. Three measurements:
 
-1. `read_frames` of each clip at the side that the recipe decodes at. Its index of each file is already known, as it is
-   in training. The reference is a bare PyAV loop: open, decode from the start to the clip's last frame, convert the
-   clip's frames at full size. Target: at least 0.8 of it.
-2. The same clips, and their label maps where there are any, from a `FrameCache`. The reference is reading without it.
-3. What stands before the first step, each in a fresh process: the check alone, the check with the first build of the
-   cache, and the same again when all is there.
+1. `read_frames` of each clip, reduced to the recipe's size. The file has been probed before, as in training. The
+   reference is a bare PyAV loop: open the file, decode from its start to the clip's last frame, and convert the clip's
+   frames at full size. Target: at least 0.8 of the reference.
+2. The same clips, and their label maps if there are any, from a `FrameCache`. The reference is reading without it.
+3. The time before the first step, each in a new process: the check alone, the check with the first build of the cache,
+   and the same with a complete cache.
 
-The clip rates are medians over repetitions that take turns; the starts are timed once, with one thread a core.
+The clip rates are medians over interleaved repetitions. The starts are timed once, with one thread per core.
 """
 
 import argparse
@@ -44,8 +45,8 @@ Clip = tuple[Video, np.ndarray]
 
 
 def main() -> None:
-    """Print a line for each reading."""
-    parser = argparse.ArgumentParser(description="Clips a second by decoding and from the cache; seconds to start.")
+    """Print a line for each measurement."""
+    parser = argparse.ArgumentParser(description="Clips per second by decoding and from the cache; seconds to start.")
     parser.add_argument("data", metavar="DATA", help="as for `airstreams train`")
     parser.add_argument("--labels", type=Path, help="label maps to read as well")
     parser.add_argument("--recipe", default="jhmdb", help="a packaged recipe's name or a YAML file (default: jhmdb)")
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def measure_rates(source: Source, clips: Sequence[Clip], cache: FrameCache) -> None:
-    """Print the clips a second of each reader, and how they compare."""
+    """Print the clips per second of each reader, and their ratios."""
     side, store = cache.short_side, source.label_store
     readers: dict[str, Callable[[Video, np.ndarray], object]] = {
         "bare PyAV loop": bare_loop,
@@ -79,7 +80,7 @@ def measure_rates(source: Source, clips: Sequence[Clip], cache: FrameCache) -> N
             store, str(video.label_map), indices
         )
     rates: dict[str, list[float]] = {name: [] for name in readers}
-    for repetition in range(-1, REPETITIONS):  # the one before the first warms up and is not counted
+    for repetition in range(-1, REPETITIONS):  # the repetition -1 is a warm-up
         for name, read in readers.items():
             read_clips = labelled if name.startswith("label") else clips
             began = time.perf_counter()
@@ -103,7 +104,7 @@ def measure_rates(source: Source, clips: Sequence[Clip], cache: FrameCache) -> N
 
 
 def draw_clips(videos: Sequence[Video], config: Config) -> list[Clip]:
-    """Random clips of random videos of the training split, as training draws them."""
+    """Draw random clips of random videos of the training split, as training does."""
     rng = np.random.default_rng(config.seed)
     pool = [video for video in videos if video.split == "train"] or videos
     clips = []
@@ -115,7 +116,7 @@ def draw_clips(videos: Sequence[Video], config: Config) -> list[Clip]:
 
 
 def bare_loop(video: Video, indices: np.ndarray) -> list[np.ndarray]:
-    """The clip's frames, by decoding the file from its start."""
+    """Decode the file from its start and return the clip's frames."""
     wanted, last = set(indices.tolist()), int(indices.max())
     frames = []
     with av.open(str(video.path)) as container:
@@ -130,7 +131,7 @@ def bare_loop(video: Video, indices: np.ndarray) -> list[np.ndarray]:
 
 
 def start(source: Source, cache: FrameCache | None) -> list[Video]:
-    """What training does before its first step: the good videos."""
+    """Do what training does before its first step; return the good videos."""
     with Progress(console=Console(quiet=True)) as progress:
         good, _, _ = check_videos(source.videos, progress, cache)
         if cache is not None:
@@ -139,7 +140,7 @@ def start(source: Source, cache: FrameCache | None) -> list[Video]:
 
 
 def timed_start(data: str, labels: Path | None, folder: Path | None, side: int) -> float:
-    """Seconds that `start` takes; for a process of its own, which has seen none of the files."""
+    """The seconds of `start` in a new process."""
     source = open_source(data, labels)
     began = time.perf_counter()
     start(source, None if folder is None else FrameCache(folder, LIMIT_BYTES, side))
@@ -147,7 +148,7 @@ def timed_start(data: str, labels: Path | None, folder: Path | None, side: int) 
 
 
 def measure_starts(data: str, labels: Path | None, config: Config, folder: Path) -> None:
-    """Print how long a start takes without the cache, with it for the first time, and with it again."""
+    """Print the seconds of a start without the cache, with its first build, and with a complete cache."""
     print(f"{'':28}      s")
     for name, root in (("start without cache", None), ("first start, which builds", folder), ("later start", folder)):
         with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -1,12 +1,12 @@
-"""The store of label maps against two lossless video codecs: size, and the time to read a clip's label maps.
+"""The label store compared with two lossless video codecs: size, and the time to read a clip's label maps.
 
     python benchmarks/label_store.py 'jhmdb:data/jhmdb?split=1'
     python benchmarks/label_store.py videos/ --labels labels/
 
-Each video's label maps are written three ways: as the store writes them (an npz of deflated pieces of sixteen maps), as
-FFV1 and as lossless HEVC, both grey video in Matroska, a key frame every sixteen frames. Then the label maps of a clip
-that starts at a random frame are read back, compared and timed. Beside that stands the time to decode the same frames
-from the video.
+Each video's label maps are written in three formats: as the store writes them (an npz of deflated chunks of 16 maps),
+as FFV1 and as lossless HEVC, both grey video in Matroska with a key frame every 16 frames. Then the label maps of a
+clip that starts at a random frame are read back, compared and timed. The time to decode the same frames from the video
+is given for comparison.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from airstreams.data import label_maps as labels
+from airstreams.data import label_maps
 from airstreams.data.sources import open_source
 from airstreams.data.video import probe, read_frames
 
@@ -33,15 +33,15 @@ CODECS = {
     "FFV1": ("ffv1", {"level": "3", "g": "16"}),
     "lossless HEVC": ("libx265", {"x265-params": "lossless=1:keyint=16:log-level=none"}),
 }
-STORE = "npz, pieces of 16"
+STORE = "npz, chunks of 16"
 
 
 def main() -> None:
-    """Print a line for each way to keep label maps."""
-    parser = argparse.ArgumentParser(description="The store of label maps against two lossless video codecs.")
+    """Print a line for each format."""
+    parser = argparse.ArgumentParser(description="The label store compared with two lossless video codecs.")
     parser.add_argument("data", metavar="DATA", help="as for `airstreams train`, with label maps")
     parser.add_argument("--labels", type=Path, help="the store, where DATA brings none")
-    parser.add_argument("--videos", type=int, default=200, help="evenly chosen (default: 200)")
+    parser.add_argument("--videos", type=int, default=200, help="number of videos, evenly chosen (default: 200)")
     call = parser.parse_args()
     source = open_source(call.data, call.labels, for_training=False)
     store = source.label_store
@@ -54,7 +54,7 @@ def main() -> None:
     size: Counter[str] = Counter()
     seconds: defaultdict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
-        copy = labels.create(Path(folder), store.teacher, store.classes, store.settings)
+        copy = label_maps.create(Path(folder), store.teacher, store.classes, store.settings)
         for key in track(chosen, console=Console(stderr=True)):
             frames = store.labelled_frames(key)
             maps_NHW = store.read(key, frames)
@@ -63,10 +63,10 @@ def main() -> None:
             first = int(rng.integers(max(probe(keys[key]).frames - FRAMES, 0) + 1))
             clip = np.arange(first, min(first + FRAMES, probe(keys[key]).frames))
             here = np.flatnonzero(np.isin(frames, clip))
-            labels.save(copy.root, key, maps_NHW, frames)
-            file = labels.file_of(copy.root, key)
+            label_maps.save(copy.root, key, maps_NHW, frames)
+            file = label_maps.file_of(copy.root, key)
             size[STORE] += file.stat().st_size
-            copy.labelled_frames(key)  # which training remembers
+            copy.labelled_frames(key)  # training remembers these
             seconds[STORE] += timed(lambda: copy.read(key, clip))  # noqa: B023
             for name, (codec, options) in CODECS.items():
                 video = file.with_suffix(f".{codec}.mkv")
@@ -75,16 +75,16 @@ def main() -> None:
                 seconds[name] += timed(lambda: decode(video, here))  # noqa: B023
                 assert np.array_equal(decode(video, here), maps_NHW[here])
             seconds["the clip's frames"] += timed(lambda: read_frames(keys[key], clip))  # noqa: B023
-    table = Table("", "share of the raw bytes", "ms a clip", "of the frames' decoding", box=MARKDOWN)
+    table = Table("", "fraction of the raw bytes", "ms a clip", "of the frames' decoding", box=MARKDOWN)
     for name in (STORE, *CODECS, "the clip's frames"):
-        share = f"{size[name] / raw:.2%}" if name in size else ""
+        fraction = f"{size[name] / raw:.2%}" if name in size else ""
         ratio = seconds[name] / seconds["the clip's frames"]
-        table.add_row(name, share, f"{seconds[name] / len(chosen) * 1e3:.2f}", f"{ratio:.2f}")
+        table.add_row(name, fraction, f"{seconds[name] / len(chosen) * 1e3:.2f}", f"{ratio:.2f}")
     Console().print(table)
 
 
 def timed(read: Callable[[], object]) -> float:
-    """Seconds that it takes."""
+    """The seconds that a call takes."""
     started = time.perf_counter()
     read()
     return time.perf_counter() - started
@@ -101,7 +101,7 @@ def encode(path: Path, maps_NHW: np.ndarray, codec: str, options: dict[str, str]
 
 
 def decode(path: Path, indices: np.ndarray) -> np.ndarray:
-    """The label maps at these indices in a row, from the key frame before."""
+    """Decode consecutive label maps, from the key frame before the first."""
     found = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]

@@ -1,4 +1,4 @@
-"""Whether something came from the cache is seen by putting garbage of the same size and time into the file itself."""
+"""A file is replaced by garbage of the same size and time, so that only the cache can return its content."""
 
 import io
 import os
@@ -58,7 +58,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def data(tmp_path, synthetic):
-    """A copy of the synthetic data that may be spoiled."""
+    """A copy of the synthetic data that may be damaged."""
     return Path(shutil.copytree(synthetic, tmp_path / "data"))
 
 
@@ -76,18 +76,18 @@ def temporaries(root):
 
 
 def spoil(path):
-    """Make the file unreadable, so that only a stat of it is what it was."""
+    """Make the file unreadable, but keep its size and modification time."""
     before = path.stat()
     path.write_bytes(b"\x01" * before.st_size)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def prepare(root, source, limit=PLENTY, videos=None, side=SIDE):
-    """The cache, and what it said on the console."""
-    cache, said = FrameCache(root, limit, side), io.StringIO()
-    with Progress(console=Console(file=said), disable=True) as progress:
+    """The cache, and its output on the console."""
+    cache, output = FrameCache(root, limit, side), io.StringIO()
+    with Progress(console=Console(file=output, width=200), disable=True) as progress:
         cache.prepare(source.videos if videos is None else videos, source.label_store, progress)
-    return cache, said.getvalue()
+    return cache, output.getvalue()
 
 
 def start_build(data, root, limit=PLENTY, share=(0, 1)):
@@ -109,7 +109,7 @@ def build_at_once(processes):
 
 
 def render(path, codec, pixels, size, turn=None, frames=20):
-    """Noise that changes from frame to frame, of an odd size, possibly with a rotation in the header."""
+    """Render noise that changes from frame to frame, possibly with a rotation in the header."""
     rng = np.random.default_rng(0)
     width, height = size
     with av.open(str(path), "w") as out:
@@ -144,7 +144,7 @@ def render(path, codec, pixels, size, turn=None, frames=20):
     ],
 )
 @pytest.mark.parametrize("side", [45, 500])
-def test_frames_are_those_of_the_file_bit_for_bit(tmp_path, root, name, codec, pixels, size, turn, side):
+def test_cached_frames_equal_the_files_frames(tmp_path, root, name, codec, pixels, size, turn, side):
     video = Video(render(tmp_path / name, codec, pixels, size, turn), name, ("a",))
     asks: list[Sequence[int] | np.ndarray] = [range(20), [19], [3, 3, 0, 17, 4], np.array([5, 6]), []]
     expected = [read_frames(video.path, ask, short_side=side) for ask in asks]
@@ -162,13 +162,13 @@ def test_frames_and_label_maps_come_from_the_cache(root, source):
     indices = np.array([0, 7, 3, 3])
     frames = [read_frames(video.path, indices, short_side=SIDE) for video in source.videos]
     labels = [source.label_store.read(video.label_map, indices) for video in source.videos]
-    cache, said = prepare(root, source)
-    assert said == ""
+    cache, output = prepare(root, source)
+    assert output == ""
     assert temporaries(root) == []
     for video in source.videos:
         spoil(video.path)
         spoil(source.label_store.root / f"{video.label_map}.npz")
-    again = FrameCache(root, PLENTY, SIDE)  # a later run
+    again = FrameCache(root, PLENTY, SIDE)  # as in a later run
     again.prepare(source.videos, source.label_store, QUIET)
     for reader in (cache, again, pickle.loads(pickle.dumps(cache))):
         for video, frames_NHW3, labels_NHW in zip(source.videos, frames, labels, strict=True):
@@ -178,7 +178,7 @@ def test_frames_and_label_maps_come_from_the_cache(root, source):
             )
 
 
-def test_label_maps_of_some_frames_of_none_and_of_no_video(root, source):
+def test_cached_label_maps_equal_the_stores(root, source):
     store, video = source.label_store, source.videos[0]
     maps = np.random.default_rng(0).integers(0, 2, (2, 6, 5), np.uint8)
     label_maps.save(store.root, "some", maps, [2, 5])
@@ -195,15 +195,15 @@ def test_label_maps_of_some_frames_of_none_and_of_no_video(root, source):
     assert cache.read_label_maps(store, "absent", [0]) is None
     with pytest.raises(VideoError, match="class id"):
         cache.read_label_maps(store, "wrong", [0])
-    fewer = replace(store, classes=store.classes[:1])  # the cached ids were checked against more classes than these
+    fewer = replace(store, classes=store.classes[:1])  # the cached ids were checked with more classes
     with pytest.raises(VideoError, match="class id"):
         cache.read_label_maps(fewer, "some", [2])
 
 
-def test_a_place_that_the_video_does_not_have(root, source):
+def test_an_index_out_of_range_is_refused(root, source):
     cache, _ = prepare(root, source)
     for index in (-1, 8):
-        with pytest.raises(InputError, match="it has frames 0 to 7"):
+        with pytest.raises(InputError, match=r"got frame .* 0 to 7"):
             cache.read_frames(source.videos[0].path, [0, index])
 
 
@@ -215,7 +215,7 @@ def test_nothing_is_written_before_prepare(root, source):
     assert not root.exists()
 
 
-def test_a_good_file_is_not_checked_again_while_it_stays_as_it_is(root, source):
+def test_an_unchanged_good_file_is_not_checked_again(root, source):
     prepare(root, source)
     good, renamed, rewritten, evicted = source.videos[:4]
     for video in (good, renamed, rewritten, evicted):
@@ -236,7 +236,7 @@ def test_a_good_file_is_not_checked_again_while_it_stays_as_it_is(root, source):
     assert [item.video for item in check_videos(videos, QUIET)[1]] == videos
 
 
-def test_another_short_side_knows_nothing(root, source):
+def test_another_short_side_has_entries_of_its_own(root, source):
     prepare(root, source)
     path = source.videos[0].path
     other = FrameCache(root, PLENTY, SIDE // 2)
@@ -244,7 +244,7 @@ def test_another_short_side_knows_nothing(root, source):
     assert other.read_frames(path, [0]).shape == (1, SIDE // 2, SIDE // 2, 3)
 
 
-def test_a_changed_file_is_not_taken_for_its_former_self(root, source):
+def test_a_changed_file_is_cached_anew(root, source):
     cache, _ = prepare(root, source)
     first, second = source.videos[0].path, source.videos[1].path
     expected = read_frames(second, range(8), short_side=SIDE)
@@ -252,12 +252,12 @@ def test_a_changed_file_is_not_taken_for_its_former_self(root, source):
     np.testing.assert_array_equal(cache.read_frames(first, range(8)), expected)
     count = len(entries(root))
     cache.prepare(source.videos, source.label_store, QUIET)
-    assert len(entries(root)) == count  # both are the same now, and the former first stays until room is needed
+    assert len(entries(root)) == count  # both files are equal now, and the old entry stays until space is needed
     spoil(first)
     np.testing.assert_array_equal(cache.read_frames(first, range(8)), expected)
 
 
-def test_moved_and_doubled_videos_are_found_again(root, source, data):
+def test_moved_and_copied_videos_are_found(root, source, data):
     prepare(root, source)
     before = {path: path.stat().st_ino for kind in ("frames", "labels") for path in entries(root, kind)}
     (data / "videos").rename(data / "elsewhere")
@@ -270,7 +270,7 @@ def test_moved_and_doubled_videos_are_found_again(root, source, data):
 
 
 @pytest.mark.parametrize("spoiled", ["removed", "cut", "empty", "garbage"])
-def test_an_entry_that_is_gone_or_damaged_breaks_nothing(root, source, spoiled):
+def test_a_missing_or_damaged_entry_is_replaced_by_decoding(root, source, spoiled):
     cache, _ = prepare(root, source)
     for kind in ("frames", "labels"):
         for entry in entries(root, kind):
@@ -286,7 +286,7 @@ def test_an_entry_that_is_gone_or_damaged_breaks_nothing(root, source, spoiled):
     )
 
 
-def test_a_bad_video_is_passed_over_and_told_where_it_is_read(root, source):
+def test_a_bad_video_is_skipped_and_refused_when_read(root, source):
     cut, damaged, good = source.videos[:3]
     whole = cut.path.read_bytes()
     cut.path.write_bytes(whole[: len(whole) // 2])
@@ -294,23 +294,24 @@ def test_a_bad_video_is_passed_over_and_told_where_it_is_read(root, source):
     begin = content.index(b"mdat") + 4
     content[begin + (len(content) - begin) // 2 :] = b"\xff" * ((len(content) - begin + 1) // 2)
     damaged.path.write_bytes(content)
-    cache, said = prepare(root, source, videos=[cut, damaged, good])
-    assert said == ""
+    cache, output = prepare(root, source, videos=[cut, damaged, good])
+    assert output == ""
     assert temporaries(root) == []
     assert [cache.holds(video.path) for video in (cut, damaged, good)] == [False, False, True]
     with pytest.raises(VideoError):
         cache.read_frames(cut.path, range(8))
 
 
-def test_what_does_not_fit_is_decoded_and_told_once(root, source):
+def test_videos_without_space_are_decoded_with_one_warning(root, source):
     frames_only = replace(source, label_store=None)
-    cache, said = prepare(root, frames_only, limit=5 * ENTRY)
+    cache, output = prepare(root, frames_only, limit=5 * ENTRY)
     assert [path.stat().st_size for path in entries(root)] == [ENTRY] * 5
     left_out = len(source.videos) - 5
-    assert said.count("\n") == 1
-    assert f"no room for the pictures of {left_out} files" in said
+    assert output.count("\n") == 1
+    assert str(root) in output
+    assert f" {left_out} files" in output
     before = entries(root)
-    prepare(root, frames_only, limit=5 * ENTRY)  # the run's own entries do not chase each other out
+    prepare(root, frames_only, limit=5 * ENTRY)  # the run's own entries do not remove each other
     assert entries(root) == before
     for video in source.videos:
         np.testing.assert_array_equal(
@@ -318,7 +319,7 @@ def test_what_does_not_fit_is_decoded_and_told_once(root, source):
         )
 
 
-def test_room_is_made_by_removing_what_was_unused_for_longest(root, source):
+def test_the_longest_unused_entries_are_removed(root, source):
     frames_only = replace(source, label_store=None)
     sets = [source.videos[begin : begin + 2] for begin in (0, 2, 4)]
     own: list[set[Path]] = []
@@ -329,7 +330,7 @@ def test_room_is_made_by_removing_what_was_unused_for_longest(root, source):
         for path in own[-1]:
             moment = time.time() - age
             os.utime(path, (moment, moment))
-    # Room for six. Four new ones: the set used 300 s ago goes, but the one before that is in use again and stays.
+    # There is space for six entries. The oldest set is in use again and stays, so the second oldest is removed.
     new = source.videos[6:9]
     prepare(root, frames_only, limit=6 * ENTRY, videos=[*sets[0], *new])
     left = set(entries(root))
@@ -339,8 +340,8 @@ def test_room_is_made_by_removing_what_was_unused_for_longest(root, source):
     assert len(own[1] & left) == 1
 
 
-def test_files_that_are_not_the_caches_own_are_never_removed(root, source):
-    """Such as a store of label maps, where the cache is given the folder in which that lies."""
+def test_foreign_files_are_never_removed(root, source):
+    """For example a label store, where the cache is given the folder that contains it."""
     theirs = [root / "labels" / "labels.json", root / "labels" / ".gitignore", root / "frames" / "notes.npy"]
     for path in theirs:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -353,20 +354,20 @@ def test_files_that_are_not_the_caches_own_are_never_removed(root, source):
     assert sum(path.stat().st_size for path in own) <= ENTRY
 
 
-def test_once_it_is_full_no_other_video_is_looked_at(root, source, monkeypatch):
+def test_a_full_cache_opens_no_further_videos(root, source, monkeypatch):
     frames_only = replace(source, label_store=None)
     prepare(root, frames_only, limit=5 * ENTRY)
-    looked_at: list[Path] = []
+    opened: list[Path] = []
     frames_of = frame_cache._frames_of
 
-    def look(path, side):
-        looked_at.append(path)
+    def open_frames(path, side):
+        opened.append(path)
         return frames_of(path, side)
 
-    monkeypatch.setattr(frame_cache, "_frames_of", look)
-    _, said = prepare(root, frames_only, limit=5 * ENTRY)
-    assert len(looked_at) <= cpus()  # what was under way when the first was refused
-    assert f"no room for the pictures of {len(source.videos) - 5} files" in said
+    monkeypatch.setattr(frame_cache, "_frames_of", open_frames)
+    _, output = prepare(root, frames_only, limit=5 * ENTRY)
+    assert len(opened) <= cpus()  # those in progress when the first was refused
+    assert f" {len(source.videos) - 5} files" in output
 
 
 def test_a_lower_limit_shrinks_the_folder(root, source):
@@ -377,7 +378,7 @@ def test_a_lower_limit_shrinks_the_folder(root, source):
     assert entries(root) or entries(root, "labels")
 
 
-def test_processes_that_build_one_folder_at_once(data, root, source):
+def test_processes_can_build_one_folder_at_once(data, root, source):
     build_at_once([start_build(data, root) for _ in range(3)])
     assert temporaries(root) == []
     assert len(entries(root)) == len(source.videos)
@@ -389,7 +390,7 @@ def test_processes_that_build_one_folder_at_once(data, root, source):
         np.testing.assert_array_equal(cache.read_frames(video.path, range(8)), expected)
 
 
-def test_each_process_enters_its_share(data, root, source):
+def test_each_process_adds_its_share(data, root, source):
     build_at_once([start_build(data, root, share=(1, 3))])
     assert len(entries(root)) + len(entries(root, "labels")) == pytest.approx(2 * len(source.videos) / 3, abs=1)
     build_at_once([start_build(data, root, share=(index, 3)) for index in (0, 2)])
@@ -398,18 +399,18 @@ def test_each_process_enters_its_share(data, root, source):
     assert len(entries(root, "labels")) == len(source.videos)
 
 
-def test_the_bound_holds_for_processes_that_build_at_once(data, root, source):
+def test_the_limit_holds_for_processes_that_build_at_once(data, root, source):
     limit, count = 8 * ENTRY, 3
     build_at_once([start_build(data, root, limit) for _ in range(count)])
     used = sum(path.stat().st_size for kind in ("frames", "labels") for path in entries(root, kind))
-    under_way = count * cpus() * ENTRY  # counts while it is written, also where several write the same entry
-    assert max(0, limit - under_way) < used <= limit + (count - 1) * ENTRY
+    in_progress = count * cpus() * ENTRY  # counted while it is written, also where several write the same entry
+    assert max(0, limit - in_progress) < used <= limit + (count - 1) * ENTRY
     prepare(root, source, limit)
     assert sum(path.stat().st_size for kind in ("frames", "labels") for path in entries(root, kind)) <= limit
 
 
 @pytest.mark.slow
-def test_a_build_that_is_killed_leaves_only_whole_entries(tmp_path, root):
+def test_a_killed_build_leaves_only_whole_entries(tmp_path, root):
     for number in range(6):
         folder = tmp_path / "long" / "videos" / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -419,10 +420,10 @@ def test_a_build_that_is_killed_leaves_only_whole_entries(tmp_path, root):
     assert process.stdout.readline() == b"ready\n", process.communicate()[1].decode()
     process.stdin.write(b"\n")
     process.stdin.flush()
-    for _ in range(10_000):  # until one is whole and one is under way
+    for _ in range(10_000):  # until one entry is whole and one is in progress
         process.send_signal(signal.SIGSTOP)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status), "it was through before it could be killed"
+        assert os.WIFSTOPPED(status), "it finished before it could be killed"
         if (root / "frames").exists() and entries(root) and any(path.stat().st_size for path in temporaries(root)):
             break
         process.send_signal(signal.SIGCONT)
@@ -431,14 +432,14 @@ def test_a_build_that_is_killed_leaves_only_whole_entries(tmp_path, root):
     process.communicate()
     abandoned = temporaries(root)
     sizes = [path.stat().st_size for path in abandoned]
-    assert max(sizes) >= 400 * SIDE * SIDE * 3, "what is being written counts in full from its beginning"
+    assert max(sizes) >= 400 * SIDE * SIDE * 3, "an entry has its full size from the beginning"
     whole = entries(root)
     assert 0 < len(whole) < 6
     for path in whole:
         assert np.load(path).shape[0] == 400
 
     cache, _ = prepare(root, source)
-    assert temporaries(root) == abandoned  # for all that one can know, someone is still writing them
+    assert temporaries(root) == abandoned  # another process might still be writing them
     for video in source.videos:
         expected = read_frames(video.path, range(400), short_side=SIDE)
         spoil(video.path)
@@ -450,8 +451,8 @@ def test_a_build_that_is_killed_leaves_only_whole_entries(tmp_path, root):
     assert len(entries(root)) == 6
 
 
-def test_a_full_disk_is_told_in_one_line_and_breaks_nothing(data, root, source):
-    # A limit on the size of files is met where a full disk is: in the writing.
+def test_a_full_disk_gives_one_warning(data, root, source):
+    # A limit on the size of files has the same effect as a full disk: writing fails.
     script = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, ({ENTRY // 2}, {ENTRY // 2}))
@@ -468,15 +469,15 @@ for video in source.videos:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("decoded each time") == 1, done.stdout
+    assert done.stdout.count(str(root)) == done.stdout.count("warning: ") == 1, done.stdout
     assert temporaries(root) == []
     assert entries(root) == []
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below"])
-def test_a_folder_that_cannot_be_written_to(tmp_path, source, folder):
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, source, folder):
     (tmp_path / "file").write_text("not a folder")
     cache = FrameCache(tmp_path / folder, PLENTY, SIDE)
     assert not cache.holds(source.videos[0].path)
-    with pytest.raises(InputError, match="expected a folder"):
+    with pytest.raises(InputError, match=f"cache: got {tmp_path}"):
         cache.prepare(source.videos, None, QUIET)

@@ -9,7 +9,7 @@ from airstreams.data.check import check_videos
 from airstreams.data.sources import open_source
 
 
-def test_every_bad_file_is_listed_with_its_reason_and_the_good_ones_keep_their_order(tmp_path, synthetic):
+def test_bad_files_are_listed_and_good_ones_keep_their_order(tmp_path, synthetic):
     good = open_source(str(synthetic / "videos")).split("test")
     whole = good[0].path.read_bytes()
     contents = {"empty.mp4": b"", "text.mp4": b"Not a film at all.\n" * 50, "half.mp4": whole[: len(whole) // 2]}
@@ -26,22 +26,24 @@ def test_every_bad_file_is_listed_with_its_reason_and_the_good_ones_keep_their_o
         assert "\n" not in item.reason
 
 
-def test_a_segment_that_lies_outside_its_video_is_bad(synthetic):
+def test_a_segment_outside_its_video_is_bad(synthetic):
     video = open_source(str(synthetic / "videos")).videos[0]
     inside, outside = replace(video, start=0.0, end=0.1), replace(video, start=5.0)
     good, bad, _ = check_videos([inside, outside], Progress(disable=True))
     assert good == [inside]
     assert [item.video for item in bad] == [outside]
-    assert "no frames between 5.0 s" in bad[0].reason
+    assert "5.0 s" in bad[0].reason
+    assert str(video.path) not in bad[0].reason
 
 
-def test_it_needs_no_torch_which_takes_long_to_import():
+def test_checking_does_not_import_torch():
     code = "import sys, airstreams.data.check, airstreams.data.sources; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-def test_all_of_j_hmdb_is_good(test_data):
+def test_real_videos_are_good(test_data):
     source = open_source(f"jhmdb:{test_data / 'jhmdb'}?split=1")
-    good, bad, _ = check_videos(source.videos, Progress(console=Console(quiet=True)))
+    videos = source.videos[::4]
+    good, bad, _ = check_videos(videos, Progress(console=Console(quiet=True)))
     assert bad == []
-    assert len(good) == 928
+    assert len(good) == len(videos) == 232

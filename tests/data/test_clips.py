@@ -26,20 +26,20 @@ VIDEO = Video(
         (0.0, 1.0, ("sit",)),  # begins with the clip's last frame
         (4.0, 4.5, ("sit",)),  # ends with the clip's first frame
         (4.01, 4.5, ()),
-        (2.4, 2.6, ("sit", "eat")),  # both hold throughout
+        (2.4, 2.6, ("sit", "eat")),  # both are active throughout
         (3.5, 3.5, ("sit",)),  # a clip of one frame
-        (4.5, 5.5, ("wave",)),  # an action without length, within the clip
+        (4.5, 5.5, ("wave",)),  # an action without duration, within the clip
         (5.0, 5.0, ("wave",)),
         (5.01, 5.99, ()),
-        (3.5, 6.5, ("sit", "wave")),  # twice the same action, once in the target
+        (3.5, 6.5, ("sit", "wave")),  # the same action twice gives one label
         (0.0, 8.0, ("sit", "eat", "wave")),
-        (9.5, 12.0, ("stand",)),  # an end far beyond the video's
+        (9.5, 12.0, ("stand",)),  # ends long after the video
     ],
 )
-def test_what_holds_at_some_moment_of_the_clip(start_s, end_s, labels):
+def test_labels_active_at_any_moment_of_the_clip_count(start_s, end_s, labels):
     assert active_labels(VIDEO, start_s, end_s) == labels
 
 
-def test_without_times_the_labels_hold_throughout():
+def test_labels_without_actions_are_active_throughout():
     assert active_labels(Video(Path("b.mp4"), "b.mp4", ("sit", "eat")), 3.0, 4.0) == ("sit", "eat")
     assert active_labels(Video(Path("c.mp4"), "c.mp4", ()), 3.0, 4.0) == ()

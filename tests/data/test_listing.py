@@ -23,35 +23,35 @@ TIMED = replace(A, labels=("jump", "run"), actions=(Action("run", 0.0, 1.0), Act
         replace(SEVERAL, videos=(TIMED, B)),
     ],
 )
-def test_what_is_consistent_passes(source):
+def test_consistent_sources_are_accepted(source):
     require_consistent(source)
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "expected"),
     [
-        (make_source("mine", [replace(A, labels=TEXT), B], False), "mine: a: labels is 'jump', expected a tuple"),
-        (make_source("mine", [replace(A, labels=LIST), B], False), r"mine: a: labels is \['jump'\], expected a tuple"),
-        (make_source("mine", [A, replace(B, name="a")], False), "mine: a: two videos have this name"),
-        (Source("mine", ("run",), (B, A)), "mine: a: its label 'jump' is none of the source's classes"),
-        (replace(SEVERAL, multi_label=False), "mine: a: got 2 labels, expected one"),
-        (make_source("mine", [A, replace(B, labels=())], False), "mine: b: got 0 labels, expected one"),
+        (make_source("mine", [replace(A, labels=TEXT), B], False), "mine: a: labels is 'jump'"),
+        (make_source("mine", [replace(A, labels=LIST), B], False), r"mine: a: labels is \['jump'\]"),
+        (make_source("mine", [A, replace(B, name="a")], False), "mine: a: .* name"),
+        (Source("mine", ("run",), (B, A)), "mine: a: .*'jump'"),
+        (replace(SEVERAL, multi_label=False), "mine: a: got 2 labels"),
+        (make_source("mine", [A, replace(B, labels=())], False), "mine: b: got 0 labels"),
         (
             make_source("mine", [replace(A, split="valid"), B], False),
-            "mine: a: its split is 'valid', expected",
+            "mine: a: .*split is 'valid'",
         ),
-        (make_source("mine", [replace(A, split="val"), B], False), "mine: b: its split is None"),
+        (make_source("mine", [replace(A, split="val"), B], False), "mine: b: .*split is None"),
         (
             make_source("mine", [replace(TIMED, labels=("run",))], True),
-            "mine: a: an action is 'jump', none of its labels",
+            "mine: a: an action is 'jump'",
         ),
     ],
 )
-def test_the_first_video_that_is_not_is_named_in_a_line(source, told):
-    with pytest.raises(InputError, match=told) as raised:
+def test_inconsistent_videos_are_named(source, expected):
+    with pytest.raises(InputError, match=expected) as raised:
         require_consistent(source)
     assert "\n" not in str(raised.value)
 
 
-def test_videos_may_come_one_by_one():
+def test_a_source_is_made_from_an_iterator():
     assert make_source("mine", iter([B, A]), multi_label=False) == Source("mine", ("jump", "run"), (A, B))

@@ -1,4 +1,4 @@
-"""What is told of a list of videos that may well not be meant so, and what comes of it."""
+"""Warnings about a list of videos, and how copies and clips of one recording are grouped."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from airstreams.errors import InputError
 
 
 def write(root, **contents):
-    """Files whose bytes are no video's, which nobody looks at here. `a__b` is b.mp4 in the folder a."""
+    """Write files that are no videos, since they are never decoded here. `a__b` is b.mp4 in the folder a."""
     for name, content in contents.items():
         path = root / f"{name.replace('__', '/')}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -16,13 +16,14 @@ def write(root, **contents):
     return root
 
 
-def test_copies_are_told_and_stay_together(tmp_path):
+def test_copies_are_warned_of_and_stay_in_one_split(tmp_path):
     long = bytes(range(256)) * 1000
     others = {f"{label}__{number}": bytes([number + 1]) * 9 for label in ("clap", "wave") for number in range(20)}
     write(tmp_path, **others, clap__copy=long, clap__once_more=long, clap__other_begin=b"x" + long[1:], wave__x=long)
     source = open_source(str(tmp_path))
     (warning,) = source.warnings
-    assert warning.startswith("beware: with different labels, perhaps: copies of one file: clap/0.mp4 and wave/0.mp4")
+    assert "different labels" in warning
+    assert "clap/0.mp4 and wave/0.mp4" in warning
     copies = ["clap/copy.mp4", "clap/once_more.mp4", "wave/x.mp4"]
     for seed in range(20):
         split = automatic_split(source.videos, seed)
@@ -32,10 +33,12 @@ def test_copies_are_told_and_stay_together(tmp_path):
     (tmp_path / "wave" / "x.mp4").unlink()
     for number in range(20):
         (tmp_path / f"wave/{number}.mp4").write_bytes(bytes([number + 1]) * 10)
-    assert open_source(str(tmp_path)).warnings == ("copies of one file: clap/copy.mp4 and clap/once_more.mp4",)
+    (warning,) = open_source(str(tmp_path)).warnings
+    assert "different labels" not in warning
+    assert "clap/copy.mp4 and clap/once_more.mp4" in warning
 
 
-def test_copies_join_their_groups(tmp_path):
+def test_copies_join_the_groups_of_their_originals(tmp_path):
     names = [f"{label}__v_{label}_g{group:02}_c01" for label in ("Biking", "Diving") for group in range(1, 9)]
     write(tmp_path, **{name: name.encode() for name in names})
     write(tmp_path, Biking__v_Biking_g01_c02=b"twice", Biking__v_Biking_g06_c02=b"twice")
@@ -48,13 +51,12 @@ def test_copies_join_their_groups(tmp_path):
 
     rows = ["path,label,split,group", "a.mp4,clap,train,first", "b.mp4,clap,test,second", "c.mp4,wave,train,first"]
     (write(tmp_path / "list", a=b"one", b=b"one", c=b"two") / "list.csv").write_text("\n".join(rows))
-    assert open_source(str(tmp_path / "list/list.csv")).warnings == (
-        "copies of one file: a.mp4 and b.mp4",
-        "beware: in more than one split, and so scored by what was learnt: the group first",
-    )
+    copies, shared = open_source(str(tmp_path / "list/list.csv")).warnings
+    assert "a.mp4 and b.mp4" in copies
+    assert "more than one split: the group first." in shared
 
 
-def test_parts_of_copies_may_differ_in_their_labels_and_stay_together(tmp_path):
+def test_segments_of_copies_stay_in_one_split(tmp_path):
     write(tmp_path, a=b"one", b=b"one", c=b"two")
     rows = [
         "path,label,start,end",
@@ -66,25 +68,26 @@ def test_parts_of_copies_may_differ_in_their_labels_and_stay_together(tmp_path):
     ]
     (tmp_path / "list.csv").write_text("\n".join(rows))
     source = open_source(str(tmp_path / "list.csv"))
-    assert source.warnings == ("copies of one file: a.mp4#t=0.0,1.0 and b.mp4#t=0.0,1.0",)
+    (warning,) = source.warnings
+    assert "different labels" not in warning  # the segments of both files have the same labels
+    assert "a.mp4#t=0.0,1.0 and b.mp4#t=0.0,1.0" in warning
     assert [video.group for video in source.videos] == ["copies of a.mp4#t=0.0,1.0"] * 4 + [None]
 
 
-def test_copies_in_several_splits_are_leaks(tmp_path):
+def test_copies_in_several_splits_are_warned_of(tmp_path):
     write(tmp_path, train__clap__a=b"one", train__wave__b=b"two", test__clap__c=b"one", test__wave__d=b"three")
-    copies, leak = open_source(str(tmp_path)).warnings
-    assert copies == "copies of one file: test/clap/c.mp4 and train/clap/a.mp4"
-    assert leak.startswith(
-        "beware: in more than one split, and so scored by what was learnt: the group copies of test/"
-    )
+    copies, shared = open_source(str(tmp_path)).warnings
+    assert "test/clap/c.mp4 and train/clap/a.mp4" in copies
+    assert "more than one split: the group copies of test/clap/c.mp4" in shared
 
 
-def test_clips_of_one_recording_by_their_names_stay_together(tmp_path):
+def test_clips_of_one_ucf_101_recording_stay_in_one_split(tmp_path):
     names = [f"{label}__v_{label}_g{group:02}_c{clip:02}" for label in ("Biking", "Diving") for group in range(1, 9)
              for clip in range(1, 5)]  # fmt: skip
     write(tmp_path, **{name: name.encode() for name in names})
     source = open_source(str(tmp_path))
-    assert source.warnings == ("clips of one recording by their names, as UCF-101's v_Biking_g01_c01, stay together",)
+    (warning,) = source.warnings
+    assert "UCF-101" in warning
     split = automatic_split(source.videos, 0)
     recordings: dict[str, set[str]] = {}
     for name, use in split.items():
@@ -97,31 +100,31 @@ def test_clips_of_one_recording_by_their_names_stay_together(tmp_path):
     for label in ("Biking", "Diving"):
         (tmp_path / label).rename(tmp_path / "train" / label)
     write(tmp_path, test__Biking__v_Biking_g01_c05=b"leaks", test__Diving__v_Diving_g09_c01=b"does not")
-    (leak,) = open_source(str(tmp_path)).warnings
-    assert leak.endswith("scored by what was learnt: the group v_Biking_g01")
+    (warning,) = open_source(str(tmp_path)).warnings
+    assert "more than one split: the group v_Biking_g01." in warning
 
 
-def test_classes_that_are_perhaps_one(tmp_path):
+def test_similar_class_names_are_warned_of(tmp_path):
     write(tmp_path, Run__a=b"1", run__b=b"22", high_jump__c=b"333", **{"high jump__d": b"4444"}, walk__e=b"55555")
     others = ("C", "C++", "C#", "-1", "+1", "1", "1.5 kg", "15 kg", "step 1", "step 11")
     write(tmp_path, **{f"{name}__x": bytes(6 + number) for number, name in enumerate(others)})
-    assert open_source(str(tmp_path)).warnings == (
-        "beware: these are different classes: Run and run, high jump and high_jump",
-    )
+    (warning,) = open_source(str(tmp_path)).warnings
+    assert ": Run and run, high jump and high_jump." in warning
 
 
-def test_a_folder_too_high_up(tmp_path):
+def test_a_folder_one_level_too_high_is_warned_of(tmp_path):
     write(tmp_path, day1__clap__a=b"1", day1__wave__b=b"22", day2__clap__c=b"333", day2__x__deep__d=b"4444")
     (warning,) = open_source(str(tmp_path)).warnings
-    assert warning.startswith("the classes are day1, day2; if they are to be clap, which are folders in several")
+    assert "day1, day2" in warning
+    assert "clap" in warning
     write(tmp_path, day2__e=b"55555")
     assert open_source(str(tmp_path)).warnings == ()
     write(tmp_path / "one", UCF__clap__a=b"1", UCF__wave__b=b"22")
-    with pytest.raises(InputError, match=r"only the class UCF; .*, or give .*one/UCF if the folders in it are the cl"):
+    with pytest.raises(InputError, match=r"class UCF; .* give .*one/UCF "):
         open_source(str(tmp_path / "one"))
 
 
-def test_a_split_is_drawn_the_same_wherever_the_files_lie(tmp_path, monkeypatch):
+def test_an_automatic_split_does_not_depend_on_the_folder(tmp_path, monkeypatch):
     for root in ("a", "z"):
         films = {f"{label}__{number}": f"{label}{number}".encode() for label in ("clap", "wave") for number in range(9)}
         write(tmp_path / root, **films, clap__x=b"copied", clap__y=b"copied")

@@ -12,7 +12,7 @@ from airstreams.errors import InputError
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Sources never open a video, so an empty file will do."""
+    """Create empty files: sources never open a video."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -29,7 +29,7 @@ def refusal(data, **options) -> str:
 # Folders
 
 
-def test_a_folder_of_class_folders(tmp_path):
+def test_class_folders_are_listed(tmp_path):
     touch(tmp_path, "wave/b.MP4", "wave/a.avi", "clap/long/way/down/c.d.webm", "clap/notes.txt", "clap/.hidden.mp4")
     touch(tmp_path, "clap/.cache/x.mp4", ".trash/y.mp4", "docs/readme.md", "readme.md")
     source = open_source(str(tmp_path))
@@ -43,13 +43,13 @@ def test_a_folder_of_class_folders(tmp_path):
         Video(tmp_path / "wave/a.avi", "wave/a.avi", ("wave",), label_map="wave/a"),
         Video(tmp_path / "wave/b.MP4", "wave/b.MP4", ("wave",), label_map="wave/b"),
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"no videos in the split 'train'; .*: none"):
+    with pytest.raises(InputError, match=r"split 'train'; it has none"):
         source.split("train")
 
 
-def test_names_that_are_no_text_are_refused(tmp_path):
+def test_names_that_are_not_utf_8_are_refused(tmp_path):
     touch(tmp_path, "clap/a.mp4", os.fsdecode(b"wave/caf\xe9.mp4"))
-    assert refusal(tmp_path) == f"{tmp_path} holds 'wave/caf\\udce9.mp4', a name that is not UTF-8; rename it"
+    assert "'wave/caf\\udce9.mp4'" in refusal(tmp_path)
 
 
 def test_class_folders_may_be_links(tmp_path):
@@ -60,7 +60,7 @@ def test_class_folders_may_be_links(tmp_path):
     assert [video.name for video in open_source(str(tmp_path / "data")).videos] == ["clap/more/a.mp4", "wave/b.mp4"]
 
 
-def test_links_that_lead_back_are_not_followed(tmp_path):
+def test_links_to_the_same_folder_are_followed_once(tmp_path):
     touch(tmp_path, "clap/a.mp4", "clap/more/b.mp4", "wave/c.mp4")
     (tmp_path / "clap/more/back").symlink_to(tmp_path / "clap")
     (tmp_path / "wave/all").symlink_to(tmp_path / "wave")
@@ -79,23 +79,21 @@ def test_a_video_under_two_names_is_refused(tmp_path, link):
     (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(target)
     text = refusal(tmp_path)
-    assert "which are one file" in text
     assert "clap/a.mp4" in text
     assert link in text
 
 
-def test_what_is_passed_over_is_told(tmp_path):
+def test_skipped_files_are_warned_of(tmp_path):
     touch(tmp_path, "clap/a.mp4", "clap/a.txt", "clap/.DS_Store", "wave/b.MOV", "wave/deep/b.wav", "wave/c.wav")
     (tmp_path / "empty").mkdir()
     source = open_source(str(tmp_path))
     assert [video.name for video in source.videos] == ["clap/a.mp4", "wave/b.MOV"]
-    assert source.warnings == (
-        "no class, since there is no video in it: empty",
-        "3 files passed over, which are no videos by their names: 2 .wav, 1 .txt",
-    )
+    folders, files = source.warnings
+    assert "empty" in folders
+    assert "2 .wav, 1 .txt" in files
 
 
-def test_accents_are_compared_as_people_read_them(tmp_path):
+def test_names_with_accents_are_normalised(tmp_path):
     apart, together = (unicodedata.normalize(form, "Läufe") for form in ("NFD", "NFC"))
     touch(tmp_path / "mac", f"{apart}/ü.mp4".replace("ü", unicodedata.normalize("NFD", "ü")), "wave/b.mp4")
     write(tmp_path / "mac", "path,label", *(f"{path.relative_to(tmp_path / 'mac')},{path.parent.name}" for path in
@@ -108,7 +106,7 @@ def test_accents_are_compared_as_people_read_them(tmp_path):
         assert f"{source.videos[0].label_map}.mp4" == str(source.videos[0].path.relative_to(tmp_path / "mac"))
 
 
-def test_a_folder_with_splits(tmp_path):
+def test_split_folders_are_listed(tmp_path):
     touch(tmp_path, "train/clap/a.mp4", "train/wave/b.mp4", "train/wave/c.mp4", "val/clap/a.mp4", "test/wave/x/a.mp4")
     touch(tmp_path, "list.txt", ".cache/a.mp4")
     source = open_source(str(tmp_path))
@@ -121,7 +119,7 @@ def test_a_folder_with_splits(tmp_path):
     ]
     assert [video.label_map for video in source.split("val")] == ["val/clap/a"]
     assert [video.labels for video in source.split("test")] == [("wave",)]
-    with pytest.raises(InputError, match="no split is called 'dev'; expected train, val, test"):
+    with pytest.raises(InputError, match="'dev'; expected train, val, test"):
         source.split("dev")
 
 
@@ -135,14 +133,14 @@ def test_a_class_may_be_called_train(tmp_path):
 @pytest.mark.parametrize(
     "folders", [("train", "validation"), ("train", "val", "extra"), ("Train", "Test"), ("training", "testing")]
 )
-def test_folders_that_are_nearly_splits_are_not_taken_for_classes(tmp_path, folders):
+def test_folders_with_names_like_splits_are_refused(tmp_path, folders):
     touch(tmp_path, *(f"{folder}/{label}/a.mp4" for folder in folders for label in ("clap", "wave")))
     text = refusal(tmp_path)
     assert ", ".join(sorted(folders)) in text
     assert "train, val and test" in text
 
 
-def test_data_to_be_scored_may_hold_a_test_folder_alone_or_a_single_class(tmp_path):
+def test_evaluation_data_may_have_one_class_or_only_a_test_split(tmp_path):
     touch(tmp_path, "new/test/clap/a.mp4", "one/clap/a.mp4")
     assert [(video.labels, video.split) for video in open_source(str(tmp_path / "new")).videos] == [(("clap",), "test")]
     assert open_source(str(tmp_path / "one"), for_training=False).classes == ("clap",)
@@ -151,24 +149,24 @@ def test_data_to_be_scored_may_hold_a_test_folder_alone_or_a_single_class(tmp_pa
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ((), "holds no videos; expected DATA/<class>/<video>"),
-        (("clap/readme.txt", "wave/data.npz"), "holds no videos"),
-        (("clap/a.mp4", "clap/b.mp4", "wave/readme.txt"), "only the class clap; expected at least 2"),
-        (("a.mp4", "b.mp4"), "2 videos outside any class folder, such as a.mp4"),
-        (("a.mp4", "clap/a.mp4", "wave/a.mp4"), "1 videos outside any class folder"),
-        (("train/a.mp4", "test/clap/b.mp4"), "train holds 1 videos outside"),
+        ((), "expected DATA/<class>/<video>"),
+        (("clap/readme.txt", "wave/data.npz"), "expected DATA/<class>/<video>"),
+        (("clap/a.mp4", "clap/b.mp4", "wave/readme.txt"), "class clap; expected at least 2"),
+        (("a.mp4", "b.mp4"), "a.mp4; expected"),
+        (("a.mp4", "clap/a.mp4", "wave/a.mp4"), "a.mp4; expected"),
+        (("train/a.mp4", "test/clap/b.mp4"), "train/<class>/<video>"),
         (("train/clap/a.mp4", "train/wave/a.mp4", "test/jump/a.mp4"), "no training video of jump"),
         (("clap/a.mp4", "clap/a.avi", "wave/a.mp4"), "both clap/a.avi and clap/a.mp4"),
     ],
 )
-def test_folders_that_no_model_could_learn_from(tmp_path, files, words):
+def test_folders_unfit_for_training_are_refused(tmp_path, files, words):
     text = refusal(touch(tmp_path, *files))
     assert words in text
     assert str(tmp_path) in text
 
 
-def test_a_place_that_is_not_there(tmp_path):
-    assert "nowhere does not exist; expected a folder of class folders, a CSV file" in refusal(tmp_path / "nowhere")
+def test_missing_data_is_refused(tmp_path):
+    assert "nowhere does not exist; expected" in refusal(tmp_path / "nowhere")
 
 
 # CSV files
@@ -185,7 +183,7 @@ def write(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_a_csv_of_all_columns(folder):
+def test_a_csv_with_all_columns_is_listed(folder):
     path = write(
         folder,
         "\ufeffgroup,end,path,start,label,split",
@@ -208,7 +206,7 @@ def test_a_csv_of_all_columns(folder):
     )
 
 
-def test_several_labels_in_one_cell(folder):
+def test_several_labels_in_a_cell_are_read(folder):
     path = write(folder, "path,label", "v/a.mp4,wave; clap;wave", "v/b.mp4,", "v/c.mp4,jump")
     source = open_source(str(path))
     assert source.multi_label
@@ -216,7 +214,7 @@ def test_several_labels_in_one_cell(folder):
     assert [video.labels for video in source.videos] == [("wave", "clap"), (), ("jump",)]
 
 
-def test_a_csv_to_evaluate_on_may_lack_training_videos_and_classes(folder):
+def test_a_csv_for_evaluation_may_lack_training_videos_and_classes(folder):
     source = open_source(str(write(folder, "path,label,split", "v/a.mp4,wave,test")))
     assert len(source.split("test")) == 1
 
@@ -224,80 +222,81 @@ def test_a_csv_to_evaluate_on_may_lack_training_videos_and_classes(folder):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([""], ["is empty; expected a CSV file with the header path,label"]),
+        ([""], ["is empty; expected", "path,label"]),
         (["path,label"], ["has a header but no rows"]),
-        (["path,class", "v/a.mp4,x"], ["no column 'label' but path, class", "path,label[,split]"]),
-        (["v/a.mp4,x", "v/b.mp4,y"], ["no column 'path' but v/a.mp4, x"]),
-        (["path,label,fps", "v/a.mp4,x,3"], ["unknown column 'fps'", "path,label[,split]"]),
+        (["path,class", "v/a.mp4,x"], ["column 'label'", "path, class", "path,label[,split]"]),
+        (["v/a.mp4,x", "v/b.mp4,y"], ["column 'path'", "v/a.mp4, x"]),
+        (["path,label,fps", "v/a.mp4,x,3"], ["column 'fps'", "path,label[,split]"]),
         (["path,label,label", "v/a.mp4,x,y"], ["column 'label' 2 times"]),
         (["path,label", "v/a.mp4,x", "v/b.mp4,y,z"], ["line 3: 3 cells; expected 2"]),
         (["path,label", '"v/a.mp4"x,y'], ["cannot be read as text"]),
         (
             ["path,label", "v/a.mp4,x", "v/B.mp4,y", "v/c.mp4,x", "v,y"],
-            ["line 3: there is no file", "v/B.mp4, and 2 of 4 rows", "relative to"],
+            ["line 3: ", "v/B.mp4", "2 of 4 rows"],
         ),
-        (["path,label", "v/a.mp4,x", "v/b.mp4,"], ["line 3: the label is empty"]),
-        (["path,label,start", "v/a.mp4,x,", "v/b.mp4,y,1:30"], ["line 3: the start is '1:30'; expected seconds"]),
+        (["path,label", "v/a.mp4,x", "v/b.mp4,"], ["line 3: the label"]),
+        (["path,label,start", "v/a.mp4,x,", "v/b.mp4,y,1:30"], ["line 3: the start is '1:30'"]),
         (["path,label,start", "v/a.mp4,x,nan", "v/b.mp4,y,"], ["line 2: the start is 'nan'"]),
         (["path,label,end", "v/a.mp4,x,-1", "v/b.mp4,y,"], ["line 2: the end is '-1'"]),
         (
             ["path,label,start,end", "v/a.mp4,x,2,2", "v/b.mp4,y,,"],
-            ["line 2: the end 2 s does not lie after the start 2 s"],
+            ["line 2: the end 2 s", "the start 2 s"],
         ),
-        (["path,label,end", "v/a.mp4,x,0", "v/b.mp4,y,"], ["line 2: the end 0 s does not lie after the start 0 s"]),
+        (["path,label,end", "v/a.mp4,x,0", "v/b.mp4,y,"], ["line 2: the end 0 s", "the start 0 s"]),
         (
             ["path,label,split", "v/a.mp4,x,training", "v/b.mp4,y,"],
-            ["line 2: the split is 'training'; expected train, val"],
+            ["line 2: the split is 'training'"],
         ),
         (
             ["path,label,split", "v/a.mp4,x,train", "v/b.mp4,y,", "v/c.mp4,y,"],
-            ["line 3: no split, as in 2 of 3 rows; expected one in every row or in none"],
+            ["line 3: the split", "2 of 3 rows"],
         ),
         (
             ["path,label,split", "v/a.mp4,x,train", "v/b.mp4,y,train", "v/c.mp4,z,test"],
-            ["no training video of z, only videos in val or test"],
+            ["training video of z,"],
         ),
         (
             ["path,label,split", "v/a.mp4,x;y,train", "v/b.mp4,x;z,val"],
-            ["no training video of z, only videos in val or test"],
+            ["training video of z,"],
         ),
-        (["path,label", "v/a.mp4,x", "v/b.mp4,y", "./v/a.mp4,x"], ["line 4: v/a.mp4 stands in line 2 already", "joi"]),
-        (["path,label,start", "v/a.mp4,x,1", "v/a.mp4,y,1.0"], ["line 3: v/a.mp4#t=1.0, stands in line 2 already"]),
-        (["path,label", "v/a.mp4,x", "v/b.mp4,x"], ["only the class x; expected at least 2"]),
-        (["path;label", "v/a.mp4;x", "v/b.mp4;y"], ["has ';' between its cells", "save it with commas"]),
-        (["path,label", "v/a.mp4,x", ",y"], ["line 3: the path is empty"]),
-        (["path,label", "v/a.mp4,x", "other/../v/a.mp4,y"], ["both other/../v/a.mp4 and v/a.mp4, which are one file"]),
-        (["path,label", "v/a.mp4,;", "v/b.mp4,"], ["only the class none"]),
+        (["path,label", "v/a.mp4,x", "v/b.mp4,y", "./v/a.mp4,x"], ["line 4: v/a.mp4", "in line 2"]),
+        (["path,label,start", "v/a.mp4,x,1", "v/a.mp4,y,1.0"], ["line 3: v/a.mp4#t=1.0,", "in line 2"]),
+        (["path,label", "v/a.mp4,x", "v/b.mp4,x"], ["class x; expected at least 2"]),
+        (["path;label", "v/a.mp4;x", "v/b.mp4;y"], ["';'", "commas"]),
+        (["path,label", "v/a.mp4,x", ",y"], ["line 3: the path"]),
+        (["path,label", "v/a.mp4,x", "other/../v/a.mp4,y"], ["other/../v/a.mp4 and v/a.mp4"]),
+        (["path,label", "v/a.mp4,;", "v/b.mp4,"], ["class none"]),
     ],
 )
-def test_a_csv_that_cannot_be_meant(folder, lines, words):
+def test_wrong_csv_files_are_refused(folder, lines, words):
     text = refusal(write(folder, *lines))
     assert "list.csv" in text
     for part in words:
         assert part in text
 
 
-def test_what_stands_in_several_splits_is_told(folder):
+def test_videos_in_several_splits_are_warned_of(folder):
     rows = ["v/a.mp4,x,train,0,2,", "v/a.mp4,x,test,1,3,", "v/b.mp4,y,train,0,2,g", "v/b.mp4,y,val,2,4,g"]
     (warning,) = open_source(str(write(folder, "path,label,split,start,end,group", *rows))).warnings
-    assert warning.endswith("the group g, v/a.mp4#t=1.0,3.0")
+    assert ": the group g, v/a.mp4#t=1.0,3.0." in warning
     apart = ["v/a.mp4,x,train,0,1,", "v/a.mp4,x,test,1,3,", "v/b.mp4,y,train,0,2,g", "v/b.mp4,y,train,2,4,g"]
     assert open_source(str(write(folder, "path,label,split,start,end,group", *apart))).warnings == ()
 
 
-def test_two_encodings_of_a_video_may_be_scored_where_there_are_no_label_maps(tmp_path):
+def test_two_encodings_of_a_video_are_refused_for_training_only(tmp_path):
     touch(tmp_path, "wave/a.mov", "wave/a.webm", "clap/b.mp4")
     assert len(open_source(str(tmp_path), for_training=False).videos) == 3
-    assert "differ in more than the suffix" in refusal(tmp_path)
+    assert "wave/a.mov and wave/a.webm" in refusal(tmp_path)
 
 
-def test_a_video_instead_of_a_csv(tmp_path):
+def test_a_file_that_is_no_csv_is_refused(tmp_path):
     (tmp_path / "a.mp4").write_bytes(bytes(range(256)))
-    assert "a.mp4 is a video; expected a folder of class folders or a CSV file" in refusal(tmp_path / "a.mp4")
+    assert "a.mp4 is a video" in refusal(tmp_path / "a.mp4")
     (tmp_path / "list").write_bytes(bytes(range(256)))
-    assert "list cannot be read as text" in refusal(tmp_path / "list")
-    assert "expected a CSV file with the header path,label[,split][,start][,end][,group]" in refusal(tmp_path / "list")
-    assert "save it as UTF-8" in refusal(tmp_path / "list")
+    text = refusal(tmp_path / "list")
+    assert str(tmp_path / "list") in text
+    assert "path,label[,split][,start][,end][,group]" in text
+    assert "UTF-8" in text
 
 
 # Label stores
@@ -313,9 +312,15 @@ def test_label_maps_are_found_by_the_name_without_suffix(folder):
     assert labelled == [[], [4], [4]]
 
 
-def test_label_maps_of_another_data_set(folder):
+def test_label_maps_of_other_data_are_refused(folder):
     path = write(folder, "path,label", "v/a.mp4,x", "v/b.mp4,y")
     store = create(folder / "labels", "painter", ["background", "dog"], {})
     save(store.root, "elsewhere/b", np.ones((1, 2, 3), np.uint8), [4])
-    assert "label maps of none of the 2 videos" in refusal(path, labels=store.root)
-    assert "no labels.json" in refusal(path, labels=folder / "v")
+    assert f"{store.root} has no label maps" in refusal(path, labels=store.root)
+    assert "labels.json" in refusal(path, labels=folder / "v")
+
+
+@pytest.mark.parametrize(("data", "labels", "key"), [(3, None, "data"), (None, None, "data"), ("v", 3, "labels")])
+def test_paths_of_another_type_are_refused(data, labels, key):
+    with pytest.raises(InputError, match=f"{key}: got "):
+        open_source(data, labels)

@@ -1,4 +1,4 @@
-"""Splits are drawn by whole groups and near the fractions, whatever the data, and survive their file."""
+"""Splits are drawn by whole groups, near the fractions, for any data."""
 
 import random
 from collections import Counter
@@ -14,7 +14,7 @@ from airstreams.errors import InputError
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Sources never open a video, so an empty file will do."""
+    """Create empty files: sources never open a video."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -41,7 +41,7 @@ def test_an_automatic_split_has_the_fractions_in_every_class():
     assert counts(videos, split) == {"a": (5, 5, 0), "b": (10, 10, 0), "c": (50, 50, 0)}
 
 
-def test_the_seed_decides_and_the_order_does_not():
+def test_a_split_depends_on_the_seed_and_not_on_the_order():
     videos = listed({"a": 20, "b": 20}, lambda label, i: f"{label}{i // 2}")
     split = automatic_split(videos, seed=3)
     mixed = videos.copy()
@@ -51,8 +51,8 @@ def test_the_seed_decides_and_the_order_does_not():
     assert len({tuple(sorted(automatic_split(videos, seed).items())) for seed in range(10)}) == 10
 
 
-def test_rows_of_one_file_and_of_one_group_stay_together_and_so_does_what_hangs_together_by_them():
-    """Person a is seen in the files 0 and 1, person b in 1 and 2: neither may be on two sides."""
+def test_videos_connected_by_files_or_groups_stay_together():
+    """Person a is in the files 0 and 1, person b in 1 and 2, so all three files belong together."""
     rows = [(0, "a"), (1, "a"), (1, "b"), (2, "b"), (3, None), (3, "c"), (4, None), (4, None), (5, "d")]
     videos = [
         Video(Path(f"/there/{file}.mp4"), f"{file}.mp4#t={part},", ("x",), group=group)
@@ -62,7 +62,7 @@ def test_rows_of_one_file_and_of_one_group_stay_together_and_so_does_what_hangs_
     for order in (videos, videos[::-1]):
         found = groups_of(order)
         assert [found[video.name] for video in videos] == expected
-    elsewhere = replace(videos[-3], path=Path("/other/4.mp4"))  # of one name, as in another copy of the data
+    elsewhere = replace(videos[-3], path=Path("/other/4.mp4"))  # with the same name, as in another copy of the data
     assert groups_of([*videos, elsewhere])[elsewhere.name] == "/other/4.mp4"
     assert groups_of([*videos, elsewhere])[videos[-2].name] == "/other/4.mp4"
     for seed in range(20):
@@ -71,13 +71,13 @@ def test_rows_of_one_file_and_of_one_group_stay_together_and_so_does_what_hangs_
         assert all(len(side) == 1 for side in sides.values())
 
 
-def test_every_video_may_come_into_the_test():
+def test_every_video_can_become_a_test_video():
     videos = listed({"a": 10, "b": 10})
     tested = Counter(n for seed in range(300) for n, s in automatic_split(videos, seed).items() if s == "test")
     assert all(30 <= tested[video.name] <= 90 for video in videos)  # 60 expected, 7 standard deviation
 
 
-def test_small_classes_train_first_then_test_then_validate():
+def test_small_classes_serve_train_then_test_then_val():
     videos = listed({"one": 1, "two": 2})
     assert counts(videos, automatic_split(videos, 0)) == {"one": (1, 0, 0), "two": (1, 0, 1)}
     assert counts(videos, automatic_split(videos, 0, val_fraction=0.5)) == {"one": (1, 0, 0), "two": (1, 0, 1)}
@@ -100,8 +100,8 @@ def test_segments_of_one_file_stay_together(tmp_path):
 
 
 @pytest.mark.parametrize("trial", range(30))
-def test_whole_groups_and_training_videos_in_any_data(trial):
-    """Drawn data sets: groups of many sizes, some across classes, one or more labels a video, some without."""
+def test_groups_stay_whole_and_classes_keep_training_videos(trial):
+    """Random data: groups of many sizes, some across classes, with one label per video, several or none."""
     chance = random.Random(trial)
     labels = [f"c{i}" for i in range(chance.randint(2, 8))]
     several = trial % 3 == 0
@@ -120,12 +120,12 @@ def test_whole_groups_and_training_videos_in_any_data(trial):
     for label, (train, _, test) in counts(videos, split).items():
         assert train >= 1
         groups = {video.group for video in videos if label in video.labels}
-        if not several and trial % 3 == 2:  # each group has one class, so nothing else can stand in the way
+        if not several and trial % 3 == 2:  # each group has one class, so nothing else prevents a test video
             assert (test >= 1) == (len(groups) > 1)
 
 
 def test_groups_come_close_to_the_fractions():
-    """Groups of 1 to 6 videos, 15 a class: within one small group of the best that is possible, whatever the seed."""
+    """Groups of 1 to 6 videos, 15 per class: within one small group of the best possible split for every seed."""
     chance = random.Random(0)
     sizes = {label: [chance.randint(1, 6) for _ in range(15)] for label in "abcd"}
     videos = [
@@ -142,40 +142,40 @@ def test_groups_come_close_to_the_fractions():
             assert abs(val - 0.1 * total) <= 2
 
 
-def test_groups_larger_than_any_class_can_spare_still_fill_the_split_as_a_whole():
+def test_large_groups_still_fill_the_split_as_a_whole():
     videos = listed({f"c{i}": 12 for i in range(10)}, lambda label, i: f"{label}{i // 4}")
     split = automatic_split(videos, seed=0, val_fraction=0.1, test_fraction=0)
     assert Counter(split.values()) == {"train": 108, "val": 12}
 
 
-def test_where_no_group_fits_the_smallest_goes():
+def test_where_no_group_fits_the_smallest_is_taken():
     videos = listed({"a": 20}, lambda label, i: "of 5" if i < 5 else "of 6" if i < 11 else "of 9")
     for seed in range(6):
         tested = automatic_split(videos, seed, val_fraction=0, test_fraction=0.2)
-        assert counts(videos, tested) == {"a": (15, 0, 5)}  # so that the class is tested at all
+        assert counts(videos, tested) == {"a": (15, 0, 5)}  # otherwise the class would have no test video
         validated = automatic_split(videos, seed, val_fraction=0.2, test_fraction=0)
-        assert counts(videos, validated) == {"a": (15, 5, 0)}  # 5 as well as 6 is closer to 4 than none
+        assert counts(videos, validated) == {"a": (15, 5, 0)}  # 5 is closer to 4 than 0 is
 
 
-def test_videos_without_actions_are_shared_out_too():
+def test_videos_without_labels_are_divided_too():
     videos = [Video(Path(f"{i}"), f"{i}", ("x", "y") if i % 2 else ()) for i in range(40)]
     split = automatic_split(videos, seed=0)
     assert Counter(split[video.name] for video in videos if not video.labels) == {"train": 14, "val": 2, "test": 4}
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (-0.1, 0.2), (0.1, 1.2)])
-def test_fractions_that_leave_nothing_to_train(val, test):
-    with pytest.raises(InputError, match="less than 1 together"):
+def test_fractions_that_leave_no_training_videos_are_refused(val, test):
+    with pytest.raises(InputError, match=rf"val.*{val}.*test.*{test}"):
         automatic_split(listed({"a": 5}), 0, val, test)
 
 
-def test_splits_of_another_data_set(tmp_path):
+def test_splits_of_other_data_are_refused(tmp_path):
     source = open_source(str(touch(tmp_path, "a/1.mp4", "b/1.mp4", "b/2.mp4")))
-    with pytest.raises(InputError, match=r"none for 2 of the 3 videos of .*, such as b/1\.mp4"):
+    with pytest.raises(InputError, match=r"2 of the 3 videos of .*b/1\.mp4"):
         with_splits(source, {"a/1.mp4": "train", "elsewhere.mp4": "test"})
 
 
-def test_overlapping_parts_are_those_that_share_a_moment():
+def test_overlapping_segments_share_a_moment():
     draw = random.Random(0)
     for _ in range(300):
         some, others = list[tuple[str, int, int]](), list[tuple[str, int, int]]()
@@ -188,7 +188,7 @@ def test_overlapping_parts_are_those_that_share_a_moment():
 
 
 def part_name(part):
-    """Of a whole file its own name; a bound that is the file's is left out."""
+    """The name of a segment; a whole file has its own name, and bounds that are the file's are left out."""
     file, start, end = part
     bounds = f"#t={float(start) if start else ''},{float(end) if end < 25 else ''}"
     return file if bounds == "#t=," else file + bounds

@@ -13,16 +13,16 @@ def clip_of(what, how, seed, frames=8, size=64):
 
 
 def bilinear(picture_HW3, x_HW, y_HW):
-    """An independent sampler: the picture at real-valued places, which must lie inside."""
+    """An independent sampler: the picture at real-valued positions, which must be inside it."""
     left, top = np.floor(x_HW).astype(int), np.floor(y_HW).astype(int)
-    right_share, bottom_share = (x_HW - left)[..., None], (y_HW - top)[..., None]
-    upper = (1 - right_share) * picture_HW3[top, left] + right_share * picture_HW3[top, left + 1]
-    lower = (1 - right_share) * picture_HW3[top + 1, left] + right_share * picture_HW3[top + 1, left + 1]
-    return (1 - bottom_share) * upper + bottom_share * lower
+    right, bottom = (x_HW - left)[..., None], (y_HW - top)[..., None]
+    upper = (1 - right) * picture_HW3[top, left] + right * picture_HW3[top, left + 1]
+    lower = (1 - right) * picture_HW3[top + 1, left] + right * picture_HW3[top + 1, left + 1]
+    return (1 - bottom) * upper + bottom * lower
 
 
 def eroded(mask_HW, by):
-    """Pixels whose whole neighbourhood of `by` px lies in the mask; a margin of `by` at the border is left out."""
+    """Pixels whose whole neighbourhood of `by` px is in the mask, without a margin of `by` at the border."""
     height, width = mask_HW.shape
     inside = np.zeros_like(mask_HW)
     core = np.ones((height - 2 * by, width - 2 * by), bool)
@@ -34,7 +34,7 @@ def eroded(mask_HW, by):
 
 
 def warping_errors(clip, t, error_x=0.0):
-    """Mean absolute error, in levels of 255, of frame t rebuilt from the next: in the object, in the background."""
+    """Mean absolute error, in levels of 255, of frame t rebuilt from the next: in object and background."""
     height, width = clip.label_map.shape[1:]
     y_HW, x_HW = np.mgrid[:height, :width].astype(float)
     x_HW, y_HW = x_HW + clip.flow[t, ..., 0] + error_x, y_HW + clip.flow[t, ..., 1]
@@ -47,11 +47,11 @@ def warping_errors(clip, t, error_x=0.0):
 
 @pytest.mark.parametrize("what", WHATS)
 @pytest.mark.parametrize("how", HOWS)
-def test_flow_carries_each_frame_to_the_next(what, how):
+def test_flow_warps_the_next_frame_to_this_one(what, how):
     clip = clip_of(what, how, seed=7, size=96)
     for t in (0, 4):
         in_object, in_background = warping_errors(clip, t)
-        # Interpolation and rounding leave a level or two of 255; half a pixel off is far worse, in each of the two.
+        # Interpolation and rounding give errors of one or two levels. A flow that is 0.7 px off gives far larger ones.
         assert in_object < 2
         assert in_background < 2
         object_off, background_off = warping_errors(clip, t, error_x=0.7)
@@ -59,7 +59,7 @@ def test_flow_carries_each_frame_to_the_next(what, how):
         assert background_off > 2 * in_background
 
 
-def test_paths_go_where_their_names_say():
+def test_paths_have_the_directions_of_their_names():
     directions = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
     for how, direction in directions.items():
         clip = clip_of("disc", how, seed=1, size=128)
@@ -68,12 +68,12 @@ def test_paths_go_where_their_names_say():
         travelled = np.array([later_x.mean() - x.mean(), later_y.mean() - y.mean()])
         assert travelled @ direction > 13
         assert abs(travelled @ direction[::-1]) < 0.5
-        # The summed flow of the object is the way it travelled.
+        # The sum of the object's flow is its path.
         steps = [clip.flow[t][clip.label_map[t] > 0].mean(axis=0) for t in range(7)]
         np.testing.assert_allclose(np.sum(steps, axis=0), travelled, atol=0.3)
 
 
-def test_a_circle_comes_back_after_turning_through_all_directions():
+def test_a_circle_is_one_full_turn():
     clip = clip_of("disc", "circle", seed=3, frames=17)
     steps = np.array([clip.flow[t][clip.label_map[t] > 0].mean(axis=0) for t in range(16)])
     np.testing.assert_allclose(steps.sum(axis=0), 0, atol=1e-4)
@@ -84,7 +84,7 @@ def test_a_circle_comes_back_after_turning_through_all_directions():
     assert len(set(np.sign(turns))) == 1
 
 
-def test_circles_are_drawn_either_way_round():
+def test_circles_turn_both_ways():
     turns = []
     for seed in range(16):
         clip = clip_of("disc", "circle", seed)
@@ -93,7 +93,7 @@ def test_circles_are_drawn_either_way_round():
     assert set(turns) == {-1, 1}
 
 
-def test_objects_move_one_to_two_pixels_a_frame_at_64_and_in_proportion_to_size():
+def test_speed_is_one_to_two_pixels_and_proportional_to_size():
     speeds = []
     for seed in range(30):
         small, large = (clip_of("disc", "right", seed, size=size) for size in (64, 128))
@@ -107,7 +107,7 @@ def test_objects_move_one_to_two_pixels_a_frame_at_64_and_in_proportion_to_size(
 
 
 @pytest.mark.parametrize("what", WHATS)
-def test_all_shapes_have_a_discs_area_and_sharp_sub_pixel_edges(what):
+def test_all_shapes_have_the_same_area(what):
     for seed in range(5):
         disc, other = clip_of("disc", "right", seed, size=192), clip_of(what, "right", seed, size=192)
         y, x = np.nonzero(disc.label_map[2])
@@ -116,11 +116,11 @@ def test_all_shapes_have_a_discs_area_and_sharp_sub_pixel_edges(what):
         np.testing.assert_allclose(len(x), np.pi * radius**2, rtol=0.02)
         assert set(np.unique(other.label_map)) == {0, SEGMENT_CLASSES.index(what)}
         areas = (other.label_map > 0).sum(axis=(1, 2))
-        # A corner may stick out of the picture on the fastest paths, and a pixel is in or out.
+        # On the fastest paths a corner may be outside the picture, and whole pixels are counted.
         np.testing.assert_allclose(areas, len(x), rtol=0.06)
 
 
-def test_the_object_stands_out_from_its_surroundings():
+def test_the_object_contrasts_with_the_background():
     for seed in range(20):
         clip = clip_of(WHATS[seed % 5], HOWS[seed % 4], seed)
         grey = clip.frames.mean(axis=3)
@@ -138,14 +138,14 @@ def test_objects_stay_in_the_picture(frames):
         assert areas.min() > 0.95 * areas.max()
 
 
-def test_one_seed_gives_one_clip():
+def test_a_seed_determines_the_clip():
     first, again, other = (clip_of("ring", "up", seed) for seed in (5, 5, 6))
     for name in ("frames", "label_map", "flow"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
     assert (first.frames != other.frames).mean() > 0.5
 
 
-def test_one_seed_gives_the_same_files(tmp_path):
+def test_a_seed_determines_the_files(tmp_path):
     for copy in "abc":
         render(tmp_path / copy, ("disc",), ("up", "left"), {"test": 4}, frames=8, size=64, seed=0)
     files = [sorted((tmp_path / copy).rglob("*.mp4")) for copy in "abc"]
@@ -153,8 +153,8 @@ def test_one_seed_gives_the_same_files(tmp_path):
     assert len({tuple(path.read_bytes() for path in found) for found in files}) == 1
 
 
-def test_the_shape_says_nothing_about_the_motion_nor_the_motion_about_the_looks():
-    # Stronger than equal distributions: with equal generators, only what the class names is different.
+def test_shape_and_motion_are_independent():
+    # This is stronger than equal distributions: with equal seeds, only what the class names differs.
     for seed in range(3):
         of_shapes = [clip_of(what, "left", seed) for what in WHATS]
         steps = [clip.flow[0][clip.label_map[0] > 0][0] for clip in of_shapes]
@@ -177,13 +177,17 @@ def least_squares_accuracy(train_NF, train_N, test_NF, test_N):
 
 
 @pytest.mark.slow
-def test_single_frames_do_not_tell_left_from_right():
-    def samples(count, first_seed, when):
+def test_single_frames_do_not_reveal_the_direction():
+    train_clips, test_clips = (
+        [clip_of("disc", ("left", "right")[n % 2], seed + n, frames=16, size=32).frames for n in range(count)]
+        for seed, count in ((0, 320), (5000, 200))
+    )
+
+    def samples(clips, index_of):
         features, labels = [], []
-        for n in range(count):
-            clip = clip_of("disc", ("left", "right")[n % 2], first_seed + n, frames=16, size=32)
-            grey = clip.frames[when(n)].mean(axis=2)
-            # How far a pixel is from the usual grey shows the object, be it bright or dark; averaged in cells of 4x4.
+        for n, frames in enumerate(clips):
+            grey = frames[index_of(n)].mean(axis=2)
+            # The difference from the median grey shows the object, bright or dark. It is averaged in cells of 4x4.
             salience = np.abs(grey - np.median(grey)).reshape(8, 4, 8, 4).mean(axis=(1, 3)) / 64
             features.append([*salience.ravel(), 1.0])
             labels.append(n % 2)
@@ -192,12 +196,12 @@ def test_single_frames_do_not_tell_left_from_right():
     def any_of_16(n):
         return n // 2 % 16
 
-    # Any frame of the clip: at chance (standard deviation 0.035).
-    any_frame = (*samples(320, 0, any_of_16), *samples(200, 5000, any_of_16))
+    # Any frame of the clip gives chance level (standard deviation 0.035).
+    any_frame = (*samples(train_clips, any_of_16), *samples(test_clips, any_of_16))
     assert 0.37 < nearest_mean_accuracy(*any_frame) < 0.63
     assert 0.37 < least_squares_accuracy(*any_frame) < 0.63
-    # The classifiers are no fools: where the object starts gives its direction away, and they see it.
-    first_frame = (*samples(320, 0, lambda n: 0), *samples(200, 5000, lambda n: 0))
+    # The classifiers work: in the first frame the object's position reveals the direction, and they find it.
+    first_frame = (*samples(train_clips, lambda n: 0), *samples(test_clips, lambda n: 0))
     assert nearest_mean_accuracy(*first_frame) > 0.75
     assert least_squares_accuracy(*first_frame) > 0.75
 
@@ -209,7 +213,7 @@ def rendered(tmp_path_factory):
     return root
 
 
-def test_render_writes_each_class_equally_often_with_its_truth(rendered):
+def test_render_writes_all_classes_with_their_ground_truth(rendered):
     classes = {"disc_left", "disc_circle", "cross_left", "cross_circle"}
     for split, count in (("train", 3), ("test", 1)):
         assert {folder.name for folder in (rendered / "videos" / split).iterdir()} == classes
@@ -234,7 +238,7 @@ def decoded(path):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
 
 
-def test_the_video_shows_what_its_label_map_and_flow_say(rendered):
+def test_rendered_files_hold_the_clip(rendered):
     for name in ("train/disc_left/000", "train/cross_circle/002", "test/disc_circle/000"):
         what, how = name.split("/")[1].split("_")
         clip = make_clip(what, how, 8, (48, 64), np.random.default_rng([4, *name.encode()]))
@@ -253,11 +257,11 @@ def test_the_video_shows_what_its_label_map_and_flow_say(rendered):
         np.testing.assert_allclose(flow, clip.flow, atol=2e-3)
 
 
-def test_rendering_again_keeps_what_is_there_and_restores_what_is_not(rendered, tmp_path):
+def test_rendering_again_keeps_files_and_restores_missing_ones(rendered, tmp_path):
     arguments = (["disc"], ["left"], {"train": 2}, 8, (48, 64), 4)
     render(tmp_path, *arguments)
     first, second = (tmp_path / "videos" / "train" / "disc_left" / f"{n:03d}.mp4" for n in range(2))
-    # A video does not depend on how many others, of which classes, were rendered with it.
+    # A video does not depend on the other videos and classes that are rendered with it.
     for video in (first, second):
         assert video.read_bytes() == (rendered / video.relative_to(tmp_path)).read_bytes()
     contents = second.read_bytes()
@@ -269,23 +273,23 @@ def test_rendering_again_keeps_what_is_there_and_restores_what_is_not(rendered, 
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_a_root_of_other_settings_is_refused(rendered):
-    with pytest.raises(InputError, match=r"other settings.*choose another folder"):
+def test_a_folder_with_other_settings_is_refused(rendered):
+    with pytest.raises(InputError, match=r"labels\.json.*got .*'seed': 5.*'seed': 4"):
         render(rendered, ["disc"], ["left"], {"train": 1}, 8, (48, 64), seed=5)
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changed", "expected"),
     [
         ({"whats": ["hexagon"]}, "'hexagon'.*disc, square"),
         ({"hows": ["sideways"]}, "'sideways'.*left, right"),
-        ({"frames": 1}, "1 frames.*at least 2"),
-        ({"size": 8}, "at least 16"),
-        ({"size": 33}, "even"),
+        ({"frames": 1}, "frames: got 1, .*at least 2"),
+        ({"size": 8}, "size: got .*at least 16"),
+        ({"size": 33}, "size: got .*even"),
     ],
 )
-def test_wrong_settings_are_refused_before_anything_is_written(tmp_path, changed, message):
+def test_wrong_settings_are_refused_before_writing(tmp_path, changed, expected):
     settings = {"whats": ["disc"], "hows": ["left"], "frames": 4, "size": 32, **changed}
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=expected):
         render(tmp_path / "new", videos_per_class={"train": 1}, seed=0, **settings)
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""Pictures whose pixels say where they are: what crop and flip did can then be read off the result."""
+"""Pictures whose pixels encode their position, so that the result shows what crop and flip did."""
 
 import numpy as np
 import pytest
@@ -18,25 +18,25 @@ from airstreams.data.transforms import (
 SIZE = 64
 
 
-def striped_labels(height, width, columns=8, rows=4):
+def striped_maps(height, width, columns=8, rows=4):
     """Label maps (2, H, W) of a grid of classes 0 to columns * rows - 1."""
     row = np.arange(height) * rows // height
     column = np.arange(width) * columns // width
     return np.broadcast_to(row[:, None] * columns + column, (2, height, width)).astype(np.uint8)
 
 
-def as_picture(labels_THW):
-    return np.repeat((labels_THW * 8)[..., None], 3, axis=-1)
+def as_picture(maps_THW):
+    return np.repeat((maps_THW * 8)[..., None], 3, axis=-1)
 
 
 @pytest.mark.parametrize("label_scale", [1, 0.5, 1.7], ids=["same", "half", "larger"])
-def test_frames_and_label_maps_of_any_resolution_are_cropped_and_flipped_alike(label_scale):
+def test_frames_and_label_maps_get_the_same_crop_and_flip(label_scale):
     rng = np.random.default_rng(0)
     flips = set()
     for _ in range(30):
         height, width = rng.integers(70, 200, 2)
-        frames = as_picture(striped_labels(height, width))
-        labels = striped_labels(round(height * label_scale), round(width * label_scale))
+        frames = as_picture(striped_maps(height, width))
+        labels = striped_maps(round(height * label_scale), round(width * label_scale))
         crop = draw_crop(height, width, DataConfig(), rng)
         flips.add(crop.flip)
         seen = crop_frames(frames, crop, SIZE).numpy()[..., 0] / 8
@@ -51,7 +51,7 @@ def test_frames_and_label_maps_of_any_resolution_are_cropped_and_flipped_alike(l
     assert flips == {True, False}
 
 
-def test_the_crop_shows_the_part_of_the_frame_that_it_names():
+def test_a_crop_shows_its_part_of_the_frame():
     x = np.broadcast_to(np.arange(200, dtype=np.uint8), (1, 100, 200))
     y = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None], (1, 100, 200))
     frames = np.stack([x, y, np.zeros_like(x)], axis=-1)
@@ -62,7 +62,7 @@ def test_the_crop_shows_the_part_of_the_frame_that_it_names():
     assert mirrored[0, 0, 0, :2].tolist() == pytest.approx([149, 20], abs=1)
 
 
-def test_a_crop_of_a_label_map_invents_no_class():
+def test_a_cropped_label_map_has_no_new_classes():
     labels = np.random.default_rng(0).choice(np.array([0, 7, 80, 255], np.uint8), (3, 120, 160))
     for size in (64, 112, 300):
         found = crop_label_map(labels, Crop(0.1, 0.1, 0.7, 0.6, flip=True), size)
@@ -70,7 +70,7 @@ def test_a_crop_of_a_label_map_invents_no_class():
         assert set(found.unique().tolist()) == {0, 7, 80, 255}
 
 
-def test_a_label_maps_pixels_are_those_in_the_middle_of_what_they_stand_for():
+def test_a_resized_label_map_takes_the_middle_pixels():
     across = np.broadcast_to(np.arange(112, dtype=np.uint8), (1, 112, 112))
     middles = torch.arange(2, 112, 4, dtype=torch.uint8).expand(1, 28, 28)
     whole = Crop(0, 0, 1, 1)
@@ -79,7 +79,7 @@ def test_a_label_maps_pixels_are_those_in_the_middle_of_what_they_stand_for():
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (20, 400), (400, 20), (1, 90), (240, 320)])
-def test_drawn_crops_lie_within_the_frame_and_have_the_area_and_shape_asked_for(height, width):
+def test_drawn_crops_have_the_wanted_area_and_aspect(height, width):
     config = DataConfig(crop_scale=[0.3, 0.9], crop_aspect=1.5)
     rng = np.random.default_rng(1)
     areas = []
@@ -98,7 +98,7 @@ def test_drawn_crops_lie_within_the_frame_and_have_the_area_and_shape_asked_for(
     assert 0.8 < max(areas) <= 0.9
 
 
-def test_no_frame_is_flipped_where_left_and_right_are_classes():
+def test_no_crop_is_flipped_without_flip():
     rng = np.random.default_rng(0)
     assert not any(draw_crop(64, 64, DataConfig(flip=False), rng).flip for _ in range(100))
 
@@ -110,7 +110,7 @@ def test_half_of_the_crops_are_flipped():
 
 @pytest.mark.parametrize(("height", "width"), [(60, 160), (160, 60), (90, 90), (61, 160)])
 @pytest.mark.parametrize("crops", [1, 3, 5])
-def test_square_crops_are_square_evenly_spaced_and_reach_both_ends(height, width, crops):
+def test_square_crops_are_evenly_spaced_and_reach_both_ends(height, width, crops):
     found = square_crops(height, width, crops)
     assert len(found) == crops
     for crop in found:
@@ -127,7 +127,7 @@ def test_square_crops_are_square_evenly_spaced_and_reach_both_ends(height, width
         assert np.diff(starts) == pytest.approx(np.full(crops - 1, (starts[-1] - starts[0]) / (crops - 1)))
 
 
-def test_three_square_crops_leave_no_column_of_a_wide_frame_unseen():
+def test_three_square_crops_cover_a_wide_frame():
     frames = np.broadcast_to(np.arange(160, dtype=np.uint8)[:, None], (1, 64, 160, 3)).copy()
     seen = torch.cat([crop_frames(frames, crop, 64).flatten() for crop in square_crops(64, 160, 3)])
     assert set(seen.tolist()) == set(range(160))
@@ -138,16 +138,16 @@ def test_a_crop_that_needs_no_resizing_keeps_every_pixel():
     assert torch.equal(crop_frames(frames, square_crops(SIZE, SIZE, 1)[0], SIZE), torch.from_numpy(frames))
 
 
-def test_shrinking_averages_what_lies_under_a_pixel():
+def test_shrinking_averages_the_pixels():
     every_fourth = np.where(np.arange(256) % 4 == 0, 255, 0).astype(np.uint8)
     columns = np.broadcast_to(every_fourth[:, None], (1, 256, 256, 3)).copy()
     for frames in (columns, columns.transpose(0, 2, 1, 3)):
         shrunk = crop_frames(frames, Crop(0, 0, 1, 1), SIZE).float()[:, 2:-2, 2:-2]
-        assert (shrunk - 255 / 4).abs().max() < 1  # without anti-aliasing: 0, from the two black ones in the middle
+        assert (shrunk - 255 / 4).abs().max() < 1  # without anti-aliasing it would be 0
 
 
 def augmented(clips, crops, colours, size=SIZE):
-    """A batch of uint8 clips (T, H, W, 3) of any sizes, padded with noise; crops are in shares of each one's frame."""
+    """A batch of uint8 clips (T, H, W, 3) of any sizes, padded with noise; crops are fractions of each clip's frame."""
     height, width = (max(clip.shape[axis] for clip in clips) + 3 for axis in (1, 2))
     frames = torch.randint(0, 256, (len(clips), clips[0].shape[0], height, width, 3), dtype=torch.uint8)
     for padded, clip in zip(frames, clips, strict=True):
@@ -165,8 +165,8 @@ def noise(*shape):
 PLAIN = (1.0, 1.0, 1.0)
 
 
-def test_a_batch_is_cropped_resized_and_flipped_as_each_clip_by_itself_would_be():
-    """Against torch's own resizing with anti-aliasing, of whole frames larger and smaller than the clip."""
+def test_a_batch_is_transformed_like_single_clips():
+    """Compared with torch's own resizing with anti-aliasing, for frames larger and smaller than the clip."""
     clips = [noise(3, 100, 160), noise(3, 64, 64), noise(3, 40, 50), noise(3, 240, 90)]
     whole = [Crop(0, 0, 1, 1), Crop(0, 0, 1, 1, flip=True), Crop(0, 0, 1, 1, flip=True), Crop(0, 0, 1, 1)]
     seen = augmented(clips, whole, [PLAIN] * 4)
@@ -179,7 +179,7 @@ def test_a_batch_is_cropped_resized_and_flipped_as_each_clip_by_itself_would_be(
         torch.testing.assert_close(found.transpose(0, 1), expected, atol=1e-6, rtol=0)
 
 
-def test_a_batchs_crops_show_the_parts_of_the_frames_that_they_name():
+def test_a_batchs_crops_show_their_parts_of_the_frames():
     x = np.broadcast_to(np.arange(200, dtype=np.uint8), (1, 100, 200))
     y = np.broadcast_to(np.arange(100, dtype=np.uint8)[:, None], (1, 100, 200))
     ramp = np.stack([x, y, np.zeros_like(x)], axis=-1)
@@ -187,7 +187,7 @@ def test_a_batchs_crops_show_the_parts_of_the_frames_that_they_name():
     mirrored = Crop(crop.top, crop.left, crop.height, crop.width, flip=True)
     plain, flipped = augmented([ramp, ramp], [crop, mirrored], [PLAIN] * 2) * 255
     centres = (torch.arange(SIZE) + 0.5) / SIZE
-    inner = slice(2, -2)  # at its ends the anti-aliased ramp is cut off
+    inner = slice(2, -2)  # at its ends the anti-aliased ramp is truncated
     across = (100.8 + 50.2 * centres - 0.5).expand(SIZE, SIZE)
     down = (20.3 + 50.7 * centres - 0.5)[:, None].expand(SIZE, SIZE)
     for found, expected in ((plain[0, 0], across), (plain[1, 0], down), (flipped[0, 0], across.flip(1))):
@@ -198,14 +198,14 @@ def test_frames_and_label_maps_of_a_drawn_clip_agree():
     rng = np.random.default_rng(0)
     for _ in range(10):
         height, width = rng.integers(70, 200, 2)
-        labels = striped_labels(height, width)
+        labels = striped_maps(height, width)
         crop = draw_crop(height, width, DataConfig(), rng)
         seen = augmented([as_picture(labels)], [crop], [PLAIN])[0, 0].numpy() * 255 / 8
         label_map = crop_label_map(labels, crop, SIZE).numpy()
         assert (np.abs(seen - label_map) < 0.6).mean() > 0.75  # pixels beside an edge are blends of two classes
 
 
-def test_colour_is_the_same_for_every_frame_of_a_clip_and_leaves_the_other_clips_alone():
+def test_colour_changes_all_frames_of_one_clip_alike():
     clip = np.repeat(noise(1, SIZE, SIZE), 5, axis=0)
     plain, coloured = augmented([clip, clip], [Crop(0, 0, 1, 1)] * 2, [PLAIN, (1.2, 0.8, 0.7)])
     torch.testing.assert_close(coloured, coloured[:, :1].expand_as(coloured))
@@ -226,7 +226,7 @@ def test_colour_scales_brightness_then_contrast_then_saturation():
     assert (augmented([bright], [Crop(0, 0, 1, 1)], [(1.3, 1, 1)]) == 1).all()
 
 
-def test_drawn_colours_stay_within_their_strength_and_say_nothing_of_each_other():
+def test_drawn_colours_stay_within_their_strength_and_are_independent():
     rng = np.random.default_rng(0)
     drawn = np.array([draw_colour(0.3, rng) for _ in range(300)])
     assert drawn.min() >= 0.7

@@ -1,4 +1,4 @@
-"""Ground truth: every rendered frame carries its own number as a bar code that survives compression and shows turns."""
+"""Ground truth: every rendered frame shows its own number as a bar code that survives compression and reveals turns."""
 
 import gc
 import io
@@ -56,7 +56,7 @@ def numbers_in(images):
 def render(
     path, codec, images=None, times=None, tick=Fraction(1, 30), pixels="yuv420p", muxer=None, b_frames=None, **options
 ):
-    """Writes a video; `times` in ticks."""
+    """Write a video; `times` in ticks."""
     if codec not in av.codecs_available:
         pytest.skip(f"this build of PyAV has no encoder {codec}")
     images = [picture(number) for number in range(FRAMES)] if images is None else images
@@ -79,7 +79,7 @@ def render(
 
 
 def decoded_in_order(path):
-    """What a plain loop from the beginning gives: the independent reading."""
+    """All frames by a plain loop from the beginning: the reference."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
@@ -119,7 +119,7 @@ VIDEOS: dict[str, tuple[str, dict]] = {
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory):
-    """Gives the path of a rendered video, rendering it when first asked for."""
+    """The path of a rendered video, rendered on first use."""
     folder = tmp_path_factory.mktemp("videos")
 
     def path_of(name):
@@ -131,7 +131,7 @@ def video(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-def test_every_frame_is_the_one_asked_for(video, name):
+def test_frames_are_exact_in_every_container(video, name):
     path = video(name)
     assert check(path).frames == FRAMES
     linear = decoded_in_order(path)
@@ -151,7 +151,7 @@ def test_every_frame_is_the_one_asked_for(video, name):
 @pytest.mark.parametrize(
     "name", ["h264.mp4", "h264_open_gop.mkv", "hevc_open_gop.mp4", "mpeg4_b.avi", "mpeg2_b.mpg", "variable_rate.mkv"]
 )
-def test_one_pass_yields_the_places_wanted_in_their_order_of_showing(video, name):
+def test_iterate_frames_yields_the_wanted_frames_in_ascending_order(video, name):
     path = video(name)
     linear = decoded_in_order(path)
     for wanted in (range(0, FRAMES, 7), [41, 3, 3, 59, 0], [59], [], range(FRAMES), iter([12, 11])):
@@ -170,9 +170,11 @@ def without_box(data, name):
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264_open_gop.mp4", "hevc_open_gop.mp4", "av1.mp4"])
-def test_a_container_that_calls_every_packet_a_key_frame_is_not_believed(video, tmp_path, name):
+def test_false_key_frame_flags_do_no_harm(video, tmp_path, name):
     path = tmp_path / name
-    path.write_bytes(without_box(video(name).read_bytes(), b"stss"))  # no table of sync samples: all of them are
+    path.write_bytes(
+        without_box(video(name).read_bytes(), b"stss")
+    )  # without the table of sync samples, all samples count as key frames
     linear = decoded_in_order(path)
     for index in range(1, FRAMES, 5):
         assert np.array_equal(read_frames(path, [index])[0], linear[index])
@@ -199,11 +201,11 @@ def without_first_packets(source, path, dropped):
     "name",
     ["h264_open_gop.mkv", "hevc_open_gop.mkv", "h264_open_gop.ts", "mpeg2_b.mpg", "mpeg4_b.avi", "vp9.webm"],
 )
-def test_what_stands_before_the_first_key_frame_is_no_place(video, tmp_path, name):
+def test_frames_before_the_first_key_frame_have_no_index(video, tmp_path, name):
     packets = packets_of(video(name))
     second_key = [count for count, packet in enumerate(packets) if packet.is_keyframe][1]
     left = 40 if name == "vp9.webm" else 48
-    # Three packets that cannot be decoded, or none; then the key frame, then the frames that lead it.
+    # First three packets that cannot be decoded, or none, then the key frame, then the frames that are shown before it.
     for dropped in (second_key - 3, second_key):
         path = without_first_packets(video(name), tmp_path / f"{dropped}_{name}", dropped)
         assert check(path).frames == left
@@ -211,7 +213,7 @@ def test_what_stands_before_the_first_key_frame_is_no_place(video, tmp_path, nam
             assert numbers_in(read_frames(path, indices)) == [index + FRAMES - left for index in indices]
 
 
-def test_packets_without_a_picture_are_no_places(video, tmp_path):
+def test_packets_without_a_picture_have_no_index(video, tmp_path):
     data = bytearray(video("vp8.webm").read_bytes())
     packet = bytes(packets_of(video("vp8.webm"))[30])
     data[data.index(packet)] &= ~0x10  # VP8's bit "show this frame"
@@ -223,12 +225,11 @@ def test_packets_without_a_picture_are_no_places(video, tmp_path):
     assert numbers_in(read_frames(path, [58, 29, 30])) == [59, 29, 31]
 
 
-def test_times_that_contradict_the_order_of_the_frames_are_an_error(video, tmp_path):
+def test_times_that_contradict_the_frame_order_are_refused(video, tmp_path):
     path = tmp_path / "unordered.mp4"
     # Without these tables a frame is shown when it is decoded, which is wrong with B-frames.
     path.write_bytes(without_box(without_box(video("h264.mp4").read_bytes(), b"ctts"), b"edts"))
-    with pytest.raises(VideoError, match=r"^unreadable: frame "):
-        check(path)
+    assert reason(path).startswith("unreadable: frame ")
     for index in range(FRAMES):
         try:
             frames = read_frames(path, [index])
@@ -238,7 +239,7 @@ def test_times_that_contradict_the_order_of_the_frames_are_an_error(video, tmp_p
 
 
 @pytest.mark.parametrize("hidden", [5, 12, 17])
-def test_frames_hidden_by_an_edit_list_are_no_places(video, tmp_path, hidden):
+def test_frames_hidden_by_an_edit_list_have_no_index(video, tmp_path, hidden):
     data = bytearray(video("h264.mp4").read_bytes())
     entry = data.index(b"elst") + 12
     length, begin = struct.unpack_from(">Ii", data, entry)
@@ -253,7 +254,7 @@ def test_frames_hidden_by_an_edit_list_are_no_places(video, tmp_path, hidden):
 
 
 def turned(source, path, *matrix):
-    """Patches a, b, c, d of the display matrix into an MP4's track header."""
+    """Patch a, b, c, d of the display matrix into an MP4's track header."""
     data = bytearray(source.read_bytes())
     a, b, c, d = (value << 16 for value in matrix)
     struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a, b, 0, c, d, 0, 0, 0, 1 << 30)
@@ -261,7 +262,7 @@ def turned(source, path, *matrix):
     return path
 
 
-# The matrix that a player applies, and how the frames must be stored for it to show them upright.
+# The matrix that a player applies, and how frames must be stored so that it shows them upright.
 TURNS = {
     90: ((0, 1, -1, 0), lambda image: np.rot90(image, 1)),
     180: ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
@@ -272,7 +273,7 @@ TURNS = {
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_frames_stand_upright(tmp_path, turn):
+def test_rotated_and_mirrored_frames_are_turned_upright(tmp_path, turn):
     matrix, stored = TURNS[turn]
     images = [np.ascontiguousarray(stored(picture(number))) for number in range(20)]
     path = turned(render(tmp_path / "stored.mp4", "libx264", images, **X264), tmp_path / "turned.mp4", *matrix)
@@ -291,8 +292,8 @@ def test_frames_stand_upright(tmp_path, turn):
 
 
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 1), (8, 3)])
-def test_a_cameras_exif_turns_frames_and_makes_no_file_bad(tmp_path, orientation, turns):
-    """A kind of side data that PyAV may not know stands beside the display matrix then."""
+def test_frames_are_turned_by_a_cameras_exif(tmp_path, orientation, turns):
+    """Such a file has side data that PyAV may not know beside the display matrix."""
     path, entries = tmp_path / "camera.avi", Image.Exif()
     entries[0x0112], entries[0x010F] = orientation, "maker"
     with av.open(str(path), "w") as out:
@@ -313,7 +314,7 @@ def test_a_cameras_exif_turns_frames_and_makes_no_file_bad(tmp_path, orientation
 
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("name", ["short.mp4", "short.avi", "short.webm"])
-def test_the_shortest_videos(tmp_path, name, frames):
+def test_videos_of_one_and_three_frames_are_read(tmp_path, name, frames):
     codec = {"mp4": "libx264", "avi": "mpeg4", "webm": "libvpx-vp9"}[name.split(".")[1]]
     path = render(tmp_path / name, codec, [picture(number) for number in range(frames)])
     info = check(path)
@@ -323,7 +324,7 @@ def test_the_shortest_videos(tmp_path, name, frames):
 
 
 @pytest.mark.parametrize(("name", "codec", "pixels"), [("a.mkv", "libx264", "yuv444p"), ("a.avi", "mjpeg", "yuvj420p")])
-def test_odd_sizes(tmp_path, name, codec, pixels):
+def test_odd_sizes_are_read(tmp_path, name, codec, pixels):
     path = render(tmp_path / name, codec, [picture(number, 161, 91) for number in range(20)], pixels=pixels)
     assert (probe(path).width, probe(path).height) == (161, 91)
     assert read_frames(path, [4]).shape == (1, 91, 161, 3)
@@ -331,7 +332,7 @@ def test_odd_sizes(tmp_path, name, codec, pixels):
     assert read_frames(path, [4], short_side=45).shape == (1, 45, 80, 3)  # 161 * 45 / 91 = 79.6
 
 
-def test_times_count_from_the_first_frame(video):
+def test_times_start_at_the_first_frame(video):
     expected = np.array(VIDEOS["variable_rate.mkv"][1]["times"]) / 1000
     info = probe(video("variable_rate.mkv"))
     assert info.times == pytest.approx(expected)
@@ -363,11 +364,11 @@ def test_short_side_reduces_and_never_enlarges(video):
     assert numbers_in(small) == [29, 42]
     average = full.reshape(2, 24, 4, 40, 4, 3).mean((2, 4))
     assert np.abs(small - average).mean() < 2
-    with pytest.raises(InputError, match="short_side 0"):
+    with pytest.raises(InputError, match="short_side: got 0"):
         read_frames(path, [0], short_side=0)
 
 
-def test_frames_of_another_size_are_brought_to_the_first_ones(tmp_path):
+def test_all_frames_get_the_first_ones_size(tmp_path):
     parts = []
     for count, (width, height) in enumerate([(160, 96), (80, 48)]):
         images = [picture(10 * count + number, width, height) for number in range(5)]
@@ -386,17 +387,18 @@ def test_frames_of_another_size_are_brought_to_the_first_ones(tmp_path):
     assert numbers_in(frames) == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
 
 
-def test_a_place_the_video_does_not_have(video):
+def test_an_index_out_of_range_is_refused(video):
     for name in ("h264.mp4", "mpeg4.avi"):
         for index in (-1, FRAMES):
-            with pytest.raises(InputError, match=rf"{name}: frame {index} asked for; it has frames 0 to 59"):
+            with pytest.raises(InputError, match=rf"{name}: got frame {index}, .* 0 to 59"):
                 read_frames(video(name), [0, index])
         assert read_frames(video(name), []).shape == (0, HEIGHT, WIDTH, 3)
-    with pytest.raises(VideoError, match=r"nowhere\.mp4: does not exist"):
+    with pytest.raises(VideoError, match=r"nowhere\.mp4: ") as raised:
         read_frames("nowhere.mp4", [0])
+    assert (raised.value.path, raised.value.reason) == (Path("nowhere.mp4"), "does not exist")
 
 
-def test_a_file_that_changed_is_looked_at_again(video, tmp_path):
+def test_a_changed_file_is_probed_again(video, tmp_path):
     path = tmp_path / "a.mp4"
     shutil.copy(video("h264.mp4"), path)
     assert probe(path).frames == FRAMES
@@ -405,14 +407,14 @@ def test_a_file_that_changed_is_looked_at_again(video, tmp_path):
     assert probe(path).frames == 8
 
 
-def test_names_that_ffmpeg_would_read_as_something_else(video, tmp_path, monkeypatch):
+def test_file_names_are_not_taken_for_protocols_or_options(video, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("pipe:0.mp4", "-i.mp4", "clap!#%d(1)@2.mp4", "ünï.mp4"):
         shutil.copy(video("h264.mp4"), name)
         assert numbers_in(read_frames(name, [9])) == [9]
 
 
-def test_tags_in_an_old_encoding(tmp_path):
+def test_tags_that_are_not_utf_8_are_accepted(tmp_path):
     path = tmp_path / "old.avi"
     with av.open(str(path), "w") as out:
         out.metadata["title"] = "caf__"
@@ -425,7 +427,7 @@ def test_tags_in_an_old_encoding(tmp_path):
 
 
 def damaged(source, path, number):
-    """Spoils the middle of the packet that shows frame `number`."""
+    """Damage the middle of the packet that shows frame `number`."""
     packets = sorted(packets_of(source), key=lambda packet: packet.pts or 0)
     position, size = packets[number].pos, packets[number].size
     data = bytearray(source.read_bytes())
@@ -436,11 +438,10 @@ def damaged(source, path, number):
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "mpeg4.avi", "av1.mp4"])
-def test_a_damaged_frame_is_an_error_and_never_a_neighbour(video, tmp_path, name):
+def test_a_damaged_frame_is_refused_and_never_replaced(video, tmp_path, name):
     spoilt = 40 if name == "av1.mp4" else 36  # a key frame: always large enough to break
     path = damaged(video(name), tmp_path / name, spoilt)
-    with pytest.raises(VideoError, match=rf"^unreadable: frame {spoilt} of 60|^unreadable: Invalid data"):
-        check(path)
+    assert reason(path).startswith((f"unreadable: frame {spoilt} of 60", "unreadable: Invalid data"))
     with pytest.raises(VideoError, match=name):
         read_frames(path, [spoilt])
     right = 0
@@ -456,8 +457,7 @@ def test_a_damaged_frame_is_an_error_and_never_a_neighbour(video, tmp_path, name
         assert numbers_in(read_frames(path, [20, 50, 2])) == [20, 50, 2]
 
 
-def test_one_pass_goes_to_the_end_of_the_file_whatever_is_wanted(video, tmp_path):
-    """So that what it passes without an error is a good video."""
+def test_iterate_frames_checks_the_whole_file(video, tmp_path):
     path = damaged(video("h264.mp4"), tmp_path / "broken.mp4", 36)
     for wanted in ([], [2], [2, 50], None):
         with pytest.raises(VideoError, match=rf"^{path}: unreadable: frame 36 of 60"):
@@ -468,22 +468,24 @@ def test_one_pass_goes_to_the_end_of_the_file_whatever_is_wanted(video, tmp_path
         next(frames)
 
 
-def cut(source, path, share):
+def cut(source, path, fraction):
     data = source.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    path.write_bytes(data[: int(len(data) * fraction)])
     return path
 
 
 def reason(path):
-    with pytest.raises(VideoError) as caught:
+    """Why `check` refuses a file."""
+    with pytest.raises(VideoError) as raised:
         check(path)
-    assert str(path) not in str(caught.value)
-    return str(caught.value)
+    assert raised.value.path == path
+    assert str(raised.value) == f"{path}: {raised.value.reason}"
+    return raised.value.reason
 
 
 @pytest.fixture
 def whole(video, tmp_path):
-    """Gives the path of a video that is to be cut."""
+    """The path of a video that will be cut."""
 
     def path_of(name):
         if name == "faststart.mp4":
@@ -493,18 +495,18 @@ def whole(video, tmp_path):
     return path_of
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.85])
+@pytest.mark.parametrize("fraction", [0.02, 0.3, 0.7, 0.85])
 @pytest.mark.parametrize(
     "name", ["h264.mp4", "faststart.mp4", "mpeg4.avi", "mpeg4_b.avi", "mjpeg.avi", "h264_open_gop.mkv", "vp9.webm"]
 )
-def test_cut_files_are_called_truncated(whole, tmp_path, name, share):
+def test_cut_files_are_reported_as_truncated(whole, tmp_path, name, fraction):
     source = whole(name)
     check(source)
-    assert reason(cut(source, tmp_path / f"cut_{name}", share)).startswith("truncated: ")
+    assert reason(cut(source, tmp_path / f"cut_{name}", fraction)).startswith("truncated: ")
 
 
 @pytest.mark.parametrize("name", ["faststart.mp4", "mpeg4.avi", "mjpeg.avi"])
-def test_cuts_between_two_packets_and_inside_the_last(whole, tmp_path, name):
+def test_cuts_between_packets_and_in_the_last_one_are_found(whole, tmp_path, name):
     source, path = whole(name), tmp_path / f"cut_{name}"
     packets = packets_of(source)
     last = packets[-1]
@@ -516,7 +518,7 @@ def test_cuts_between_two_packets_and_inside_the_last(whole, tmp_path, name):
         read_frames(path, [FRAMES - 1])
 
 
-def test_what_is_no_video(tmp_path):
+def test_other_files_are_refused_with_a_reason(tmp_path):
     assert reason(tmp_path / "missing.mp4") == "does not exist"
     assert reason(tmp_path) == "a folder, not a video; give the files in it"
     (tmp_path / "empty.mp4").touch()
@@ -524,7 +526,7 @@ def test_what_is_no_video(tmp_path):
     for name in ("text.mp4", "text.avi"):
         (tmp_path / name).write_text("not a video, for all its name\n" * 100)
         assert reason(tmp_path / name).startswith("not a video: ")
-    for name in ("notes.txt", "read.nfo"):  # which FFmpeg would show as a picture of their letters
+    for name in ("notes.txt", "read.nfo"):  # FFmpeg opens them as a video of their letters
         (tmp_path / name).write_text("not a video, for all its letters\n" * 100)
         assert reason(tmp_path / name) == "not a video: a picture or a text"
     for name in ("photo.jpg", "photo.png", "photo.webp"):
@@ -535,15 +537,15 @@ def test_what_is_no_video(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_refused_and_not_awaited(tmp_path):
+def test_a_pipe_is_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "video.mp4")
-    for look in (check, probe):
+    for read in (check, probe):
         with pytest.raises(VideoError, match="not a file"):
-            look(tmp_path / "video.mp4")
+            read(tmp_path / "video.mp4")
 
 
-def test_no_picture_stays_in_memory_once_a_video_was_looked_at(video):
-    """A reference to itself would keep it until Python's collector comes, and that is rarely."""
+def test_probe_leaves_no_picture_in_memory(video):
+    """A reference cycle would keep the picture until Python's garbage collector runs, which is rare."""
     gc.collect()
     gc.disable()
     try:
@@ -573,16 +575,16 @@ def test_sound_alone_has_no_video_stream(tmp_path, name, codec):
     assert reason(tmp_path / name) == "no video stream"
 
 
-def test_an_unknown_codec_is_unreadable(video, tmp_path):
+def test_an_unknown_codec_is_refused(video, tmp_path):
     path = tmp_path / "unknown.mp4"
     path.write_bytes(video("h264.mp4").read_bytes().replace(b"avc1", b"zzz1"))
     assert reason(path) == "unreadable: no decoder for its codec"
 
 
-def test_real_clips():
+def test_real_videos_are_read_exactly():
     root = os.environ.get("AIRSTREAMS_TEST_DATA")
     if not root:
-        pytest.skip("AIRSTREAMS_TEST_DATA is not set: no real videos to read")
+        pytest.skip("AIRSTREAMS_TEST_DATA is not set: there are no real videos to read")
     paths = sorted(Path(root, "jhmdb", "videos").glob("*/*.mp4"))[::25]
     assert len(paths) > 30
     draw = random.Random(0)

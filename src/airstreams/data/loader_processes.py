@@ -1,4 +1,4 @@
-"""The processes that decode beside a training or scoring: how they start, hand over, and end with their parent."""
+"""The processes that decode beside training or scoring: how they start, pass on memory, and end with their parent."""
 
 import ctypes
 import multiprocessing
@@ -18,14 +18,16 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-FEWER = "or decode with 0 workers (a run's data.workers, annotate's --workers)"
+NO_WORKERS = "or decode with 0 workers (data.workers of a run, --workers of annotate)"
 
 
 def share_memory(tensors: Iterable[object]) -> None:
-    """In a loader's process, move the tensors among these to the memory that it shares with the others. RuntimeError:
-    there is too little of it, as in a container.
+    """In a loader's process, move the tensors among these objects to shared memory.
 
-    torch would do so later, in a thread whose errors nobody hears: the batch would be lost and awaited forever.
+    torch would do this later, in a thread whose errors are lost: the batch would never arrive.
+
+    Raises:
+        RuntimeError: there is too little shared memory, as in a container.
     """
     if get_worker_info() is not None:
         try:
@@ -34,15 +36,15 @@ def share_memory(tensors: Iterable[object]) -> None:
                     tensor.share_memory_()
         except RuntimeError as error:
             raise RuntimeError(
-                f"no shared memory for what a process decoded ({error}); give a container more of it (docker run "
-                f"--shm-size=2g), {FEWER}"
+                f"no shared memory for decoded frames ({error}); give the container more (docker run --shm-size=2g), "
+                f"{NO_WORKERS}"
             ) from error
 
 
 def bind_to_parent(worker: int) -> None:
-    """For a loader's processes, which are to stop when their parent does and not before.
+    """For a loader's process: end with the parent, and not before it.
 
-    A terminal and a scheduler signal the whole group: what that means is the parent's to decide.
+    Signals of a terminal or a scheduler go to the whole process group. The parent decides what they mean.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         if hasattr(signal, name):  # Windows has fewer
@@ -51,12 +53,11 @@ def bind_to_parent(worker: int) -> None:
 
 
 def die_with_parent(worker: int) -> None:
-    """For a loader's processes, which may stop before their parent does: what they have in hand can take long.
+    """For a loader's process: end with the parent, but signals may end it earlier, since one task can take long.
 
-    When the parent is killed, torch's own watch over it misses a kill that falls while this process starts, so Linux is
-    asked to tell.
+    torch watches for the parent's death, but misses a kill while this process starts. So Linux sends a signal.
     """
-    # Here the thread that hands shared memory over complains when the parent has stopped to listen, as after Ctrl-C.
+    # Without this, the thread that passes on shared memory prints an error when the parent has ended, as after Ctrl-C.
     sys.excepthook = lambda *_: None
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -66,7 +67,7 @@ def die_with_parent(worker: int) -> None:
 
 
 def loader_options(workers: int, begin: Callable[[int], None] = bind_to_parent) -> dict[str, Any]:
-    """For a `DataLoader` that is to have so many processes: how they start, and what they do first."""
+    """Keyword arguments for a `DataLoader` with `workers` processes. Each first calls `begin` with its number."""
     return {
         "num_workers": workers,
         "multiprocessing_context": _start_method(workers),
@@ -80,9 +81,12 @@ def _begin(begin: Callable[[int], None], worker: int) -> None:
 
 
 def _open_a_socket() -> None:
-    """Start what will hand memory over on Linux, by a socket in the temporary folder. RuntimeError: that cannot be.
+    """On Linux, open the socket in the temporary folder that passes shared memory on.
 
-    It would start by itself later, in a thread whose errors nobody hears: the batch would be lost and awaited forever.
+    It would be opened later, in a thread whose errors are lost: the batch would never arrive.
+
+    Raises:
+        RuntimeError: it cannot be opened.
     """
     if sys.platform == "linux":
         try:
@@ -90,24 +94,25 @@ def _open_a_socket() -> None:
                 reduction.DupFd(file.fileno())
         except OSError as error:
             raise RuntimeError(
-                f"no socket in the temporary folder {tempfile.gettempdir()} ({error}) to hand decoded frames over; set "
-                f"TMPDIR to a folder with a shorter path and room in it, {FEWER}"
+                f"cannot open a socket in the temporary folder {tempfile.gettempdir()} ({error}); set TMPDIR to a "
+                f"folder with a shorter path and free space, {NO_WORKERS}"
             ) from error
 
 
 def _start_method(workers: int) -> str | None:
-    """How a loader's so many processes start. On Linux always as copies of this one: they begin at once, and know what
-    this one has learnt of the videos. None: as torch has it.
+    """How a loader's processes start; None: torch's default.
+
+    On Linux they are forks: they start at once and inherit what this process knows about the videos.
     """
     return "fork" if workers and sys.platform == "linux" else None
 
 
 @contextmanager
 def ends_its_loaders() -> Iterator[None]:
-    """Decorates what makes a loader of processes bound to this one: they end with the call, also by an error.
+    """Decorates a function that makes a loader of `bind_to_parent` processes: they end with the call, even on an error.
 
-    A traceback keeps the call's variables, the loader among them. If it lives on until Python's end, as where nobody
-    catches the error, Python asks the processes to stop by SIGTERM, to which they are deaf, and waits forever.
+    A traceback keeps the function's variables, and so the loader, alive. If it lives until Python exits, as for an
+    uncaught error, Python sends SIGTERM to the processes, which ignore it, and waits forever.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which videos a model learns from and which it is scored by: shared out by chance, written down, read again."""
+"""Splits: which videos a model is trained on, validated on and scored on."""
 
 import random
 from collections import Counter, defaultdict
@@ -13,16 +13,19 @@ from airstreams.errors import InputError
 def automatic_split(
     videos: Sequence[Video], seed: int, val_fraction: float = 0.1, test_fraction: float = 0.2
 ) -> dict[str, str]:
-    """Share the videos out by chance: name -> "train", "val" or "test", the same for the same seed in any order.
+    """Draw a split for each video: name -> "train", "val" or "test". The order of the videos does not matter.
 
-    Every class comes as close to the fractions as whole groups allow, keeps at least one training video, and gives to
-    the test as soon as it has two groups; val takes what can be spared after that. A class of n videos gives val n
-    times the fraction, rounded up or down so that the sum over the classes comes out right.
+    Groups stay whole. Every class comes as close to the fractions as whole groups allow and keeps at least one training
+    video. A class with at least two groups has a test video. The number of val videos of a class is rounded up or down
+    so that the sum over all classes is right.
+
+    Raises:
+        InputError: the fractions leave no training videos.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise InputError(
-            f"given a val fraction of {val_fraction} and a test fraction of {test_fraction}; "
-            "expected both at least 0 and less than 1 together, so that videos to train with are left"
+            f"data.val_fraction, data.test_fraction: got {val_fraction} and {test_fraction}; expected both at least 0 "
+            "and their sum less than 1, so that training videos are left"
         )
     members: dict[str, list[Video]] = defaultdict(list)
     group_of = groups_of(videos)
@@ -30,12 +33,12 @@ def automatic_split(
         members[group_of[video.name]].append(video)
     named = {video.group for video in videos}
 
-    def order(group: str) -> tuple[bool, str]:  # not by their files' paths, which depend on how DATA was given
+    def order(group: str) -> tuple[bool, str]:  # not by path, which depends on how DATA was given
         return group not in named, group if group in named else min(video.name for video in members[group])
 
     groups = sorted(members, key=order)
     random.Random(seed).shuffle(groups)
-    # Videos without actions count as a class of their own, named "", so that they are shared out evenly as well.
+    # Videos without labels count as a class of their own, named "", so that they are divided evenly, too.
     rest = {group: Counter(label for video in members[group] for label in video.labels or ("",)) for group in groups}
     class_sizes = Counter(label for content in rest.values() for label in content.elements())
     group_counts = Counter(label for content in rest.values() for label in content)
@@ -50,21 +53,22 @@ def automatic_split(
 
 
 def with_splits(source: Source, assignment: Mapping[str, str]) -> Source:
-    """The source with the split of each video taken from `assignment`, name -> split; other names in it are ignored.
+    """The source with the splits of `assignment`: name -> split. Names of other videos are ignored.
 
-    InputError when a video has no split there.
+    Raises:
+        InputError: a video has no split in it.
     """
     lacking = [video.name for video in source.videos if video.name not in assignment]
     if lacking:
         raise InputError(
-            f"the splits given have none for {len(lacking)} of the {len(source.videos)} videos of {source.name}, such "
-            f"as {lacking[0]}; expected one for each; give the splits that were made for this data"
+            f"no split is given for {len(lacking)} of the {len(source.videos)} videos of {source.name}, such as "
+            f"{lacking[0]}; expected one for each; give the splits that were made for this data"
         )
     return replace(source, videos=tuple(replace(video, split=assignment[video.name]) for video in source.videos))
 
 
 def with_drawn_splits(source: Source, config: Config) -> Source:
-    """The source with its own splits, or with some drawn by the config's seed and fractions."""
+    """The source with its own splits, or with an automatic split by the config's seed and fractions."""
     if source.has_splits:
         return source
     data = config.data
@@ -72,7 +76,7 @@ def with_drawn_splits(source: Source, config: Config) -> Source:
 
 
 def _shares(class_sizes: Mapping[str, int], fraction: float) -> dict[str, int]:
-    """The fraction of each class in whole videos; what one class loses by rounding, the next one gains."""
+    """The fraction of each class in whole videos. Rounding errors are carried over to the next class."""
     shares, before = {}, 0
     for label in sorted(class_sizes):
         up_to_here = before + class_sizes[label]
@@ -82,13 +86,20 @@ def _shares(class_sizes: Mapping[str, int], fraction: float) -> dict[str, int]:
 
 
 def _draw(groups: Mapping[str, Counter[str]], shares: Mapping[str, int], served: Collection[str]) -> set[str]:
-    """The groups that leave the training set for one split; `groups` says how many videos of each class one holds.
+    """Choose the groups that go from the training set to one split.
 
-    Taken in the given order is each group that still fits in its classes' shares. Largest first would fill the shares
-    a little better, but it would send the same long recordings to the test for every seed. Then each class in `served`
-    that still has nothing gets its smallest group, and what is open is closed from the smallest group upwards where
-    that comes closer to the shares, counted a class and in all: with groups larger than any class's share, only the
-    sum says when to stop. No group leaves that holds all training videos of a class.
+    1. In the given order, each group that still fits into the shares of its classes. Largest first would fill the
+       shares a little better, but would choose the same long recordings for every seed.
+    2. For each class in `served` without a group so far, its smallest group.
+    3. From the smallest group up, each group that brings the numbers closer to the shares, per class and in total. The
+       total is needed where groups are larger than any class's share.
+
+    A group that holds all training videos of a class is never chosen.
+
+    Args:
+        groups: for each group the number of videos of each class.
+        shares: the wanted number of videos of each class.
+        served: classes that need at least one group.
     """
     left = Counter(label for content in groups.values() for label in content.elements())
     wanted = dict(shares)

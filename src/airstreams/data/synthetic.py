@@ -1,18 +1,18 @@
-"""Videos drawn by the machine: what moves and how it moves make the class, and everything in them is known exactly.
+"""Synthetic videos with exact ground truth. What moves and how it moves make the class.
 
 A class is a pair such as `disc_left`. Size, colour, texture, tilt and speed of the object, and the texture, clutter and
-drift of the background, are drawn from the same distributions for every class. So the shape tells *what* and not *how*,
-and the motion tells *how* and not *what*.
+drift of the background, have the same distributions in every class. So only the shape tells *what*, and only the motion
+tells *how*.
 
 Everything is a formula of continuous coordinates (signed distances for shapes, sums of waves for textures) that is
-evaluated anew for each frame. That is slower than shifting a picture, but sub-pixel motion stays sharp and the flow is
+evaluated for each frame. This is slower than shifting a picture, but sub-pixel motion stays sharp and the flow is
 exact.
 
 Paths are centred in the frame so that the object stays in it. The price: the position in the *first* or *last* frame
 of a clip hints at the direction. Over all frames of a clip, the positions of `left` and `right` have the same
 distribution, since each is the other one played backwards.
 
-Shapes: T frames, H, W pixels. Lengths are in pixels, x to the right, y down; pixel centres lie on whole numbers.
+Shapes: T frames, H, W pixels. Lengths are in pixels, x to the right, y down. Pixel centres have whole coordinates.
 """
 
 import json
@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 
 import av
@@ -36,7 +37,7 @@ WHATS = ("disc", "square", "triangle", "ring", "cross")
 HOWS = ("left", "right", "up", "down", "circle")
 SEGMENT_CLASSES = ("background", *WHATS)
 
-# Settings in parts of the frame's shorter side, so that a clip looks alike at any size.
+# Lengths as fractions of the frame's shorter side, so that a clip looks the same at any size.
 OBJECT_RADIUS = (0.16, 0.23)
 CLUTTER_RADIUS = (0.04, 0.11)
 CLUTTER_COUNT = 16
@@ -52,9 +53,9 @@ class SyntheticClip:
 
     Attributes:
         frames: uint8 (T, H, W, 3), RGB.
-        label_map: uint8 (T, H, W), positions in `SEGMENT_CLASSES`; a pixel is the object's where half of it or more
-            is covered.
-        flow: float32 (T - 1, H, W, 2), (x, y) in px from each frame to the next, of the surface seen at the pixel.
+        label_map: uint8 (T, H, W), indices in `SEGMENT_CLASSES`; a pixel is the object's where the object covers at
+            least half of it.
+        flow: float32 (T - 1, H, W, 2), (x, y) in px from each frame to the next, of the surface visible at the pixel.
     """
 
     frames: NDArray[np.uint8]
@@ -62,8 +63,8 @@ class SyntheticClip:
     flow: Floats
 
 
-# The signed distance to each shape's edge, negative inside. All shapes of one radius have a disc's area, pi
-# radius^2, so that the area does not tell the shape.
+# The signed distance to each shape's edge, negative inside. All shapes of one radius have the area of a disc,
+# pi radius^2, so that the area does not reveal the shape.
 def _disc(x: Floats, y: Floats, radius: float) -> Floats:
     return np.hypot(x, y) - radius
 
@@ -73,7 +74,7 @@ def _square(x: Floats, y: Floats, radius: float) -> Floats:
 
 
 def _triangle(x: Floats, y: Floats, radius: float) -> Floats:
-    # Equilateral, tip up; the inscribed circle's radius is that of a triangle of the wanted area.
+    # Equilateral, tip up. The last term is the radius of the inscribed circle of a triangle of the wanted area.
     return np.maximum(y, math.sqrt(3) / 2 * np.abs(x) - y / 2) - radius * math.sqrt(math.pi / math.sqrt(27))
 
 
@@ -98,18 +99,18 @@ DISTANCES: dict[str, Callable[[Floats, Floats, float], Floats]] = {
 
 
 def make_clip(what: str, how: str, frames: int, size: int | tuple[int, int], rng: np.random.Generator) -> SyntheticClip:
-    """Draws one clip of the class `what_how`.
+    """Draw one clip of the class `what_how`.
 
     Args:
         what: the object's shape, one of `WHATS`.
-        how: its path, one of `HOWS`; `circle` is one full turn, either way round.
-        frames: T, at least 2. In more than 15 frames or so objects move more slowly, to stay in the picture.
+        how: its path, one of `HOWS`; `circle` is one full turn in a random direction.
+        frames: T, at least 2. In clips of more than about 15 frames objects move more slowly, to stay in the picture.
         size: (H, W), or one number for a square; at least 16.
-        rng: where all that is random comes from. The draws do not depend on the class: with equal generators two
-            clips of one `how` move alike, and two clips of one `what` look alike.
+        rng: the source of all random draws. They do not depend on the class: with equal generators, two clips of one
+            `how` move alike, and two clips of one `what` look alike.
 
     Raises:
-        InputError: for an unknown shape or path, too few frames, or too small a size.
+        InputError: the shape or path is unknown, or there are too few frames or pixels.
     """
     height, width = _checked(what, how, frames, size)
     side = min(height, width)
@@ -128,7 +129,7 @@ def make_clip(what: str, how: str, frames: int, size: int | tuple[int, int], rng
     drift_2 = rng.uniform(*DRIFT_OF_SPEED) * speed * np.array([np.cos(heading), np.sin(heading)])
     drifted_T2 = np.arange(frames)[:, None] * drift_2
 
-    # One of the two is bright and the other dark; which one says nothing about the class.
+    # One of the two is bright and the other dark, independent of the class.
     bright, dark = rng.uniform(0.66, 0.85), rng.uniform(0.2, 0.38)
     object_grey, background_grey = (bright, dark) if rng.random() < 0.5 else (dark, bright)
 
@@ -163,67 +164,67 @@ def render(
     seed: int,
     fps: int = 30,
 ) -> None:
-    """Writes a data set of all classes `what_how` under `root`; what is there already is left as it is.
+    """Write a data set of all classes `what_how` into the folder `root`. Existing files are kept.
 
-    `videos/<split>/<class>/<nnn>.mp4` is H.264; `labels/<split>/<class>/<nnn>.npz` holds `labels` uint8 (T, H, W) and
-    `frame_indices` int32 (T,), beside `labels/labels.json` (who labelled, class names, settings);
-    `flow/<split>/<class>/<nnn>.npz` holds `flow` float16 (T - 1, H, W, 2), in px. For given frames and size a video
-    depends on the seed, its split, class and number alone, so a larger data set holds the smaller ones.
+    - `videos/<split>/<class>/<nnn>.mp4`: H.264.
+    - `labels/labels.json` and `labels/<split>/<class>/<nnn>.npz`: a label store (see `label_maps.py`).
+    - `flow/<split>/<class>/<nnn>.npz`: `flow` float16 (T - 1, H, W, 2), in px.
+
+    For given frames and size a video depends only on the seed and on its split, class and number, so a larger data set
+    contains the smaller ones.
 
     Args:
         root: the folder of the data set.
         whats: what moves, as in `make_clip`.
         hows: how it moves, as in `make_clip`.
-        videos_per_class: how many videos of each class a split has, such as `{"train": 40, "test": 15}`.
+        videos_per_class: the number of videos of each class in each split, such as `{"train": 40, "test": 15}`.
         frames: the length of each video.
-        size: (H, W) or one number, even, since H.264 stores colour at half size.
-        seed: what all videos are drawn from.
+        size: (H, W) or one number, even, since H.264 stores colour at half resolution.
+        seed: the seed of all videos.
         fps: frames per second of the files.
 
     Raises:
-        InputError: for what `make_clip` refuses, an odd size, or a root that holds videos of other settings.
+        InputError: as `make_clip`, or the size is odd, or the folder holds videos with other settings.
     """
     root = Path(root)
-    for what in whats:
-        for how in hows:
-            height, width = _checked(what, how, frames, size)
+    for what, how in product(whats, hows):
+        height, width = _checked(what, how, frames, size)
     if height % 2 or width % 2:
-        raise InputError(f"size {(height, width)} has an odd side, but H.264 video needs even ones: add one to it")
+        raise InputError(f"size: got {(height, width)}, expected even numbers, which H.264 needs")
     _write_index(root / "labels" / "labels.json", {"seed": seed, "frames": frames, "size": [height, width], "fps": fps})
 
     for split, count in videos_per_class.items():
-        for what in whats:
-            for how in hows:
-                for number in range(count):
-                    name = f"{split}/{what}_{how}/{number:03d}"
-                    video = root / "videos" / f"{name}.mp4"
-                    labels = root / "labels" / f"{name}.npz"
-                    flow = root / "flow" / f"{name}.npz"
-                    if video.exists() and labels.exists() and flow.exists():
-                        continue
-                    clip = make_clip(what, how, frames, size, np.random.default_rng([seed, *name.encode()]))
-                    label_maps.save(root / "labels", name, clip.label_map, range(frames))
-                    with replacing(flow) as temporary:
-                        np.savez_compressed(temporary, flow=clip.flow.astype(np.float16))
-                    with replacing(video) as temporary:
-                        _encode(temporary, clip.frames, fps)
+        for what, how, number in product(whats, hows, range(count)):
+            name = f"{split}/{what}_{how}/{number:03d}"
+            if all((root / path).exists() for path in (f"videos/{name}.mp4", f"labels/{name}.npz", f"flow/{name}.npz")):
+                continue
+            clip = make_clip(what, how, frames, size, np.random.default_rng([seed, *name.encode()]))
+            _write(root, name, clip, fps)
+
+
+def _write(root: Path, name: str, clip: SyntheticClip, fps: int) -> None:
+    label_maps.save(root / "labels", name, clip.label_map, range(len(clip.label_map)))
+    with replacing(root / "flow" / f"{name}.npz") as temporary:
+        np.savez_compressed(temporary, flow=clip.flow.astype(np.float16))
+    with replacing(root / "videos" / f"{name}.mp4") as temporary:
+        _encode(temporary, clip.frames, fps)
 
 
 def _checked(what: str, how: str, frames: int, size: int | tuple[int, int]) -> tuple[int, int]:
     if what not in WHATS:
-        raise InputError(f"unknown shape {what!r}: expected one of {', '.join(WHATS)}")
+        raise InputError(f"what: got {what!r}, expected one of {', '.join(WHATS)}")
     if how not in HOWS:
-        raise InputError(f"unknown path {how!r}: expected one of {', '.join(HOWS)}")
+        raise InputError(f"how: got {how!r}, expected one of {', '.join(HOWS)}")
     if frames < 2:
-        raise InputError(f"{frames} frames show no motion: expected at least 2")
+        raise InputError(f"frames: got {frames}, expected at least 2, since one frame shows no motion")
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 16:
-        raise InputError(f"size {(height, width)} is too small to show a shape: expected at least 16 pixels a side")
+        raise InputError(f"size: got {(height, width)}, expected at least 16 pixels per side")
     return height, width
 
 
 def _path(how: str, frames: int, speed: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Places (T, 2) of an object that covers `speed` px a frame, with the middle of their range at the origin."""
+    """Positions (T, 2) of an object that moves `speed` px per frame, with the middle of their range at the origin."""
     phase, turning = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
     if how == "circle":
         angle_T = phase + turning * 2 * np.pi * np.arange(frames) / (frames - 1)
@@ -236,7 +237,7 @@ def _path(how: str, frames: int, speed: float, rng: np.random.Generator) -> NDAr
 
 
 def _seen_from(x_T1W: Floats, y_TH1: Floats, position_T2: NDArray[np.float64]) -> tuple[Floats, Floats]:
-    """The pixels' coordinates relative to something that is at `position_T2`."""
+    """The pixels' coordinates relative to an object at `position_T2`."""
     position_T211 = position_T2.astype(np.float32)[:, :, None, None]
     return x_T1W - position_T211[:, 0], y_TH1 - position_T211[:, 1]
 
@@ -247,13 +248,13 @@ def _distance(kind: str, x: Floats, y: Floats, radius: float, tilt: float) -> Fl
 
 
 def _paint(picture_THW3: Floats, distance_THW: Floats, colour: Floats) -> None:
-    """Lays a shape over the picture; an edge pixel takes the share that the shape covers of it."""
+    """Draw a shape over the picture. At the edge, a pixel is blended by the fraction that the shape covers."""
     coverage_THW1 = np.clip(0.5 - distance_THW, 0, 1)[..., None]
     picture_THW3 += coverage_THW1 * (colour - picture_THW3)
 
 
 def _colour(grey: float, rng: np.random.Generator) -> Floats:
-    """A random tint, RGB in 0..1, whose channels average to about `grey`."""
+    """A random colour, RGB in 0..1, whose channels average to about `grey`."""
     tint_3 = rng.uniform(-0.2, 0.2, 3)
     return (grey + tint_3 - tint_3.mean()).astype(np.float32)
 
@@ -267,7 +268,7 @@ def _texture(
     side: int,
     rng: np.random.Generator,
 ) -> Floats:
-    """A colour with three waves of random direction and tint on it (T, H, W, 3); wavelengths in parts of `side`."""
+    """A colour with three waves of random direction and tint (T, H, W, 3); wavelengths are fractions of `side`."""
     wave_THW3 = np.zeros((*np.broadcast_shapes(x.shape, y.shape), 3), np.float32)
     for _ in range(3):
         angle, phase = rng.uniform(0, 2 * np.pi, 2)
@@ -285,7 +286,7 @@ def _clutter(
     """Small pale shapes that move with the background: kind, position, radius, tilt and colour of each."""
     side = min(height, width)
     for _ in range(round(CLUTTER_COUNT * height * width / side**2)):
-        # Some lie outside at first: the background drifts by up to a fifth of the side.
+        # Some start outside the picture, since the background drifts by up to a fifth of the side.
         position = rng.uniform(-0.2, 1.2) * width, rng.uniform(-0.2, 1.2) * height
         grey = background_grey + rng.choice([-1, 1]) * rng.uniform(0.06, 0.15)
         yield (
@@ -302,7 +303,7 @@ def _write_index(path: Path, settings: dict[str, object]) -> None:
         found = json.loads(path.read_text(encoding="utf-8"))["settings"]
         if found != settings:
             raise InputError(
-                f"{path} describes videos of other settings, {found}, not {settings}: choose another folder"
+                f"{path} describes videos with other settings: got {settings}, expected {found}; choose another folder"
             )
         return
     label_maps.create(path.parent, "synthetic", SEGMENT_CLASSES, settings)
@@ -311,11 +312,11 @@ def _write_index(path: Path, settings: dict[str, object]) -> None:
 def _encode(path: Path, frames_THW3: NDArray[np.uint8], fps: int) -> None:
     _, height, width, _ = frames_THW3.shape
     with av.open(str(path), "w", format="mp4") as container:
-        # With its macroblock tree x264 makes other files of frames as small as these each time.
+        # With its macroblock tree, x264 writes different files each time for frames as small as these.
         options = {"crf": "10", "preset": "veryfast", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        # Starting threads takes longer than coding frames as small as these.
+        # Starting threads takes longer than encoding such small frames.
         stream.codec_context.thread_count = 1
         for frame_HW3 in frames_THW3:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HW3, format="rgb24")))

@@ -20,7 +20,7 @@ c001 Putting clothes somewhere
 c015 Holding a phone/camera
 c156 Someone is eating something
 """
-# As the official files write them: commas, semicolons, doubled quotes and line breaks inside quoted fields.
+# As in the official files: commas, semicolons, doubled quotes and line breaks inside quoted fields.
 TRAIN = (
     'AAAA1,QR7T,Kitchen,6,7,Yes,"A person walks in, holding clothes.\nThey say ""hello"", and leave.",'
     'clothes;door,"Walks in; sits, eats.",c156 0.00 1.00;c000 11.90 21.20;c156 15.50 40.00,32.12\n'
@@ -36,7 +36,7 @@ NAMES = ("AAAA0", "AAAA1", "AAAA2", "BBBB1", "BBBB2")
 
 @pytest.fixture
 def root(tmp_path):
-    """Charades' layout as its two archives unpack, with five empty videos and four classes."""
+    """Charades' layout after unpacking its two archives, with five empty videos and four classes."""
     (tmp_path / "Charades").mkdir()
     (tmp_path / "Charades/Charades_v1_train.csv").write_text(f"{HEADER}\n{TRAIN}")
     (tmp_path / "Charades/Charades_v1_test.csv").write_text(f"{HEADER}\n{TEST}")
@@ -54,7 +54,7 @@ def refusal(root):
     return str(caught.value)
 
 
-def test_reads_the_official_layout(root):
+def test_the_official_layout_is_read(root):
     (root / "Charades/Charades_v1_classes.txt").write_text("\n".join(reversed(CLASSES.splitlines())))
     source = open_source(f"charades:{root}")
     assert source.name == f"charades:{root}"
@@ -67,7 +67,7 @@ def test_reads_the_official_layout(root):
     assert source.videos[3].path == root / "Charades_v1_480/BBBB1.mp4"
 
 
-def test_actions_keep_their_seconds_and_the_video_their_labels(root):
+def test_actions_have_their_times_and_videos_their_labels(root):
     zero_length, several, none = open_source(f"charades:{root}").split("train")
     eating, holding = "c156 Someone is eating something", "c000 Holding some clothes"
     assert several.actions == (Action(eating, 0, 1), Action(holding, 11.9, 21.2), Action(eating, 15.5, 40))
@@ -77,7 +77,7 @@ def test_actions_keep_their_seconds_and_the_video_their_labels(root):
     assert (none.labels, none.actions, active_labels(none, 0, 9)) == ((), (), ())
 
 
-def test_rows_agree_with_pythons_own_csv_writer(root):
+def test_rows_of_pythons_csv_writer_are_read(root):
     rows = [
         ["CCCC1", "S,1", "", "", "", "", 'a "b"\n\n,;', "", "x\r\ny", "c015 0.10 0.20", "3"],
         ["CCCC2", "S\r\n2", "", "", "", "", ",", "", '"', "c000 0.10 0.20;c001 1 2;c156 0 0.5", "3"],
@@ -92,20 +92,19 @@ def test_rows_agree_with_pythons_own_csv_writer(root):
 
 
 @pytest.mark.parametrize("folder", ["Charades_v1", "videos"])
-def test_lists_beside_the_videos_folder_and_its_other_names(root, folder):
+def test_other_folder_names_are_found(root, folder):
     for path in list((root / "Charades").iterdir()):
         path.rename(root / path.name)
     (root / "Charades_v1_480").rename(root / folder)
     assert open_source(f"charades:{root}").videos[0].path == root / folder / "AAAA0.mp4"
 
 
-def test_says_what_is_missing(root):
+def test_missing_files_are_named(root):
     (root / "Charades_v1_480/BBBB1.mp4").unlink()
     (root / "Charades_v1_480/AAAA2.mp4").unlink()
     text = refusal(root)
-    assert "lacks 2 of 5 videos, such as Charades_v1_480/AAAA2.mp4; expected Charades_v1_train.csv" in text
+    assert "lacks 2 of 5 videos, such as Charades_v1_480/AAAA2.mp4; " in text
     assert "https://prior.allenai.org/projects/charades" in text
-    assert "non-commercial" in text
     (root / "Charades/Charades_v1_test.csv").unlink()
     assert "lacks Charades_v1_test.csv; expected" in refusal(root)
     (root / "Charades/Charades_v1_classes.txt").unlink()
@@ -126,51 +125,51 @@ def test_says_what_is_missing(root):
         " ",
     ],
 )
-def test_an_action_that_cannot_be_meant(root, action):
+def test_wrong_actions_are_refused(root, action):
     text = (root / "Charades/Charades_v1_train.csv").read_text()
     (root / "Charades/Charades_v1_train.csv").write_text(text.replace("c000 11.90 21.20", action))
-    # The row is the file's second and third line, for its script has a line break.
-    assert f"Charades_v1_train.csv, line 3: the action {action!r}; expected a code of" in refusal(root)
+    # The row covers lines 2 and 3 of the file, since its script has a line break.
+    assert f"Charades_v1_train.csv, line 3: the action {action!r}; " in refusal(root)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("old", "new", "expected"),
     [
-        ("subject", "person", "Charades_v1_test.csv has the columns id, person, scene, .*; expected .* subject"),
-        (f"{HEADER}\n{TEST}", "", "Charades_v1_test.csv has the columns none"),
-        ("Nothing.,,30.00", "Nothing.,30.00", "Charades_v1_test.csv, line 3: more or fewer cells"),
-        ("Nothing.,,30.00", "No, thing.,,30.00", "Charades_v1_test.csv, line 3: more or fewer cells"),
-        ("Throws.", '"Throws.', r"Charades_v1_test.csv cannot be read \(unexpected end of data\)"),
-        ("BBBB1", "BBBB2", "Charades_v1_test.csv, line 3: BBBB2 is listed before"),
-        ("BBBB1", "AAAA1", "Charades_v1_test.csv, line 2: AAAA1 is listed before"),
+        ("subject", "person", "Charades_v1_test.csv .*columns id, person, scene, .*; expected .* subject"),
+        (f"{HEADER}\n{TEST}", "", "Charades_v1_test.csv .*columns none"),
+        ("Nothing.,,30.00", "Nothing.,30.00", "Charades_v1_test.csv, line 3: .*cells"),
+        ("Nothing.,,30.00", "No, thing.,,30.00", "Charades_v1_test.csv, line 3: .*cells"),
+        ("Throws.", '"Throws.', r"Charades_v1_test.csv .*\(unexpected end of data\)"),
+        ("BBBB1", "BBBB2", "Charades_v1_test.csv, line 3: BBBB2 "),
+        ("BBBB1", "AAAA1", "Charades_v1_test.csv, line 2: AAAA1 "),
     ],
 )
-def test_a_list_of_another_format(root, old, new, words):
+def test_lists_of_another_format_are_refused(root, old, new, expected):
     path = root / "Charades/Charades_v1_test.csv"
     path.write_text(path.read_text().replace(old, new, 1))
-    assert re.search(words, refusal(root))
+    assert re.search(expected, refusal(root))
 
 
 @pytest.mark.parametrize("line", ["c002", "c000 Holding some clothes again", ""])
-def test_a_list_of_classes_of_another_format(root, line):
+def test_wrong_class_lists_are_refused(root, line):
     (root / "Charades/Charades_v1_classes.txt").write_text(f"{CLASSES}{line}\nc003 And so on\n")
-    assert f"Charades_v1_classes.txt, line 5: {line!r}; expected a code" in refusal(root)
+    assert f"Charades_v1_classes.txt, line 5: {line!r}; " in refusal(root)
 
 
-def test_a_class_without_training_video(root):
+def test_a_class_without_training_video_is_refused(root):
     path = root / "Charades/Charades_v1_train.csv"
     path.write_text(path.read_text().replace(";c001 0.00 12.60", ""))
-    assert "has no training video of c001 Putting clothes somewhere" in refusal(root)
+    assert "training video of c001 Putting clothes somewhere" in refusal(root)
     assert len(open_source(f"charades:{root}", for_training=False).classes) == 4
 
 
-def test_takes_no_options(root):
-    with pytest.raises(InputError, match="'val=1' is no option of charades; expected nothing"):
+def test_options_are_refused(root):
+    with pytest.raises(InputError, match=r"'val=1' .*charades; expected nothing"):
         open_source(f"charades:{root}?val=1")
 
 
-def test_a_clips_target_is_what_its_frames_show(root):
-    """The video is red while one action lasts and blue while the other does; both, one and none occur."""
+def test_a_clips_target_matches_its_frames(root):
+    """The video is red during one action and blue during the other; both, one and none occur."""
     path = root / "Charades_v1_480/AAAA0.mp4"
     red_s, blue_s = (0.5, 1.0), (0.8, 1.5)
     with av.open(str(path), "w") as out:

@@ -14,13 +14,13 @@ from airstreams.data.sources import open_source
 from airstreams.data.synthetic import make_clip
 from airstreams.errors import InputError
 
-# <film>_<class>, then what is seen of the body, camera motion, people, viewpoint, quality and number.
+# <film>_<class>, then visible body part, camera motion, people, viewpoint, quality and number.
 OFFICIAL_NAME = re.compile(r"(?P<film_and_class>.+)_[fhlu]_[cn]m_np\d+_(ba|fr|le|ri)_(bad|goo|med)_\d+\.avi")
 
 
 @pytest.fixture
 def root(tmp_path):
-    """HMDB-51's layout with a training, a test and an unused clip a class; the last is not there, the others empty."""
+    """HMDB-51's layout with a training, a test and an unused clip per class. The last is missing, the others empty."""
     (tmp_path / "splits").mkdir()
     for label in CLASSES:
         clips = [f"film#{n}_{label}_u_cm_np1_fr_med_{n}.avi" for n in (0, 1, 2)]
@@ -34,7 +34,7 @@ def root(tmp_path):
 
 @pytest.fixture(scope="module")
 def official(test_data, tmp_path_factory):
-    """The real split files under their official name, and an empty file for every clip that they list."""
+    """The real split files under their official name, and an empty file for every clip in them."""
     root = tmp_path_factory.mktemp("hmdb51")
     with tarfile.open(test_data / "annotations" / "hmdb51_splits.tar.gz") as archive:
         archive.extractall(root, filter="data")
@@ -47,7 +47,7 @@ def official(test_data, tmp_path_factory):
     return root
 
 
-def test_reads_the_layout_and_leaves_unused_clips_out(root):
+def test_unused_clips_are_left_out(root):
     source = open_source(f"hmdb51:{root}")
     assert source.videos == open_source(f"hmdb51:{root}?split=1").videos
     assert source.classes == CLASSES == tuple(sorted(CLASSES))
@@ -69,7 +69,7 @@ def test_videos_may_be_mp4_files(root):
 
 
 @pytest.mark.parametrize("split", [1, 2, 3])
-def test_the_official_splits(official, split):
+def test_the_official_splits_have_their_published_sizes(official, split):
     source = open_source(f"hmdb51:{official}?split={split}")
     assert source.name == f"hmdb51:{official}?split={split}"
     train, test = source.split("train"), source.split("test")
@@ -81,7 +81,7 @@ def test_the_official_splits(official, split):
 @pytest.mark.parametrize(
     ("split", "train_groups", "shared"), [(1, 1431, set()), (2, 1430, {"pour/How_to"}), (3, 1416, set())]
 )
-def test_the_official_splits_keep_films_apart(official, split, train_groups, shared):
+def test_the_official_splits_separate_films(official, split, train_groups, shared):
     source = open_source(f"hmdb51:{official}?split={split}")
     films, groups, group_of = defaultdict(set), defaultdict(set), defaultdict(set)
     for name in ("train", "test"):
@@ -94,33 +94,33 @@ def test_the_official_splits_keep_films_apart(official, split, train_groups, sha
             groups[name].add(video.group)
             group_of[video.labels[0], film].add(video.group)
     assert not films["train"] & films["test"]
-    assert all(len(found) == 1 for found in group_of.values())  # no film is torn apart
+    assert all(len(found) == 1 for found in group_of.values())  # no film is divided
     assert len(groups["train"]) == train_groups
-    assert groups["train"] & groups["test"] == shared  # two films of like names, which count as one here
+    assert groups["train"] & groups["test"] == shared  # two films with similar names, which get one group
 
 
-def test_the_folder_of_the_download_will_do(root):
+def test_the_folder_name_of_the_download_is_found(root):
     names = [video.name for video in open_source(f"hmdb51:{root}").videos]
     (root / "videos").rename(root / "hmdb51_org")
     assert [video.name for video in open_source(f"hmdb51:{root}").videos] == names
 
 
 @pytest.mark.parametrize("lines", [1, 0])
-def test_a_split_file_that_is_cut(lines, root):
+def test_a_truncated_split_file_is_refused(lines, root):
     listed = root / "splits" / "run_test_split1.txt"
     listed.write_text("".join(listed.read_text().splitlines(keepends=True)[:lines]))
-    with pytest.raises(InputError, match=r"run_test_split1\.txt lists no clip of train, or none of test"):
+    with pytest.raises(InputError, match=r"run_test_split1\.txt lists no training clip or no test clip"):
         open_source(f"hmdb51:{root}")
 
 
-def test_says_what_is_missing(root):
+def test_missing_files_are_named(root):
     (root / "videos/wave/film#0_wave_u_cm_np1_fr_med_0.avi").unlink()
     (root / "splits/run_test_split1.txt").unlink()
     with pytest.raises(InputError) as caught:
         open_source(f"hmdb51:{root}")
     text = str(caught.value)
     missing = "splits/run_test_split1.txt, videos/wave/film#0_wave_u_cm_np1_fr_med_0.avi"
-    assert f"lacks 2 of the 101 videos and split files looked for, such as {missing}; expected" in text
+    assert f"lacks 2 of the 101 videos and split files, such as {missing}; expected" in text
     assert "serre-lab.clps.brown.edu" in text
     assert "CC BY 4.0" in text
     assert "\n" not in text
@@ -130,15 +130,13 @@ def test_says_what_is_missing(root):
 
 
 @pytest.mark.parametrize("line", ["a_run_b.avi 3", "a_run_b.avi", "a_run_b 1", ""])
-def test_a_split_file_of_another_format(root, line):
+def test_a_split_file_of_another_format_is_refused(root, line):
     (root / "splits/run_test_split1.txt").write_text(f"{line}\n")
-    with pytest.raises(
-        InputError, match=re.escape(f"run_test_split1.txt has the line {line!r}; expected `<clip>.avi 0`")
-    ):
+    with pytest.raises(InputError, match=re.escape(f"run_test_split1.txt has the line {line!r}")):
         open_source(f"hmdb51:{root}")
 
 
-def test_rendered_videos_are_read(root):
+def test_videos_of_the_data_set_are_decoded(root):
     frames_THW3 = make_clip("disc", "left", frames=6, size=32, rng=np.random.default_rng(0)).frames
     with av.open(str(root / "clip.avi"), "w") as out:
         stream = out.add_stream("mpeg4", rate=30)  # the codec of the official files

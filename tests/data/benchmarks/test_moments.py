@@ -1,4 +1,3 @@
-import re
 import shutil
 
 import numpy as np
@@ -61,7 +60,7 @@ def refusal(data):
 
 
 @pytest.mark.parametrize(("release", "classes"), [("339", OLDER), ("305", NEWER)])
-def test_reads_both_releases(bare, release, classes):
+def test_both_releases_are_read(bare, release, classes):
     write_classes(bare, release)
     source = open_source(f"moments:{bare}")
     assert source.classes == tuple(sorted(classes))
@@ -79,14 +78,14 @@ def test_reads_both_releases(bare, release, classes):
     assert (video.group, video.label_map) == ("yt-zz_zz", "validation/playing+music/yt-zz_zz_1")
 
 
-def test_the_real_class_names(bare, test_data):
+def test_the_real_class_names_are_read(bare, test_data):
     shutil.copyfile(test_data / "annotations" / "moments_classes.txt", bare / "moments_classes.txt")
     classes = open_source(f"moments:{bare}?release=305").classes
     assert len(classes) == 305
     assert classes[:2] == ("adult+female+singing", "adult+female+speaking")
 
 
-def test_clips_of_one_video_stay_together(root):
+def test_clips_of_one_video_stay_in_one_split(root):
     train = open_source(f"moments:{root}").split("train")
     assert [video.group for video in train] == [
         "flickr-2-7-9-9-3-24227993375",
@@ -100,65 +99,65 @@ def test_clips_of_one_video_stay_together(root):
         assert len({split[video.name] for video in train if video.group == "yt-5of6ffo6-Bw"}) == 1
 
 
-def test_the_release_asked_for_must_be_there(bare):
+def test_a_missing_or_ambiguous_release_is_refused(bare):
     text = refusal(f"moments:{bare}")
-    assert "lacks moments_categories.txt or moments_classes.txt; expected moments_categories.txt (339 classes)" in text
+    assert "lacks moments_categories.txt or moments_classes.txt; expected" in text
     write_classes(bare, "305")
     text = refusal(f"moments:{bare}?release=339")
-    assert "lacks moments_categories.txt but has moments_classes.txt, which is of release=305; expected" in text
+    assert "lacks moments_categories.txt but has moments_classes.txt, of release=305; expected" in text
     write_classes(bare, "339")
-    assert "say which by ?release=339 or 305" in refusal(f"moments:{bare}")
+    assert "?release=339 or 305" in refusal(f"moments:{bare}")
     assert len(open_source(f"moments:{bare}?release=339").classes) == 339
     assert len(open_source(f"moments:{bare}?release=305").classes) == 305
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "expected"),
     [
         (
             [f"{name},0" for name in NEWER],
-            "has 305 class names in 305 lines; expected 339, one a line, as `name,index`",
+            "has 305 class names in 305 lines; expected 339, one per line, as `name,index`",
         ),
         (OLDER, "has 0 class names in 339 lines; expected 339"),
         ([f"{name},0" for name in [*OLDER[:-1], "dancing"]], "has 338 class names in 339 lines; expected 339"),
         ([], "has 0 class names in 0 lines; expected 339"),
     ],
 )
-def test_a_list_of_classes_of_another_format(bare, lines, words):
+def test_wrong_class_lists_are_refused(bare, lines, expected):
     (bare / "moments_categories.txt").write_text("".join(f"{line}\n" for line in lines))
-    assert words in refusal(f"moments:{bare}")
+    assert expected in refusal(f"moments:{bare}")
 
 
-def test_says_what_is_missing(root):
+def test_missing_files_are_named(root):
     (root / "training/dancing/yt-5of6ffo6-Bw_31.mp4").unlink()
     shutil.rmtree(root / "validation/playing+music")
     text = refusal(f"moments:{root}")
-    assert (
-        "lacks 2 of 7 videos, such as training/dancing/yt-5of6ffo6-Bw_31.mp4; expected moments_categories.txt" in text
-    )
-    assert "http://moments.csail.mit.edu (for non-commercial research)" in text
+    assert "lacks 2 of 7 videos, such as training/dancing/yt-5of6ffo6-Bw_31.mp4; expected" in text
+    assert "http://moments.csail.mit.edu" in text
     (root / "validationSet.csv").unlink()
     assert "lacks validationSet.csv; expected" in refusal(f"moments:{root}")
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("row", "expected"),
     [
-        ("dancing/a_1.mp4,dancing,3", "line 3: 'dancing/a_1.mp4,dancing,3'; expected rows `file name,label,votes for"),
+        ("dancing/a_1.mp4,dancing,3", "line 3: 'dancing/a_1.mp4,dancing,3'; expected rows"),
         ("dancing/a_1.mp4,dancing,3,0,0", "line 3: 'dancing/a_1.mp4,dancing,3,0,0'; expected rows"),
         ("dancing/a_1.mp4,,3,0", "line 3: 'dancing/a_1.mp4,,3,0'; expected rows"),
         ("", "line 3: ''; expected rows"),
-        ('"dancing/a_1.mp4', "validationSet.csv cannot be read (unexpected end of data); expected rows"),
-        ("dancing/a_1.mp4,waltzing,3,0", "line 3: 'waltzing' is none of the 339 classes"),
-        ("playing+music/yt-zz_zz_1.mp4,dancing,3,0", "line 3: playing+music/yt-zz_zz_1.mp4 is listed before"),
+        ('"dancing/a_1.mp4', "(unexpected end of data); expected rows"),
+        ("dancing/a_1.mp4,waltzing,3,0", "line 3: 'waltzing' "),
+        ("playing+music/yt-zz_zz_1.mp4,dancing,3,0", "line 3: playing+music/yt-zz_zz_1.mp4 "),
     ],
 )
-def test_a_list_of_another_format(root, row, words):
+def test_lists_of_another_format_are_refused(root, row, expected):
     (root / "validationSet.csv").write_text(f"{VALIDATION}{row}\n")
-    assert re.search(re.escape(words), refusal(f"moments:{root}"))
+    text = refusal(f"moments:{root}")
+    assert "validationSet.csv" in text
+    assert expected in text
 
 
-def test_rendered_videos_are_read(root):
+def test_videos_of_the_data_set_are_decoded(root):
     source = open_source(f"moments:{root}")
     for number, video in enumerate(source.videos[1:]):
         clip = make_clip("cross", "circle", frames=6, size=32, rng=np.random.default_rng(number))

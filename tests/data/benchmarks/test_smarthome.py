@@ -14,13 +14,13 @@ from airstreams.errors import InputError
 TRAIN_SUBJECTS = (3, 4, 6, 7, 9, 12, 13, 15, 17, 19, 25)
 TEST_SUBJECTS = (2, 10, 11, 14, 16, 18, 20)
 CAMERAS = (1, 2, 3, 4, 5, 6, 7)
-# The real list has a few videos of this action, which is none of the 31.
+# The real data set has a few videos of this action, which is not among the 31.
 EXTRA = "Pour.Fromcup_p03_r00_v01_c01.mp4"
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Smarthome's layout: each class once by each subject, and once by subject 3 before all cameras."""
+    """Smarthome's layout: each class once by each subject, and once by subject 3 in front of all cameras."""
     names = [EXTRA]
     for number, label in enumerate(CLASSES):
         for index, subject in enumerate(TRAIN_SUBJECTS + TEST_SUBJECTS):
@@ -29,7 +29,7 @@ def root(tmp_path):
     (tmp_path / "mp4").mkdir()
     for name in names:
         (tmp_path / "mp4" / name).touch()
-    (tmp_path / "mp4" / "._Walk_p03_r00_v05_c01.mp4").touch()  # what an archive from a Mac leaves beside the videos
+    (tmp_path / "mp4" / "._Walk_p03_r00_v05_c01.mp4").touch()  # an archive from a Mac contains such files
     (tmp_path / "mp4" / "README.txt").touch()
     return tmp_path
 
@@ -49,7 +49,7 @@ def refusal(data):
     return str(caught.value)
 
 
-def test_cross_subject(root):
+def test_the_cross_subject_protocol_divides_subjects(root):
     source = open_source(f"smarthome:{root}")
     assert source.name == f"smarthome:{root}"
     assert source.videos == open_source(f"smarthome:{root}?protocol=cs").videos
@@ -67,7 +67,7 @@ def test_cross_subject(root):
 
 
 @pytest.mark.parametrize(("protocol", "train_cameras"), [("cv1", {1}), ("cv2", {1, 3, 4, 6, 7})])
-def test_cross_view(root, protocol, train_cameras):
+def test_the_cross_view_protocols_divide_cameras(root, protocol, train_cameras):
     source = open_source(f"smarthome:{root}?protocol={protocol}")
     assert source.classes == CROSS_VIEW_CLASSES == tuple(sorted(CROSS_VIEW_CLASSES))
     assert len(CROSS_VIEW_CLASSES) == 19
@@ -79,10 +79,10 @@ def test_cross_view(root, protocol, train_cameras):
     assert {video.labels for video in source.videos} == {(label,) for label in CROSS_VIEW_CLASSES}
 
 
-def test_what_is_held_out_of_training_was_not_seen_in_training(root):
-    strangers = open_source(f"smarthome:{root}?protocol=cs").split("train")
-    split = automatic_split(strangers, seed=0, val_fraction=0.15, test_fraction=0)
-    people = {name: {subject_of(v) for v in strangers if split[v.name] == name} for name in ("train", "val")}
+def test_validation_videos_show_no_subject_or_moment_of_training(root):
+    subjects = open_source(f"smarthome:{root}?protocol=cs").split("train")
+    split = automatic_split(subjects, seed=0, val_fraction=0.15, test_fraction=0)
+    people = {name: {subject_of(v) for v in subjects if split[v.name] == name} for name in ("train", "val")}
     assert people["val"]
     assert not people["train"] & people["val"]
 
@@ -93,7 +93,7 @@ def test_what_is_held_out_of_training_was_not_seen_in_training(root):
     assert "p03_r00" in {video.group for video in views}
 
 
-def test_videos_in_the_folder_itself(root):
+def test_videos_in_the_folder_itself_are_found(root):
     for path in list((root / "mp4").iterdir()):
         path.rename(root / path.name)
     (root / "mp4").rmdir()
@@ -113,35 +113,33 @@ def test_videos_in_the_folder_itself(root):
         "Walk_p03_r00_v05_c01.MP4",
     ],
 )
-def test_a_name_of_another_format(root, name):
+def test_names_of_another_format_are_refused(root, name):
     (root / "mp4" / name).touch()
     text = refusal(f"smarthome:{root}")
-    assert f"has a video called {name}; expected <Class>_p<subject>_r<repetition>_v<version>_c<camera>.mp4" in text
+    assert f" {name}; expected <Class>_p<subject>_r<repetition>_v<version>_c<camera>.mp4" in text
 
 
-def test_says_what_is_missing(root):
+def test_missing_parts_are_named(root):
     for path in list((root / "mp4").glob("Walk_p*_c02.mp4")) + list((root / "mp4").glob("*_c07.mp4")):
         path.unlink()
     text = refusal(f"smarthome:{root}?protocol=cv2")
-    assert (
-        "has no video of 2 of the 43 parts that cv2 is made of, such as Walk in test, camera 7 in train, among" in text
-    )
-    assert "academic research, from https://project.inria.fr/toyotasmarthome" in text
+    assert "2 of the 43 parts of cv2, such as Walk in test, camera 7 in train, among" in text
+    assert "https://project.inria.fr/toyotasmarthome" in text
     for path in (root / "mp4").glob("*_p25_*"):
         path.unlink()
-    assert "1 of the 73 parts that cs is made of, such as subject 25 in train" in refusal(f"smarthome:{root}")
+    assert "1 of the 73 parts of cs, such as subject 25 in train" in refusal(f"smarthome:{root}")
     shutil.rmtree(root / "mp4")
     text = refusal(f"smarthome:{root}")
-    assert "holds no videos; expected <Class>_p<subject>" in text
+    assert "expected <Class>_p<subject>" in text
     assert "https://project.inria.fr/toyotasmarthome" in text
 
 
-def test_a_protocol_that_is_none(root):
+def test_an_unknown_protocol_is_refused(root):
     text = refusal(f"smarthome:{root}?protocol=cv3")
-    assert "'protocol=cv3' is no option of smarthome; expected protocol=cs|cv1|cv2" in text
+    assert "'protocol=cv3' is not an option of smarthome; expected protocol=cs|cv1|cv2" in text
 
 
-def test_rendered_videos_are_read(root):
+def test_videos_of_the_data_set_are_decoded(root):
     source = open_source(f"smarthome:{root}?protocol=cv1")
     frames_THW3 = make_clip("ring", "up", frames=6, size=32, rng=np.random.default_rng(0)).frames
     _encode(root / "clip.mp4", frames_THW3, fps=30)

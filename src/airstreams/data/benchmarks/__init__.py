@@ -1,8 +1,7 @@
-"""The published data sets, one file each: `NAME:ROOT[?key=value&...]` becomes a listed source.
+"""The published data sets, one file each: `NAME:ROOT[?key=value&...]` becomes a source.
 
-A data set is a function that reads its official files, and the values that each of its keys may have. All keys so far
-choose from a short list, so the values stand here as data and are checked in one place; a data set with a free value
-would need more than that.
+A data set is a function that reads its official files, and the allowed values of each of its options, which are checked
+here.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from airstreams.errors import InputError
 
 
 class Benchmark(NamedTuple):
-    """How a published data set is read: `read(root, **options)`, and the values of each option, the default first."""
+    """How a published data set is read: `read(root, **options)`, and the values of each option, default first."""
 
     read: Callable[..., Source]
     options: dict[str, tuple[str, ...]]
@@ -35,11 +34,11 @@ BENCHMARKS = {
 
 
 def open_benchmark(data: str) -> Source:
-    """The source that `data`, NAME:ROOT[?key=value&...], names. InputError that lists what is known."""
+    """Open NAME:ROOT[?key=value&...]. InputError: no such data set, option or folder; it lists those that exist."""
     name, _, rest = data.partition(":")
     if name not in BENCHMARKS:
         raise InputError(
-            f"{data} is no file or folder, and {name!r} is no published data set; "
+            f"{data} is neither a file nor a folder, and {name!r} is not a published data set; "
             f"expected one of {', '.join(BENCHMARKS)} before the colon, as in jhmdb:data/jhmdb?split=1"
         )
     benchmark = BENCHMARKS[name]
@@ -49,11 +48,11 @@ def open_benchmark(data: str) -> Source:
     for item in filter(None, query.split("&")):
         key, _, value = item.partition("=")
         if value not in benchmark.options.get(key, ()):
-            raise InputError(f"{data}: {item!r} is no option of {name}; expected {known}, joined by & after the ?")
+            raise InputError(f"{data}: {item!r} is not an option of {name}; expected {known}, joined by & after the ?")
         options[key] = value
     folder = Path(root).expanduser()
     if not root or not folder.is_dir():
         raise InputError(
-            f"{data}: there is no folder {root!r}; expected {name}:ROOT with the data set's folder as ROOT"
+            f"{data}: the folder {root!r} does not exist; expected {name}:ROOT with the data set's folder as ROOT"
         )
     return benchmark.read(folder, **options)

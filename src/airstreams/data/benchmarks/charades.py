@@ -1,18 +1,18 @@
-"""Charades: 9848 videos of about 30 s from people's homes, 157 actions, each with the seconds it begins and ends at.
+"""Charades: 9848 videos of about 30 s from people's homes with 157 classes of actions, each with start and end.
 
 G. A. Sigurdsson, G. Varol, X. Wang, A. Farhadi, I. Laptev, A. Gupta: Hollywood in Homes: Crowdsourcing Data Collection
-for Activity Understanding. ECCV 2016. Annotations and videos are had from https://prior.allenai.org/projects/charades
-(`Charades.zip`, and `Charades_v1_480.zip` or the larger `Charades_v1.zip`) under a licence for non-commercial use,
-which forbids passing them on. The official split has 7985 training and 1863 test videos.
+for Activity Understanding. ECCV 2016. Annotations and videos: https://prior.allenai.org/projects/charades
+(`Charades.zip`, and `Charades_v1_480.zip` or the larger `Charades_v1.zip`), under a licence for non-commercial use
+without redistribution. The official split has 7985 training and 1863 test videos.
 
 The folder given as ROOT holds
 - `Charades_v1_train.csv`, `Charades_v1_test.csv` and `Charades_v1_classes.txt`, in itself or in `Charades/`, and
-- the videos `<id>.mp4` in `Charades_v1_480/`, `Charades_v1/` or `videos/`, the first of these that is there.
-A data set with files missing is refused: figures on a part of it could not be compared with published ones. To use a
-part all the same, shorten the CSV files, and the list of classes to those that training videos are left of.
+- the videos `<id>.mp4` in `Charades_v1_480/`, `Charades_v1/` or `videos/`, the first of these that exists.
+A data set with missing files is refused: metrics on a part of it are not comparable with published ones. To use a part,
+shorten the CSV files, and reduce the list of classes to those with training videos.
 
-A class is called by its code and its text, such as "c000 Holding some clothes": the order of the names is then the
-official one. An action that ends after its video does, or as it begins, stays as it is: neither does harm.
+A class name is its code and its text, such as "c000 Holding some clothes", so sorted names have the official order.
+Actions that end after their video, or have no duration, are kept: they do no harm.
 """
 
 import csv
@@ -27,7 +27,7 @@ CLASSES_FILE = "Charades_v1_classes.txt"
 SPLIT_FILES = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
 VIDEO_FOLDERS = ("Charades_v1_480", "Charades_v1", "videos")
 EXPECTED = (
-    f"expected {', '.join(SPLIT_FILES.values())} and {CLASSES_FILE}, there or in Charades/, and the videos <id>.mp4 in "
+    f"expected {', '.join(SPLIT_FILES.values())} and {CLASSES_FILE}, in it or in Charades/, and the videos <id>.mp4 in "
     f"{', '.join(VIDEO_FOLDERS[:-1])} or {VIDEO_FOLDERS[-1]}; get Charades.zip and Charades_v1_480.zip from "
     "https://prior.allenai.org/projects/charades (for non-commercial use)"
 )
@@ -36,7 +36,7 @@ EXPECTED = (
 def read_charades(root: Path) -> Source:
     """The data set in the folder `root` with its official split. A video's group is its subject.
 
-    InputError when files are missing, or when a row or a class has another format.
+    InputError: files are missing, or a row or class has another format.
     """
     folder = root if (root / CLASSES_FILE).is_file() else root / "Charades"
     lacking = [name for name in (*SPLIT_FILES.values(), CLASSES_FILE) if not (folder / name).is_file()]
@@ -48,7 +48,7 @@ def read_charades(root: Path) -> Source:
     for split, name in SPLIT_FILES.items():
         for line, row in _read_rows(folder / name):
             if row["id"] in videos:
-                raise InputError(f"{line}: {row['id']} is listed before; expected each video once; delete a row")
+                raise InputError(f"{line}: {row['id']} is listed twice; expected each video once; delete a row")
             actions = _read_actions(line, row["actions"], classes)
             path = videos_in / f"{row['id']}.mp4"
             videos[row["id"]] = Video(
@@ -78,16 +78,16 @@ def _read_classes(path: Path) -> dict[str, str]:
         code, _, text = line.strip().partition(" ")
         if not text or code in classes:
             raise InputError(
-                f"{path}, line {number}: {line!r}; expected a code that stands there once and a text, such as "
-                "`c000 Holding some clothes`; fetch the file anew"
+                f"{path}, line {number}: {line!r}; expected a code that occurs once and a text, such as "
+                "`c000 Holding some clothes`; download the file again"
             )
         classes[code] = f"{code} {text.strip()}"
     return classes
 
 
 def _read_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
-    """The rows of an official list, each with its line in words for complaints: the line is the row's last one."""
-    expected = "expected the official CSV file with the columns id, subject and actions; fetch it anew"
+    """The rows of an official list, each with the text "PATH, line N" for messages. N is the row's last line."""
+    expected = "expected the official CSV file with the columns id, subject and actions; download it again"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -98,13 +98,13 @@ def _read_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
     if not {"id", "subject", "actions"} <= set(columns):
         raise InputError(f"{path} has the columns {', '.join(columns) or 'none'}; {expected}")
     for line, row in rows:
-        if None in row or None in row.values():  # how DictReader shows cells too many and too few
-            raise InputError(f"{line}: more or fewer cells than the first line has; {expected}")
+        if None in row or None in row.values():  # DictReader's marks for too many and too few cells
+            raise InputError(f"{line}: more or fewer cells than in the header; {expected}")
     return rows
 
 
 def _read_actions(line: str, cell: str, classes: Mapping[str, str]) -> tuple[Action, ...]:
-    """What `c092 11.90 21.20;c147 0.00 12.60` says."""
+    """Parse a cell such as `c092 11.90 21.20;c147 0.00 12.60`."""
     actions = []
     for item in filter(None, cell.split(";")):
         try:
@@ -114,8 +114,8 @@ def _read_actions(line: str, cell: str, classes: Mapping[str, str]) -> tuple[Act
             action = None
         if action is None or not 0 <= action.start <= action.end < math.inf:
             raise InputError(
-                f"{line}: the action {item!r}; expected a code of {CLASSES_FILE}, a start and an end no earlier, both "
-                "in s, such as `c092 11.90 21.20`; fetch the file anew, or mend the row"
+                f"{line}: the action {item!r}; expected a code of {CLASSES_FILE}, a start and an end not before it, "
+                "both in s, such as `c092 11.90 21.20`; download the file again, or correct the row"
             )
         actions.append(action)
     return tuple(actions)

@@ -1,17 +1,17 @@
-"""HMDB-51: 6766 clips from films and the web, 51 actions, of which each split uses 5100.
+"""HMDB-51: 6766 clips from films and the web with 51 actions. Each split uses 5100 of them.
 
 H. Kuehne, H. Jhuang, E. Garrote, T. Poggio, T. Serre: HMDB: a large video database for human motion recognition. ICCV
-2011. Videos and split files are had from https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database
-(`hmdb51_org.rar`, which holds an archive a class, and `test_train_splits.rar`). The annotations are under CC BY 4.0;
-the clips are cut from films with rights of their own. Each of the three official splits has 3570 training and 1530
-test videos, 70 and 30 a class; report the mean of the three.
+2011. Videos and split files: https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database
+(`hmdb51_org.rar`, which holds one archive per class, and `test_train_splits.rar`). The annotations are under CC BY 4.0;
+the clips come from films with their own copyright. Each of the three official splits has 3570 training and 1530 test
+videos, 70 and 30 per class. Report the mean of the three.
 
 The folder given as ROOT holds
 - `videos/<class>/<clip>.avi` (or `.mp4`; or `hmdb51_org/`), and
-- `<class>_test_split<1|2|3>.txt` in `splits/` or, by its official name, `testTrainMulti_7030_splits/`: a line
-  `<clip>.avi 1` (train), `2` (test) or `0` (not used in this split, and left out here) a clip.
-A data set with files missing is refused: figures on a part of it could not be compared with published ones. Clips that
-the split leaves out may be missing.
+- `<class>_test_split<1|2|3>.txt` in `splits/` or, by its official name, `testTrainMulti_7030_splits/`: one line
+  per clip, `<clip>.avi 1` (train), `2` (test) or `0` (not used in this split, and left out here).
+A data set with missing files is refused: metrics on a part of it are not comparable with published ones. Clips that the
+split leaves out may be missing.
 """
 
 from collections.abc import Sequence
@@ -36,13 +36,13 @@ SUFFIXES = (".avi", ".mp4")
 def read_hmdb51(root: Path, split: str) -> Source:
     """The data set in the folder `root` with its official split "1", "2" or "3".
 
-    Groups are those of `read_split_lists`. InputError when files are missing or a split file has another format.
+    Groups are those of `read_split_lists`. InputError: files are missing, or a split file has another format.
     """
     clips = first_folder(root, VIDEO_FOLDERS)
     videos, missing = read_split_lists(CLASSES, first_folder(root, SPLIT_FOLDERS), clips, split)
     if missing:
         raise InputError(
-            f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files looked for, such "
+            f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files, such "
             f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}; expected HMDB-51's "
             f"videos/<class>/<clip>.avi (or .mp4) and <class>_test_split<n>.txt in {' or '.join(SPLIT_FOLDERS)}; get "
             "them from https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database (annotations: "
@@ -56,16 +56,17 @@ def read_hmdb51(root: Path, split: str) -> Source:
 
 
 def first_folder(root: Path, names: Sequence[str]) -> Path:
-    """The first of these folders that is there; the first of all where none is."""
+    """The first of these folders that exists, or the first name where none does."""
     return next((root / name for name in names if (root / name).is_dir()), root / names[0])
 
 
 def read_split_lists(classes: Sequence[str], lists: Path, clips: Path, split: str) -> tuple[list[Video], list[Path]]:
-    """The clips that `<class>_test_split<n>.txt` names for training and test, and the files that are missing.
+    """The clips that `<class>_test_split<n>.txt` names for training and test, and the missing files.
 
     J-HMDB has the same lists. A video's group is its class and the film it was cut from, the part of its name before
     `_<class>_` (its first occurrence). Two films with similar names may get one group, but one film never gets two.
-    InputError: a list of another format, or one that was cut short.
+    InputError: a list has another format or is
+    truncated.
     """
     videos, missing = [], []
     for label in classes:
@@ -78,7 +79,7 @@ def read_split_lists(classes: Sequence[str], lists: Path, clips: Path, split: st
             clip, _, digit = line.strip().rpartition(" ")
             if digit not in SPLIT_OF_DIGIT or not clip.endswith(".avi"):
                 raise InputError(
-                    f"{listed_in} has the line {line!r}; expected `<clip>.avi 0`, `1` or `2`; fetch it anew"
+                    f"{listed_in} has the line {line!r}; expected `<clip>.avi 0`, `1` or `2`; download it again"
                 )
             used_for = SPLIT_OF_DIGIT[digit]
             uses.add(used_for)
@@ -101,5 +102,5 @@ def read_split_lists(classes: Sequence[str], lists: Path, clips: Path, split: st
                 )
             )
         if not uses >= {"train", "test"}:
-            raise InputError(f"{listed_in} lists no clip of train, or none of test; expected both; fetch it anew")
+            raise InputError(f"{listed_in} lists no training clip or no test clip; expected both; download it again")
     return videos, missing

@@ -1,16 +1,16 @@
-"""J-HMDB: 928 clips of 15 to 40 frames, 21 actions, with the actor's outline drawn in every frame.
+"""J-HMDB: 928 clips of 15 to 40 frames with 21 actions, and with a mask of the actor in every frame.
 
-H. Jhuang, J. Gall, S. Zuffi, C. Schmid, M. J. Black: Towards understanding action recognition. ICCV 2013. The videos
-and the split files are had from http://jhmdb.is.tue.mpg.de, for research; the clips are some of HMDB-51's, cut from
-films with rights of their own. Its three official splits share out 660/268, 658/270 and 663/265 clips; report the mean
-of the three.
+H. Jhuang, J. Gall, S. Zuffi, C. Schmid, M. J. Black: Towards understanding action recognition. ICCV 2013. Videos and
+split files: http://jhmdb.is.tue.mpg.de, for research. The clips are a part of HMDB-51's and come from films with their
+own copyright. The three official splits have 660/268, 658/270 and 663/265 training and test clips. Report the mean of
+the three.
 
 The folder given as ROOT holds
 - `videos/<class>/<clip>.avi` (or `.mp4`; or `ReCompress_Videos/`, its official name),
-- `splits/<class>_test_split<1|2|3>.txt`, a line `<clip>.avi 1` (train) or `2` (test) a clip,
+- `splits/<class>_test_split<1|2|3>.txt`, one line per clip, `<clip>.avi 1` (train) or `2` (test),
 - optionally `teacher/<class>/<clip>.npz`, label maps by a teacher trained on MS-COCO, and
 - optionally `masks/<class>/<clip>.npz`, `mask` uint8 (T, H, W), 1 = the acting person.
-A data set with files missing is refused: figures on a part of it could not be compared with published ones.
+A data set with missing files is refused: metrics on a part of it are not comparable with published ones.
 """
 
 from dataclasses import replace
@@ -31,12 +31,12 @@ VIDEO_FOLDERS = ("videos", "ReCompress_Videos")
 def read_jhmdb(root: Path, split: str) -> Source:
     """The data set in the folder `root` with its official split "1", "2" or "3".
 
-    Groups are those of HMDB-51's lists. InputError when files are missing or a split file has another format.
+    Groups are those of HMDB-51's lists. InputError: files are missing, or a split file has another format.
     """
     videos, missing = read_split_lists(CLASSES, root / "splits", first_folder(root, VIDEO_FOLDERS), split)
     if missing:
         raise InputError(
-            f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files looked for, such "
+            f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files, such "
             f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}; expected J-HMDB's "
             "videos/<class>/<clip>.avi (or .mp4) and splits/<class>_test_split<n>.txt; get them from "
             "http://jhmdb.is.tue.mpg.de (for research)"
@@ -48,6 +48,6 @@ def read_jhmdb(root: Path, split: str) -> Source:
         name=f"jhmdb:{root}?split={split}",
         classes=CLASSES,
         videos=tuple(sorted(videos, key=lambda video: video.name)),
-        # The files do not say which model saw this, only its classes.
+        # The files do not record the teacher, only its classes.
         label_store=LabelStore(teacher, "teacher", COCO_CLASSES) if teacher.is_dir() else None,
     )

@@ -1,21 +1,21 @@
-"""Moments in Time: about 800 000 training and 30 000 validation clips of 3 s, one of 339 or 305 classes each.
+"""Moments in Time: about 800 000 training and 30 000 validation clips of 3 s, each with one of 339 or 305 classes.
 
 M. Monfort, A. Andonian, B. Zhou, K. Ramakrishnan, S. A. Bargal, T. Yan, L. Brown, Q. Fan, D. Gutfreund, C. Vondrick,
-A. Oliva: Moments in Time Dataset: one million videos for event understanding. PAMI 2019. It is had through the form at
-http://moments.csail.mit.edu, for non-commercial research and education, and may not be passed on. There are two
-releases: the older has 339 classes, and the figures of the AIRStreams paper are on it; the newer has 305. Figures on
-the two cannot be compared, so a table says which it used; `?release=` makes sure of it.
+A. Oliva: Moments in Time Dataset: one million videos for event understanding. PAMI 2019. It is available through
+the form at http://moments.csail.mit.edu for non-commercial research and education, without redistribution. There are
+two releases: the older one has 339 classes, and the AIRStreams paper uses it; the newer one has 305. Results on the two
+are not comparable, so tables name the release. `?release=` selects it.
 
 The folder given as ROOT holds, as unpacked,
-- `moments_categories.txt`, a line `name,index` a class (339 of them), or `moments_classes.txt`, a name a line (305),
+- `moments_categories.txt`, one line `name,index` per class (339), or `moments_classes.txt`, one name per line (305),
 - `trainingSet.csv` and `validationSet.csv` without header, rows `file name,label,votes for,votes against`, and
 - the videos `training/<file name>` and `validation/<file name>`; a file name is such as `dancing/yt-abc_205.mp4`.
-The labels of the official test split are not public and published figures are on the validation split, which is called
-"test" here: nothing may be chosen by it.
+The labels of the official test split are not public. Published results are on the validation split, which is called
+"test" here, so nothing may be selected with it.
 
-A data set with files missing is refused: figures on a part of it could not be compared with published ones. To use a
-part all the same, shorten the CSV files. A million questions whether a file is there would take minutes on a disc in
-the network, so each class folder is listed once instead.
+A data set with missing files is refused: metrics on a part of it are not comparable with published ones. To use a part,
+shorten the CSV files. Each class folder is listed once, since asking for a million files would take minutes on a
+network disk.
 """
 
 import csv
@@ -36,10 +36,10 @@ EXPECTED = (
 
 
 def read_moments(root: Path, release: str) -> Source:
-    """The data set in the folder `root`: the release "339" or "305", or with "auto" the one whose classes are there.
+    """The data set in the folder `root`: the release "339" or "305", or with "auto" the one whose class file exists.
 
-    A video's group is what it was cut from: its file name up to the last `_`, without the class folder.
-    InputError when files are missing, a row or a class has another format, or the classes are not a release's.
+    A video's group is the original video: its file name up to the last `_`, without the class folder.
+    InputError: files are missing, a row or class has another format, or the classes are not those of a release.
     """
     lists = {folder: root / f"{folder}Set.csv" for folder in SPLIT_OF_FOLDER}
     lacking = [path.name for path in lists.values() if not path.is_file()]
@@ -55,11 +55,11 @@ def read_moments(root: Path, release: str) -> Source:
             name = f"{folder}/{file}"
             if label not in label_of:
                 raise InputError(
-                    f"{path}, line {line}: {label!r} is none of the {len(classes)} classes; expected lists and classes "
-                    "of one release; fetch all anew"
+                    f"{path}, line {line}: {label!r} is not among the {len(classes)} classes; expected lists and "
+                    "classes of one release; download all again"
                 )
             if name in videos:
-                raise InputError(f"{path}, line {line}: {file} is listed before; expected it once; delete a row")
+                raise InputError(f"{path}, line {line}: {file} is listed twice; expected it once; delete a row")
             class_folder, _, clip = name.rpartition("/")
             if class_folder not in files_in:
                 files_in[class_folder] = _files(root / class_folder)
@@ -88,24 +88,26 @@ def _read_classes(root: Path, release: str) -> tuple[str, ...]:
     found = [name for name in CLASS_FILES if (root / CLASS_FILES[name]).is_file()]
     if not found or release not in ("auto", *found):
         wanted = " or ".join(CLASS_FILES.values()) if release == "auto" else CLASS_FILES[release]
-        instead = f" but has {CLASS_FILES[found[0]]}, which is of release={found[0]}" if found else ""
+        instead = f" but has {CLASS_FILES[found[0]]}, of release={found[0]}" if found else ""
         raise InputError(f"{root} lacks {wanted}{instead}; {EXPECTED}")
     if release == "auto" and len(found) > 1:
-        raise InputError(f"{root} has {' and '.join(CLASS_FILES.values())}; say which by ?release={' or '.join(found)}")
+        raise InputError(
+            f"{root} has {' and '.join(CLASS_FILES.values())}; choose one by ?release={' or '.join(found)}"
+        )
     release = found[0] if release == "auto" else release
     path = root / CLASS_FILES[release]
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     names = {line.rpartition(",")[0] if release == "339" else line for line in lines}
     if len(names) != int(release) or "" in names:
         raise InputError(
-            f"{path} has {len(names - {''})} class names in {len(lines)} lines; expected {release}, one a line, as "
-            f"`{'name,index' if release == '339' else 'name'}`; fetch it anew"
+            f"{path} has {len(names - {''})} class names in {len(lines)} lines; expected {release}, one per line, as "
+            f"`{'name,index' if release == '339' else 'name'}`; download it again"
         )
     return tuple(sorted(names))
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Line number, file name and label of each row, one by one: a list of them all would double time and memory."""
+    """Yield line number, file name and label of each row. A list of all rows would double time and memory."""
     expected = "expected rows `file name,label,votes for,votes against`, such as `dancing/yt-abc_205.mp4,dancing,3,0`"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -113,15 +115,15 @@ def _read_rows(path: Path) -> Iterator[tuple[int, str, str]]:
             for cells in reader:
                 if len(cells) != 4 or not all(cells[:2]):
                     raise InputError(
-                        f"{path}, line {reader.line_num}: {','.join(cells)!r}; {expected}; fetch it anew, or mend it"
+                        f"{path}, line {reader.line_num}: {','.join(cells)!r}; {expected}; download it again"
                     )
                 yield reader.line_num, cells[0], cells[1]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}); {expected}; fetch it anew") from error
+        raise InputError(f"{path} cannot be read ({error}); {expected}; download it again") from error
 
 
 def _files(folder: Path) -> set[str]:
-    """The names of the files in a folder; none where there is no folder."""
+    """The names of the files in a folder; none where the folder does not exist."""
     if not folder.is_dir():
         return set()
     with os.scandir(folder) as entries:

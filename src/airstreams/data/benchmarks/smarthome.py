@@ -1,13 +1,13 @@
-"""Toyota Smarthome: 16115 clips of 18 older people at home, 31 actions, seen by seven cameras.
+"""Toyota Smarthome: 16115 clips of 18 older people at home with 31 actions, recorded by seven cameras.
 
 S. Das, R. Dai, M. Koperski, L. Minciullo, L. Garattoni, F. Bremond, G. Francesca: Toyota Smarthome: Real-World
-Activities of Daily Living. ICCV 2019. The trimmed version is had on request from
+Activities of Daily Living. ICCV 2019. The trimmed version is available on request from
 https://project.inria.fr/toyotasmarthome under a licence for academic research.
 
-The folder given as ROOT holds the videos, in itself or in `mp4/`, under their own names
-`<Class>_p<subject>_r<repetition>_v<version>_c<camera>.mp4`. The names say all: there is no list of what should be
-there, so a copy with some videos missing passes as long as each class has one in training and one in test, and each
-subject or camera that the protocol trains on has one too. Compare the numbers of videos with the true ones:
+The folder given as ROOT holds the videos, in itself or in `mp4/`, under their original names
+`<Class>_p<subject>_r<repetition>_v<version>_c<camera>.mp4`. There is no list of all videos. A copy without some videos
+is accepted if each class has a training and a test video, and each subject or camera that the protocol trains on has a
+video, too. Compare the numbers of videos with the official ones:
 
 | protocol | trains on | tests on | classes | train | test |
 | --- | --- | --- | --- | --- | --- |
@@ -15,8 +15,8 @@ subject or camera that the protocol trains on has one too. Compare the numbers o
 | cv1 | camera 1 | camera 2 | 19 | 1877 | 1901 |
 | cv2 | cameras 1, 3, 4, 6, 7 | camera 2 | 19 | 7806 | 1901 |
 
-What a protocol does not use is left out: other classes (a few videos are of an action that is none of the 31), and in
-the cross-view protocols camera 5, which the data set's authors choose their epoch by.
+Videos that a protocol does not use are left out: other classes (a few videos show an action that is not among the 31),
+and in the cross-view protocols camera 5, with which the data set's authors select their epoch.
 """
 
 import re
@@ -42,7 +42,7 @@ NAME = re.compile(r"(?P<label>[A-Za-z.]+)_p(?P<subject>\d+)_r(?P<repetition>\d+)
 
 
 class Protocol(NamedTuple):
-    """Which videos train and which test, by the number after `key` in their names; `test` None is all others."""
+    """The training and test videos, by the number after `key` in their names. `test` None: all others."""
 
     classes: tuple[str, ...]
     key: str
@@ -66,12 +66,13 @@ WHERE = (
 
 
 def read_smarthome(root: Path, protocol: str) -> Source:
-    """The data set in the folder `root` as the protocol "cs", "cv1" or "cv2" divides it.
+    """The data set in the folder `root` with the split of the protocol "cs", "cv1" or "cv2".
 
-    Several cameras film one moment. What is held out of training for validation must not have been trained on from
-    another side, so a video's group is at least its subject and repetition, which these views of it share. The
-    cross-subject protocol asks how well strangers are recognised: there the group is the subject. InputError when
-    a name has another format or whole parts of the data set are missing.
+    Several cameras film one moment. Validation videos must not show a moment that another camera filmed for training,
+    so a video's group is at least its subject and repetition. The cross-subject protocol measures the recognition of
+    unknown people: there the group is the subject.
+
+    InputError: a name has another format, or whole parts of the data set are missing.
     """
     rules = PROTOCOLS[protocol]
     folder = root / "mp4" if (root / "mp4").is_dir() else root
@@ -85,7 +86,7 @@ def read_smarthome(root: Path, protocol: str) -> Source:
     for name in names:
         parts = NAME.fullmatch(name)
         if parts is None:
-            raise InputError(f"{folder} has a video called {name}; {EXPECTED}; rename it or move it away")
+            raise InputError(f"{folder} has a video named {name}; {EXPECTED}; rename it or move it away")
         number = int(parts[rules.key])
         split = "train" if number in rules.train else "test" if rules.test is None or number in rules.test else None
         if split is None or parts["label"] not in rules.classes:
@@ -108,8 +109,8 @@ def read_smarthome(root: Path, protocol: str) -> Source:
     lacking += [f"{rules.key} {number} in train" for number in sorted(rules.train) if number not in used]
     if lacking:
         raise InputError(
-            f"{root} has no video of {len(lacking)} of the {len(wanted) + len(rules.train)} parts that {protocol} is "
-            f"made of, such as {', '.join(lacking[:3])}, among {len(names)} videos; {EXPECTED}; {WHERE}"
+            f"{root} has no video of {len(lacking)} of the {len(wanted) + len(rules.train)} parts of {protocol}, "
+            f"such as {', '.join(lacking[:3])}, among {len(names)} videos; {EXPECTED}; {WHERE}"
         )
     return Source(
         name=f"smarthome:{root}?protocol={protocol}",
