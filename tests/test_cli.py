@@ -242,7 +242,7 @@ def test_keys_go_before_the_recipe_wherever_they_stand(call, recipe, synthetic, 
         ("model: {flow: }", "model.flow: got nothing, expected keys below it"),
         ("training: {optimizer: }", "training.optimizer: got nothing, expected a value"),
         ("model: {flow: {iterations: }}", "model.flow.iterations: got nothing, expected a value"),
-        ("training: {epochs: 2}\nclip: {size: 64}\ntraining: {lr: 0.1}", "training stands there twice"),
+        ("training: {epochs: 2}\nclip: {size: 64}\ntraining: {lr: 0.1}", "training occurs twice"),
         ("training: {epochs: {{ n }}}", "not YAML"),
     ],
 )

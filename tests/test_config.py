@@ -9,19 +9,20 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import airstreams
+from airstreams.cli import main
 from airstreams.config import Config, DataConfig, LossWeights, ModelConfig, TrainingConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
+from airstreams.old_keys import with_current_key_options
 from airstreams.recipe import (
     add_config_arguments,
-    comparable,
     config_from,
     from_dict,
     load_config,
-    moved,
     recipe_path,
     save_config,
-    with_current_options,
+    training_settings,
+    with_machine_keys,
 )
 from airstreams.towers import BACKBONES, Block, Layer
 
@@ -66,9 +67,9 @@ def test_a_relative_cache_becomes_absolute(tmp_path, monkeypatch):
 
 def test_training_settings_exclude_machine_keys():
     here, there = Config(), Config(data=DataConfig(workers=0, cache="/x"), training=TrainingConfig(device="cpu"))
-    assert comparable(here) == comparable(there)
-    assert comparable(here) != comparable(Config(training=TrainingConfig(lr=0.5)))
-    assert moved(here, there, ["data.workers", "training.lr"]) == Config(data=DataConfig(workers=0))
+    assert training_settings(here) == training_settings(there)
+    assert training_settings(here) != training_settings(Config(training=TrainingConfig(lr=0.5)))
+    assert with_machine_keys(here, there, ["data.workers", "training.lr"]) == Config(data=DataConfig(workers=0))
     assert here == Config()
 
 
@@ -256,8 +257,18 @@ def test_old_options_are_renamed_or_dropped():
     words = ["train", "videos", "--training.epochs", "3", "--data.flip=false"]
     old = ["--loss_weights.further.rgb2", "0.5", "--training.ema=0.9", "--training.compile", "false"]
     with pytest.warns(DeprecationWarning, match=r"training\.ema") as warned:
-        assert with_current_options([*words, *old]) == [*words, "--loss_weights.custom.rgb2=0.5"]
+        assert with_current_key_options([*words, *old]) == [*words, "--loss_weights.custom.rgb2=0.5"]
     assert [str(warning.message).split()[0] for warning in warned] == ["loss_weights.further", "training.ema"]
+
+
+@pytest.mark.parametrize("verb", [["info"], ["train", "nowhere", "--out", "run", "--config"]])
+def test_the_command_line_shows_one_warning_for_each_old_key_of_a_recipe(verb, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("old.yaml").write_text("model: {streams: [rgb, rgb2]}\nloss_weights: {further: {rgb2: 0.5}}\n")
+    assert main([*verb, "old.yaml"]) == (0 if verb == ["info"] else 2)
+    err = capsys.readouterr().err
+    assert err.count("warning: ") == err.count("loss_weights.further") == 1
+    assert ("nowhere" in err) == (verb[0] == "train")  # the parser accepted the recipe
 
 
 def test_a_config_with_its_own_tower_keeps_it():

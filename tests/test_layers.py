@@ -12,6 +12,7 @@ LAYERS = (
     ("files", "machine"),
     ("towers",),
     ("config",),
+    ("old_keys",),
     ("recipe",),
     ("distributed",),
     ("data",),

@@ -15,7 +15,7 @@ from airstreams.evaluation import evaluate as evaluation
 from airstreams.evaluation.evaluate import Evaluation
 from airstreams.files import exclusive_lock
 from airstreams.inference.recogniser import Recogniser
-from airstreams.recipe import comparable, load_config, recipe_path
+from airstreams.recipe import load_config, recipe_path, training_settings
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord
 from airstreams.runs.saved_model import read_description
@@ -147,7 +147,7 @@ def _config_to_resume(folder: RunFolder, config: Config | str | Path | None) -> 
     if config is None:
         return own
     given = _config(config)
-    if comparable(given) != comparable(own):
+    if training_settings(given) != training_settings(own):
         raise InputError(f"config: it differs from {folder.config}, which resuming goes by. Leave config out.")
     return given
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from airstreams.commands import COMMANDS
 from airstreams.commands.command import FAILED, WRONG_INPUT
-from airstreams.commands.parser import config_keys, make_parser, readable, with_current_options, with_recipe_paths
+from airstreams.commands.parser import config_keys, make_parser, readable, with_current_options, with_recipes
+from airstreams.console import stderr, warn
 from airstreams.errors import InputError, VideoError, message_of, one_line
 from airstreams.machine import heed_cpu_quota
 
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("the current folder was deleted. Change to one that exists (cd).", WRONG_INPUT, debug=False)
     _prepare_output(json="--json" in argv)
     warnings.filterwarnings("default" if debug else "ignore")
+    warnings.filterwarnings("default", category=DeprecationWarning, module=r"airstreams\.old_keys")
+    warnings.showwarning = lambda message, *_, **__: warn(stderr, str(message))
     try:
         return _run(with_current_options(argv))
     except InputError as error:
@@ -56,7 +59,7 @@ def _run(argv: Sequence[str]) -> int:
     if keys and argv[0] in COMMANDS and not COMMANDS[argv[0]].takes_config:
         raise InputError(f"--{keys[0]}: {argv[0]} takes no config keys. Write the key in a recipe, or leave it out.")
     parser = make_parser(argv)
-    parsed = parser.instantiate(parser.parse_args(with_recipe_paths(argv)))
+    parsed = parser.instantiate(parser.parse_args(with_recipes(argv)))
     call = parsed[parsed.verb]
     command = COMMANDS[parsed.verb]
     processes = os.environ.get("WORLD_SIZE", "1") if "LOCAL_RANK" in os.environ else "1"

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 
+import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from airstreams.commands import COMMANDS
 from airstreams.console import stderr, warn
-from airstreams.recipe import about_types, add_config_arguments, load_config, recipe_path
+from airstreams.old_keys import with_current_key_options
+from airstreams.recipe import add_config_arguments, load_recipe, readable_type_error, recipe_path
 from airstreams.version import __version__
 
 POSITIONALS = {
@@ -51,17 +53,20 @@ def make_parser(words: Sequence[str]) -> ArgumentParser:
 
 def with_current_options(argv: Sequence[str]) -> list[str]:
     """The words of a call with the options of version 0.1 under today's names. Warns of each old one."""
+    argv = with_current_key_options(argv)
     if "--compact-classes" not in argv:
-        return list(argv)
+        return argv
     warn(stderr, "--compact-classes is deprecated. Give --data.compact_classes true.")
     return ["--data.compact_classes=true" if word == "--compact-classes" else word for word in argv]
 
 
-def with_recipe_paths(argv: Sequence[str]) -> list[str]:
-    """The words of a call with the path of the recipe for `--config NAME`, right after the verb.
+def with_recipes(argv: Sequence[str]) -> list[str]:
+    """The words of a call with the text of the recipe, under today's keys, for `--config NAME`, right after the verb.
 
     Behind other keys the parser would let the recipe override them. InputError: the recipe by itself is wrong.
     """
+    if not argv or argv[0] not in COMMANDS or not COMMANDS[argv[0]].takes_config:
+        return list(argv)
     recipes, rest = [], []
     words = iter(argv)
     for word in words:
@@ -69,9 +74,8 @@ def with_recipe_paths(argv: Sequence[str]) -> list[str]:
         if name is None or name == word:
             rest.append(word)
         else:
-            path = recipe_path(name)
-            load_config(path)
-            recipes.append(f"--config={path}")
+            values, _ = load_recipe(recipe_path(name))
+            recipes.append(f"--config={yaml.safe_dump(values)}")
     return [*rest[:1], *recipes, *rest[1:]]
 
 
@@ -91,4 +95,4 @@ def readable(complaint: str) -> str:
     if key := re.match(r'Parser key "([\w.]+)":', complaint):
         name = key[1] if "." in key[1] else key[1].replace("_", "-")
         complaint = f"--{name}:{complaint[key.end() :]}"
-    return about_types(complaint)
+    return readable_type_error(complaint)

@@ -9,7 +9,7 @@ from airstreams.config import Config, LossWeights
 from airstreams.console import say, stderr, stdout
 from airstreams.errors import InputError
 from airstreams.experiments.study import weights_from
-from airstreams.recipe import config_from, to_resume
+from airstreams.recipe import config_from, config_to_resume
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -61,7 +61,7 @@ def _config_to_resume(call: Namespace) -> Config:
             raise InputError(f"--resume cannot be combined with --{option}, which is for a new run. Leave one out.")
     folder = RunFolder(call.out)
     require_run(folder)
-    return to_resume(folder.config, config_from(call), call.config_keys)
+    return config_to_resume(folder.config, config_from(call), call.config_keys)
 
 
 def _loss_weights(call: Namespace, config: Config) -> LossWeights:

@@ -39,7 +39,7 @@ from airstreams.experiments.study import RESULTS, BestTrial, FreshSeeds, ScoredT
 from airstreams.experiments.trials import run_worker, trial_source
 from airstreams.experiments.workers import EndedWorker, WorkerPool
 from airstreams.files import require_writable
-from airstreams.recipe import comparable, from_dict
+from airstreams.recipe import from_dict, training_settings
 from airstreams.training.data import with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 
@@ -160,7 +160,7 @@ def _require_same_settings(study: Study, search: Search) -> None:
         "labels": labels_digest(videos),
         "teacher": store.identity if store and search.config.needs_labels else "",
     }
-    settings = beside_config | comparable(search.config)
+    settings = beside_config | training_settings(search.config)
     before = study.user_attrs.get("settings")
     if before is None and (search.folder / RESULTS).exists():
         raise InputError(
@@ -171,7 +171,7 @@ def _require_same_settings(study: Study, search: Search) -> None:
         study.set_user_attr("settings", settings)
         return
     # Keys that a later version added get their defaults.
-    before |= comparable(from_dict({name: value for name, value in before.items() if name not in beside_config}))
+    before |= training_settings(from_dict({name: value for name, value in before.items() if name not in beside_config}))
     different = [name for name, value in before.items() if settings.get(name) != value]
     if different:
         raise InputError(

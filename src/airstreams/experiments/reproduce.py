@@ -30,7 +30,7 @@ from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
 from airstreams.experiments.workers import EndedWorker, WorkerPool
 from airstreams.models import cost
 from airstreams.models.airstreams import build
-from airstreams.recipe import comparable, load_config
+from airstreams.recipe import load_config, training_settings
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.training.data import with_segment_classes
@@ -186,7 +186,7 @@ def _check_job(job: Job) -> None:
     run = RunFolder(job.folder)
     if not run.has_begun():
         return
-    if comparable(load_config(run.config)) != comparable(job.config):
+    if training_settings(load_config(run.config)) != training_settings(job.config):
         raise InputError(
             f"{job.folder}: the folder holds a training with another recipe or other loss weights. Give another --out, "
             "or delete the folder."

@@ -21,7 +21,7 @@ from airstreams.data.splits import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments.search import POLL_INTERVAL, Search, open_storage, trial_folder, valid_trials
 from airstreams.experiments.tournament import TournamentSampler
-from airstreams.recipe import comparable, load_config
+from airstreams.recipe import load_config, training_settings
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord
 from airstreams.training.loop import train
@@ -138,7 +138,7 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
     _take_over_folder(study, trial, folder)
     run = RunFolder(folder)
     begun = run.has_begun()
-    other = begun and comparable(load_config(run.config)) != comparable(config)
+    other = begun and training_settings(load_config(run.config)) != training_settings(config)
     if other or not (begun or run.may_begin()):
         raise InputError(f"{folder}: the folder holds another training. Delete it, or give another --out.")
 
