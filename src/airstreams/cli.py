@@ -7,9 +7,10 @@ import sys
 import traceback
 import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from airstreams.commands import COMMANDS
 from airstreams.commands.command import FAILED, WRONG_INPUT
@@ -34,11 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FileNotFoundError:
         return _complain("the current folder was deleted. Change to one that exists (cd).", WRONG_INPUT, debug=False)
     _prepare_output(json="--json" in argv)
-    warnings.filterwarnings("default" if debug else "ignore")
-    warnings.filterwarnings("default", category=DeprecationWarning, module=r"airstreams\.old_keys")
-    warnings.showwarning = lambda message, *_, **__: warn(stderr, str(message))
     try:
-        return _run(with_current_options(argv))
+        with _deprecations_on_stderr(all_warnings=debug):
+            return _run(with_current_options(argv))
     except InputError as error:
         return _complain(str(error), WRONG_INPUT, debug)
     except ArgumentError as error:
@@ -77,6 +76,31 @@ def _prepare_output(json: bool) -> None:
     if json and "WORLD_SIZE" in os.environ:  # under torchrun torch 2.9 prints its connections on stdout: to stderr
         sys.stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
+
+
+@contextmanager
+def _deprecations_on_stderr(all_warnings: bool) -> Iterator[None]:
+    """Print the package's own DeprecationWarnings as one line each, and other warnings only on request."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_own(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if category is DeprecationWarning and Path(filename).is_relative_to(Path(__file__).parent):
+                warn(stderr, str(message))
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show_own
+        warnings.filterwarnings("default" if all_warnings else "ignore")
+        warnings.filterwarnings("default", category=DeprecationWarning, module="airstreams")
+        yield
 
 
 def _complain(message: str, status: int, debug: bool) -> int:

@@ -1,13 +1,13 @@
 """From the words of a call to a verb and its arguments, and complaints that name things as the help does."""
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 
 from airstreams.commands import COMMANDS
-from airstreams.console import stderr, warn
 from airstreams.old_keys import with_current_key_options
 from airstreams.recipe import add_config_arguments, load_recipe, readable_type_error, recipe_path
 from airstreams.version import __version__
@@ -52,12 +52,16 @@ def make_parser(words: Sequence[str]) -> ArgumentParser:
 
 
 def with_current_options(argv: Sequence[str]) -> list[str]:
-    """The words of a call with the options of version 0.1 under today's names. Warns of each old one."""
-    argv = with_current_key_options(argv)
-    if "--compact-classes" not in argv:
-        return argv
-    warn(stderr, "--compact-classes is deprecated. Give --data.compact_classes true.")
-    return ["--data.compact_classes=true" if word == "--compact-classes" else word for word in argv]
+    """The words of a call with the options and keys of version 0.1 under today's names.
+
+    A DeprecationWarning names each old one that had an effect.
+    """
+    if "--compact-classes" in argv:
+        warnings.warn(
+            "--compact-classes is now --data.compact_classes true. Change the option.", DeprecationWarning, stacklevel=1
+        )
+    words = ["--data.compact_classes=true" if word == "--compact-classes" else word for word in argv]
+    return with_current_key_options(words)
 
 
 def with_recipes(argv: Sequence[str]) -> list[str]:
