@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 import airstreams
+from airstreams.cli import main
 from airstreams.config import (
     ClipConfig,
     Config,
@@ -24,6 +25,7 @@ from airstreams.config import (
 )
 from airstreams.data.sources import open_source
 from airstreams.data.synthetic import render
+from airstreams.recipe import save_config
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop
 
@@ -129,3 +131,21 @@ def trained(source, tiny, tmp_path_factory):
 def run(trained, tmp_path):
     """A copy that may be written to."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    save_config(tiny, tmp_path / "tiny.yaml")
+    return tmp_path / "tiny.yaml"
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command: its exit status, and what it printed on stdout and stderr."""
+
+    def run_main(*argv):
+        capsys.readouterr()
+        status = main([str(word) for word in argv])
+        return status, *capsys.readouterr()
+
+    return run_main

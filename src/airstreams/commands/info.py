@@ -25,7 +25,7 @@ def run(call: Namespace) -> int:
     from airstreams.models import cost
     from airstreams.viewing.tables import cost_table, for_console
 
-    model = _model_of(call.what)
+    model = model_of(call.what)
     clip = model.config.clip
     counted = cost.count(model.config, model.classes, model.segment_classes)
     if not call.json:
@@ -58,7 +58,7 @@ def run(call: Namespace) -> int:
 
 
 @dataclass
-class _Model:
+class CountedModel:
     """What a model's cost depends on: its config, and the numbers of action and segmentation classes."""
 
     config: Config
@@ -66,7 +66,7 @@ class _Model:
     segment_classes: int
 
 
-def _model_of(what: str) -> _Model:
+def model_of(what: str) -> CountedModel:
     """The model of a recipe's name, a YAML file or a run. A recipe's name wins over a folder that is no run."""
     from airstreams.data.label_maps import COCO_CLASSES
     from airstreams.runs.folder import RunFolder
@@ -75,9 +75,9 @@ def _model_of(what: str) -> _Model:
     is_recipe = (RECIPES / f"{what}.yaml").is_file()  # `make demo` leaves a folder of the recipe's name
     if RunFolder(Path(what)).description.is_file() or (Path(what).is_dir() and not is_recipe):
         described = read_description(Path(what))
-        return _Model(described.config, len(described.classes), len(described.segment_classes))
+        return CountedModel(described.config, len(described.classes), len(described.segment_classes))
     config = load_config(recipe_path(what))
-    return _Model(config, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
+    return CountedModel(config, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
 
 
 COMMAND = Command("Count parameters and cost, part by part", "info jhmdb", add_arguments, run)

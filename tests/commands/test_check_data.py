@@ -1,0 +1,61 @@
+"""`airstreams check-data`: counts, bad files, and data that cannot be opened."""
+
+from tests.calls import complaint, with_json
+
+
+def test_classes_and_splits_are_counted(call, synthetic):
+    assert with_json(call("check-data", synthetic / "videos", "--json")) == {
+        "videos": 32,
+        "good": 32,
+        "bad": [],
+        "classes": {"disc_left": 8, "disc_up": 8, "square_left": 8, "square_up": 8},
+        "splits": {"train": 24, "test": 8},
+        "frame_rates": {"lowest": 30.0, "highest": 30.0},
+    }
+
+
+def test_bad_files_are_listed_with_their_reasons(call, videos):
+    text, cut = videos / "train" / "disc_up" / "000.mp4", videos / "test" / "square_up" / "001.mp4"
+    text.write_text("Not a film at all.\n" * 40)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    found = with_json(call("check-data", videos, "--json"), status=1)
+    assert (found["videos"], found["good"]) == (32, 30)
+    reasons = {item["path"]: item["reason"] for item in found["bad"]}
+    assert set(reasons) == {str(text), str(cut)}
+    assert "not a video" in reasons[str(text)]
+    assert "truncated" in reasons[str(cut)]
+    assert found["classes"] == {"disc_left": 8, "disc_up": 7, "square_left": 8, "square_up": 7}
+    assert found["splits"] == {"train": 23, "test": 7}
+    status, out, _ = call("check-data", videos)
+    assert status == 1
+    for path, reason in reasons.items():
+        assert f"{path}: {reason}" in out
+
+
+def test_missing_files_of_a_csv_are_listed_and_training_refuses_them(call, videos, tmp_path):
+    names = sorted(path.relative_to(videos).as_posix() for path in (videos / "train").rglob("*.mp4"))
+    for name in names[:3]:
+        (videos / name).unlink()
+    listed = videos / "list.csv"
+    listed.write_text("path,label\n" + "".join(f"{name},{name.split('/')[1]}\n" for name in names))
+    found = with_json(call("check-data", listed, "--json"), status=1)
+    assert (found["videos"], found["good"]) == (24, 21)
+    assert [(item["name"], item["reason"]) for item in found["bad"]] == [(name, "does not exist") for name in names[:3]]
+    complaint(call("train", listed, "--out", tmp_path / "run"), "3 of 24 rows", "check-data")
+
+
+def test_square_brackets_in_names_are_printed(call, videos):
+    (videos / "train" / "disc_up").rename(videos / "train" / "walk [slow]")
+    (videos / "test" / "disc_up").rename(videos / "test" / "walk [slow]")
+    assert "walk [slow]" in call("check-data", videos)[1]
+
+
+def test_data_that_does_not_exist_is_refused(call, tmp_path):
+    complaint(call("check-data", tmp_path / "absent"), tmp_path / "absent", "does not exist")
+    complaint(call("check-data", "imagenet:" + str(tmp_path)), "imagenet", "jhmdb")
+
+
+def test_an_empty_folder_is_refused(call, tmp_path):
+    (tmp_path / "empty").mkdir()
+    complaint(call("train", tmp_path / "empty", "--out", tmp_path / "run"), tmp_path / "empty", "no videos")
+    complaint(call("check-data", tmp_path / "empty"), tmp_path / "empty", "no videos")
