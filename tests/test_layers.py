@@ -11,7 +11,7 @@ LAYERS = (
     ("version", "errors", "percent", "console"),
     ("files", "machine"),
     ("towers",),
-    ("config",),
+    ("config", "old_keys"),
     ("old_keys",),
     ("recipe",),
     ("distributed",),
