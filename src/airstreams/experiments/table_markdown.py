@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from airstreams.evaluation.published import NAMES
+from airstreams.evaluation.published import NAMES, published_for
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.table_results import Difference, TableResults
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
@@ -42,8 +42,10 @@ def markdown_of(table: Table, results: TableResults, jobs: Sequence[Job]) -> str
     if not data.startswith(f"{published}:"):
         lines += ["", f"The paper's numbers are for {DATA_SETS[published]}, not for these data."]
     if results.deviations:
-        protocol = f"How this differs from published results on {data.partition(':')[0]}"
-        lines += ["", f"{protocol}: {'; '.join(results.deviations)}."]
+        subject = "Note"
+        if published_for(jobs[0].source):
+            subject = f"Differences from the usual protocol of {data.partition(':')[0]}"
+        lines += ["", f"{subject}: {'; '.join(results.deviations)}."]
     lines += [f"\n{note}" for note in (_about_weights(table, jobs), table.note) if note]
     return "\n".join(lines) + "\n"
 
