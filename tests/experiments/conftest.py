@@ -27,7 +27,7 @@ def few(few_videos):
 
 @pytest.fixture(scope="session")
 def recipe(tiny):
-    """A recipe whose training takes about a second: one epoch, one view, a quarter of the tiny config's filters."""
+    """A recipe whose training takes about a second: one epoch, one view, and half of the tiny config's filters."""
     return replace(
         tiny,
         seed=5,
