@@ -1,13 +1,16 @@
 """What the tests of experiments share: fewer videos than elsewhere, a small recipe, and jobs without processes."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from airstreams.config import EvolutionConfig
 from airstreams.data.sources import open_source
 from airstreams.data.synthetic import render
-from airstreams.experiments import reproduce
+from airstreams.experiments import evolve, reproduce
+from airstreams.experiments.search import Search
 from airstreams.experiments.workers import EndedWorker
 
 
@@ -44,13 +47,14 @@ class PoolWithoutProcesses:
     def __init__(self, size):
         self._ended: list[EndedWorker] = []
         self.is_full = False
+        self.running: list[int] = []
 
     def start(self, device, function, *arguments):
         function(*arguments)
         self._ended.append(EndedWorker(len(self._ended), 0, None))
         return len(self._ended) - 1
 
-    def wait(self):
+    def wait(self, seconds=None):
         ended, self._ended = self._ended, []
         return ended
 
@@ -61,7 +65,27 @@ class PoolWithoutProcesses:
         pass
 
 
+@contextmanager
+def no_processes():
+    """Let `run_jobs` and `evolve` work in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (evolve, reproduce):
+            patch.setattr(module, "WorkerPool", PoolWithoutProcesses)
+        yield
+
+
 @pytest.fixture
-def without_processes(monkeypatch):
-    """Lets `run_jobs` run its jobs in this process. Tests of processes leave it out."""
-    monkeypatch.setattr(reproduce, "WorkerPool", PoolWithoutProcesses)
+def without_processes():
+    """Lets `run_jobs` and `evolve` work in this process. Tests of processes leave it out."""
+    with no_processes():
+        yield
+
+
+@pytest.fixture(scope="session")
+def study(few, recipe, tmp_path_factory):
+    """A finished search of six trials. Not to be written to."""
+    folder = tmp_path_factory.mktemp("studies") / "six"
+    search = Search(few, recipe, folder, f"sqlite:///{folder / 'study.db'}", trials=6)
+    with no_processes():
+        evolve.evolve(search, workers=1, console=Console(quiet=True))
+    return folder
