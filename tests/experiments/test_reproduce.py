@@ -505,7 +505,8 @@ def made_up(folder, scores, labels=None, multi_label=False, groups=None, names=N
                     rows.writerow([called[number], label, "", *row])
                 rows.writerow(["broken", "a", "left out: empty file"])
             write_metrics(job.metrics_file, metrics_of_a_split(left_out=1))
-            (job.folder / "metrics.jsonl").write_text(json.dumps({"train": {"seconds": 1.0}}))
+            record = {"epoch": 1, "step": 1, "train": {"seconds": 1.0}}
+            (job.folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
             jobs.append(job)
     return jobs
 

@@ -6,13 +6,11 @@ resumed. Only one call at a time works in a folder.
 """
 
 import hashlib
-import json
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -33,6 +31,7 @@ from airstreams.models.airstreams import build
 from airstreams.recipe import load_config, training_settings
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.metrics_log import epoch_records
 from airstreams.training.data import with_segment_classes
 from airstreams.training.learner import make_accelerator
 from airstreams.training.loop import train
@@ -73,12 +72,13 @@ class Job:
     @property
     def seconds(self) -> float:
         """The time of the training, without what an interruption cost."""
-        return sum(epoch["seconds"] for epoch in self._epochs())
+        return sum(record.train["seconds"] for record in epoch_records(self.folder))
 
     @property
     def hardware(self) -> set[str]:
         """What it was trained on; several if it was resumed elsewhere."""
-        return {epoch.get("hardware", "hardware that was not recorded") for epoch in self._epochs()}
+        records = epoch_records(self.folder)
+        return {record.train.get("hardware", "hardware that was not recorded") for record in records}
 
     @property
     def segment_classes(self) -> int:
@@ -93,10 +93,6 @@ class Job:
     def read_metrics(self) -> EvaluationMetrics:
         """The metrics of the test split. InputError: they are missing or damaged."""
         return read_metrics(self.metrics_file)
-
-    def _epochs(self) -> list[dict[str, Any]]:
-        lines = RunFolder(self.folder).metrics.read_text(encoding="utf-8").splitlines()
-        return [entry["train"] for entry in map(json.loads, lines) if "train" in entry]
 
 
 def plan(
