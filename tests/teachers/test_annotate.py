@@ -498,50 +498,56 @@ def test_lost_files_are_reported_as_missing(annotate, synthetic, workshop, tmp_p
 # Several processes
 
 
-def torchrun(*words):
-    process = start("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, words))
-    out, stderr = process.communicate(timeout=120)
-    return process.returncode, out, stderr
-
-
-def test_two_processes_write_the_same_store_as_one(annotate, synthetic, workshop, tmp_path):
-    videos = shutil.copytree(synthetic / "videos", tmp_path / "videos")
-    bad = videos / "train" / "square_up" / "003.mp4"
-    bad.write_bytes(b"")
-    options = ("--batch-size", 5, "--json")
-    status, printed, _ = annotate(videos, tmp_path / "one", *options, teacher="Batchwise")
-    alone = json.loads(printed)
-    assert (status, alone["labelled"]) == (1, 31)
-    (workshop / "calls").unlink()
-    command = arguments(videos, workshop, "Batchwise", tmp_path / "two", *options, "--workers", 1)
-    status, printed, stderr = torchrun("-m", "airstreams", *command)
-    assert status == 1, stderr
-    assert {**json.loads(printed), "seconds": 0} == {**alone, "seconds": 0}
-    assert content(tmp_path / "two") == content(tmp_path / "one")
-    assert len({pid for pid, _ in calls(workshop)}) == 2
-
-
-NOT_SHARED = """
-    # The processes do not share a disk: each has a folder of its own under the same name.
+TWO_JOBS = """
+    # Two jobs of two processes. In the second one the processes do not share a disk: each has a folder of its own.
+    import json
     import os
     import sys
+    from pathlib import Path
 
     from airstreams.cli import main
 
-    position = sys.argv.index("--out") + 1
-    sys.argv[position] += os.environ["RANK"]
-    sys.exit(main(sys.argv[1:]))
+    rank = os.environ["RANK"]
+    shared, not_shared = json.loads(sys.argv[1])
+    not_shared[not_shared.index("--out") + 1] += rank
+    statuses = [main(shared), main(not_shared)]
+    Path(__file__).with_name(f"statuses{rank}.json").write_text(json.dumps(statuses))
 """
 
 
-def test_files_on_another_disk_are_reported_as_missing(synthetic, workshop, tmp_path):
-    (tmp_path / "not_shared.py").write_text(textwrap.dedent(NOT_SHARED))
-    command = arguments(synthetic / "videos", workshop, "Teacher", tmp_path / "labels", "--json")
-    status, printed, stderr = torchrun(tmp_path / "not_shared.py", *command)
-    assert status == 1, stderr
-    found = json.loads(printed)
+@pytest.fixture(scope="module")
+def two_processes(synthetic, tmp_path_factory):
+    """The folder in which two processes did the jobs of `TWO_JOBS`, and what they printed: JSON for each job."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    (folder / "teachers.py").write_text(textwrap.dedent(TEACHERS))
+    (folder / "two_jobs.py").write_text(textwrap.dedent(TWO_JOBS))
+    videos = shutil.copytree(synthetic / "videos", folder / "videos")
+    (videos / "train" / "square_up" / "003.mp4").write_bytes(b"")
+    shared = arguments(videos, folder, "Batchwise", folder / "two", "--batch-size", 5, "--json", "--workers", 1)
+    not_shared = arguments(synthetic / "videos", folder, "Teacher", folder / "labels", "--json")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = start(*launcher, str(folder / "two_jobs.py"), json.dumps([shared, not_shared]))
+    printed, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    statuses = [json.loads((folder / f"statuses{rank}.json").read_text()) for rank in (0, 1)]
+    assert statuses == [[1, 1], [0, 0]], stderr  # the main process reports for both
+    return folder, [json.loads(line) for line in printed.splitlines()]
+
+
+def test_two_processes_write_the_same_store_as_one(annotate, two_processes):
+    folder, (found, _) = two_processes
+    status, printed, _ = annotate(folder / "videos", folder / "one", "--batch-size", 5, "--json", teacher="Batchwise")
+    alone = json.loads(printed)
+    assert (status, alone["labelled"]) == (1, 31)
+    assert {**found, "seconds": 0} == {**alone, "seconds": 0}
+    assert content(folder / "two") == content(folder / "one")
+    assert len({pid for pid, count in calls(folder) if count == 5}) == 2  # both worked on the first job
+
+
+def test_files_on_another_disk_are_reported_as_missing(synthetic, two_processes):
+    folder, (_, found) = two_processes
     assert (found["videos"], found["labelled"], found["left_out"]) == (32, 16, [])
-    done = {str(path.relative_to(tmp_path / "labels0").with_suffix("")) for path in tmp_path.glob("labels0/**/*.npz")}
+    done = {str(path.relative_to(folder / "labels0").with_suffix("")) for path in folder.glob("labels0/**/*.npz")}
     names = {str(Path(path).relative_to(synthetic / "videos").with_suffix("")) for path in found["missing"]}
     assert len(done) == len(names) == 16
     assert not done & names

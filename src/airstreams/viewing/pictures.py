@@ -25,6 +25,7 @@ from airstreams.teachers.inspect import LabelledFrame
 from airstreams.viewing.colours import Bytes, flow_to_colour, full_colour_px, label_colours
 
 NO_LABEL_COLOUR = (0.78, 0.78, 0.78)
+DPI = 120
 
 
 @dataclass(frozen=True)
@@ -372,4 +373,4 @@ def _show_wheel(footer: SubFigure) -> None:
 def save_picture(figure: Figure, path: Path, crop: bool = False) -> None:
     """Write a PNG. With `crop` its size fits what is drawn."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight" if crop else None)
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight" if crop else None)

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
@@ -26,7 +25,7 @@ from airstreams.models import cost
 from airstreams.percent import percent, with_interval
 from airstreams.recipe import to_yaml
 from airstreams.runs.folder import EvaluationFolder, RunFolder
-from airstreams.runs.metrics_log import entries
+from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import Description, read_description
 from airstreams.viewing.pictures import confusion_plot, save_picture
 from airstreams.viewing.tables import Rows, cost_table, heads_table, segmentation_table
@@ -58,7 +57,7 @@ def write_report(run: Path) -> Path:
     described = read_description(run)
     require_writable(run)
     run_folder = RunFolder(run)
-    epochs = [entry for entry in entries(run_folder.metrics) if "train" in entry]
+    epochs = epoch_records(run)
     folders = sorted(run_folder.evaluations(), key=lambda folder: folder.path.name != "test")  # the test split first
     environment = Environment(
         loader=PackageLoader("airstreams", "viewing"),
@@ -84,7 +83,7 @@ def write_report(run: Path) -> Path:
     return run_folder.report
 
 
-def _about(run: Path, described: Description, epochs: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+def _about(run: Path, described: Description, epochs: Sequence[EpochRecord]) -> list[tuple[str, str]]:
     """The table at the top: model, data, training."""
     config, clip = described.config, described.config.clip
     versions = json.loads(RunFolder(run).description.read_text(encoding="utf-8"))["versions"]
@@ -99,9 +98,9 @@ def _about(run: Path, described: Description, epochs: Sequence[dict[str, Any]]) 
         counts = Counter(RunFolder(run).read_splits().values())
         about.append(("videos", ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])))
     if epochs:
-        minutes = sum(entry["train"]["seconds"] for entry in epochs) / 60
-        machines = " and ".join(sorted({entry["train"].get("hardware", "not recorded") for entry in epochs}))
-        about.append(("training", f"{epochs[-1]['epoch']} of {config.training.epochs} epochs, {minutes:.1f} min"))
+        minutes = sum(record.train["seconds"] for record in epochs) / 60
+        machines = " and ".join(sorted({record.train.get("hardware", "not recorded") for record in epochs}))
+        about.append(("training", f"{epochs[-1].epoch} of {config.training.epochs} epochs, {minutes:.1f} min"))
         about.append(("trained on", machines))
     return about
 
@@ -166,29 +165,25 @@ def _confusion(path: Path) -> str | None:
         return _as_address(Path(folder) / "confusion.png")
 
 
-def _curves(epochs: Sequence[dict[str, Any]]) -> str | None:
+def _curves(epochs: Sequence[EpochRecord]) -> str | None:
     """A plot of the training losses and, where there are validation videos, of their metric, by epoch."""
     if not epochs:
         return None
-    validated = [entry for entry in epochs if "val" in entry]
+    validated = [(record.epoch, record.val) for record in epochs if record.val is not None]
     figure = Figure(figsize=(9.6 if validated else 5.2, 3.4), facecolor="white", layout="constrained")
     axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
     marker = "." if len(epochs) < 30 else ""
-    for name in epochs[-1]["train"]["losses"]:
+    for name in epochs[-1].train["losses"]:
         if name != "total":
-            axes[0].plot(
-                [entry["epoch"] for entry in epochs],
-                [entry["train"]["losses"].get(name) for entry in epochs],
-                marker=marker,
-                label=name,
-            )
+            losses = [record.train["losses"].get(name) for record in epochs]
+            axes[0].plot([record.epoch for record in epochs], losses, marker=marker, label=name)
     axes[0].set_ylabel("training loss, before its weight")
     if validated:
-        metric = "top1" if validated[-1]["val"]["top1"] is not None else "map"
-        for head, row in validated[-1]["val"]["streams"].items():
-            if row[metric] is not None:
-                scores = [entry["val"]["streams"][head][metric] for entry in validated]
-                axes[1].plot([entry["epoch"] for entry in validated], scores, marker=marker, label=head)
+        _, last = validated[-1]
+        metric = "top1" if last["top1"] is not None else "map"
+        for head in (head for head, row in last["streams"].items() if row[metric] is not None):
+            scores = [val["streams"][head][metric] for _, val in validated]
+            axes[1].plot([epoch for epoch, _ in validated], scores, marker=marker, label=head)
         axes[1].set_ylabel(f"{NAMES[metric]}, validation")
         axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
     for ax in axes:
