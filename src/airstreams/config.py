@@ -1,8 +1,10 @@
-"""Every knob of a run: one tree of typed dataclasses. A recipe is a YAML file with some of these keys; the rest are
-the defaults. The text below a key is what `airstreams train --help` says of it.
+"""All settings of a run: one tree of typed dataclasses.
 
-Sections and tables named here are those of the paper, *Adaptive Intermediate Representations for Video Understanding*.
-It gives no size of a clip, no augmentation, no optimiser and no views: values without a section are ours.
+A recipe is a YAML file with some of these keys; the rest keep their defaults. `airstreams train --help` prints the text
+below each key.
+
+Sections and tables refer to the paper, *Adaptive Intermediate Representations for Video Understanding*. It gives no
+clip size, augmentation, optimiser or number of views. So a value without a section is our own choice.
 """
 
 import math
@@ -18,21 +20,21 @@ from airstreams.towers import BACKBONES, BackboneName, Block
 STREAMS = ("rgb", "flow", "semantic")
 
 BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
-"""rgb2 and rgb3 see what rgb sees, with towers of their own: the control for what a mere ensemble of towers brings."""
+"""rgb2 and rgb3 see the clip as rgb does, with towers of their own. They show what an ensemble of towers gains."""
 
 
 @dataclass
 class ClipConfig:
-    """What one clip is. It is stored with the model: predict and evaluate see what training saw."""
+    """The clips. A saved model keeps these values, so `predict` and `evaluate` use clips as in training."""
 
     frames: int = 16
-    """frames of a clip, T"""
+    """The number of frames in a clip."""
     stride: int = 2
-    """source frames from one frame of the clip to the next"""
+    """The step between frames of a clip, in frames of the video."""
     rate: float | None = None
-    """frames a second instead of a stride, for videos of differing frame rates"""
+    """Frames a second in a clip instead of a stride, for videos with different frame rates. null: use the stride."""
     size: int = 112
-    """height and width in px"""
+    """The height and width of a clip, in px."""
 
     def __post_init__(self) -> None:
         require(self.frames >= 1, "clip.frames", self.frames, "at least 1")
@@ -43,32 +45,32 @@ class ClipConfig:
 
 @dataclass
 class DataConfig:
-    """How training draws clips. Crop, flip and colour are drawn once a clip."""
+    """How training draws clips. Crop, flip and colour are the same for all frames of a clip."""
 
     crop_scale: list[float] = field(default_factory=lambda: [0.5, 1.0])
-    """least and greatest area of a crop, as a share of the largest square"""
+    """The smallest and largest area of a crop, as a fraction of the largest square."""
     crop_aspect: float = 4 / 3
-    """a crop's width over its height is drawn between this and its inverse"""
+    """The largest ratio of a crop's width to its height. The smallest is its inverse."""
     flip: bool = True
-    """mirror half of the clips; off where left and right are classes"""
+    """Mirror half of the clips. Turn it off if classes differ in left and right."""
     colour: float = 0.3
-    """scale brightness, contrast and saturation by up to this much more or less"""
+    """Change brightness, contrast and saturation by up to this fraction."""
     balanced: bool = False
-    """draw every class equally often"""
+    """Draw every class equally often."""
     val_fraction: float = 0.1
-    """share of the videos to validate by, of data that brings no splits"""
+    """The fraction of the videos for validation, if the data has no splits."""
     test_fraction: float = 0.2
-    """share of the videos to test by, of data that brings no splits"""
+    """The fraction of the videos for testing, if the data has no splits."""
     workers: int = 2
-    """processes that decode"""
+    """The number of processes that decode videos."""
     segment_classes: list[str] = field(default_factory=list)
-    """the teacher's classes to learn apart, all others as one; empty: all are apart"""
+    """The teacher's classes to keep. All others become one class. Empty: keep all."""
     compact_classes: bool = False
-    """give the segmenter only those classes that some training label map has"""
+    """Give the segmenter only the classes that occur in the training label maps."""
     cache: str | None = None
-    """a folder for decoded frames, which later epochs and runs read; null: decode every time"""
+    """A folder for decoded frames, which later epochs and runs read. null: decode every time."""
     cache_gb: float = 50.0
-    """10^9 bytes that the cache stays below; what does not fit is decoded every time"""
+    """The largest size of the cache, in GB (10^9 bytes). Other frames are decoded every time."""
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale if len(self.crop_scale) == 2 else (0.0, 0.0)
@@ -85,24 +87,24 @@ class DataConfig:
             self.val_fraction + self.test_fraction,
             "below 1, so that something is left to train on",
         )
-        if self.cache is not None:  # what goes on from another folder is to find it again
+        if self.cache is not None:  # a run resumed from another working folder must find it
             self.cache = str(Path(self.cache).expanduser().absolute())
 
 
 @dataclass
 class FlowConfig:
-    """What the flow stream sees. All but the kind are of TV-L1; see `models/flow.py`."""
+    """The flow stream (`models/flow.py`). All keys except `kind` are for TV-L1."""
 
     kind: Literal["tvl1", "difference"] = "tvl1"
-    """TV-L1, or the difference of two frames, to compare with"""
+    """TV-L1 optical flow, or the difference of two frames as a baseline."""
     iterations: int = 20
-    """TV-L1 iterations, at each warp where there are any; Piergiovanni and Ryoo (2019) use 10 to 20"""
+    """TV-L1 iterations, at each warp if there are any. Piergiovanni and Ryoo (2019) use 10 to 20."""
     levels: int = 1
-    """pyramid levels, each half the size of the one before; 1: full size only"""
+    """Pyramid levels, each half the size of the one before. 1: full size only."""
     warps: int = 0
-    """warps of the second frame by the flow so far, at each level; 0: none, for motion of up to a pixel or two"""
+    """Warps of the second frame at each level. 0: none, for motion of at most a pixel or two."""
     learn_kernels: bool = False
-    """learn the kernels of gradients and divergence too, as Piergiovanni and Ryoo (2019) do; 20 times the memory"""
+    """Also learn the kernels of gradients and divergence (Piergiovanni and Ryoo, 2019). Takes 20 times the memory."""
 
     def __post_init__(self) -> None:
         require(self.iterations >= 1, "model.flow.iterations", self.iterations, "at least 1")
@@ -113,49 +115,57 @@ class FlowConfig:
 
 @dataclass
 class ModelConfig:
-    """The network of Figures 2 and 7."""
+    """The network (Figures 2 and 7)."""
 
     streams: list[str] = field(default_factory=lambda: list(STREAMS))
-    """rgb, flow, semantic, custom streams; rgb2, rgb3: more towers that see RGB"""
+    """The streams: rgb, flow, semantic, custom streams. rgb2, rgb3: more towers that see RGB."""
     representations: dict[str, str] = field(default_factory=dict)
-    """custom streams: name to MODULE:CLASS"""
+    """The classes of custom streams: name to MODULE:CLASS."""
     backbone: BackboneName | None = None
-    """the tower of every stream by name; null: `airstreams`, or `tower`"""
+    """The tower of every stream, by name. null: the blocks of `tower` if it has any, else airstreams."""
     tower: list[Block] = field(default_factory=list)
-    """blocks of your own in place of a backbone (Figure 7); empty: the backbone's"""
+    """Your own blocks instead of a backbone's (Figure 7). Empty: the backbone's."""
     merge_levels: list[int] = field(default_factory=lambda: [3])
-    """numbers of blocks after which the streams' features are averaged (section 3.1); the first gives
-    the answer, and the number of all blocks is late fusion"""
+    """The numbers of blocks after which the streams merge (section 3.1). The first merge gives the answer. The number
+    of all blocks is late fusion."""
     width: float = 1.0
-    """scales every tower's channels"""
+    """A factor on the channels of every tower."""
     segmenter_width: float = 1.0
-    """scales the Dilated ResNet-18's channels"""
+    """A factor on the channels of the segmenter, a Dilated ResNet-18."""
     segmenter_stride: Literal[16, 8, 4] = 16
-    """px from one of the segmenter's logits to the next (section 3.1: 16)"""
+    """The distance between the segmenter's logits, in px (section 3.1: 16)."""
     semantic_channels: int = 8
-    """channels to which the logits are reduced before they are enlarged for their tower"""
+    """The channels of the learnt projection of the logits that the semantic tower sees."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     stop_gradient: list[str] = field(default_factory=list)
-    """flow, semantic: representations that action losses do not reach (Table 2, left column)"""
+    """Representations that action losses do not reach: flow, semantic (Table 2, left column)."""
     dropout: float = 0.5
-    """before each classifier"""
+    """The probability of dropout before each classifier."""
 
     def __post_init__(self) -> None:
+        self._check_streams()
+        self._check_tower()
+        require(self.segmenter_width > 0, "model.segmenter_width", self.segmenter_width, "over 0")
+        require(self.semantic_channels >= 1, "model.semantic_channels", self.semantic_channels, "at least 1")
+
+    def _check_streams(self) -> None:
         require(len(self.streams) > 0, "model.streams", self.streams, f"at least one of {', '.join(STREAMS)}")
         unique = len(set(self.streams)) == len(self.streams)
         require(unique, "model.streams", self.streams, "each stream once")
-        for stream, place in self.representations.items():
+        for stream, class_path in self.representations.items():
             free = stream.isidentifier() and not stream.startswith("merged")
             free = free and stream not in (*BUILT_IN_STREAMS, "interm", "total")
             require(free, "model.representations", stream, "a stream's name in letters and digits that is not taken")
-            named = re.fullmatch(r"[\w.]+:\w+", place) is not None
-            require(named, f"model.representations.{stream}", place, "MODULE:CLASS, such as my_streams:Edges")
+            is_path = re.fullmatch(r"[\w.]+:\w+", class_path) is not None
+            require(is_path, f"model.representations.{stream}", class_path, "MODULE:CLASS, such as my_streams:Edges")
         unknown = [stream for stream in self.streams if stream not in (*BUILT_IN_STREAMS, *self.representations)]
         expected = f"{', '.join(BUILT_IN_STREAMS)} or a name to which model.representations gives a class"
         require(not unknown, "model.streams", ", ".join(unknown), expected)
-        uncut = ", ".join(stream for stream in self.stop_gradient if stream not in ("flow", "semantic"))
-        expected = "flow, semantic; training.freeze keeps any stream's representation from learning"
-        require(not uncut, "model.stop_gradient", uncut, expected)
+        others = ", ".join(stream for stream in self.stop_gradient if stream not in ("flow", "semantic"))
+        expected = "flow, semantic; to stop the training of another representation, name it in training.freeze"
+        require(not others, "model.stop_gradient", others, expected)
+
+    def _check_tower(self) -> None:
         alone = self.backbone is None or not self.tower
         require(alone, "model.backbone", self.backbone, "null beside a model.tower of your own; leave out one")
         blocks = len(self.blocks)
@@ -164,8 +174,6 @@ class ModelConfig:
         good = bool(levels) and len(set(levels)) == len(levels) and all(1 <= level <= blocks for level in levels)
         require(good, "model.merge_levels", levels, f"numbers of blocks from 1 to {blocks}, each once")
         require(self.width > 0, "model.width", self.width, "over 0")
-        require(self.segmenter_width > 0, "model.segmenter_width", self.segmenter_width, "over 0")
-        require(self.semantic_channels >= 1, "model.semantic_channels", self.semantic_channels, "at least 1")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
 
     @property
@@ -175,38 +183,38 @@ class ModelConfig:
 
     @property
     def merges(self) -> dict[str, int]:
-        """The merged heads with the number of blocks after which each merges; the last answers. One stream: none."""
-        answering, *further = self.merge_levels
-        merges = {f"merged_after_{level}": level for level in further} | {"merged": answering}
+        """The merged heads, each with its number of blocks. The last gives the answer. Empty for one stream."""
+        first, *others = self.merge_levels
+        merges = {f"merged_after_{level}": level for level in others} | {"merged": first}
         return merges if len(self.streams) > 1 else {}
 
     @property
     def heads(self) -> list[str]:
-        """The heads that the model has. With one stream there is no merge: its own tower answers."""
+        """All heads: one of each stream, and one of each merge. With one stream there is no merge."""
         return [*self.streams, *self.merges]
 
     @property
     def answer(self) -> str:
-        """The head whose output is the model's answer."""
+        """The head that gives the model's answer."""
         return self.heads[-1]
 
 
 @dataclass
 class LossWeights:
-    """The five lambdas of equation 2. The defaults are the paper's fixed weights (section 4.2.3)."""
+    """The weights of the losses, lambda in equation 2. The defaults are those of section 4.2.3."""
 
     rgb: float = 1.0
-    """of the RGB tower's action loss"""
+    """The weight of the rgb tower's action loss."""
     flow: float = 0.0
-    """of the flow tower's"""
+    """The weight of the flow tower's action loss."""
     semantic: float = 0.0
-    """of the semantic tower's"""
+    """The weight of the semantic tower's action loss."""
     merged: float = 1.0
-    """of the merged tower's, and of each further merge's"""
+    """The weight of the action loss of every merge."""
     interm: float = 1.0
-    """of the segmentation loss, by the teacher's label maps"""
+    """The weight of the segmentation loss on the teacher's label maps."""
     custom: dict[str, float] = field(default_factory=dict)
-    """of streams beyond the paper's three; left out: 0"""
+    """The weights of the action losses of custom streams, rgb2 and rgb3. A missing name: 0."""
 
     def __post_init__(self) -> None:
         values = {name: value for name, value in vars(self).items() if name != "custom"}
@@ -215,11 +223,11 @@ class LossWeights:
             require(0 <= value < math.inf, f"loss_weights.{name}", value, "at least 0 and finite")
 
     def of(self, loss: str) -> float:
-        """The weight of a loss by its name; a custom stream's is 0 where none is given."""
+        """The weight of a loss by its name. For a custom stream without a weight: 0."""
         return self.custom.get(loss, 0.0) if _is_custom(loss) else getattr(self, loss)
 
     def updated(self, weights: Mapping[str, float]) -> "LossWeights":
-        """These weights with others for the losses named."""
+        """These weights, with new ones for some losses, by name."""
         custom = {name: weight for name, weight in weights.items() if _is_custom(name)}
         own = {name: weight for name, weight in weights.items() if not _is_custom(name)}
         return replace(self, **own, custom=self.custom | custom)
@@ -227,42 +235,42 @@ class LossWeights:
 
 @dataclass
 class TrainingConfig:
-    """The optimiser and its schedule."""
+    """The optimiser, its schedule, and how training runs."""
 
     epochs: int = 60
-    """passes over the training videos"""
+    """Passes over the training videos."""
     batch_size: int = 16
-    """clips of one optimiser step, over all processes and accumulated batches"""
+    """The clips of one optimiser step, over all processes and accumulated batches."""
     accumulate: int = 1
-    """batches that one optimiser step adds up, for want of memory"""
+    """The number of batches that one step accumulates. More take less memory."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """sgd has a Nesterov momentum of 0.9"""
+    """The optimiser. sgd has a Nesterov momentum of 0.9."""
     lr: float = 1e-3
-    """learning rate at its peak"""
+    """The peak learning rate."""
     weight_decay: float = 0.05
-    """not on norms, biases and the flow's parameters"""
+    """Weight decay, except on norms, biases and the flow's parameters."""
     warmup_epochs: float = 2.0
-    """the learning rate rises linearly from 0, then falls by a cosine to 0"""
+    """Epochs of linear warm-up from 0. Then the learning rate falls to 0 by a cosine."""
     clip_norm: float = 5.0
-    """gradients are scaled down to this norm, taken over all of them; 0: no clipping"""
+    """Scale all gradients down to this total norm. 0: no clipping."""
     label_smoothing: float = 0.1
-    """of the softmax cross-entropy (section 3.2: none)"""
+    """Label smoothing of the softmax cross-entropy (section 3.2: none)."""
     freeze: list[str] = field(default_factory=list)
-    """parts that stay as they are, as `airstreams info` names them"""
+    """Parts that are not trained, by the names of `airstreams info`."""
     sync_batch_norm: bool = False
-    """normalise over the clips of all processes, not of each alone"""
+    """Normalise over the clips of all processes, not of each alone."""
     deterministic: bool = False
-    """on CUDA: slower, and the same numbers every time (a CPU's always are); not for a learnt flow of several warps"""
+    """The same numbers in every run on CUDA, but slower. A CPU does so anyway. Not for learnt flow with warps."""
     cuda_graph: bool = True
-    """on CUDA: start a step's kernels as one; not with accumulate, custom streams or several processes"""
+    """On CUDA: run a step as one CUDA graph. Off with accumulate, custom streams or several processes."""
     validate_every: int = 1
-    """epochs from one validation to the next; the last epoch is validated in any case"""
+    """Epochs between validations. The last epoch is always validated."""
     save_every: int = 500
-    """steps from one saved state to the next; an epoch's end is saved once a minute has passed"""
+    """Steps between saved states. The end of an epoch is saved too, at most once a minute."""
     keep: int = 2
-    """saved states to keep"""
+    """The number of saved states to keep."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a CUDA card where there is one"""
+    """The device. auto: CUDA if there is a GPU."""
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
@@ -282,14 +290,14 @@ class TrainingConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Which views of a video are scored and averaged. Stored with the model."""
+    """The views of a video, whose scores are averaged. A saved model keeps these values."""
 
     views: int = 3
-    """clips a video, evenly spaced"""
+    """Clips per video, evenly spaced."""
     crops: int = 1
-    """largest squares, evenly spaced along the longer side; 1: the centre"""
+    """Square crops per clip, evenly spaced along the longer side. 1: the centre."""
     window: float = 10.0
-    """s; predict scores a video of over two windows window by window as well"""
+    """The length of a window, in s. `predict` also scores each window of a video longer than two."""
 
     def __post_init__(self) -> None:
         require(self.views >= 1, "evaluation.views", self.views, "at least 1")
@@ -299,22 +307,22 @@ class EvaluationConfig:
 
 @dataclass
 class EvolutionConfig:
-    """How `airstreams evolve` searches for the loss weights (section 3.3). Training itself reads none of it."""
+    """The search of `airstreams evolve` for loss weights (section 3.3). Training ignores it."""
 
     population_size: int = 10
-    """weightings that may become parents"""
+    """The number of weightings in the population."""
     tournament_size: int = 3
-    """weightings drawn from the population, of which the best becomes the parent"""
+    """The weightings drawn from the population. The best of them becomes the parent."""
     dies: Literal["worst", "oldest"] = "worst"
-    """who leaves the population; oldest: regularised evolution (Real et al. 2019)"""
+    """Which weighting leaves the population. oldest: regularised evolution (Real et al. 2019)."""
     epochs: int | None = None
-    """of a trial's training; null: training.epochs"""
+    """The epochs of a trial. null: training.epochs."""
     held_out: float = 0.2
-    """share of the training videos by which trials are scored"""
+    """The fraction of the training videos that score the trials."""
     pruner: Literal["none", "median", "halving"] = "none"
-    """Optuna's pruner, which stops a trial that falls behind the others"""
+    """Optuna's pruner, which stops trials that fall behind."""
     fresh_seeds: int = 3
-    """trainings by which the winner and the references are compared at the end"""
+    """The trainings that compare the winner with the references at the end."""
 
     def __post_init__(self) -> None:
         size = self.population_size
@@ -327,10 +335,10 @@ class EvolutionConfig:
 
 @dataclass
 class Config:
-    """A run."""
+    """All settings of a run."""
 
     seed: int = 0
-    """of every random draw: weights, splits, clips, dropout, loss weights"""
+    """The seed of all random draws: weights, splits, clips, dropout, loss weights."""
     clip: ClipConfig = field(default_factory=ClipConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -344,12 +352,12 @@ class Config:
         merged = self.loss_weights.merged
         answered = len(self.model.streams) == 1 or merged > 0
         require(answered, "loss_weights.merged", merged, "over 0, since the merged head gives the model's answer")
-        weighed = [*filter(_is_custom, BUILT_IN_STREAMS), *self.model.representations]
-        unknown = ", ".join(name for name in self.loss_weights.custom if name not in weighed)
-        require(not unknown, "loss_weights.custom", unknown, f"custom streams' names: {', '.join(weighed)}")
+        custom = [*filter(_is_custom, BUILT_IN_STREAMS), *self.model.representations]
+        unknown = ", ".join(name for name in self.loss_weights.custom if name not in custom)
+        require(not unknown, "loss_weights.custom", unknown, f"custom streams' names: {', '.join(custom)}")
 
     def active_loss_weights(self) -> dict[str, float]:
-        """The losses that this model has, with their weights (over 0 or not); a lone stream's own loss has weight 1."""
+        """The weights of the losses of this model, also those that are 0. The action loss of a lone stream has 1."""
         heads = self.model.heads
         weights = {head: 1.0 if len(heads) == 1 else self.loss_weights.of(head) for head in heads}
         weights |= dict.fromkeys(self.model.merges, self.loss_weights.merged)
@@ -358,32 +366,32 @@ class Config:
         return weights
 
     def lambdas(self) -> list[str]:
-        """Those of equation 2's loss weights that this model has; all merged heads have one in common."""
+        """The names of this model's weights in equation 2. All merged heads share one."""
         return [name for name in self.active_loss_weights() if name == "merged" or name not in self.model.merges]
 
     def trained_heads(self) -> list[str]:
-        """The heads whose loss has weight, and which therefore have something to say."""
+        """The heads whose loss has a weight over 0. The others keep their random weights."""
         return [head for head, weight in self.active_loss_weights().items() if head != "interm" and weight > 0]
 
     def segmenter_classes(self, of_teacher: int) -> int:
-        """How many classes the segmenter learns of so many, if none is left out because it never occurs."""
-        apart = len(self.data.segment_classes)
-        return 1 + apart + 1 if apart else of_teacher  # the background, and all others as one
+        """The number of the segmenter's classes for a teacher with so many, without `data.compact_classes`."""
+        kept = len(self.data.segment_classes)
+        return 1 + kept + 1 if kept else of_teacher  # the background, and one class for all others
 
     @property
     def decoded_side(self) -> int:
-        """The shorter side, px, of frames as they are decoded: the least at which the smallest crop is not enlarged.
+        """The shorter side of decoded frames, in px: the smallest at which no crop has to be enlarged.
 
-        Frames that are smaller stay as they are. Converting a 1080p frame to RGB costs more than decoding it.
+        Smaller frames keep their size. Converting a 1080p frame to RGB costs more than decoding it.
         """
         return math.ceil(self.clip.size * math.sqrt(self.data.crop_aspect / self.data.crop_scale[0]))
 
     @property
     def needs_labels(self) -> bool:
-        """Whether training reads the teacher's label maps."""
+        """Whether training needs the teacher's label maps."""
         return self.active_loss_weights().get("interm", 0) > 0
 
 
 def _is_custom(loss: str) -> bool:
-    """Whether a loss is none of equation 2's five."""
+    """Whether a loss is not one of the five of equation 2."""
     return loss not in (*STREAMS, "merged", "interm")
