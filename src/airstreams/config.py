@@ -260,7 +260,7 @@ class TrainingConfig:
     sync_batch_norm: bool = False
     """Normalise over the clips of all processes, not of each alone."""
     deterministic: bool = False
-    """The same numbers in every run on CUDA, but slower. A CPU does so anyway. Not for learnt flow with warps."""
+    """Repeatable numbers on CUDA, at the cost of speed. Not for a learnt flow of several warps. CPUs always repeat."""
     cuda_graph: bool = True
     """On CUDA: run a step as one CUDA graph. Off with accumulate, custom streams or several processes."""
     validate_every: int = 1

@@ -537,7 +537,6 @@ def test_numbers_out_of_range_are_refused(numbers, said):
     with pytest.raises(InputError, match=said) as raised:
         RepresentationFlow(**numbers)
     assert "\n" not in str(raised.value)
-    assert "expected" in str(raised.value) or "give" in str(raised.value)
 
 
 def test_a_frame_difference_is_the_next_frame_minus_this_one():
