@@ -121,7 +121,7 @@ def test_help_describes_every_config_key(capsys, monkeypatch):
 
 def test_options_and_recipes_of_version_0_1_are_read_with_warnings(call, tmp_path):
     (tmp_path / "old.yaml").write_text("training: {ema: 0.9}\nloss_weights: {further: {rgb2: 0.4}}\n")
-    words = ("--config", tmp_path / "old.yaml", "--model.streams", "rgb,rgb2", "--compact-classes")
+    words = ("--config", tmp_path / "old.yaml", "--model.streams", "[rgb,rgb2]", "--compact-classes")
     status, out, err = call("train", tmp_path / "absent", "--out", tmp_path / "run", *words)
     assert (status, out) == (2, "")
     *warnings, complaint_line = err.splitlines()
