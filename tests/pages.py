@@ -1,14 +1,14 @@
-"""The pages of docs/, whose code is run as it stands."""
+"""The pages of docs/, whose code the tests run."""
 
 import re
 from pathlib import Path
 
 
 def page(name):
-    """A page's text."""
+    """The text of a page."""
     return (Path(__file__).parents[1] / "docs" / name).read_text(encoding="utf-8")
 
 
 def blocks(text, language):
-    """A page's code in this language, block by block."""
+    """The code blocks of a page in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)

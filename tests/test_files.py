@@ -1,4 +1,4 @@
-"""A file under its final name is whole, whatever happens while it is written."""
+"""Atomic writes and locks: a file under its final name is complete, whatever happens while it is written."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def write(path, writer):
         writer(temporary)
 
 
-def test_the_file_appears_with_its_content_once_it_is_whole(tmp_path):
+def test_a_file_appears_once_it_is_complete(tmp_path):
     path = tmp_path / "new" / "file.txt"
     with replacing(path) as temporary:
         temporary.write_text("whole")
@@ -28,7 +28,7 @@ def test_the_file_appears_with_its_content_once_it_is_whole(tmp_path):
     assert names(path.parent) == ["file.txt"]
 
 
-def test_a_writing_that_fails_leaves_the_old_file_alone(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     def fail_halfway(temporary):
         temporary.write_text("half")
         raise RuntimeError("halfway")
@@ -41,8 +41,8 @@ def test_a_writing_that_fails_leaves_the_old_file_alone(tmp_path):
     assert names(tmp_path) == ["file.txt"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no file at hand that takes writes and refuses fsync")
-def test_what_cannot_be_brought_to_disk_does_not_get_the_final_name(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="no file here that accepts writes and refuses fsync")
+def test_a_failed_fsync_keeps_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with pytest.raises(OSError, match="Invalid argument"):
@@ -51,7 +51,7 @@ def test_what_cannot_be_brought_to_disk_does_not_get_the_final_name(tmp_path):
     assert names(tmp_path) == ["file.txt"]
 
 
-def test_processes_of_one_number_in_two_containers_write_under_different_names(tmp_path):
+def test_temporary_names_differ_in_one_process(tmp_path):
     made = {temporary_name(tmp_path / "file.txt") for _ in range(50)}
     assert len(made) == 50
     assert all(map(is_temporary, made))
@@ -64,20 +64,20 @@ def test_the_longest_name_can_be_written(tmp_path):
     assert names(tmp_path) == [path.name]
 
 
-def test_one_process_works_in_a_folder_and_when_it_is_killed_another_may(held, tmp_path):
+def test_a_lock_excludes_other_processes_until_its_holder_ends(held, tmp_path):
     def enter():
         with exclusive_lock(tmp_path / "run", "working"):
             pass
 
     with held(tmp_path / "run") as first:
-        with pytest.raises(InputError, match=r"run: another process is working there; wait"):
+        with pytest.raises(InputError, match=r"run: another process is working there"):
             enter()
         first.kill()
         first.wait()
         enter()
     with held(tmp_path / "new"):
         pass
-    assert not (tmp_path / "new").exists()  # nothing came into it
+    assert not (tmp_path / "new").exists()  # it stayed empty
     (tmp_path / "mine").mkdir()
     with exclusive_lock(tmp_path / "mine", "working"):
         pass

@@ -1,4 +1,4 @@
-"""How much of a machine is ours: by the affinity, and by what control groups allow."""
+"""How many CPUs a process may use: by its affinity, and by its control groups."""
 
 import os
 import subprocess
@@ -14,17 +14,17 @@ from airstreams.machine import _quotas, cpus, in_bfloat16
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to CPUs")
-def test_a_process_bound_to_one_cpu_has_one():
-    said = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
-    said += "from airstreams.machine import cpus; print(cpus())"
+def test_a_process_bound_to_one_cpu_has_one_cpu():
+    code = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
+    code += "from airstreams.machine import cpus; print(cpus())"
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
-    assert int(subprocess.check_output([sys.executable, "-c", said], env=environment)) == 1
+    assert int(subprocess.check_output([sys.executable, "-c", code], env=environment)) == 1
     assert 1 <= cpus() <= len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(("card", "generation", "expected"), [("T4", 7, False), ("A100", 8, True), ("H100", 9, True)])
 def test_cards_that_only_emulate_bfloat16_compute_in_float32(monkeypatch, card, generation, expected):
-    """By torch's own question to the card, whose answer is put in its mouth here."""
+    """By torch's own check of the card's generation, which is faked here."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(
@@ -46,7 +46,7 @@ def test_cards_that_only_emulate_bfloat16_compute_in_float32(monkeypatch, card, 
     ],
     ids=str,
 )
-def test_quotas_are_read_from_the_groups_files_of_both_versions(tmp_path, line, files, expected):
+def test_quotas_are_read_from_control_groups_of_both_versions(tmp_path, line, files, expected):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
@@ -54,5 +54,5 @@ def test_quotas_are_read_from_the_groups_files_of_both_versions(tmp_path, line, 
     assert list(_quotas(tmp_path / "groups", tmp_path)) == expected
 
 
-def test_where_there_are_no_groups_there_is_no_quota(tmp_path):
+def test_a_system_without_control_groups_has_no_quota(tmp_path):
     assert list(_quotas(tmp_path / "absent", tmp_path)) == []

@@ -1,7 +1,7 @@
-"""The wheel in an environment that holds nothing but it and what its command line needs before any work begins.
+"""The wheel, installed into an environment with the few packages that the command line needs before any work begins.
 
-Torch and its kin would be gigabytes to install for each run of the tests, so `--version`, `--help` and the recipes are
-asked for without them. That they suffice is itself worth knowing: help comes at once.
+torch would be gigabytes to install for each run of the tests. So `--version`, `--help` and the recipes are tested
+without it, which also shows that help needs no torch.
 """
 
 import ast
@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import airstreams
+from airstreams.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 NEEDED_FOR_HELP = ("jsonargparse[signatures]", "rich")
@@ -29,7 +30,7 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy, so that nothing of it stays in the working tree."""
+    """The wheel, built from a copy, so that nothing of the build stays in the working tree."""
     copy = tmp_path_factory.mktemp("source")
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -43,11 +44,11 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def command(wheel, tmp_path_factory):
-    """Runs the installed `airstreams`, far from the working tree."""
-    place = tmp_path_factory.mktemp("empty")
-    made = run(sys.executable, "-m", "venv", "--without-pip", place / "env")
+    """Runs the installed `airstreams` outside the working tree."""
+    folder = tmp_path_factory.mktemp("empty")
+    made = run(sys.executable, "-m", "venv", "--without-pip", folder / "env")
     assert made.returncode == 0, made.stderr
-    programs = place / "env" / ("Scripts" if os.name == "nt" else "bin")
+    programs = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
     pip = (sys.executable, "-m", "pip", "--python", programs / "python", "install", "--quiet")
     for what in (("--no-deps", wheel), ("--constraint", ROOT / "constraints.txt", *NEEDED_FOR_HELP)):
         installed = run(*pip, *what)
@@ -55,10 +56,10 @@ def command(wheel, tmp_path_factory):
             pytest.skip("no package index can be reached, so the wheel cannot be installed into an empty environment")
         assert installed.returncode == 0, installed.stderr
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return lambda *words: run(programs / "airstreams", *words, cwd=place, env=environment)
+    return lambda *words: run(programs / "airstreams", *words, cwd=folder, env=environment)
 
 
-def test_the_wheel_holds_the_package_its_recipes_and_its_licence_and_nothing_else(wheel):
+def test_the_wheel_has_the_package_its_recipes_and_its_licence_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"airstreams", f"airstreams-{airstreams.__version__}.dist-info"}
     assert "airstreams/viewing/run_report.html" in names
@@ -71,8 +72,8 @@ def test_the_wheel_holds_the_package_its_recipes_and_its_licence_and_nothing_els
     assert sources <= set(names)
 
 
-def test_the_wheel_asks_for_everything_that_the_package_imports(wheel):
-    """Found by reading the sources, so that a new import without a dependency is noticed."""
+def test_the_wheel_declares_every_imported_package(wheel):
+    """The imports are read from the sources, so a new import without a dependency is noticed."""
     imported = set()
     for path in (ROOT / "src" / "airstreams").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -93,13 +94,13 @@ def test_the_wheel_asks_for_everything_that_the_package_imports(wheel):
     assert all(f"Requires-Dist: {name.split('[')[0]}" in text for name in declared if "[" not in name)
 
 
-def test_the_installed_command_says_its_version_and_its_help(command):
+def test_the_installed_command_prints_its_version_and_its_help(command):
     version = command("--version")
     assert version.returncode == 0, version.stderr
     assert version.stdout.split()[-1] == airstreams.__version__
     shown = command("--help")
     assert shown.returncode == 0, shown.stderr
-    for verb in ("check-data", "annotate", "labels", "train", "evolve", "evaluate", "predict", "reproduce", "info"):
+    for verb in COMMANDS:
         assert verb in shown.stdout
     of_train = command("train", "--help")
     assert of_train.returncode == 0, of_train.stderr
@@ -107,7 +108,7 @@ def test_the_installed_command_says_its_version_and_its_help(command):
     assert "Example:" in of_train.stdout
 
 
-def test_the_installed_command_knows_its_recipes_by_name(command):
+def test_the_installed_command_finds_its_recipes_by_name(command):
     shown = command("train", "videos", "--out", "run", "--config", "demo", "--print_config")
     assert shown.returncode == 0, shown.stderr
     assert "frames: 8" in shown.stdout  # the demo's; the default is 16

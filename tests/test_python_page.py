@@ -1,4 +1,4 @@
-"""docs/python.md runs as it stands, from its first block to its last."""
+"""docs/python.md runs as it is, from its first block to its last."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from tests.pages import blocks, page
 PAGE = page("python.md")
 
 
-def test_the_page_trains_evaluates_predicts_and_searches(tmp_path):
+def test_the_code_of_the_page_runs(tmp_path):
     training, *others = blocks(PAGE, "python")
     assert "`train_mine.py`:\n\n```python" in PAGE
     (tmp_path / "train_mine.py").write_text(training)

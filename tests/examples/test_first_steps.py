@@ -28,7 +28,7 @@ def test_the_notebook_trains_evaluates_predicts_and_shows_a_picture(
     for number, cell in enumerate(CELLS, start=1):
         exec(compile("".join(cell["source"]), f"cell {number} of first_steps.ipynb", "exec"), names)
     assert (tmp_path / "first_steps/run/model.safetensors").is_file()
-    assert 0 <= names["evaluation"].figures["top1"] <= 1
+    assert 0 <= names["evaluation"].metrics.top1 <= 1
     assert sum(names["prediction"].probabilities.values()) == pytest.approx(1)
     assert names["axes"].images
     assert "top-1" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Predictions against what evaluation says of the same files and of the same stretches of them."""
+"""Predictions, compared with evaluation's scores of the same files and parts of files."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ from airstreams.runs import saved_model as saved_models
 
 
 def test_neither_prediction_nor_evaluation_unpickles_anything(run, synthetic, monkeypatch):
-    """Also where a run brings along files that would run code when unpickled."""
+    """Also where the run's folder has files that would run code when unpickled."""
 
     def refuse(*arguments, **options):
         raise AssertionError("unpickled")
@@ -53,7 +53,7 @@ def with_window(run, seconds):
 
 
 def scored(run, videos):
-    """Video name to class name to probability, by evaluation's way."""
+    """Evaluation's probabilities: video name to class name to probability."""
     saved = saved_models.load(run)
     scores = score_videos(saved, videos)
     rows = scores.probabilities["merged"]
@@ -65,20 +65,20 @@ def assert_same(probabilities, expected):
     assert probabilities == pytest.approx({name: float(value) for name, value in expected.items()}, abs=1e-5)
 
 
-def test_predict_gives_the_scores_that_evaluate_writes_down(run, synthetic):
+def test_predict_gives_the_scores_of_evaluate(run, synthetic):
     evaluate(run, open_source(str(synthetic / "videos")), "test", Console(quiet=True))
     with (run / "evaluation" / "test" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
     recogniser = Recogniser(run, "cpu")
-    for row in reversed(rows):  # another order than evaluation's: no video may know of the one before
+    for row in reversed(rows):  # in another order than evaluation's: a video must not depend on the one before
         probabilities = recogniser.predict(synthetic / "videos" / row["name"]).probabilities
         assert_same(probabilities, {name: row[name] for name in probabilities})
         assert next(iter(probabilities)) == row["predicted"]
-    assert len({row["square_up"] for row in rows}) == 8, "the same scores for all videos would prove nothing"
+    assert len({row["square_up"] for row in rows}) == 8, "equal scores for all videos would prove nothing"
 
 
-def test_predict_needs_nothing_but_the_model_itself(run, synthetic, tmp_path):
+def test_predict_needs_the_two_files_of_the_model_alone(run, synthetic, tmp_path):
     video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
     alone = tmp_path / "alone"
     alone.mkdir()
@@ -99,7 +99,7 @@ def test_probabilities_are_named_surest_first_and_sum_to_one(trained, synthetic)
 @pytest.mark.parametrize(
     ("seconds", "suffix"), [(0.5, ".mp4"), (0.7, ".mp4"), (0.8, ".mp4"), (1.2, ".mp4"), (0.7, ".avi")]
 )
-def test_windows_of_a_long_video_cover_every_frame_once_and_score_their_own_frames(run, tmp_path, seconds, suffix):
+def test_windows_cover_every_frame_once_and_score_their_own_frames(run, tmp_path, seconds, suffix):
     root = tmp_path / "long"
     render(root, ("disc",), ("up",), {"test": 1}, frames=30, size=64, seed=1, fps=10)
     path = root / "videos" / "test" / "disc_up" / "000.mp4"
@@ -120,7 +120,7 @@ def test_windows_of_a_long_video_cover_every_frame_once_and_score_their_own_fram
     assert_same(prediction.probabilities, expected["whole"])
 
 
-def test_of_a_long_video_only_some_frames_are_held(run, tmp_path, monkeypatch):
+def test_a_long_video_is_never_held_as_a_whole(run, tmp_path, monkeypatch):
     render(tmp_path, ("disc",), ("up",), {"test": 1}, frames=300, size=64, seed=1, fps=10)
     decoded: list[weakref.ref[np.ndarray]] = []
     held: list[int] = []
@@ -150,13 +150,13 @@ def in_avi(path):
     return path.with_suffix(".avi")
 
 
-def test_a_video_of_no_more_than_two_windows_has_none(run, synthetic):
+def test_a_video_of_two_windows_or_less_has_none(run, synthetic):
     video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"  # 8 frames at 30 a second: 0.27 s
     assert airstreams.load(with_window(run, 0.134)).predict(video).windows == []
     assert len(airstreams.load(with_window(run, 0.13)).predict(video).windows) == 2
 
 
-def test_a_window_in_which_no_frame_begins_is_left_out(run, tmp_path):
+def test_a_window_without_frames_is_left_out(run, tmp_path):
     times_ms = [0, 100, 200, 950, 1000, 1100]
     clip = make_clip("disc", "up", len(times_ms), 64, np.random.default_rng(0))
     _write(tmp_path / "still.mkv", clip.frames, times_ms)
@@ -166,8 +166,8 @@ def test_a_window_in_which_no_frame_begins_is_left_out(run, tmp_path):
 
 
 @pytest.mark.parametrize("streams", [["rgb", "flow", "semantic"], ["rgb"]])
-def test_the_answers_classifier_makes_its_logits_of_a_views_features(run, synthetic, streams):
-    """Also where one stream's own head answers."""
+def test_the_answers_classifier_turns_features_into_its_logits(run, synthetic, streams):
+    """Also where the head of a single stream answers."""
     saved = saved_models.load(run)
     saved.config.evaluation.views = 1
     if streams == ["rgb"]:
@@ -213,9 +213,9 @@ def assert_frames_answer_as_their_file(recogniser, path, abs):
     return whole
 
 
-@pytest.mark.parametrize("rate", [None, 7.0, 8.0])  # 8 a second of 10: midway between two frames
+@pytest.mark.parametrize("rate", [None, 7.0, 8.0])  # 8 of 10 per second: halfway between two frames
 @pytest.mark.parametrize(("frames", "windows"), [(3, 0), (12, 0), (30, 4)])
-def test_a_files_own_frames_are_answered_as_the_file(run, tmp_path, rate, frames, windows):
+def test_frames_of_a_file_get_the_answer_of_the_file(run, tmp_path, rate, frames, windows):
     render(tmp_path, ("disc",), ("up",), {"test": 1}, frames=frames, size=64, seed=1, fps=10)
     recogniser = Recogniser(with_window(run, 0.7), "cpu")
     recogniser.saved.config.clip.rate = rate
@@ -223,7 +223,7 @@ def test_a_files_own_frames_are_answered_as_the_file(run, tmp_path, rate, frames
     assert len(assert_frames_answer_as_their_file(recogniser, path, abs=0).windows) == windows
 
 
-def test_the_rate_of_frames_decides_over_windows_and_over_clips_of_a_rate(run):
+def test_the_rate_of_frames_decides_windows_and_clips(run):
     frames = make_clip("disc", "up", 24, 64, np.random.default_rng(0)).frames
     recogniser = Recogniser(with_window(run, 1.0), "cpu")
     assert [(w.start, w.end) for w in recogniser.predict_frames(frames, 8).windows] == [(0, 1), (1, 2), (2, 3)]
@@ -233,7 +233,7 @@ def test_the_rate_of_frames_decides_over_windows_and_over_clips_of_a_rate(run):
     assert recogniser.predict_frames(twice[:-1], 24) == recogniser.predict_frames(frames, 12)
 
 
-def test_frames_larger_than_the_model_needs_are_reduced_as_a_files_are(run, tmp_path):
+def test_large_frames_are_reduced_as_a_files_are(run, tmp_path):
     render(tmp_path, ("disc",), ("up",), {"test": 1}, frames=8, size=160, seed=1, fps=10)
     path = tmp_path / "videos" / "test" / "disc_up" / "000.mp4"
     recogniser = Recogniser(run, "cpu")
@@ -259,7 +259,7 @@ def test_frames_larger_than_the_model_needs_are_reduced_as_a_files_are(run, tmp_
         (np.zeros((8, 64, 64, 3), np.uint8), float("nan"), "fps: got nan"),
     ],
 )
-def test_what_are_no_frames_is_refused_in_a_line(trained, frames, fps, told):
+def test_wrong_frames_and_rates_are_refused(trained, frames, fps, told):
     with pytest.raises(InputError, match=told) as raised:
         Recogniser(trained, "cpu").predict_frames(frames, fps)
     assert "\n" not in str(raised.value)
@@ -282,8 +282,8 @@ def test_a_damaged_file_is_refused_with_its_reason(trained, tmp_path):
         recogniser.predict(tmp_path / "absent.mp4")
 
 
-def test_a_file_whose_end_is_lost_but_whose_index_is_whole_is_refused_too(trained, tmp_path):
-    """The index stands first in such a file (faststart), so it opens as if nothing were amiss."""
+def test_a_file_without_its_end_but_with_its_index_is_refused(trained, tmp_path):
+    """The index comes first in such a file (faststart), so it opens without an error."""
     clip = make_clip("disc", "up", 30, 64, np.random.default_rng(0))
     whole = tmp_path / "whole.mp4"
     _write(whole, clip.frames, movflags="+faststart")
@@ -309,15 +309,15 @@ def _write(path, frames_THW3, times_ms=None, **options):
         out.mux(stream.encode(None))
 
 
-def test_what_is_no_run_or_a_damaged_one_is_refused(run, tmp_path):
-    with pytest.raises(InputError, match=r"no model\.json"):
+def test_missing_and_damaged_runs_are_refused(run, tmp_path):
+    with pytest.raises(InputError, match=r"model\.json"):
         airstreams.load(tmp_path)
     weights = run / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"model\.safetensors: damaged"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         airstreams.load(run)
     (run / "model.json").write_text("{")
-    with pytest.raises(InputError, match=r"model\.json: damaged"):
+    with pytest.raises(InputError, match=r"model\.json"):
         airstreams.load(run)
 
 
@@ -327,8 +327,8 @@ def test_the_device_is_the_callers_choice(trained, monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cudda"])
-def test_a_device_that_is_not_there_is_refused_in_a_line(trained, device):
-    with pytest.raises(InputError, match=f"^device: got {device}, expected cpu") as raised:
+def test_a_missing_device_is_refused(trained, device):
+    with pytest.raises(InputError, match=f"^device: got {device}") as raised:
         airstreams.load(trained, device)
     assert "\n" not in str(raised.value)
 
@@ -337,5 +337,5 @@ def test_weights_of_another_model_are_refused(run):
     description = json.loads((run / "model.json").read_text())
     description["classes"] = description["classes"][:3]
     (run / "model.json").write_text(json.dumps(description))
-    with pytest.raises(InputError, match="of another run"):
+    with pytest.raises(InputError, match=r"model\.json"):
         airstreams.load(run)
