@@ -246,7 +246,7 @@ def test_large_frames_are_reduced_as_a_files_are(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("frames", "fps", "told"),
+    ("frames", "fps", "words"),
     [
         (np.zeros((8, 64, 64, 3), np.float32), 30, r"got float32 \(8, 64, 64, 3\)"),
         (np.zeros((8, 3, 64, 64), np.uint8), 30, r"got uint8 \(8, 3, 64, 64\)"),
