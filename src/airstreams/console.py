@@ -46,6 +46,6 @@ def _console(file: IO[str] | None) -> Console:
 
 
 stderr = _console(cast(IO[str], _SafeStderr()))
-"""Progress, remarks and warnings."""
+"""Progress and warnings."""
 stdout = _console(None)
 """Results."""

@@ -69,13 +69,21 @@ def _quotas(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys
             root = mounted / "cpu" if controllers else mounted
             # In a container the files of its own group may stand at the root, whatever the group is called outside.
             for folder in (root / group.lstrip("/"), *(root / group.lstrip("/")).parents):
-                with suppress(OSError, ValueError):
-                    if controllers:
-                        quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-                    else:
-                        quota, period = (folder / "cpu.max").read_text().split()
-                    if int(quota) > 0:  # -1 and "max" mean no limit
-                        yield int(quota) / int(period)
+                quota = _quota(folder, version=1 if controllers else 2)
+                if quota is not None:
+                    yield quota
+
+
+def _quota(folder: Path, version: int) -> float | None:
+    """The quota in a control group's folder, in CPUs; None: no limit, or no such folder."""
+    with suppress(OSError, ValueError):
+        if version == 1:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        else:
+            quota, period = (folder / "cpu.max").read_text().split()
+        if int(quota) > 0:  # -1 and "max" mean no limit
+            return int(quota) / int(period)
+    return None
 
 
 def hardware(device: "torch.device") -> str:
