@@ -129,8 +129,8 @@ def require_run(folder: RunFolder) -> None:
 def _require_new(folder: RunFolder) -> None:
     if folder.may_begin():
         return
-    resume = "add --resume to go on with its run, or " if folder.has_begun() else ""
-    raise InputError(f"{folder.path} is already there. For a training {resume}give another folder.")
+    resume = ", or --resume to go on with its run" if folder.has_begun() else ""
+    raise InputError(f"{folder.path} is already there. Give another folder{resume}.")
 
 
 def _config(config: Config | str | Path) -> Config:

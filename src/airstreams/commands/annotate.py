@@ -24,8 +24,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--stride", type=int, default=1, help="label every n-th frame")
     parser.add_argument("--max-side", type=int, help="reduce larger frames to this many px first")
     parser.add_argument("--classes", type=str, help="classes to keep, joined by commas; the others become background")
-    parser.add_argument("--score-threshold", type=float, help="drop what the teacher is less sure of (0.5)")
-    parser.add_argument("--unsure-from", type=float, help="from this score up to the threshold: no label instead")
+    parser.add_argument("--score-threshold", type=float, help="drop detections below this score (0.5)")
+    parser.add_argument("--unsure-from", type=float, help="from this score up to the threshold, give no label")
     parser.add_argument("--batch-size", type=int, default=16, help="frames per call of the teacher")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
 

@@ -16,9 +16,9 @@ from airstreams.recipe import config_from
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA, the study, and how it searches. The config's keys come beside these."""
     parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
-    parser.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; goes on with one")
+    parser.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; resumes a study")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
-    parser.add_argument("--trials", type=int, default=100, help="weightings to evaluate in all")
+    parser.add_argument("--trials", type=int, default=100, help="number of trials in all")
     parser.add_argument("--workers", type=int, default=1, help="trials side by side on this machine")
     parser.add_argument("--sampler", type=Literal["tournament", "tpe", "random"], default="tournament")
     parser.add_argument("--storage", metavar="URL", type=str, help="a database that machines share (a file in STUDY)")
