@@ -123,7 +123,9 @@ def test_the_flow_layer_costs_the_operations_that_it_runs(monkeypatch):
     assert one_more / 112**2 == pytest.approx(flow.PRIMAL_OPERATIONS + flow.DUAL_OPERATIONS, rel=0.015)
 
     def flow_cost(iterations, frames, **options):
-        model = ModelConfig(streams=["flow"], flow=FlowConfig(iterations=iterations, **options))
+        flow_config = FlowConfig(iterations=iterations, **options)
+        tower = [Block(8, [Layer("conv2d", kernel=1)], skip=False)] * 3
+        model = ModelConfig(streams=["flow"], flow=flow_config, tower=tower)
         config = Config(clip=ClipConfig(frames=frames), model=model)
         return count(config, classes=2, segment_classes=2).inference["flow.representation"]
 

@@ -1,7 +1,6 @@
 """The flow layer against TV-L1 written out pixel by pixel, against known motions, and at the edges of its domain."""
 
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -462,18 +461,11 @@ def smooth_clips(*shape, seed=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backend", "options"),
-    [("aot_eager", PLAIN), ("aot_eager", LEARNT), ("aot_eager", {"warps": 1}), ("inductor", PLAIN)],
-    ids=["aot_eager, plain", "aot_eager, learnt kernels", "aot_eager, warped", "inductor, plain"],
-)
-def test_compiles_as_one_graph_for_any_batch_length_and_size(backend, options):
-    if backend == "inductor" and shutil.which("g++") is None:
-        pytest.skip("no g++ for torch.compile")
+@pytest.mark.parametrize("options", [PLAIN, LEARNT, {"warps": 1}], ids=["plain", "learnt kernels", "warped"])
+def test_compiles_as_one_graph_for_any_batch_length_and_size(options):
     torch._dynamo.reset()
     layer = RepresentationFlow(2, **options)
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
-    # Both of more numbers than inductor calls few (4096), which it compiles for on their own.
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
     for shape, stance in (((2, 4, 34, 48), "default"), ((3, 5, 71, 37), "fail_on_recompile")):
         clip = smooth_clips(*shape)
         with torch.compiler.set_stance(stance):
@@ -484,14 +476,14 @@ def test_compiles_as_one_graph_for_any_batch_length_and_size(backend, options):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-# Except for the least: torch takes dimensions of 1, such as one pair's, for a case of their own.
+# torch treats dimensions of 1, such as a single pair, as a case of their own.
 DYNAMIC = (dict.fromkeys((0, 2, 3, 4), Dim.DYNAMIC),)
 
 
 @pytest.mark.slow
 @EACH_WAY
 def test_exports_for_any_batch_length_and_size(options):
-    layer = RepresentationFlow(3, **options)
+    layer = RepresentationFlow(2, **options)
     exported = torch.export.export(layer, (smooth_clips(2, 3, 34, 40),), dynamic_shapes=DYNAMIC)
     for shape in ((1, 4, 71, 37), (3, 6, 32, 60)):
         clip = smooth_clips(*shape)
@@ -503,7 +495,7 @@ def test_exports_to_onnx_for_any_batch_length_and_size(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    layer = RepresentationFlow(3).eval()
+    layer = RepresentationFlow(2).eval()
     program = torch.onnx.export(
         layer, (smooth_clips(2, 3, 20, 24),), dynamo=True, dynamic_shapes=DYNAMIC, input_names=["clip"], verbose=False
     )

@@ -29,7 +29,7 @@ def some_model(seed=0):
         seed=7,
         training=TrainingConfig(lr=1e-5),  # its e as E would be the same number with one bit changed
         clip=ClipConfig(frames=2, rate=12.5, size=64),
-        model=ModelConfig(width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=2)),
+        model=ModelConfig(width=0.02, segmenter_width=0.02, flow=FlowConfig(iterations=2)),
         loss_weights=LossWeights(flow=0.5, semantic=0.5),  # all heads
         evaluation=EvaluationConfig(views=5, crops=3),
     )
@@ -341,7 +341,7 @@ def test_a_config_that_is_invalid_now_is_refused(tmp_path):
 def test_a_failed_save_leaves_the_old_model(run):
     before, files = scores(load(run)), sorted(path.name for path in run.iterdir())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # as if the disk were full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # as if the disk were full
     try:
         with pytest.raises(Exception, match=r"(?i)file too large|os error"):
             save(some_model(seed=1), run)
