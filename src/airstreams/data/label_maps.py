@@ -127,7 +127,7 @@ class LabelStore:
         id_of_others = classes.index(OTHER) if merges else 0
         ids = [classes.index(name) if name in classes else id_of_others for name in self.classes]
         before = range(len(self.classes)) if self.new_ids is None else self.new_ids
-        return replace(self, classes=tuple(classes), new_ids=tuple(ids[label] for label in before))
+        return replace(self, classes=tuple(classes), new_ids=tuple(ids[class_id] for class_id in before))
 
     def keys(self) -> Iterator[str]:
         """The keys of the videos that have label maps, found while the folder is walked, in no order.
@@ -211,7 +211,7 @@ class LabelStore:
 
         def ids_of(key: str) -> set[int]:
             try:
-                return {int(label) for _, maps_MHW in self.chunks(key) for label in np.unique(maps_MHW)}
+                return {int(class_id) for _, maps_MHW in self.chunks(key) for class_id in np.unique(maps_MHW)}
             except VideoError:
                 return set()
 
@@ -220,7 +220,7 @@ class LabelStore:
             for ids in pool.map(ids_of, keys):
                 seen |= ids
                 on_video()
-        return tuple(name for label, name in enumerate(self.classes) if label in seen)
+        return tuple(name for class_id, name in enumerate(self.classes) if class_id in seen)
 
 
 def create(root: Path, teacher: str, classes: Sequence[str], settings: Mapping[str, Any]) -> LabelStore:
@@ -246,14 +246,14 @@ class LabelMapWriter:
     def add(self, frame: int, label_map_HW: np.ndarray) -> None:
         """Add the label map, uint8 (H, W), of a frame. Frames must come in ascending order."""
         if len(self._chunk) == MAPS_PER_CHUNK:
-            self._write_chunk_name()
+            self._write_chunk()
         self._frames.append(frame)
         self._chunk.append(label_map_HW)
 
     def finish(self, size: tuple[int, int] = (1, 1)) -> None:
         """Finish the file. `size` is the height and width that a file without label maps gets."""
         if len(self._frames) > MAPS_PER_CHUNK:
-            self._write_chunk_name()
+            self._write_chunk()
         else:
             self._write("labels", np.stack(self._chunk) if self._chunk else np.zeros((0, *size), np.uint8))
         self._write("frame_indices", np.array(self._frames, np.int32))
@@ -265,7 +265,7 @@ class LabelMapWriter:
         self._archive.close()
         self._temporary.unlink(missing_ok=True)
 
-    def _write_chunk_name(self) -> None:
+    def _write_chunk(self) -> None:
         self._write(_chunk_name(len(self._frames) - len(self._chunk)), np.stack(self._chunk))
         self._chunk = []
 

@@ -13,7 +13,7 @@ from airstreams.data.listing import Source, Video, groups_of, overlapping, short
 _COMPARED_BYTES = 65536  # at the beginning and at the end of files of one size
 
 Copies = list[list[Video]]
-"""Files with the same content: for each file the videos that lie in it, one or several segments."""
+"""Files with the same content: for each file its videos, one or several segments."""
 
 
 def group_copies(source: Source) -> Source:
@@ -99,7 +99,7 @@ def similar_class_names(classes: Iterable[str]) -> list[str]:
 
 
 def folder_level(videos: Sequence[Video]) -> list[str]:
-    """A warning where folders of one name lie in several class folders, as if they were the classes."""
+    """A warning where several class folders contain folders of one name, as if they were the classes."""
     outer: set[str] = set()
     owners: dict[str, set[str]] = defaultdict(set)
     for video in videos:

@@ -37,8 +37,8 @@ def open_source(
 
     Args:
         data: a folder, a CSV file or NAME:ROOT[?key=value&...].
-        labels: the folder of a label store, which goes before a store that the data set brings along. Its keys are the
-            videos' names without suffix.
+        labels: the folder of a label store, used instead of the data set's own store. Its keys are the videos' names
+            without suffix.
         for_training: refuse what no model can be trained on, such as a single class.
         include_missing: list the videos of a CSV file that do not exist, too.
 

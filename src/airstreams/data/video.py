@@ -13,9 +13,10 @@ After a seek, frames are dropped until the decoder reports a key frame: frames t
 missed this way is tried again from one key frame further back, then from the beginning. If that fails, it is an error.
 
 Decoding and colour conversion use one thread each, since the loader's processes already use all cores. Each process
-remembers its look at a file, so that a data set that is read many times is examined once. Pixels are assumed square.
-FFmpeg conceals damage that it detects and marks the frame, which is then refused. Damage that leaves a decodable stream
-(most damage in MJPEG, HEVC and VP9, which have no checksums) is visible in the picture but not detected.
+remembers what it found in a file, so that a data set that is read many times is examined once. Pixels are assumed
+square. FFmpeg conceals damage that it detects and marks the frame, which is then refused. Damage that leaves a
+decodable stream (most damage in MJPEG, HEVC and VP9, which have no checksums) is visible in the picture but not
+detected.
 """
 
 import math

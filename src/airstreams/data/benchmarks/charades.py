@@ -46,10 +46,10 @@ def read_charades(root: Path) -> Source:
     videos_in = next((root / name for name in VIDEO_FOLDERS if (root / name).is_dir()), root / VIDEO_FOLDERS[0])
     videos: dict[str, Video] = {}
     for split, name in SPLIT_FILES.items():
-        for line, row in _read_rows(folder / name):
+        for location, row in _read_rows(folder / name):
             if row["id"] in videos:
-                raise InputError(f"{line}: {row['id']} is listed twice; expected each video once; delete a row")
-            actions = _read_actions(line, row["actions"], classes)
+                raise InputError(f"{location}: {row['id']} is listed twice; expected each video once; delete a row")
+            actions = _read_actions(location, row["actions"], classes)
             path = videos_in / f"{row['id']}.mp4"
             videos[row["id"]] = Video(
                 path=path,
@@ -97,13 +97,13 @@ def _read_rows(path: Path) -> list[tuple[str, dict[str, str]]]:
         raise InputError(f"{path} cannot be read ({error}); {expected}") from error
     if not {"id", "subject", "actions"} <= set(columns):
         raise InputError(f"{path} has the columns {', '.join(columns) or 'none'}; {expected}")
-    for line, row in rows:
+    for location, row in rows:
         if None in row or None in row.values():  # DictReader's marks for too many and too few cells
-            raise InputError(f"{line}: more or fewer cells than in the header; {expected}")
+            raise InputError(f"{location}: more or fewer cells than in the header; {expected}")
     return rows
 
 
-def _read_actions(line: str, cell: str, classes: Mapping[str, str]) -> tuple[Action, ...]:
+def _read_actions(location: str, cell: str, classes: Mapping[str, str]) -> tuple[Action, ...]:
     """Parse a cell such as `c092 11.90 21.20;c147 0.00 12.60`."""
     actions = []
     for item in filter(None, cell.split(";")):
@@ -114,8 +114,8 @@ def _read_actions(line: str, cell: str, classes: Mapping[str, str]) -> tuple[Act
             action = None
         if action is None or not 0 <= action.start <= action.end < math.inf:
             raise InputError(
-                f"{line}: the action {item!r}; expected a code of {CLASSES_FILE}, a start and an end not before it, "
-                "both in s, such as `c092 11.90 21.20`; download the file again, or correct the row"
+                f"{location}: the action {item!r}; expected a code of {CLASSES_FILE}, a start and an end not before "
+                "it, both in s, such as `c092 11.90 21.20`; download the file again, or correct the row"
             )
         actions.append(action)
     return tuple(actions)
