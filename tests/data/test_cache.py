@@ -58,8 +58,13 @@ def root(tmp_path):
 
 @pytest.fixture
 def data(tmp_path, synthetic):
-    """A copy of the synthetic data that may be damaged."""
-    return Path(shutil.copytree(synthetic, tmp_path / "data"))
+    """Three training videos of each class, with their label maps, that may be damaged."""
+    for name in ("labels/labels.json", *(f"{kind}/train/*/00[0-2].*" for kind in ("videos", "labels"))):
+        for path in synthetic.glob(name):
+            copy = tmp_path / "data" / path.relative_to(synthetic)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, copy)
+    return tmp_path / "data"
 
 
 @pytest.fixture

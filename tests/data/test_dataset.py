@@ -86,7 +86,7 @@ def forty(tmp_path_factory):
     "clip", [ClipConfig(4, stride=3, size=64), ClipConfig(4, rate=10, size=64)], ids=["stride", "rate"]
 )
 def test_training_clips_start_at_every_frame_that_fits(forty, clip):
-    clips = [numbers_in(sample.frames) for sample in drawn_clips(video_at(forty), clip, 300)]
+    clips = [numbers_in(sample.frames) for sample in drawn_clips(video_at(forty), clip, 200)]
     assert all(clip == [clip[0], clip[0] + 3, clip[0] + 6, clip[0] + 9] for clip in clips)
     assert {clip[0] for clip in clips} == set(range(31))
 
@@ -230,11 +230,11 @@ def test_clips_of_stride_two_start_at_labelled_frames(tmp_path, forty):
     store = label_maps.create(tmp_path, "ruler", ["background", "person"], {})
     label_maps.save(tmp_path, "forty", np.ones((20, 24, 24), np.uint8), range(0, 40, 2))
     video = video_at(forty, label_map="forty")
-    samples = drawn_clips(video, ClipConfig(4, stride=2, size=64), 200, store)
+    samples = drawn_clips(video, ClipConfig(4, stride=2, size=64), 100, store)
     assert all((sample.label_map == 1).all() for sample in samples)
     assert {numbers_in(sample.frames)[0] for sample in samples} == set(range(0, 34, 2))
     # With a stride of 3, every clip has label maps in every second frame, so all starts are used.
-    samples = drawn_clips(video, ClipConfig(4, stride=3, size=64), 300, store)
+    samples = drawn_clips(video, ClipConfig(4, stride=3, size=64), 200, store)
     for sample in samples:
         labelled = [bool((labels == 1).all()) for labels in sample.label_map]
         assert labelled == [number % 2 == 0 for number in numbers_in(sample.frames)]

@@ -165,7 +165,7 @@ def test_videos_without_labels_are_divided_too():
 
 @pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (-0.1, 0.2), (0.1, 1.2)])
 def test_fractions_that_leave_no_training_videos_are_refused(val, test):
-    with pytest.raises(InputError, match=rf"val.*{val}.*test.*{test}"):
+    with pytest.raises(InputError, match=rf"data.val_fraction, data.test_fraction: got {val} and {test}"):
         automatic_split(listed({"a": 5}), 0, val, test)
 
 
