@@ -1,30 +1,29 @@
-"""Representation Flow as a full solver against the ground truth of Middlebury (Baker et al. 2011) and other methods.
+"""Compare the flow layer, as a full solver, with other methods on Middlebury (Baker et al. 2011).
 
     pip install opencv-python-headless scikit-image
     python benchmarks/flow_accuracy.py middlebury
 
-The folder has a folder for each pair, with frame10.png, frame11.png and flow10.flo. Figures are mean end-point errors
-in px: of a pair over the pixels whose flow is known, and the mean over pairs. All methods see the same grey images,
-luma in 0..1 as float32; only DIS takes 8 bits. Everything runs on one CPU thread; the time is that thread's, for all
-pairs together.
+The folder has a folder for each pair, with frame10.png, frame11.png and flow10.flo. The table shows mean end-point
+errors in px: of each pair over the pixels with known flow, and the mean over pairs. All methods see the same grey
+images, luma in 0..1 as float32. Only DIS takes 8 bits. Everything runs on one CPU thread. The time is that
+thread's, for all pairs together.
 
-The full solver is the network's own layer, not a second one, but with constants of its own: lambda 0.25 and tau 0.249
-in place of the 0.15 and 0.2 that learning starts from; theta stays 0.3. "One level, no warps" is the layer as
-learning starts. The solver's settings are one of eleven that were tried: lambda 0.15 to 0.4, 3 to 5 levels (a smallest
-side of 16 px allows no more), 5 to 20 warps, 30 to 100 iterations. Their means lay between 0.322 (100 iterations, twice
-the time) and 0.350, with 3 levels at 0.411. Noise in the last place of the grey values moves the mean by 0.001.
+The full solver is the network's own layer with other constants: lambda 0.25 and tau 0.249, where learning starts from
+0.15 and 0.2. theta stays 0.3. "One level, no warps" is the layer as learning starts. We tried eleven settings of the
+solver: lambda 0.15 to 0.4, 3 to 5 levels (the smallest side of 16 px allows no more), 5 to 20 warps, 30 to 100
+iterations. Their mean errors were between 0.322 (100 iterations, twice the time) and 0.350, and 0.411 with 3 levels.
+Noise in the last digit of the grey values changes the mean by 0.001.
 
-scikit-image's best settings are the best of 42 that were tried: two rounds, coordinate by coordinate, over attachment
-(5 to 60), tightness (0.1 to 0.8), num_warp (5 to 20), num_iter (10 to 60), tol (1e-4, 1e-6) and prefilter, then eleven
-about the best of those (attachment 60 to 120, tightness 0.1 to 0.2, num_warp 20 and 40, num_iter 10 and 20). 40 warps
-were the most that were tried and the best, so more may be better still. Both methods were tuned on the very pairs they
-are shown on, which flatters both.
+We tried 42 settings of scikit-image and took the best. Two rounds varied one setting at a time: attachment (5 to 60),
+tightness (0.1 to 0.8), num_warp (5 to 20), num_iter (10 to 60), tol (1e-4, 1e-6) and prefilter. Eleven more were near
+the best of those: attachment 60 to 120, tightness 0.1 to 0.2, num_warp 20 and 40, num_iter 10 and 20. The best has 40
+warps, the most that we tried, so more may be better. Both methods were tuned on the pairs that they are shown on. That
+flatters both.
 
-Both lower the same kind of energy: attachment is lambda for intensities of 0..1, so 60 is 0.235 here, and tightness is
-theta. They differ in how. scikit-image with prefilter passes the flow through a 3x3 median filter before each warp,
-which no energy accounts for and the layer does without; it takes two dual steps an iteration where the layer takes one,
-warps bilinearly where the layer does so bicubically, and hands a level's flow to the next by nearest neighbour where
-the layer interpolates.
+Both minimise the same kind of energy. attachment is lambda for intensities in 0..1, so 60 is 0.235 here. tightness is
+theta. They differ in four ways. scikit-image with prefilter applies a 3x3 median filter to the flow before each warp,
+which is no part of the energy. It takes two dual steps per iteration; the layer takes one. It warps bilinearly; the
+layer warps bicubically. It passes the flow to the next level by nearest neighbour; the layer interpolates.
 """
 
 import argparse
@@ -48,9 +47,9 @@ Method = Callable[[np.ndarray, np.ndarray], np.ndarray]  # two grey frames (H, W
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 FLO_MAGIC = 202021.25
-UNKNOWN = 1e8  # px: what a component is over where the true flow is not known
+UNKNOWN = 1e8  # px; a larger component means that the true flow is unknown
 OURS, THEIRS = "ours, full solver", "scikit-image TV-L1, best"
-MARK = 1.05  # of our error over theirs, at most
+MARK = 1.05  # the largest ratio of our error to theirs that we accept
 BEST = {"attachment": 60, "tightness": 0.15, "num_warp": 40, "num_iter": 10, "tol": 1e-6, "prefilter": True}
 LAMBDA, TAU, LEVELS, WARPS, ITERATIONS = 0.25, 0.249, 5, 10, 50
 
@@ -62,7 +61,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     pairs = sorted(file.parent for file in folder.glob("*/flow10.flo"))
     if not pairs:
-        parser.error(f"{folder}: no folder with a flow10.flo in it: expected Middlebury's pairs")
+        parser.error(f"{folder} has no folder with a flow10.flo. Give the folder of Middlebury's pairs.")
     try:
         methods = make_methods()
     except ModuleNotFoundError as error:
@@ -81,7 +80,7 @@ def make_methods() -> dict[str, Method]:
     from skimage.registration import optical_flow_tvl1
 
     cv2.setNumThreads(1)
-    # Any, because its stubs do not let the flow to begin from be None.
+    # Any, because its stubs do not allow None as the initial flow.
     dis: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def dis_flow(first_HW: np.ndarray, second_HW: np.ndarray) -> np.ndarray:
@@ -91,7 +90,7 @@ def make_methods() -> dict[str, Method]:
     return {
         "zero flow": lambda first_HW, second_HW: np.zeros((2, *first_HW.shape), np.float32),
         "OpenCV DIS, medium": dis_flow,
-        # It gives the rows' part first.
+        # It returns the vertical part first.
         "scikit-image TV-L1, defaults": lambda first_HW, second_HW: optical_flow_tvl1(first_HW, second_HW)[::-1],
         THEIRS: lambda first_HW, second_HW: optical_flow_tvl1(first_HW, second_HW, **BEST)[::-1],
         OURS: by_layer(full_solver()),
@@ -101,7 +100,7 @@ def make_methods() -> dict[str, Method]:
 
 
 def full_solver() -> RepresentationFlow:
-    """The layer with a pyramid and warps, and with constants for them."""
+    """The layer with a pyramid, warps, and constants that suit them."""
     layer = RepresentationFlow(ITERATIONS, levels=LEVELS, warps=WARPS)
     with torch.no_grad():
         layer.log_lambda.fill_(math.log(LAMBDA))
@@ -121,7 +120,7 @@ def by_layer(layer: RepresentationFlow) -> Method:
 
 
 def compare(methods: Mapping[str, Method], pairs: list[Path]) -> tuple[dict[str, float], Table]:
-    """Each method's mean error over pairs, and a table with every pair's."""
+    """The mean error of each method over the pairs, and a table of all errors."""
     table = Table("end-point error, px", box=MARKDOWN)
     for heading in (*(pair.name for pair in pairs), "mean", "CPU, s"):
         table.add_column(heading, justify="right")
@@ -140,7 +139,7 @@ def compare(methods: Mapping[str, Method], pairs: list[Path]) -> tuple[dict[str,
 
 
 def grey(file: Path) -> np.ndarray:
-    """The luma (H, W) of a colour PNG, in 0..1, not rounded."""
+    """The luma (H, W) of a colour PNG in 0..1, without rounding."""
     return imread(file)[..., :3] @ LUMA
 
 
@@ -148,7 +147,7 @@ def true_flow(file: Path) -> np.ndarray:
     """Flow (2, H, W) of a .flo file, x first, in px."""
     data = file.read_bytes()
     if np.frombuffer(data, "<f4", 1)[0] != FLO_MAGIC:
-        raise SystemExit(f"{file}: no .flo file: expected it to begin with {FLO_MAGIC}")
+        raise SystemExit(f"{file} is no .flo file: it does not start with {FLO_MAGIC}.")
     width, height = np.frombuffer(data, "<i4", 2, offset=4)
     return np.moveaxis(np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2), -1, 0)
 

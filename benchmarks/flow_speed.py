@@ -1,20 +1,20 @@
-"""Representation Flow against its authors' layer, in time, and against plain autograd, in memory.
+"""Compare the flow layer with its authors' layer in time, and with plain autograd in memory.
 
     python benchmarks/flow_speed.py rep_flow_layer.py
 
-The file is the published layer: piergiaj/representation-flow-cvpr19 on GitHub, commit 787564a, as it stands. Its one
-line that no longer runs, `mask1^1` on bool masks, is mended in memory. It has no licence, so it is not part of this.
+The file is the published layer: piergiaj/representation-flow-cvpr19 on GitHub, commit 787564a, unchanged. One of its
+lines, `mask1^1` on bool masks, no longer runs. It is corrected in memory. The file has no licence, so it is not here.
 
-Times are of 20 iterations on two CPU threads, the same tensors for both in turn, forward without gradients and forward
-plus backward for both frames and all parameters; each ratio is the authors' time over ours, medians over the rounds.
-Both layers begin at pairs of frames: theirs takes them apart, ours as clips of two frames.
+Times are for 20 iterations on two CPU threads, on the same tensors, both layers in turn: the forward pass without
+gradients, and the forward and backward pass for both frames and all parameters. The ratio is the authors' median time
+over ours. Both layers start from pairs of frames: theirs takes two tensors, ours a clip of two frames.
 
-With `--device cuda` ours is timed twice, by its Triton kernels and by the in-place operations that a GPU runs without
-Triton, and at the size of a training step too (32 clips of 16 frames).
+With `--device cuda` our layer is timed twice: with its Triton kernels, and with the in-place operations that a GPU runs
+without Triton. It is also timed at the size of a training step (32 clips of 16 frames).
 
-Memory is of forward plus backward for 8 clips of 16 frames (15 pairs each) of 112x112: how far it raises the peak of
-a fresh process's resident memory (on CUDA, of what torch has taken of the card's), once through the layer as it is and
-once with its iterations unrolled for plain autograd, whose time is the reference too.
+Memory is for the forward and backward pass of 8 clips of 16 frames (15 pairs each) of 112x112 px. It is the increase of
+a new process's peak resident memory, or on CUDA of the memory that torch allocates. It is measured for the layer as it
+is, and with unrolled iterations and plain autograd.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def authors_layer(path: Path) -> type[nn.Module]:
 
 
 def time_table(authors: type[nn.Module], rounds: int) -> Table:
-    """Milliseconds of the layers, and the ratio of the authors' to ours."""
+    """The times of both layers in ms, and the ratio of the authors' to ours."""
     on_cuda = torch.get_default_device().type == "cuda"
     columns = ("pairs", "pass", "authors, ms", "ours, ms", *(("ours without Triton, ms",) if on_cuda else ()))
     table = Table(*columns, "ratio", "mark", title=f"{ITERATIONS} iterations")
@@ -107,13 +107,13 @@ def time_table(authors: type[nn.Module], rounds: int) -> Table:
 
 
 def finish(result: Tensor, backward: bool) -> None:
-    """Run the backward pass of a loss that weighs every pixel differently."""
+    """Run the backward pass of a loss with a different weight for every pixel."""
     if backward:
         (result * torch.linspace(-1, 1, result.numel()).view_as(result)).sum().backward()
 
 
 def in_turn(runs: Sequence[Callable[[], None]], rounds: int) -> list[list[float]]:
-    """Seconds of each, one after the other, so that a change of the machine's pace meets all."""
+    """The times of each in s. They run in turn, so a slower phase of the machine affects all of them."""
     times: list[list[float]] = [[] for _ in runs]
     for number in range(rounds + 2):
         for run, taken in zip(runs, times, strict=True):
@@ -127,11 +127,11 @@ def in_turn(runs: Sequence[Callable[[], None]], rounds: int) -> list[list[float]
 
 
 def memory_table(rounds: int) -> Table:
-    """Peak memory and time of the layer with its own backward pass and with plain autograd's."""
+    """Peak memory and time of the layer, with its own backward pass and with plain autograd."""
     runs = {"plain autograd, unrolled": tvl1.unrolled, "the layer": tvl1.iterate}
     peaks = []
     for iterate in runs.values():
-        # In a process of its own, which inherits its parent's peak: so while this one is small.
+        # In a new process. It inherits the peak of this one, so this runs while this one is still small.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             peaks.append(process.submit(peak_bytes, iterate, torch.get_default_device().type).result())
     clip = torch.rand(8, 1, 16, 112, 112)
@@ -145,16 +145,16 @@ def memory_table(rounds: int) -> Table:
 
 
 def train_step(iterate: Callable[..., Tensor], clip: Tensor) -> None:
-    """The layer forward and backward, its iterations by one way or the other."""
+    """Run the layer forward and backward, with one of the forms of the iterations."""
     with mock.patch.object(flow, "iterate", iterate):
         finish(flow.RepresentationFlow(ITERATIONS)(clip.requires_grad_()), backward=True)
 
 
 def peak_bytes(iterate: Callable[..., Tensor], device: str) -> int:
-    """How far a step raises the peak of this process's memory on the device over what it held before."""
+    """The increase of this process's peak memory on the device by one step, in bytes."""
     torch.set_num_threads(2)
     torch.set_default_device(device)
-    train_step(iterate, torch.rand(1, 1, 3, 32, 32))  # what torch itself takes for its first use
+    train_step(iterate, torch.rand(1, 1, 3, 32, 32))  # so that the memory of torch's first use does not count
     clip = torch.rand(8, 1, 16, 112, 112)
     if device == "cuda":
         before = torch.cuda.memory_allocated()

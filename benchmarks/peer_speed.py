@@ -1,12 +1,12 @@
-"""How many views a second this model scores beside SlowFast-R50, on the CPU.
+"""Compare the views that this model and SlowFast-R50 score per second on the CPU.
 
     pip install --no-deps pytorchvideo fvcore iopath    # the reference
     pip install parameterized yacs tabulate termcolor portalocker pillow networkx    # what it imports
     python benchmarks/peer_speed.py
 
-A view is one clip at each model's own size: 16 frames of 112 px for the recipe `jhmdb` with all three streams, 32
-frames of 256 px (8 of them for the slow pathway) for pytorchvideo's SlowFast-R50 8x8, which is the reference. Both have
-random weights and float32, compute what inference computes, and take turns in one process; the figures are medians.
+A view is one clip at each model's own size: 16 frames of 112 px for the recipe `jhmdb` with all three streams, and 32
+frames of 256 px (8 of them for the slow pathway) for pytorchvideo's SlowFast-R50 8x8, the reference. Both have random
+weights, run in float32, and compute only what inference needs. They run in turn in one process. Times are medians.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from airstreams.models.airstreams import build
 from airstreams.recipe import load_config, recipe_path
 
 CLASSES = 400  # Kinetics'
-MARK = 4.0  # times as many views a second
+MARK = 4.0  # the ratio of views per second that we aim for
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     theirs = slowfast()
     pathways = [torch.rand(1, 3, 8, 256, 256), torch.rand(1, 3, 32, 256, 256)]
     models: dict[str, Callable[[], object]] = {
-        "SlowFast-R50 8x8, 256 px": lambda: theirs(list(pathways)),  # it writes into the list
+        "SlowFast-R50 8x8, 256 px": lambda: theirs(list(pathways)),  # it changes the list
         f"this, {arguments.recipe}": lambda: ours(clip_B3THW),
     }
     times: dict[str, list[float]] = {name: [] for name in models}
@@ -71,7 +71,7 @@ def slowfast() -> torch.nn.Module:
     """pytorchvideo's SlowFast-R50 8x8 with random weights."""
     try:
         import torchvision.ops  # noqa: F401
-    except ImportError:  # pytorchvideo imports RoIAlign for its detection heads, which this model has none of
+    except ImportError:  # pytorchvideo imports RoIAlign for detection heads; this model has none
         operators = ModuleType("torchvision.ops")
         operators.RoIAlign = torch.nn.Identity  # type: ignore[attr-defined]
         sys.modules |= {"torchvision": ModuleType("torchvision"), "torchvision.ops": operators}

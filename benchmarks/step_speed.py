@@ -1,19 +1,19 @@
-"""How much of a training step is arithmetic: its speed against the machine's own matrix rate.
+"""Compare the speed of a training step with the machine's own matrix products.
 
     python benchmarks/step_speed.py --recipe jhmdb-small --streams rgb rgb,semantic
 
-The step is training's own, from decoded frames on the device to changed weights; float32 on a CPU, bfloat16 autocast on
-CUDA, on random frames and label maps. Two rulers, because the first flatters:
+The step is the one of training, from decoded frames on the device to changed weights, on random frames and label maps.
+It runs in float32 on a CPU, and with bfloat16 autocast on CUDA. There are two comparisons, because the first flatters:
 
-- counted/matmul: the multiply-adds that `airstreams info` shows, three times (the pass itself, the gradients of its
-  features and those of its weights), against a large square `torch.matmul`.
-- needed/best: without the taps that lie in the zero padding (a third of all on small grids) and without gradients
-  that nobody asks for, against the better of that matmul and a large 3x3 convolution without padding. On a CPU the
-  two run in different libraries; where `torch.matmul` is the slower one, a step can reach over 100 % of it.
+- counted/matmul: the multiply-adds of `airstreams info` times three (forward pass, gradients of the features, gradients
+  of the weights), compared with a large square `torch.matmul`.
+- needed/best: without the multiply-adds on zero padding (a third of all on small grids), and without gradients that
+  nothing needs. Compared with the faster of that matmul and a large 3x3 convolution without padding. On a CPU the two
+  run in different libraries. If `torch.matmul` is the slower one, a step can exceed 100 % of it.
 
-Both references are timed after every step, so that both see the same machine whatever else runs on it; medians
-are compared. The flow layer is element-wise work that no ruler counts: it is timed by itself, and the rates are those
-of the rest of the step.
+Both references are timed after every step, so all of them see the same load of the machine. Medians are compared. The
+flow layer does element-wise work, which neither comparison counts. It is timed by itself, and the rates are those of
+the rest of the step.
 """
 
 import argparse
@@ -41,15 +41,15 @@ from airstreams.training.learner import make_learner as learner_of
 from airstreams.training.step import to_device, training_step
 
 CLASSES = 21  # J-HMDB's
-WARM_UP = 5  # steps that are not timed: memory is allocated, kernels are chosen, a graph is recorded
+WARM_UP = 5  # untimed steps, in which memory is allocated, kernels are chosen and a CUDA graph is captured
 
 
 def main() -> None:
     """Print a line for each set of streams."""
     parser = argparse.ArgumentParser(description="Training steps against the machine's matrix rate.")
     parser.add_argument("--recipe", default="jhmdb-small", help="a packaged recipe's name or a YAML file")
-    parser.add_argument("--batch", type=int, help="clips a step (default: the recipe's)")
-    parser.add_argument("--steps", type=int, default=10, help="timed steps a line (default: 10)")
+    parser.add_argument("--batch", type=int, help="clips per step (default: the recipe's)")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps per line (default: 10)")
     sets = ["rgb", "semantic", "rgb,semantic", "rgb,flow,semantic"]
     parser.add_argument("--streams", nargs="+", default=sets, metavar="A,B", help=f"default: {' '.join(sets)}")
     arguments = parser.parse_args()
@@ -109,7 +109,7 @@ def measure(config: Config, steps: int, accelerator: Accelerator) -> Times:
 
 
 def make_learner(config: Config, accelerator: Accelerator) -> Learner:
-    """The recipe's model and optimiser, as training makes them."""
+    """The recipe's model and optimiser, as in training."""
     torch.manual_seed(0)
     model = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
     sampler = StepSampler([""] * config.training.batch_size, config)
@@ -119,7 +119,7 @@ def make_learner(config: Config, accelerator: Accelerator) -> Learner:
 
 
 def make_batch(config: Config, device: torch.device) -> Batch:
-    """Random frames of the side that the recipe decodes at, whole ones, and random label maps."""
+    """Random frames at the size that the recipe decodes, cropped nowhere, and random label maps."""
     B, T, size, side = config.training.batch_size, config.clip.frames, config.clip.size, config.decoded_side
     labels = (B, T, size // LABEL_MAP_STRIDE, size // LABEL_MAP_STRIDE)
     batch = Batch(
@@ -137,7 +137,7 @@ def make_batch(config: Config, device: torch.device) -> Batch:
 
 
 def make_flow_pass(model: AIRStreams, config: Config, device: torch.device) -> Callable[[], None]:
-    """The flow layer's part of a step, forward and backward; nothing where the model has none."""
+    """The forward and backward pass of the flow layer; nothing if the model has none."""
     if "flow" not in config.model.streams:
         return lambda: None
     B, size = config.training.batch_size, config.clip.size
@@ -154,13 +154,13 @@ def make_flow_pass(model: AIRStreams, config: Config, device: torch.device) -> C
 
 
 def counted_operations(config: Config, batch: int) -> int:
-    """A step's additions and multiplications as the literature counts them."""
+    """The additions and multiplications of a step, as the literature counts them."""
     multiply_adds = cost.count(config, CLASSES, config.segmenter_classes(len(COCO_CLASSES))).training
     return 2 * 3 * batch * sum(count for part, count in multiply_adds.items() if part != "flow.representation")
 
 
 def needed_operations(config: Config, batch: int) -> int:
-    """Those of them whose result matters."""
+    """The additions and multiplications whose results are used."""
     with torch.device("meta"):
         model = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
         clip_B3THW = torch.empty(1, 3, config.clip.frames, config.clip.size, config.clip.size)
@@ -170,7 +170,7 @@ def needed_operations(config: Config, batch: int) -> int:
 
 
 class NeededMultiplyAdds(TorchFunctionMode):
-    """Adds up what the convolutions and linear layers called in it need, forward and backward."""
+    """Sums the needed multiply-adds of the convolutions and linear layers called in it, forward and backward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,13 +191,13 @@ class NeededMultiplyAdds(TorchFunctionMode):
 
 
 def taps_inside(length: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """How many of a convolution's taps along one side fall on the features rather than on their padding."""
+    """The number of kernel positions along one side that are on the features and not on their padding."""
     starts = range(-padding, length + padding - dilation * (kernel - 1), stride)
     return sum(0 <= start + tap * dilation < length for start in starts for tap in range(kernel))
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """How long a piece of work takes, until the device has done it."""
+    """The time of a piece of work in s, until the device has finished it."""
     synchronize(device)
     started = time.perf_counter()
     work()
@@ -206,7 +206,7 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the work that a CUDA device was given."""
+    """Wait until a CUDA device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
