@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 CODE := src tests examples benchmarks docs/hooks.py
 
 # The tests for the edit loop, less those that are marked as slow.
-QUICK := tests/data tests/evaluation tests/models tests/representations tests/runs tests/teachers/test_teacher.py \
-	tests/training/test_losses.py tests/experiments/test_tournament.py tests/test_config.py tests/test_errors.py tests/test_files.py
+QUICK := tests/data tests/evaluation tests/models tests/representations tests/runs/test_folder.py tests/runs/test_metrics_log.py \
+	tests/teachers/test_teacher.py tests/training/test_losses.py tests/experiments/test_tournament.py \
+	tests/test_config.py tests/test_errors.py tests/test_files.py --ignore=tests/models/test_cost.py
 
 .PHONY: setup demo test quick lint docs format clean
 

@@ -34,9 +34,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
-    """`make quick` leaves out the tests that need a trained run."""
+    """`make quick` leaves out the tests that need a trained run or real data."""
     for item in items:
-        if "trained" in item.fixturenames:
+        if {"trained", "test_data"} & set(item.fixturenames):
             item.add_marker(pytest.mark.slow)
 
 

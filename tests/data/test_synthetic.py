@@ -106,6 +106,7 @@ def test_speed_is_one_to_two_pixels_and_proportional_to_size():
     assert np.std(speeds) > 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", WHATS)
 def test_all_shapes_have_the_same_area(what):
     for seed in range(5):
