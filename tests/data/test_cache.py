@@ -80,7 +80,7 @@ def temporaries(root):
     return [path for kind in ("frames", "labels") for path in (root / kind).glob(".*")]
 
 
-def spoil(path):
+def damage(path):
     """Make the file unreadable, but keep its size and modification time."""
     before = path.stat()
     path.write_bytes(b"\x01" * before.st_size)
@@ -156,7 +156,7 @@ def test_cached_frames_equal_the_files_frames(tmp_path, root, name, codec, pixel
     np.testing.assert_array_equal(list(iterate_frames(video.path, side)), expected[0])
     cache = FrameCache(root, PLENTY, side)
     cache.prepare([video], None, QUIET)
-    spoil(video.path)
+    damage(video.path)
     for ask, frames in zip(asks, expected, strict=True):
         cached = cache.read_frames(video.path, ask)
         assert cached.dtype == np.uint8
@@ -171,8 +171,8 @@ def test_frames_and_label_maps_come_from_the_cache(root, source):
     assert output == ""
     assert temporaries(root) == []
     for video in source.videos:
-        spoil(video.path)
-        spoil(source.label_store.root / f"{video.label_map}.npz")
+        damage(video.path)
+        damage(source.label_store.root / f"{video.label_map}.npz")
     again = FrameCache(root, PLENTY, SIDE)  # as in a later run
     again.prepare(source.videos, source.label_store, QUIET)
     for reader in (cache, again, pickle.loads(pickle.dumps(cache))):
@@ -225,7 +225,7 @@ def test_an_unchanged_good_file_is_not_checked_again(root, source):
     good, renamed, rewritten, evicted = source.videos[:4]
     for video in (good, renamed, rewritten, evicted):
         probe(video.path)
-        spoil(video.path)
+        damage(video.path)
     os.utime(rewritten.path)
     renamed.path.rename(renamed.path.with_name("renamed.mp4"))
     renamed = replace(renamed, path=renamed.path.with_name("renamed.mp4"))
@@ -258,7 +258,7 @@ def test_a_changed_file_is_cached_anew(root, source):
     count = len(entries(root))
     cache.prepare(source.videos, source.label_store, QUIET)
     assert len(entries(root)) == count  # both files are equal now, and the old entry stays until space is needed
-    spoil(first)
+    damage(first)
     np.testing.assert_array_equal(cache.read_frames(first, range(8)), expected)
 
 
@@ -274,15 +274,15 @@ def test_moved_and_copied_videos_are_found(root, source, data):
     assert {path: path.stat().st_ino for kind in ("frames", "labels") for path in entries(root, kind)} == before
 
 
-@pytest.mark.parametrize("spoiled", ["removed", "cut", "empty", "garbage"])
-def test_a_missing_or_damaged_entry_is_replaced_by_decoding(root, source, spoiled):
+@pytest.mark.parametrize("damaged", ["removed", "cut", "empty", "garbage"])
+def test_a_missing_or_damaged_entry_is_replaced_by_decoding(root, source, damaged):
     cache, _ = prepare(root, source)
     for kind in ("frames", "labels"):
         for entry in entries(root, kind):
             whole = entry.read_bytes()
             entry.unlink()
-            if spoiled != "removed":
-                entry.write_bytes({"cut": whole[:1000], "empty": b"", "garbage": b"x" * len(whole)}[spoiled])
+            if damaged != "removed":
+                entry.write_bytes({"cut": whole[:1000], "empty": b"", "garbage": b"x" * len(whole)}[damaged])
     store, video = source.label_store, source.videos[0]
     expected = read_frames(video.path, range(8), short_side=SIDE)
     np.testing.assert_array_equal(cache.read_frames(video.path, range(8)), expected)
@@ -391,7 +391,7 @@ def test_processes_can_build_one_folder_at_once(data, root, source):
     for video in source.videos:
         assert cache.holds(video.path)
         expected = read_frames(video.path, range(8), short_side=SIDE)
-        spoil(video.path)
+        damage(video.path)
         np.testing.assert_array_equal(cache.read_frames(video.path, range(8)), expected)
 
 
@@ -447,7 +447,7 @@ def test_a_killed_build_leaves_only_whole_entries(tmp_path, root):
     assert temporaries(root) == abandoned  # another process might still be writing them
     for video in source.videos:
         expected = read_frames(video.path, range(400), short_side=SIDE)
-        spoil(video.path)
+        damage(video.path)
         np.testing.assert_array_equal(cache.read_frames(video.path, range(400)), expected)
     for path in abandoned:
         os.utime(path, (time.time() - 3600, time.time() - 3600))

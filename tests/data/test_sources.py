@@ -147,7 +147,7 @@ def test_evaluation_data_may_have_one_class_or_only_a_test_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "expected"),
     [
         ((), "expected DATA/<class>/<video>"),
         (("clap/readme.txt", "wave/data.npz"), "expected DATA/<class>/<video>"),
@@ -159,9 +159,9 @@ def test_evaluation_data_may_have_one_class_or_only_a_test_split(tmp_path):
         (("clap/a.mp4", "clap/a.avi", "wave/a.mp4"), "both clap/a.avi and clap/a.mp4"),
     ],
 )
-def test_folders_unfit_for_training_are_refused(tmp_path, files, words):
+def test_folders_unfit_for_training_are_refused(tmp_path, files, expected):
     text = refusal(touch(tmp_path, *files))
-    assert words in text
+    assert expected in text
     assert str(tmp_path) in text
 
 
@@ -220,7 +220,7 @@ def test_a_csv_for_evaluation_may_lack_training_videos_and_classes(folder):
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "expected"),
     [
         ([""], ["is empty; expected", "path,label"]),
         (["path,label"], ["has a header but no rows"]),
@@ -268,10 +268,10 @@ def test_a_csv_for_evaluation_may_lack_training_videos_and_classes(folder):
         (["path,label", "v/a.mp4,;", "v/b.mp4,"], ["class none"]),
     ],
 )
-def test_wrong_csv_files_are_refused(folder, lines, words):
+def test_wrong_csv_files_are_refused(folder, lines, expected):
     text = refusal(write(folder, *lines))
     assert "list.csv" in text
-    for part in words:
+    for part in expected:
         assert part in text
 
 

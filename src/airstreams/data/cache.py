@@ -280,9 +280,8 @@ class FrameCache:
                 for array in chain([first], arrays):
                     file.write(np.ascontiguousarray(array).data)
                 file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # otherwise a power failure could leave a file of the right size with wrong content
+                # Without this, a power failure could leave a file of the right size with wrong content.
+                os.fsync(file.fileno())
             if self._entry(content.file, content.kind, content.settings) == entry:  # the file did not change meanwhile
                 space.keep(temporary, entry)
         finally:
