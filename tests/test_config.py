@@ -1,4 +1,4 @@
-"""Configs: what is written is what is read, and every mistake is one line that names its key."""
+"""Configs survive saving and loading, and every error is one line that names its key."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""docs/new-stream.md runs as it stands, its stream learns, and what cannot be a stream is refused in one line."""
+"""The commands of docs/new-stream.md run, its stream learns, and unusable streams are refused in one line."""
 
 import copy
 import importlib
@@ -31,18 +31,18 @@ PAGE = page("new-stream.md")
 
 
 def write_the_pages(name, folder):
-    """The file that the page gives under this name."""
+    """Write the file that the page shows under this name."""
     (content,) = re.findall(rf"`{name}`.*?:\n\n```\w+\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
     (folder / name).write_text(content)
 
 
 @pytest.fixture(scope="module")
 def tutorial(tmp_path_factory):
-    """The folder in which a reader has followed the page to its end, and what the commands said."""
+    """The folder after all commands of the page, and their output."""
     folder = tmp_path_factory.mktemp("tutorial")
     for name in ("my_streams.py", "edges.yaml"):
         write_the_pages(name, folder)
-    # -P: the folder is found by the page's PYTHONPATH or not at all.
+    # -P: Python finds the folder only by the PYTHONPATH of the page.
     commands = [f"python() {{ '{sys.executable}' -P \"$@\"; }}", 'airstreams() { python -m airstreams "$@"; }']
     package = str(Path(airstreams.__file__).parents[1])
     done = subprocess.run(
@@ -63,7 +63,7 @@ def kernels(model):
 
 @pytest.fixture
 def edges(tutorial, monkeypatch):
-    """The page's class, importable as the page names it."""
+    """The class of the page, importable under the page's name."""
     monkeypatch.syspath_prepend(tutorial[0])
     yield importlib.import_module("my_streams").Edges
     del sys.modules["my_streams"]
@@ -82,13 +82,13 @@ def complaint(streams, representations, **further):
 
 
 def test_the_page_trains_evaluates_and_predicts(tutorial):
-    folder, said = tutorial
-    assert "trained: runs/edges" in said
+    folder, output = tutorial
+    assert "trained: runs/edges" in output
     figures = json.loads((folder / "runs/edges/evaluation/test/figures.json").read_text())
     assert figures["videos"] == 8
     assert list(figures["streams"]) == ["rgb", "edges", "merged"]
-    assert figures["streams"]["edges"]["top1"] is not None  # its head has learnt, by `loss_weights.custom`
-    assert re.search(r"000\.mp4: \w+_\w+ [\d.]+%", said)
+    assert figures["streams"]["edges"]["top1"] is not None  # `loss_weights.custom` trained its head
+    assert re.search(r"000\.mp4: \w+_\w+ [\d.]+%", output)
     last = json.loads((folder / "runs/edges/metrics.jsonl").read_text().splitlines()[-1])
     assert last["train"]["gradient_norms"]["edges.representation"] > 0
 
@@ -258,7 +258,7 @@ def test_wrong_outputs_are_refused(name, said, tmp_path, monkeypatch):
 
 
 def test_3d_convolutions_work(tmp_path, monkeypatch):
-    """Their weights cannot lie channels last as the towers' do."""
+    """The memory format of the towers, channels last, is not for their 5D weights."""
     (tmp_path / "volumes.py").write_text(RETURNS)
     monkeypatch.syspath_prepend(tmp_path)
     config = ModelConfig(streams=["mine", "rgb"], representations={"mine": "volumes:Volume"}, width=0.125)
@@ -308,7 +308,7 @@ class Tied(Stream):
 
 @pytest.fixture
 def works(tmp_path, monkeypatch):
-    """Makes a config of rgb and a stream that works in a way of its own."""
+    """A function from a class's name to a config with rgb and a stream of that class."""
     (tmp_path / "works.py").write_text(WORKS)
     monkeypatch.syspath_prepend(tmp_path)
     yield lambda name: ModelConfig(streams=["mine", "rgb"], representations={"mine": f"works:{name}"}, width=0.125)
@@ -324,7 +324,7 @@ def test_changing_the_clip_in_place_is_refused(works):
     ("name", "said"), [("LooksUp", "(KeyError: 'mean\\nand more')"), ("Multiplies", "(RuntimeError: ")]
 )
 def test_errors_in_forward_name_the_stream(works, name, said):
-    for model in (build(works(name), 4, 5), copy.deepcopy(build(works(name), 4, 5))):  # as averaged weights are
+    for model in (build(works(name), 4, 5), copy.deepcopy(build(works(name), 4, 5))):  # a copy too
         with pytest.raises(InputError) as raised:
             model(clip(2, 3, 3, 64, 64))
         message = str(raised.value)
@@ -336,7 +336,7 @@ def test_errors_in_forward_name_the_stream(works, name, said):
 
 @pytest.mark.parametrize(("name", "said"), [("Changes", "forward changed the clip"), ("Derives", "forward failed")])
 def test_errors_in_forward_appear_before_the_videos_are_checked(works, source, tiny, tmp_path, monkeypatch, name, said):
-    """Also what goes wrong only where a model predicts."""
+    """Also errors that occur only in prediction."""
     monkeypatch.setattr(setup, "prepare_videos", None)
     config = replace(tiny, model=replace(works(name), flow=tiny.model.flow))
     with pytest.raises(InputError, match=f"works:{name}: {said}"):
@@ -368,7 +368,10 @@ def test_a_run_with_a_changed_class_is_not_resumed(works, source, tiny, tmp_path
     with pytest.raises(KeyboardInterrupt):
         loop.train(source, config, tmp_path / "run", False, Console(quiet=True), after_epoch=stop)
     tie = "self.second.weight = self.first.weight"
-    for change in ("self.third = nn.Linear(3, 3)", f"{tie}.requires_grad_(False)"):  # by its tensors, or what learns
+    for change in (
+        "self.third = nn.Linear(3, 3)",
+        f"{tie}.requires_grad_(False)",
+    ):  # other tensors, or other trainable parameters
         (tmp_path / "works.py").write_text(WORKS.replace(tie, change))
         del sys.modules["works"]
         with pytest.raises(InputError, match=r"works:Tied has changed"):
@@ -415,7 +418,7 @@ def test_info_names_the_stream_that_fails_on_the_meta_device(works, tmp_path, ca
 
 
 def saved_with(config, run):
-    """A saved model of a config, and the model."""
+    """Save a model of a config, and return it."""
     model = build(config, 2, 5).eval()
     all_heads = Config(model=config, loss_weights=LossWeights(custom=dict.fromkeys(config.representations, 1.0)))
     saved_models.save(saved_models.SavedModel(all_heads, ("a", "b"), ("background",) * 5, False, None, model), run)

@@ -1,4 +1,4 @@
-"""The model as Figure 2: which parts run, what they are fed, and what a clip may be."""
+"""The model as in Figure 2: the parts that run, their inputs, and valid clips."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -16,7 +16,7 @@ EACH_SUBSET = pytest.mark.parametrize("streams", SUBSETS, ids="+".join)
 
 
 def small_model(streams=STREAMS, **changed):
-    """In evaluation mode, as if trained: every weight away from its start, statistics that fit the clips."""
+    """A model in evaluation mode that looks trained: no weight has its initial value, and statistics fit the clips."""
     torch.manual_seed(0)
     small = ModelConfig(streams=list(streams), width=0.125, segmenter_width=0.125, flow=FlowConfig(iterations=3))
     config = replace(small, **changed)
@@ -36,7 +36,7 @@ def clip(frames=3, height=64, width=64, batch=2):
 
 
 def parts_run(model, *heads):
-    """The parts that a forward pass runs, in order."""
+    """The names of the parts that a forward pass runs, in order."""
     ran = []
     for group in ("representations", "early", "late"):
         for name, part in getattr(model, group).items():
@@ -108,7 +108,13 @@ def test_each_merge_level_has_the_blocks_after_it():
     heads = ["rgb", "flow", "merged_after_6", "merged_after_1", "merged"]
     assert (list(model.late), model.answer) == (heads, "merged")
     levels = {"merged": 3, "merged_after_6": 6, "merged_after_1": 1}
-    repetitions = {"merged": 5, "merged_after_6": 0, "merged_after_1": 9, "rgb": 0, "flow": 0}  # of 1, 2, 2, 2, 2, 1
+    repetitions = {
+        "merged": 5,
+        "merged_after_6": 0,
+        "merged_after_1": 9,
+        "rgb": 0,
+        "flow": 0,
+    }  # the blocks have 1, 2, 2, 2, 2, 1
     assert {head: len(model.late[head].blocks) for head in heads} == repetitions
     with torch.no_grad():
         output = model(clip(), heads)

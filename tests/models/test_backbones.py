@@ -1,4 +1,4 @@
-"""The packaged towers against their authors' descriptions, counted independently, and each in a small model."""
+"""The backbones compared with their papers, and each in a small model."""
 
 from dataclasses import replace
 from typing import get_args
@@ -48,7 +48,7 @@ def test_r2plus1d18_has_the_parameters_of_the_papers_formula():
 
 
 def test_r2plus1d18_has_the_published_size_and_cost():
-    # facebookresearch/VMZ, model zoo: 33.3 million parameters, 20.7 G for 8 x 112 x 112, 400 classes.
+    # The model zoo of facebookresearch/VMZ: 33.3 million parameters, 20.7 G for 8 x 112 x 112 and 400 classes.
     model = ModelConfig(streams=["rgb"], backbone="r2plus1d18")
     cost = count(Config(clip=ClipConfig(frames=8), model=model), classes=400, segment_classes=3)
     assert sum(cost.parameters.values()) == pytest.approx(33.3e6, abs=0.1e6)

@@ -1,4 +1,4 @@
-"""Parameters and cost against counts by hand and against the model itself."""
+"""Parameters and cost compared with counts by hand, and with the model itself."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from airstreams.models.airstreams import build
 from airstreams.models.cost import count
 from airstreams.towers import Block, Layer
 
-# How many operations an operator is on each element of its result.
+# Operations per element of an operator's result.
 ARITHMETIC = dict.fromkeys(("add", "sub", "mul", "div", "pow", "square", "sqrt", "rsub", "neg", "lt", "reciprocal"), 1)
 ARITHMETIC |= {"clamp": 2, "addcmul": 2}
 
@@ -90,7 +90,7 @@ def test_a_second_later_merge_costs_only_training():
         for levels in ([3], [3, 6])
     )
     assert sum(two.inference.values()) == sum(one.inference.values())
-    # flow's blocks 4 to 6 now run too, and the late fusion's classifier: together as much as one late tower.
+    # Blocks 4 to 6 of flow and the classifier of the late fusion now run too. Together they cost one late tower.
     assert sum(two.training.values()) == sum(one.training.values()) + one.inference["merged.late"]
 
 
@@ -114,7 +114,7 @@ def test_one_stream_costs_what_it_costs_among_others():
 @pytest.mark.slow
 def test_the_flow_layer_costs_the_operations_that_it_runs(monkeypatch):
     def operations(iterations):
-        monkeypatch.setattr(flow, "iterate", tvl1.unrolled)  # the counter cannot look into one operator
+        monkeypatch.setattr(flow, "iterate", tvl1.unrolled)  # the counter sees only one operator in the usual form
         with ElementwiseOperations() as counter, torch.no_grad():
             flow.RepresentationFlow(iterations)(torch.rand(1, 1, 2, 112, 112))
         return counter.total
@@ -131,7 +131,7 @@ def test_the_flow_layer_costs_the_operations_that_it_runs(monkeypatch):
 
     # An operation is half a multiply-add; T frames make T - 1 pairs.
     assert flow_cost(6, 16) - flow_cost(5, 16) == pytest.approx(15 * one_more / 2, rel=0.015)
-    grey = 3 * 112**2  # a frame
+    grey = 3 * 112**2  # per frame
     assert flow_cost(5, 16) - 16 * grey == 15 * (flow_cost(5, 2) - 2 * grey)
     assert flow_cost(20, 2) == pytest.approx(operations(20) / 2, rel=0.05)
     a_solve = flow_cost(20, 2) - 2 * grey

@@ -1,4 +1,4 @@
-"""The flow layer against TV-L1 written out pixel by pixel, against known motions, and at the edges of its domain."""
+"""The flow layer compared with TV-L1 pixel by pixel and with known motions, and its behaviour in extreme cases."""
 
 import math
 
@@ -16,7 +16,7 @@ from airstreams.models.airstreams import build
 from airstreams.models.flow import LARGEST_TAP, MAX_TAU, FrameDifference, RepresentationFlow, make_flow, warp
 from airstreams.recipe import add_config_arguments, config_from, from_dict
 
-# Options of the layer; each takes its own way through it.
+# Options of the layer; each runs other code.
 PLAIN: dict[str, int] = {}
 LEARNT, WARPED = {"learn_kernels": True}, {"levels": 2, "warps": 1}
 EACH_WAY = pytest.mark.parametrize("options", [PLAIN, LEARNT, WARPED], ids=["plain", "learnt kernels", "warped"])
@@ -89,7 +89,7 @@ def warped_picture(picture, flow_2HW):
 
 
 def resized_picture(picture, size):
-    """Bilinear, over a triangle as wide as the new pixels where those are larger."""
+    """Bilinear; if the new pixels are larger, the triangle is as wide as they are."""
 
     def weights(old, new):
         step = old / new
@@ -103,7 +103,7 @@ def resized_picture(picture, size):
 
 
 def full_tv_l1(first, second, sizes, warps, **constants):
-    """Coarse to fine over `sizes`, warping the second frame by the flow so far."""
+    """TV-L1 coarse to fine over `sizes`, with the second frame warped by the flow so far."""
     flow = np.zeros((2, *sizes[0]))
     for size in sizes:
         height, width = flow.shape[1:]
@@ -117,7 +117,7 @@ def full_tv_l1(first, second, sizes, warps, **constants):
 
 
 def energy(first, second, flow_2HW, weight, theta):
-    """What the iterations lower: the relaxed energy of Zach et al. (equation 7) with v at its best for this u."""
+    """The energy that the iterations minimise: equation 7 of Zach et al. with the best v for this u."""
     gradient = np.zeros((2, *second.shape))
     gradient[0, :, 1:-1] = (second[:, 2:] - second[:, :-2]) / 2
     gradient[1, 1:-1] = (second[2:] - second[:-2]) / 2
@@ -140,12 +140,12 @@ def layer_with(iterations, tau, weight, theta, value_range=255.0, **options):
 
 
 def waves(x, y):
-    """A smooth picture in 0..1 with gradients of every direction."""
+    """A smooth picture in 0..1 with gradients in every direction."""
     return 0.5 + 0.25 * np.sin(2 * np.pi * (x / 16 + y / 23)) + 0.25 * np.cos(2 * np.pi * (x / 29 - y / 14))
 
 
 def moving_waves(right, down, frames=2, size=48):
-    """A clip (1, 1, T, H, W) of a picture that moves so many px a frame."""
+    """A clip (1, 1, T, H, W) of a picture that moves by (right, down) px a frame."""
     y, x = np.mgrid[:size, :size].astype(float)
     return torch.tensor(np.stack([waves(x - t * right, y - t * down) for t in range(frames)]))[None, None]
 
@@ -155,7 +155,7 @@ def random_clip(*shape, seed=0):
 
 
 def gradients_of(layer, clip):
-    """The flow, and the gradients of the frames and of every parameter, of a loss that no symmetry makes zero."""
+    """The flow, and the gradients of frames and parameters for a loss without symmetry, so that none is zero."""
     clip = clip.detach().requires_grad_()
     flow = layer(clip)
     weights = torch.linspace(0.5, 1.5, flow.numel(), dtype=flow.dtype).view_as(flow)
@@ -167,7 +167,7 @@ def gradients_of(layer, clip):
 def test_flow_equals_tv_l1_computed_pixel_by_pixel(iterations, options):
     tau, weight, theta = 0.11, 0.4, 0.21
     clip_BCTHW = np.random.default_rng(0).uniform(0, 12, (2, 2, 3, 8, 9))
-    # A flat corner that brightens: no image gradient, yet a difference in time.
+    # A flat corner that brightens: no image gradient, but a difference in time.
     clip_BCTHW[0, 0, :, :4, :4] = np.array([3.0, 5.0, 9.0])[:, None, None]
     flow = layer_with(iterations, tau, weight, theta, **options)(torch.tensor(clip_BCTHW)).detach().numpy()
     assert flow.shape == (2, 4, 3, 8, 9)
@@ -184,7 +184,7 @@ def test_with_warps_flow_equals_the_full_solver(levels):
     expected = full_tv_l1(first, second, sizes, 2, **constants)
     layer = layer_with(**constants, levels=levels, warps=2)
     flow = layer(torch.tensor(np.stack((first, second)))[None, None])[0, :, 0].detach().numpy()
-    assert np.abs(expected).max() > 1  # whole pixels, so that warps have something to do
+    assert np.abs(expected).max() > 1  # more than a pixel, so warps matter
     np.testing.assert_allclose(flow, expected, rtol=0, atol=1e-9)
 
 
@@ -283,7 +283,7 @@ def test_a_clip_in_0_to_255_gives_the_flow_of_the_clip_in_0_to_1(options):
 @EACH_WAY
 def test_flow_depends_only_on_its_two_frames(options):
     clips = random_clip(3, 1, 4, 32, 33)
-    clips[1] *= 0.01  # a range of its own
+    clips[1] *= 0.01  # another range of values
     layer = RepresentationFlow(10, **options)
     together = layer(clips)
     for index in range(3):
@@ -309,8 +309,8 @@ def test_flow_of_several_channels_is_computed_channel_by_channel(options):
     ids=str,
 )
 def test_gradients_equal_finite_differences(monkeypatch, options):
-    """One by one without warps; with them, whose steps take long, along random directions."""
-    monkeypatch.setattr(flow_module, "SMALLEST_SIDE", 4)  # two levels of a small frame
+    """One number at a time without warps. With warps, which are slow, along random directions."""
+    monkeypatch.setattr(flow_module, "SMALLEST_SIDE", 4)  # so that a small frame has two levels
     layer = layer_with(3, 0.15, 0.3, 0.25, **options)
     clip = (random_clip(1, 1, 2, 8, 9).double() * 10).requires_grad_()
     warped = "warps" in options
@@ -419,7 +419,7 @@ def test_computes_in_double_precision_on_double_precision_clips(options):
     layer = RepresentationFlow(10, **options).double()
     flow = layer(clip)
     assert flow.dtype == torch.float64
-    # As a sum of one part in 10^12 shows, which single precision would lose.
+    # A change of one part in 10^12 matters, which single precision would lose.
     assert not torch.equal(flow, layer(clip * (1 + 1e-12)))
     assert layer(clip[:, :, :1]).dtype == torch.float64
 
@@ -453,7 +453,7 @@ def test_training_changes_learnt_kernels():
 
 
 def smooth_clips(*shape, seed=0):
-    """Clips (B, 1, T, H, W) that do not amplify rounding as noise does when it is warped."""
+    """Smooth clips (B, 1, T, H, W). Warping noise would amplify rounding."""
     clips, frames, height, width = shape
     noise = random_clip(clips * frames, 1, height // 4, width // 4, seed=seed)
     smooth = torch.nn.functional.interpolate(noise, size=(height, width), mode="bicubic", align_corners=True)

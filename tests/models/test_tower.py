@@ -1,4 +1,4 @@
-"""The tower's layers against torch's own 3D operators, and what the towers promise for any input."""
+"""The layers of a tower compared with torch's 3D operators, and what holds for towers with any input."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def features(memory_format=torch.contiguous_format, channels=6):
 
 
 def padded(x, frames=1, pixels=1, value=0.0):
-    """So that windows so large give as many outputs as inputs; of an odd number, one more at the end."""
+    """Padded so that windows of this size give as many outputs as inputs. An odd rest goes to the end."""
     time, space = ((frames - 1) // 2, frames // 2), ((pixels - 1) // 2, pixels // 2)
     return F.pad(x, (*space, *space, *time), value=value)
 
@@ -78,7 +78,7 @@ def test_factorised_convolution_is_two_3d_ones_with_the_parameters_of_one(stride
     whole = 27 * 6 * 8
     assert whole * 0.95 < flat.weight.numel() + thin.weight.numel() <= whole
     between = F.conv3d(x, flat.weight.unsqueeze(2), stride=(1, stride, stride), padding=(0, 1, 1))
-    between = F.relu(between / (1 + 1e-5) ** 0.5)  # the norm at its start
+    between = F.relu(between / (1 + 1e-5) ** 0.5)  # the initial norm
     expected = F.conv3d(between, thin.weight.unsqueeze(-1), stride=(stride, 1, 1), padding=(1, 0, 0))
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 

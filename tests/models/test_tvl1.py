@@ -1,4 +1,4 @@
-"""TV-L1's iterations: those in place with their own backward pass against the plain ones, and the memory they take."""
+"""The iterations of TV-L1: the form in place compared with the unrolled one, and its memory."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from airstreams.models.tvl1 import divergence, recomputed, unrolled
 
 
 def arguments(pairs, height, width, dtype=torch.float64, seed=0):
-    """offset, slope, gradient, tau and start of `iterate`, with pixels in which the step is clamped and others."""
+    """offset, slope, gradient, tau and start of `iterate`. The step is clamped at some of the pixels."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*leading):
@@ -24,7 +24,7 @@ def arguments(pairs, height, width, dtype=torch.float64, seed=0):
 
 
 def values_and_gradients(solve, given: list[Tensor], iterations, from_rest=False, scale=1.0):
-    """The flow, and the gradients of all that was given, of a loss in which every pixel has a weight of its own."""
+    """The flow, and the gradients of all inputs for a loss with a different weight for every pixel."""
     *rest, start = [x.detach().requires_grad_() for x in given]
     flow = solve(*rest, iterations, None if from_rest else start)
     weights = torch.randn(flow.shape, generator=torch.Generator().manual_seed(9), dtype=flow.dtype)
@@ -45,7 +45,7 @@ def compare(given, iterations, from_rest=False):
 @pytest.mark.parametrize("iterations", [1, 2, 3, 12])
 def test_in_place_equals_unrolled_in_values_and_gradients(iterations, from_rest):
     plain = compare(arguments(3, 6, 7), iterations, from_rest)
-    if iterations > 1:  # no comparison of zeros: from here on tau and the slope have their say even from rest
+    if iterations > 1:  # otherwise they are 0: with one iteration from zero flow, tau and the slope do not matter
         assert all(x.abs().max() > 0 for x in plain)
 
 
@@ -63,7 +63,7 @@ def test_in_place_equals_unrolled_for_several_blocks(monkeypatch, pixels):
     sizes = [len(given[0][pairs]) for pairs in blocks]
     assert len(blocks) > 1
     assert sum(sizes) == 7
-    assert pixels == 1 or len(set(sizes)) > 1  # uneven, where there is more than one pair in a block
+    assert pixels == 1 or len(set(sizes)) > 1  # blocks of different sizes, unless a block is one pair
     compare(given, 6, from_rest=False)
     compare(given, 6, from_rest=True)
 
@@ -99,8 +99,8 @@ def test_inputs_are_not_changed():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_flow_that_becomes_flat_has_finite_gradients(dtype):
-    # The thresholding step moves the left pixels by 0.75 each time, the dual of 1/8 does the rest: after the first
-    # iteration the flow is (0, 1), after the second exactly (7/8, 7/8). The third meets the square root's kink.
+    # The thresholding step moves the left pixel by 0.75 each time, and the dual adds 1/8. After the first iteration the
+    # flow is (0, 1), after the second exactly (7/8, 7/8). In the third the square root has no derivative.
     left = torch.tensor([1.0, 0.0], dtype=dtype).expand(1, 2, 2)
     nothing = torch.zeros(2, 1, 2, 2, dtype=dtype)
     gradient = torch.stack((-0.75 * left, nothing[1]))
@@ -108,7 +108,7 @@ def test_a_flow_that_becomes_flat_has_finite_gradients(dtype):
     offset, tau = 2 * left, torch.tensor(0.25, dtype=dtype)
     given = [offset, nothing, gradient, tau, start]
     assert torch.equal(unrolled(offset, nothing, gradient, tau, 2, start)[0], torch.full_like(left, 0.875))
-    # A large scale, as mixed precision's loss scaling multiplies gradients by.
+    # A large factor, as from loss scaling in mixed precision.
     in_place = values_and_gradients(recomputed, given, 3, scale=2.0**16)
     for ours, expected in zip(in_place, values_and_gradients(unrolled, given, 3, scale=2.0**16), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=0)
@@ -161,13 +161,13 @@ def test_initial_learnt_taps_are_the_fixed_differences():
 
 
 def test_training_needs_less_than_a_quarter_of_the_memory_of_plain_autograd(monkeypatch, tmp_path):
-    # Blocks are as small a share of the pairs here as of 8 clips of 15 pairs of 112x112 px.
+    # A block has the same fraction of the pairs as with 8 clips of 15 pairs of 112x112 px.
     pairs, side, iterations = 48, 24, 10
     monkeypatch.setattr(tvl1, "PIXELS_PER_THREAD", 2**15 * (pairs * side**2) // (8 * 15 * 112**2))
     given = arguments(pairs, side, side, dtype=torch.float32)
 
     def peak_bytes(solve):
-        """Of what a forward and a backward pass allocate, counted by torch's allocator."""
+        """The peak memory of a forward and a backward pass, by torch's allocator."""
         with torch.profiler.profile(profile_memory=True) as profiler:
             values_and_gradients(solve, given, iterations, from_rest=True)
         trace = tmp_path / "trace.json"
@@ -179,6 +179,6 @@ def test_training_needs_less_than_a_quarter_of_the_memory_of_plain_autograd(monk
     plane = pairs * side**2 * 4
     plain = peak_bytes(unrolled)
     in_place = peak_bytes(recomputed)
-    assert plain > 10 * iterations * plane  # the instrument sees what autograd keeps
-    assert in_place > 7 * plane  # and at the least the flow and the gradients
+    assert plain > 10 * iterations * plane  # the measurement sees what autograd keeps
+    assert in_place > 7 * plane  # at least the flow and the gradients
     assert in_place < plain / 4

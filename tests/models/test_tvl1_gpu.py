@@ -1,4 +1,4 @@
-"""The GPU kernels of TV-L1's iterations against the plain ones, on CUDA, or on a CPU by Triton's interpreter.
+"""The GPU kernels of TV-L1 compared with the unrolled iterations, on CUDA or in Triton's interpreter on a CPU.
 
 Triton decides when it is imported whether it interprets, so without a card one test runs the others in a process of
 their own.
@@ -20,7 +20,7 @@ CAN_RUN = INTERPRETED or DEVICE == "cuda"
 if CAN_RUN:
     from airstreams.models import tvl1_gpu
 
-by_kernels = pytest.mark.skipif(not CAN_RUN, reason="no CUDA card: test_by_the_interpreter runs it elsewhere")
+by_kernels = pytest.mark.skipif(not CAN_RUN, reason="no CUDA card: test_kernels_pass_in_tritons_interpreter runs it")
 
 
 def arguments(pairs, height, width, dtype=torch.float64):

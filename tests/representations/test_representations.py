@@ -1,4 +1,4 @@
-"""What the towers are shown, and which weights the action losses reach through it (Table 2's stop-gradients)."""
+"""The inputs of the towers, and the weights that the action losses reach (stop-gradients of Table 2)."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from airstreams.representations.semantic import Semantic
 
 
 def small_model(stop_gradient):
-    """All streams without dropout, the same weights every time, and none of them at a start where gradients vanish."""
+    """A model of all streams without dropout, with fixed weights, none at an initial value without a gradient."""
     torch.manual_seed(0)
     config = ModelConfig(
         width=0.125,
@@ -31,7 +31,7 @@ def small_model(stop_gradient):
 
 
 def gradients(stop_gradient, loss_of):
-    """Gradients by parameter name, of the parameters that a loss reaches."""
+    """The gradients of the parameters that a loss reaches, by name."""
     model = small_model(stop_gradient)
     clip = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     loss_of(model(clip, ["rgb", "flow", "semantic", "merged"])).backward()
@@ -62,7 +62,7 @@ def test_reducing_before_enlarging_gives_the_same_input(size):
 
 
 def test_enlarging_keeps_positions():
-    # Cell centres stand for 16 px each, so a ramp over cells is the ramp over pixels away from the border.
+    # A cell covers 16 px, so away from the border a ramp over cells becomes a ramp over pixels.
     cells = torch.arange(5.0) * 16 + 7.5
     ramp = upsample(cells.expand(1, 1, 4, 5), (64, 80))[0, 0]
     torch.testing.assert_close(ramp[:, 8:72], torch.arange(8.0, 72.0).expand(64, 64))
@@ -82,7 +82,7 @@ def test_flow_sees_brightness_and_not_colour():
     rng = np.random.default_rng(0)
     clip = torch.tensor(rng.uniform(0.2, 0.8, (1, 3, 2, 16, 16))).float()
     layer = Flow(FlowConfig(iterations=5), stop_gradient=False)
-    red, green = rng.uniform(-0.02, 0.02, (2, 1, 2, 16, 16))  # another change at each pixel
+    red, green = rng.uniform(-0.02, 0.02, (2, 1, 2, 16, 16))  # a different change at each pixel
     change = np.stack([red, green, -(0.299 * red + 0.587 * green) / 0.114], axis=1)
     recoloured = clip + torch.tensor(change).float()
     torch.testing.assert_close(layer(recoloured).prediction, layer(clip).prediction, rtol=0, atol=1e-3)

@@ -1,4 +1,4 @@
-"""A saved model is the model that was saved, whole at every moment; anything else is an error of one line."""
+"""A loaded model equals the saved one, files are complete at any moment, and damage is an error of one line."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def some_model(seed=0):
     torch.manual_seed(seed)
     config = Config(
         seed=7,
-        training=TrainingConfig(lr=1e-5),  # its e as E would be the same number with one bit changed
+        training=TrainingConfig(lr=1e-5),  # flipping one bit of its e gives E, and the same number
         clip=ClipConfig(frames=2, rate=12.5, size=64),
         model=ModelConfig(width=0.02, segmenter_width=0.02, flow=FlowConfig(iterations=2)),
         loss_weights=LossWeights(flow=0.5, semantic=0.5),  # all heads
@@ -35,7 +35,7 @@ def some_model(seed=0):
     )
     model = build(config.model, len(CLASSES), 2)
     with torch.no_grad():
-        model(CLIP, list(model.late))  # training mode: the norms' statistics leave their start
+        model(CLIP, list(model.late))  # in training mode, so the batch statistics change
     return SavedModel(config, CLASSES, ("background", "person"), multi_label=True, frame_rate=25.0, model=model.eval())
 
 
@@ -64,7 +64,7 @@ def change(path, **values):
 
 
 def flip(path, bit):
-    """Flip a bit of a file; flipping it again mends it."""
+    """Flip a bit of a file. Flipping it again restores the file."""
     with path.open("r+b") as file:
         file.seek(bit // 8)
         (byte,) = file.read(1)
@@ -87,7 +87,7 @@ def test_a_loaded_model_gives_the_saved_ones_scores_bit_for_bit(run):
 
 
 def rewrite(run, weights, content):
-    """Put other weights and another description into a run, with the sums that vouch for them."""
+    """Write other weights and another description into a run, with the right sums."""
     sums = {"sha256": saved_models._sum_of_weights(weights), "description": saved_models._sum_of_description(content)}
     save_file(weights, run / "model.safetensors", {"sums": json.dumps(sums)})
     (run / "model.json").write_text(saved_models._as_text(content))
@@ -191,7 +191,7 @@ def test_one_flipped_bit_in_the_description_is_refused(run):
     start = content.index(b'"versions"')
     end = content.index(b"}", start)
     exponent, escape = content.index(b"1e-05") + 1, content.index(b"\\u00ee") + 5
-    bits = [8 * exponent + 5, 8 * escape + 5]  # E for e: the same number, the same character
+    bits = [8 * exponent + 5, 8 * escape + 5]  # e becomes E: the same number, the same character
     bits += random.Random(0).sample([*range(8 * start), *range(8 * end, 8 * len(content))], 400)
     for bit in bits:
         flip(path, bit)
@@ -202,7 +202,7 @@ def test_one_flipped_bit_in_the_description_is_refused(run):
 
 
 def test_weights_swapped_within_the_file_are_refused(run):
-    """Both are tensors of one shape, each whole."""
+    """The two tensors have the same shape."""
     path = run / "model.safetensors"
     with safe_open(path, framework="pt") as file:
         sums = file.metadata()
@@ -220,7 +220,7 @@ def test_weights_without_sums_are_refused(run):
 
 
 def test_the_sum_of_the_weights_can_be_computed_from_the_bytes_of_the_file(run):
-    """From the file's bytes alone, without torch or safetensors."""
+    """Without torch or safetensors."""
     path = run / "model.safetensors"
     content, start = path.read_bytes(), header_bytes(path)
     header = json.loads(content[8:start])
@@ -246,7 +246,7 @@ def test_one_flipped_bit_in_the_sums_is_refused(run):
 
 def test_saving_a_model_again_gives_the_same_bytes(run, tmp_path):
     saved = load(run)
-    for copy in "abc":  # several entries of a header would stand there in another order each time
+    for copy in "abc":  # several entries of a header would have a new order each time
         save(saved, tmp_path / copy)
     first, *others = [(tmp_path / copy / "model.safetensors").read_bytes() for copy in "abc"]
     assert others == [first, first]
@@ -281,7 +281,7 @@ def test_a_crash_between_the_two_files_leaves_two_that_match(run):
     description = (run / "model.json").read_bytes()
     later = some_model(seed=1)
     save(later, run)
-    (run / "model.json").write_bytes(description)  # as it stood before the second rename
+    (run / "model.json").write_bytes(description)  # as before the second rename
     assert torch.equal(scores(load(run))["merged"], scores(later)["merged"])
 
 
@@ -294,7 +294,6 @@ def test_a_damaged_description_is_refused(run, content):
 
 
 def test_a_description_without_classes_is_refused(run, monkeypatch):
-    """As somebody might write one to see what happens."""
     sum_of = saved_models._sum_of_description
 
     def without_classes(description):
@@ -323,7 +322,7 @@ def test_an_older_format_asks_to_train_again(run):
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(tmp_path):
-    """As if a later airstreams built another network from the same config."""
+    """A later version may build another network from the same config."""
     saved = some_model()
     save(replace(saved, config=replace(saved.config, model=ModelConfig(width=0.25))), tmp_path / "run")
     assert "version of airstreams" in complaint(tmp_path / "run")
