@@ -155,24 +155,24 @@ class ModelConfig:
         for stream, class_path in self.representations.items():
             free = stream.isidentifier() and not stream.startswith("merged")
             free = free and stream not in (*BUILT_IN_STREAMS, "interm", "total")
-            require(free, "model.representations", stream, "a stream's name in letters and digits that is not taken")
+            require(free, "model.representations", stream, "a name of letters and digits that is not reserved")
             is_path = re.fullmatch(r"[\w.]+:\w+", class_path) is not None
             require(is_path, f"model.representations.{stream}", class_path, "MODULE:CLASS, such as my_streams:Edges")
         unknown = [stream for stream in self.streams if stream not in (*BUILT_IN_STREAMS, *self.representations)]
-        expected = f"{', '.join(BUILT_IN_STREAMS)} or a name to which model.representations gives a class"
+        expected = f"{', '.join(BUILT_IN_STREAMS)} or a stream with a class in model.representations"
         require(not unknown, "model.streams", ", ".join(unknown), expected)
         others = ", ".join(stream for stream in self.stop_gradient if stream not in ("flow", "semantic"))
         expected = "flow, semantic; to stop the training of another representation, name it in training.freeze"
         require(not others, "model.stop_gradient", others, expected)
 
     def _check_tower(self) -> None:
-        alone = self.backbone is None or not self.tower
-        require(alone, "model.backbone", self.backbone, "null beside a model.tower of your own; leave out one")
+        only_one = self.backbone is None or not self.tower
+        require(only_one, "model.backbone", self.backbone, "null or no model.tower; leave one of them out")
         blocks = len(self.blocks)
         require(blocks >= 2, "model.tower", f"{blocks} blocks", "at least two")
         levels = self.merge_levels
-        good = bool(levels) and len(set(levels)) == len(levels) and all(1 <= level <= blocks for level in levels)
-        require(good, "model.merge_levels", levels, f"numbers of blocks from 1 to {blocks}, each once")
+        valid = bool(levels) and len(set(levels)) == len(levels) and all(1 <= level <= blocks for level in levels)
+        require(valid, "model.merge_levels", levels, f"numbers of blocks from 1 to {blocks}, each once")
         require(self.width > 0, "model.width", self.width, "over 0")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
 
@@ -350,8 +350,8 @@ class Config:
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "at least 0")
         merged = self.loss_weights.merged
-        answered = len(self.model.streams) == 1 or merged > 0
-        require(answered, "loss_weights.merged", merged, "over 0, since the merged head gives the model's answer")
+        has_answer = len(self.model.streams) == 1 or merged > 0
+        require(has_answer, "loss_weights.merged", merged, "over 0, because the merged head gives the answer")
         custom = [*filter(_is_custom, BUILT_IN_STREAMS), *self.model.representations]
         unknown = ", ".join(name for name in self.loss_weights.custom if name not in custom)
         require(not unknown, "loss_weights.custom", unknown, f"custom streams' names: {', '.join(custom)}")
