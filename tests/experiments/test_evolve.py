@@ -37,7 +37,7 @@ from airstreams.experiments import trials as worker_code
 from airstreams.experiments.evolve import evolve
 from airstreams.experiments.search import Search, open_storage
 from airstreams.experiments.study import FreshSeeds, weights_from
-from airstreams.experiments.trials import make_pruner, make_sampler, run_trials, trial_config, trial_source
+from airstreams.experiments.trials import make_pruner, make_sampler, run_trials, run_worker, trial_config, trial_source
 from airstreams.recipe import load_config, save_config
 from airstreams.training.signals import asked_to_stop
 from tests.experiments.trial_queue import take_all
@@ -437,6 +437,12 @@ def finish(process):
     assert process.returncode == 0, printed
 
 
+def continue_here(folder, few, recipe):
+    """Do what is left of a search of one trial, as a worker does it, in this process."""
+    recipe = replace(recipe, evolution=replace(recipe.evolution, fresh_seeds=1))  # as in `start`
+    run_worker(search_in(folder, few, recipe, trials=1, heartbeat=1), folder.name, trials=1, number=0, workers=1)
+
+
 def end_after_its_trials(process, folder, trials):
     """Kill a search before the comparison with fresh seeds, which is not tested here; returns what it printed."""
 
@@ -488,7 +494,7 @@ def assert_none_lost_or_counted_twice(trials, expected):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_killed_search_continues_and_resumes_its_training(few_videos, recipe, tmp_path):
+def test_a_killed_search_continues_and_resumes_its_training(few_videos, few, recipe, tmp_path):
     longer = replace(recipe, training=replace(recipe.training, epochs=4, save_every=2))
     folder = tmp_path / "killed"
     first = start(folder, few_videos, longer, trials=1, workers=1)
@@ -496,7 +502,7 @@ def test_a_killed_search_continues_and_resumes_its_training(few_videos, recipe, 
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     written = lines_of(folder / "trials/0000")
-    end_after_its_trials(start(folder, few_videos, longer, trials=1, workers=1), folder, 1)
+    continue_here(folder, few, longer)
     trials = trials_of(folder)
     assert_none_lost_or_counted_twice(trials, 1)
     assert trials[0].state == TrialState.FAIL
@@ -507,7 +513,7 @@ def test_a_killed_search_continues_and_resumes_its_training(few_videos, recipe, 
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="this system has no SIGTERM")
-def test_a_stopped_search_continues(few_videos, recipe, tmp_path):
+def test_a_stopped_search_continues(few_videos, few, recipe, tmp_path):
     longer = replace(recipe, training=replace(recipe.training, epochs=4), data=replace(recipe.data, workers=1))
     folder = tmp_path / "stopped"
     first = start(folder, few_videos, longer, trials=1, workers=1)
@@ -516,7 +522,7 @@ def test_a_stopped_search_continues(few_videos, recipe, tmp_path):
     assert first.wait(60) != 0
     assert newest_step(folder / "trials/0000") >= 3
     written = lines_of(folder / "trials/0000")
-    end_after_its_trials(start(folder, few_videos, longer, trials=1, workers=1), folder, 1)
+    continue_here(folder, few, longer)
     trials = trials_of(folder)
     assert_none_lost_or_counted_twice(trials, 1)
     assert lines_of(folder / f"trials/{trials[-1].number:04d}")[: len(written)] == written
