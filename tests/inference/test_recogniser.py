@@ -259,8 +259,8 @@ def test_large_frames_are_reduced_as_a_files_are(run, tmp_path):
         (np.zeros((8, 64, 64, 3), np.uint8), float("nan"), "fps: got nan"),
     ],
 )
-def test_wrong_frames_and_rates_are_refused(trained, frames, fps, told):
-    with pytest.raises(InputError, match=told) as raised:
+def test_wrong_frames_and_rates_are_refused(trained, frames, fps, words):
+    with pytest.raises(InputError, match=words) as raised:
         Recogniser(trained, "cpu").predict_frames(frames, fps)
     assert "\n" not in str(raised.value)
 
