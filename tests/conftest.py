@@ -1,4 +1,4 @@
-"""What many tests share: real data where it is at hand, a small rendered data set, and one small training on it."""
+"""Fixtures that many tests share: real data if there is any, a small rendered data set, and one small trained run."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ from airstreams.recipe import save_config
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop
 
-# A shell that starts this in the background has it ignore Ctrl-C, and so would every process that a test starts.
+# A shell that starts the tests in the background makes them, and the processes that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -41,8 +41,8 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def nobody_asked_to_stop():
-    """Nor does a test that asked a training in this process ask those of the tests after it."""
+def clear_stop_requests():
+    """A stop signal in one test does not stop the trainings of later tests."""
     yield
     asked_to_stop.clear()
 
@@ -59,9 +59,9 @@ with exclusive_lock(Path(sys.argv[1]), "working"):
 
 @pytest.fixture
 def held():
-    """Has another process work alone in a folder meanwhile."""
+    """A context in which another process holds the exclusive lock of a folder."""
     if sys.platform == "win32":
-        pytest.skip("this system has no such locks")
+        pytest.skip("this system has no exclusive locks")
 
     @contextmanager
     def hold(folder):
@@ -80,7 +80,7 @@ def test_data():
     """The folder of real data."""
     root = os.environ.get("AIRSTREAMS_TEST_DATA")
     if not root:
-        pytest.skip("AIRSTREAMS_TEST_DATA names no folder of real data")
+        pytest.skip("AIRSTREAMS_TEST_DATA is not set")
     return Path(root)
 
 
@@ -94,7 +94,7 @@ def synthetic(tmp_path_factory):
 
 @pytest.fixture
 def videos(synthetic, tmp_path):
-    """A copy of the videos that may be damaged."""
+    """A copy of the videos, which a test may damage."""
     return shutil.copytree(synthetic / "videos", tmp_path / "videos")
 
 
@@ -105,7 +105,7 @@ def source(synthetic):
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A config that trains in a second or two an epoch; shared, so make changed ones by `dataclasses.replace`."""
+    """A config that trains for about a second per epoch. It is shared: change a copy by `dataclasses.replace`."""
     return Config(
         clip=ClipConfig(frames=4, stride=1, size=64),
         data=DataConfig(crop_scale=[0.8, 1.0], flip=False, workers=0),
@@ -118,7 +118,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def trained(source, tiny, tmp_path_factory):
-    """The run that the tiny config leaves on the synthetic data; not to be written to. Its semantic head is untrained.
+    """A run of the tiny config on the synthetic data, read only. Its semantic head is untrained.
 
     The accuracy means nothing after so few steps.
     """
@@ -129,7 +129,7 @@ def trained(source, tiny, tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path):
-    """A copy that may be written to."""
+    """A copy of `trained` that a test may write to."""
     return shutil.copytree(trained, tmp_path / "run")
 
 

@@ -1,4 +1,4 @@
-"""What a run tells of itself: metrics.jsonl and TensorBoard."""
+"""The log of a run: metrics.jsonl and TensorBoard."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from airstreams.runs.metrics_log import Log, record_of
 from tests.training.runs import epochs
 
 
-def test_metrics_tell_each_loss_the_speed_and_the_wait_for_data(trained):
+def test_the_log_has_losses_speed_and_waiting(trained):
     found = epochs(trained)
     assert [entry["epoch"] for entry in found] == [1, 2]
     assert [entry["step"] for entry in found] == [6, 12]
@@ -24,7 +24,7 @@ def test_metrics_tell_each_loss_the_speed_and_the_wait_for_data(trained):
         assert 0 <= entry["train"]["waiting"] <= 1
 
 
-def test_tensorboard_shows_what_the_metrics_say(trained):
+def test_tensorboard_has_the_metrics_of_the_log(trained):
     board = EventAccumulator(str(trained / "tensorboard")).Reload()
     for name in ("losses/merged", "gradient_norms/rgb.early", "clips_per_second"):
         shown = {event.step: event.value for event in board.Scalars(f"train/{name}")}
@@ -34,13 +34,13 @@ def test_tensorboard_shows_what_the_metrics_say(trained):
 
 
 @pytest.mark.parametrize("lost", [b"\0" * 40 + b"\n", b'{"epoch": 2, "st', b""], ids=["zeros", "cut", "empty"])
-def test_what_a_power_cut_took_of_the_metrics_is_passed_over(trained, tmp_path, lost):
+def test_lost_lines_of_the_log_are_skipped(trained, tmp_path, lost):
     run = shutil.copytree(trained, tmp_path / "run")
     whole = epochs(run)
     first, *_ = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (run / "metrics.jsonl").write_bytes(first + lost)
     assert record_of(run, 1) == whole[0]
-    with pytest.raises(InputError, match=r"metrics\.jsonl: lacks epoch 2, which is done"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl: .*epoch 2 "):
         record_of(run, 2)
     with Log(run, epoch=1, step=6, is_main_process=True) as log:
         log.write(whole[1])

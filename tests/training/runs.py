@@ -1,4 +1,4 @@
-"""What tests of trainings share: a config with one stream, and reading back what a run wrote."""
+"""Helpers for tests of trainings: a config with one stream, and reading what a run wrote."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ def of_one_stream(config, stream="rgb", **training):
 
 
 def entries(run):
-    """What metrics.jsonl tells so far, but for a line that is being written."""
+    """The entries of metrics.jsonl, without a line that is still being written."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]

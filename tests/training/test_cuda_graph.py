@@ -29,20 +29,20 @@ def test_training_with_a_graph_gives_the_same_bits(source, tiny, tmp_path, monke
 
     def unreadable_once(clips, video, rng):
         draws.append(video.name)
-        if len(draws) == 30:  # in the eighth step, which has a clip less then
+        if len(draws) == 30:  # in the eighth step, which then has one clip less
             raise VideoError("unreadable")
         return draw(clips, video, rng)
 
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replays.append(replay(graph)))
     monkeypatch.setattr(TrainingClips, "_draw", unreadable_once)
     weights, logs = [], []
-    for by_graph in (False, True):
+    for captured in (False, True):
         draws.clear()
-        training = replace(tiny.training, device="cuda", deterministic=True, epochs=3, cuda_graph=by_graph)
+        training = replace(tiny.training, device="cuda", deterministic=True, epochs=3, cuda_graph=captured)
         config = replace(tiny, model=replace(tiny.model, dropout=0.5), training=training)
-        train(source, config, tmp_path / str(by_graph), False, Console(quiet=True))
-        weights.append(load_file(tmp_path / str(by_graph) / "model.safetensors"))
-        logs.append([entry["train"] for entry in epochs(tmp_path / str(by_graph))])
+        train(source, config, tmp_path / str(captured), False, Console(quiet=True))
+        weights.append(load_file(tmp_path / str(captured) / "model.safetensors"))
+        logs.append([entry["train"] for entry in epochs(tmp_path / str(captured))])
     assert len(replays) == (7 - WARM_UP) + (18 - 8 - WARM_UP)
     for name, expected in weights[0].items():
         assert torch.equal(weights[1][name], expected), name
@@ -52,7 +52,7 @@ def test_training_with_a_graph_gives_the_same_bits(source, tiny, tmp_path, monke
 
 
 @needs_a_card
-def test_a_pass_of_another_kind_runs_directly_and_a_new_graph_is_captured_later():
+def test_another_kind_of_pass_runs_directly_until_a_new_capture():
     torch.manual_seed(0)
     layer = nn.Linear(3, 2, device="cuda")
     graph = CapturedPass(layer.parameters())
@@ -106,7 +106,7 @@ def test_a_failed_capture_names_the_key_and_the_cause():
         (False, "cuda", 1, {}, True),
     ],
 )
-def test_only_passes_that_are_all_alike_are_captured(tiny, expected, device, processes, training, custom):
+def test_only_identical_passes_are_captured(tiny, expected, device, processes, training, custom):
     streams = {"streams": ["rgb", "edges"], "representations": {"edges": "edges.py:Edges"}} if custom else {}
     config = replace(tiny, training=replace(tiny.training, **training), model=replace(tiny.model, **streams))
     accelerator = SimpleNamespace(device=torch.device(device), num_processes=processes)

@@ -1,4 +1,4 @@
-"""What training makes of its data before the first step: splits, unreadable videos, the segmenter's classes."""
+"""The data of a training before its first step: splits, unreadable videos, the segmenter's classes."""
 
 import csv
 import io
@@ -20,13 +20,14 @@ from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.training import data as training_data
 from airstreams.training import setup
+from airstreams.training.data import prepare_source
 from airstreams.training.loop import train
 from tests.training.runs import epochs, of_one_stream
 
 QUIET = Console(quiet=True)
 
 
-def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synthetic, tiny, tmp_path):
+def test_a_resumed_run_keeps_its_splits(synthetic, tiny, tmp_path):
     videos = open_source(str(synthetic / "videos")).videos
     rows = ["path,label,split", *(f"{video.path},{video.labels[0]},{video.split}" for video in videos)]
     (tmp_path / "a.csv").write_text("\n".join(rows))
@@ -38,18 +39,18 @@ def test_a_resumed_run_keeps_its_splits_so_that_no_test_clip_is_trained_on(synth
     assert set(RunFolder(tmp_path / "run").read_splits().values()) == {"train", "test"}
 
 
-def test_a_source_made_in_python_is_looked_at_before_it_is_trained_or_scored_on(source, trained, tiny, tmp_path):
+def test_a_source_made_in_python_is_checked(source, trained, tiny, tmp_path):
     twice = replace(source, videos=(*source.videos, source.videos[0]))
     for work in (
         lambda: train(twice, of_one_stream(tiny), tmp_path / "run", False, QUIET),
         lambda: evaluate(trained, twice, "test", QUIET),
     ):
-        with pytest.raises(InputError, match="two videos have this name"):
+        with pytest.raises(InputError, match=source.videos[0].name):
             work()
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(videos, tiny, tmp_path):
+def test_a_resumed_run_needs_all_videos_but_those_left_out(videos, tiny, tmp_path):
     bad, good = videos / "train" / "disc_up" / "002.mp4", videos / "train" / "disc_up" / "003.mp4"
     bad.write_bytes(b"")
     run = tmp_path / "run"
@@ -61,7 +62,7 @@ def test_a_resumed_run_wants_all_of_its_videos_but_for_those_that_it_left_out(vi
         train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
 
 
-def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
+def test_a_bad_folder_or_config_is_rejected_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "prepare_videos", None)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
@@ -72,7 +73,7 @@ def test_what_is_refused_is_refused_before_any_video_is_opened(videos, tiny, tmp
         train(open_source(str(videos)), config, tmp_path / "run", False, QUIET)
 
 
-def test_a_cache_that_cannot_be_written_is_refused_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_rejected_before_any_video_is_opened(videos, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(training_data, "check_distributed", None)
     (tmp_path / "file").touch()
     config = replace(tiny, data=replace(tiny.data, cache=str(tmp_path / "file" / "cache")))
@@ -80,42 +81,42 @@ def test_a_cache_that_cannot_be_written_is_refused_before_any_video_is_opened(vi
         train(open_source(str(videos)), of_one_stream(config), tmp_path / "run", False, QUIET)
 
 
-def test_label_maps_that_lack_many_videos_are_spoken_of(synthetic, tiny, tmp_path):
+def test_videos_without_label_maps_are_counted(synthetic, tiny, tmp_path):
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
     shutil.rmtree(labels / "train" / "disc_up")
     said = io.StringIO()
-    short = replace(tiny, training=replace(tiny.training, epochs=1))
-    train(open_source(str(synthetic / "videos"), labels), short, tmp_path / "run", False, Console(file=said, width=200))
-    assert "18 of 24 training videos have label maps" in said.getvalue()
+    source = open_source(str(synthetic / "videos"), labels)
+    train(source, of_one_stream(tiny, "semantic"), tmp_path / "run", False, Console(file=said, width=200))
+    assert "18 of 24" in said.getvalue()
 
 
-def test_label_maps_of_test_videos_alone_are_refused_before_any_video_is_opened(synthetic, tiny, tmp_path, monkeypatch):
+def test_label_maps_of_test_videos_only_are_rejected_before_any_video_is_opened(synthetic, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "prepare_videos", None)
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
     shutil.rmtree(labels / "train")
-    with pytest.raises(InputError, match=r"no label maps for any training video.*loss_weights\.interm"):
+    with pytest.raises(InputError, match=r"labels: .*annotate.*loss_weights\.interm"):
         train(open_source(str(synthetic / "videos"), labels), tiny, tmp_path / "none", False, QUIET)
 
 
-def test_label_maps_of_a_video_that_cannot_be_read_are_none(videos, synthetic, tiny, tmp_path):
+def test_label_maps_of_unreadable_videos_do_not_count(videos, synthetic, tiny, tmp_path):
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
     shutil.rmtree(labels / "train")
     save(labels, "train/disc_up/002", np.zeros((1, 4, 4), np.uint8), [0])
     (videos / "train" / "disc_up" / "002.mp4").write_bytes(b"no video")
-    with pytest.raises(InputError, match=r"no label maps for any training video.*loss_weights\.interm"):
+    with pytest.raises(InputError, match=r"labels: .*annotate.*loss_weights\.interm"):
         train(open_source(str(videos), labels), tiny, tmp_path / "none", False, QUIET)
 
 
-def test_a_label_map_of_unknown_classes_costs_its_video_and_not_the_training(synthetic, tiny, tmp_path):
+def test_a_label_map_with_unknown_classes_leaves_out_its_video(synthetic, tiny, tmp_path):
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
     save(labels, "train/disc_up/002", np.full((1, 4, 4), 99, np.uint8), [0])
     source = open_source(str(synthetic / "videos"), labels)
-    train(source, replace(tiny, training=replace(tiny.training, epochs=1)), tmp_path / "run", False, QUIET)
+    train(source, of_one_stream(tiny, "semantic"), tmp_path / "run", False, QUIET)
     (left_out,) = epochs(tmp_path / "run")[0]["train"]["left_out"]
     assert "holds the class id 99; expected ids below" in left_out
 
 
-def test_a_bad_training_video_is_left_out_counted_and_named(videos, tiny, tmp_path):
+def test_an_unreadable_training_video_is_left_out_and_named(videos, tiny, tmp_path):
     cut = videos / "train" / "disc_up" / "002.mp4"
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     said = io.StringIO()
@@ -126,97 +127,97 @@ def test_a_bad_training_video_is_left_out_counted_and_named(videos, tiny, tmp_pa
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["train/disc_up/002.mp4"]
     assert "truncated" in rows[0]["reason"]
-    assert "1 of 24 videos cannot be read" in said.getvalue()
+    assert "1 of 24 videos" in said.getvalue()
     assert "train/disc_up/002.mp4: truncated" in said.getvalue()
     assert epochs(run)[0]["train"]["clips"] == 23
 
 
-def test_a_class_whose_training_videos_are_all_bad_stops_the_training_before_it_begins(videos, tiny, tmp_path):
+def test_a_class_without_a_readable_training_video_is_rejected(videos, tiny, tmp_path):
     for path in (videos / "train" / "disc_up").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(InputError, match="no readable training video of disc_up"):
+    with pytest.raises(InputError, match=r"disc_up.*check-data"):
         train(open_source(str(videos)), of_one_stream(tiny), tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run").exists()
 
 
-def test_data_without_splits_gets_a_seeded_split_that_keeps_groups_together(videos, tiny, tmp_path):
+def test_data_without_splits_gets_seeded_splits_that_keep_groups_together(videos, tiny, tmp_path):
     rows = [
         (path.relative_to(tmp_path), path.parent.name, f"{path.parent.name}-{int(path.stem) // 2}")
         for path in sorted((videos / "train").rglob("*.mp4"))
     ]
     listing = tmp_path / "videos.csv"
     write_rows(listing, ("path", "label", "group"), rows)
-    config = of_one_stream(tiny)
+    config, run = of_one_stream(tiny), tmp_path / "run"
+    source = open_source(str(listing))
     drawn = []
-    for number, seed in enumerate((0, 0, 5)):
-        run = tmp_path / f"run{number}"
-        train(open_source(str(listing)), replace(config, seed=seed), run, False, QUIET)
-        drawn.append(RunFolder(run).read_splits())
+    for seed in (0, 0, 5):
+        prepared = prepare_source(source, replace(config, seed=seed), RunFolder(run), False, QUIET)
+        drawn.append({video.name: video.split for video in prepared.videos})
     assert drawn[0] == drawn[1] != drawn[2]
+    train(source, config, run, False, QUIET)
+    assert RunFolder(run).read_splits() == drawn[0]
     assert set(drawn[0]) == {str(path) for path, _, _ in rows}
-    for split in drawn:
+    for split in drawn[::2]:
         of_group: dict[str, set[str]] = {}
         for path, _, group in rows:
             of_group.setdefault(group, set()).add(split[str(path)])
         assert all(len(found) == 1 for found in of_group.values())
         assert {"train", "test"} <= set(split.values())
     train_part = [name for name, split in drawn[0].items() if split == "train"]
-    assert epochs(tmp_path / "run0")[0]["train"]["clips"] == len(train_part) // 4 * 4  # batches of 4, the rest dropped
-    evaluated = evaluate(tmp_path / "run0", open_source(str(listing)), "test", QUIET)
+    assert epochs(run)[0]["train"]["clips"] == len(train_part) // 4 * 4  # batches of 4, the rest dropped
+    evaluated = evaluate(run, source, "test", QUIET)
     assert evaluated.metrics.videos == list(drawn[0].values()).count("test")
 
 
-def test_a_semantic_stream_without_label_maps_is_refused_unless_its_loss_has_no_weight(synthetic, tiny, tmp_path):
+def test_a_semantic_stream_without_label_maps_needs_interm_0(synthetic, tiny, tmp_path):
     source = open_source(str(synthetic / "videos"))
-    with pytest.raises(InputError, match="no label maps"):
+    with pytest.raises(InputError, match=r"loss_weights\.interm"):
         train(source, tiny, tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run").exists()
     config = of_one_stream(replace(tiny, loss_weights=LossWeights(interm=0)), "semantic")
     train(source, config, tmp_path / "run", False, QUIET)
 
 
-def test_balance_is_refused_where_a_video_has_several_labels(synthetic, tiny, tmp_path):
+def test_balance_is_rejected_for_multi_label_data(synthetic, trained, tiny, tmp_path):
     source = replace(open_source(str(synthetic / "videos")), multi_label=True)
     config = replace(of_one_stream(tiny), data=replace(tiny.data, balanced=True))
     with pytest.raises(InputError, match=r"data\.balanced"):
         train(source, config, tmp_path / "run", False, QUIET)
     assert not (tmp_path / "run").exists()
-    train(source, replace(config, data=tiny.data), tmp_path / "run", False, QUIET)
-    train(source, config, tmp_path / "run", True, QUIET)  # one that an earlier version began goes on
+    prepare_source(source, config, RunFolder(trained), True, QUIET)  # a run that an earlier version began is resumed
 
 
-def test_classes_that_need_not_be_told_apart_are_one_for_the_segmenter(synthetic, tiny, tmp_path):
+def test_segment_classes_merges_the_other_classes(synthetic, tiny, tmp_path):
     data = replace(tiny.data, segment_classes=["disc"], compact_classes=True)
-    config = replace(tiny, data=data, training=replace(tiny.training, epochs=1))
+    config = replace(of_one_stream(tiny, "semantic"), data=data)
     source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    run, told = tmp_path / "run", io.StringIO()
+    run, said = tmp_path / "run", io.StringIO()
     train(source, config, run, False, QUIET)
     saved = saved_models.load(run)
     assert saved.segment_classes == ("background", "disc", "other")
     train(source, load_config(run / "config.yaml"), run, True, QUIET)
-    scored = evaluate(run, source, "test", Console(file=told, width=200)).metrics.segmentation
-    assert "scored as other" in told.getvalue()
+    scored = evaluate(run, source, "test", Console(file=said, width=200)).metrics.segmentation
+    assert "scored as other" in said.getvalue()
     assert source.label_store is not None
     grouped = replace(source, label_store=source.label_store.with_others_merged(["disc"]))
     assert evaluate(run, grouped, "test", QUIET).metrics.segmentation == scored
     absent = replace(config, data=replace(data, segment_classes=["dog"], compact_classes=False))
-    with pytest.raises(InputError, match="segment_classes: got dog; expected some of the classes"):
+    with pytest.raises(InputError, match="segment_classes: got dog"):
         train(source, absent, tmp_path / "dog", False, QUIET)
     assert not (tmp_path / "dog").exists()
     train(source, of_one_stream(absent), tmp_path / "rgb", False, QUIET)  # nothing reads the label maps
-    told = io.StringIO()
-    assert evaluate(tmp_path / "rgb", source, "test", Console(file=told, width=200)).metrics.segmentation is None
-    assert "segmentation" not in told.getvalue()
+    said = io.StringIO()
+    assert evaluate(tmp_path / "rgb", source, "test", Console(file=said, width=200)).metrics.segmentation is None
+    assert "segmentation" not in said.getvalue()
 
 
-def test_classes_that_never_occur_are_left_out_of_the_segmenter_and_named(synthetic, tiny, tmp_path):
-    config = replace(tiny, data=replace(tiny.data, compact_classes=True), training=replace(tiny.training, epochs=1))
+def test_compact_classes_leaves_out_absent_classes_and_names_them(synthetic, tiny, tmp_path):
+    config = replace(of_one_stream(tiny, "semantic"), data=replace(tiny.data, compact_classes=True))
     source = open_source(str(synthetic / "videos"), synthetic / "labels")
-    run, told = tmp_path / "run", io.StringIO()
-    train(source, config, run, False, Console(file=told, width=200))
-    said = told.getvalue()
-    assert "3 of 6 classes" in said
-    assert all(name in said for name in ("triangle", "ring", "cross"))  # discs and squares are all that was drawn
+    run, said = tmp_path / "run", io.StringIO()
+    train(source, config, run, False, Console(file=said, width=200))
+    assert "3 of 6 classes" in said.getvalue()
+    assert all(name in said.getvalue() for name in ("triangle", "ring", "cross"))  # only discs and squares were drawn
     saved = saved_models.load(run)
     assert saved.segment_classes == ("background", "disc", "square")
     assert len(saved.model.state_dict()["representations.semantic.segmenter.classifier.weight"]) == 3

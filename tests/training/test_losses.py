@@ -1,4 +1,4 @@
-"""The losses against their formulas in numpy, and at the edges: nothing labelled, no weight."""
+"""The losses against their formulas in numpy, also without labels and without weights."""
 
 import numpy as np
 import pytest
@@ -17,14 +17,14 @@ def log_softmax(logits):
 
 
 def flat_logits(batch=2, classes=5, frames=3, grid=4):
-    """Logits that differ from frame to frame but not within one, as numpy (B, T, S) and as a tensor (B, S, T, h, w)."""
+    """Logits that are constant within a frame, as numpy (B, T, S) and as a tensor (B, S, T, h, w)."""
     logits_BTS = RNG.normal(0, 2, (batch, frames, classes))
     logits_BSThw = torch.tensor(logits_BTS.transpose(0, 2, 1)[..., None, None]).float()
     return logits_BTS, logits_BSThw.repeat(1, 1, 1, grid, grid)
 
 
 def blocks_of_labels(batch=2, frames=3, size=64, ids=(0, 1, 2, 3, 4, 255)):
-    """Label maps that are constant in each 8x8 px, so that which pixels of a block are looked at does not matter."""
+    """Label maps that are constant in each block of 8x8 px, so resampling within a block changes nothing."""
     small = RNG.choice(ids, (batch, frames, size // 8, size // 8)).astype(np.uint8)
     return small.repeat(8, axis=2).repeat(8, axis=3)
 
@@ -38,14 +38,14 @@ def test_softmax_cross_entropy_with_label_smoothing(smoothing):
     assert loss.item() / 6 == pytest.approx(expected, 1e-5)
 
 
-def test_sigmoid_cross_entropy_for_several_labels_a_clip():
+def test_sigmoid_cross_entropy_for_multi_label_clips():
     logits, target = RNG.normal(0, 2, (6, 4)), RNG.integers(0, 2, (6, 4)).astype(np.float32)
     p = 1 / (1 + np.exp(-logits))
     expected = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean()
     assert action_loss(torch.tensor(logits), torch.tensor(target), 0.1).item() / 6 == pytest.approx(expected, 1e-5)
 
 
-def test_the_teachers_loss_is_the_sum_over_labelled_pixels_of_each_frames_own_cross_entropy():
+def test_the_segmentation_loss_sums_cross_entropy_over_labelled_pixels():
     logits_BTS, logits_BSThw = flat_logits()
     labels = blocks_of_labels()
     log_p = log_softmax(logits_BTS)
@@ -54,7 +54,7 @@ def test_the_teachers_loss_is_the_sum_over_labelled_pixels_of_each_frames_own_cr
     assert segmentation_loss(logits_BSThw, torch.tensor(labels)).item() == pytest.approx(expected, 1e-5)
 
 
-def test_the_teachers_loss_compares_each_place_with_its_own_label():
+def test_the_segmentation_loss_compares_each_pixel_with_its_own_label():
     labels = blocks_of_labels(ids=(0, 1, 2))
     where_labelled = torch.nn.functional.one_hot(torch.tensor(labels).long(), 3).movedim(-1, 1).float()
     # What a segmenter that is right about 16 px cells would say.
@@ -90,7 +90,7 @@ def test_unlabelled_pixels_frames_and_videos_change_neither_loss_nor_gradient():
 
 
 @pytest.mark.parametrize("labels", [None, torch.full((2, 3, 64, 64), 255, dtype=torch.uint8)], ids=["none", "all 255"])
-def test_a_batch_without_labels_costs_exactly_nothing_and_pulls_nowhere(labels):
+def test_a_batch_without_labels_has_loss_0_and_gradient_0(labels):
     logits = flat_logits()[1].requires_grad_()
     loss = segmentation_loss(logits, labels)
     assert loss.item() == 0.0
@@ -98,7 +98,7 @@ def test_a_batch_without_labels_costs_exactly_nothing_and_pulls_nowhere(labels):
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 
-def test_losses_of_bfloat16_logits_are_those_of_the_same_numbers_in_float32():
+def test_bfloat16_logits_give_float32_losses():
     logits_BK, logits_BSThw = torch.randn(6, 4).bfloat16(), torch.randn(2, 5, 3, 4, 4).bfloat16()
     indices, marks = torch.tensor([0, 3, 1, 1, 2, 0]), torch.randint(0, 2, (6, 4)).float()
     labels = torch.tensor(blocks_of_labels())
@@ -120,7 +120,7 @@ def inputs_of(target, labels, pixels):
     return PassInputs(torch.empty(0), target, labels, torch.tensor(1.0), torch.tensor(4.0), pixels)
 
 
-def test_the_total_is_the_sum_of_the_five_losses_times_their_weights():
+def test_the_total_is_the_weighted_sum_of_the_losses():
     output, target, labels = outputs()
     weights = {"rgb": 0.5, "flow": 2.0, "semantic": 0.25, "merged": 1.0, "interm": 3.0}
     pixels = (labels != 255).sum()

@@ -1,4 +1,4 @@
-"""Trainings that are really killed, or signalled, and go on: bit for bit as if nothing had happened."""
+"""Trainings that are killed or signalled, and resumed: the result is the same, bit for bit."""
 
 import os
 import random
@@ -24,6 +24,7 @@ from airstreams.runs.checkpoint import TrainingState, load_state, save_state, sa
 from airstreams.training import setup
 from airstreams.training.loop import train
 from airstreams.training.signals import STOP, Signals, asked_to_stop
+from tests.training.processes import Command
 from tests.training.runs import entries
 
 QUIET = Console(quiet=True)
@@ -34,18 +35,18 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this sys
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """All that a state has to hold: dropout, decoding processes, a validation part, states often."""
+    """Everything that a state must hold: dropout, decoding processes, validation videos. States are saved often."""
     return replace(
         tiny,
         data=replace(tiny.data, workers=1),
-        model=replace(tiny.model, streams=["rgb", "semantic"], dropout=0.5),
+        model=replace(tiny.model, streams=["rgb", "semantic"], dropout=0.5, width=0.125),
         training=replace(tiny.training, epochs=6, batch_size=2, save_every=3),
     )
 
 
 @pytest.fixture(scope="module")
 def videos(synthetic, tmp_path_factory):
-    """The training videos, one of each class as the validation part."""
+    """The training videos; one of each class is for validation."""
     root = tmp_path_factory.mktemp("validated")
     shutil.copytree(synthetic / "videos" / "train", root / "videos" / "train")
     shutil.copytree(synthetic / "labels" / "train", root / "labels" / "train")
@@ -64,19 +65,26 @@ def undisturbed(videos, config, tmp_path_factory):
     return run
 
 
-def start(videos, run, config, new_group=False):
-    """`airstreams train` in a process of its own: from the beginning, or going on where there is a run."""
-    command = [sys.executable, "-m", "airstreams", "train", str(videos / "videos"), "--out", str(run)]
-    command += ["--labels", str(videos / "labels")]
+def train_arguments(videos, run, config):
+    """The arguments of `airstreams train`: from the beginning, or, if the run has begun, with --resume."""
+    arguments = ["train", str(videos / "videos"), "--out", str(run), "--labels", str(videos / "labels")]
     if (run / "config.yaml").exists():
-        command.append("--resume")
-    else:
-        save_config(config, run.parent / f"{run.name}.yaml")
-        command += ["--config", str(run.parent / f"{run.name}.yaml")]
-    # Sums come out the same only on as many threads.
+        return [*arguments, "--resume"]
+    recipe = run.parent / f"{run.name}.yaml"
+    save_config(config, recipe)
+    return [*arguments, "--config", str(recipe)]
+
+
+def start(videos, run, config):
+    """Start a training in a process of its own."""
+    return Command(train_arguments(videos, run, config), run.parent / f"{run.name}.txt")
+
+
+def start_python(videos, run, config, new_group=False):
+    """Start `python -m airstreams train`, as people do."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", "airstreams", *train_arguments(videos, run, config)],
         env=environment,
         start_new_session=new_group,
         stdout=subprocess.PIPE,
@@ -85,16 +93,14 @@ def start(videos, run, config, new_group=False):
     )
 
 
-def finish(process):
-    out, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    return out, said
+def finish(command):
+    assert command.wait() == 0, command.output.read_text()
 
 
 def comparable(entry):
-    """An entry without what a clock said."""
-    figures = entry.get("train", entry)
-    return {name: value for name, value in figures.items() if name not in ("clips_per_second", "waiting", "seconds")}
+    """An entry without the times."""
+    metrics = entry.get("train", entry)
+    return {name: value for name, value in metrics.items() if name not in ("clips_per_second", "waiting", "seconds")}
 
 
 def assert_same_end(run, undisturbed):
@@ -123,8 +129,8 @@ def assert_equal(one, other):
         assert one == other
 
 
-def test_killed_ten_times_at_random_moments_training_ends_with_the_same_bits(videos, config, undisturbed, tmp_path):
-    """Each kill falls at a random time after a random number of further log lines or states, also at the start."""
+def test_a_training_killed_ten_times_ends_with_the_same_bits(videos, config, undisturbed, tmp_path):
+    """The first kill falls at the start. Each later one falls at a random time after the next saved state."""
     run = tmp_path / "killed"
     drawn = random.Random(int.from_bytes(os.urandom(2)))
     kills, steps_at_kill = 0, []
@@ -132,13 +138,12 @@ def test_killed_ten_times_at_random_moments_training_ends_with_the_same_bits(vid
         process = start(videos, run, config)
         newest = saved_states(run)[:1]
         deadline = time.monotonic() + 60
-        patience = 0.0 if kills == 0 else drawn.uniform(0, 1.0)  # the first while Python is still importing
+        patience = drawn.uniform(0, 0.1)
         while kills and process.poll() is None and saved_states(run)[:1] == newest and time.monotonic() < deadline:
             time.sleep(0.005)
-        time.sleep(patience * 0.2)
+        time.sleep(patience)
         process.kill()
-        process.communicate(timeout=120)  # its decoding processes, which hold the pipes too, end with it
-        if process.returncode != -signal.SIGKILL:
+        if process.wait() != -signal.SIGKILL:
             break
         kills += 1
         if (run / "config.yaml").exists():
@@ -156,8 +161,8 @@ def test_the_number_of_decoding_processes_changes_nothing(videos, config, undist
     assert_same_end(tmp_path / "run", undisturbed)
 
 
-def test_a_run_that_goes_on_elsewhere_describes_its_model_as_before(videos, config, tmp_path):
-    """So that a kill between the two files of a model leaves a pair that belongs together."""
+def test_a_run_resumed_elsewhere_keeps_the_description_of_its_model(videos, config, tmp_path):
+    """A kill between the two files of a model then leaves a pair that belongs together."""
     source = open_source(str(videos / "videos"), videos / "labels")
     config = replace(config, training=replace(config.training, epochs=2))
     stopped: list[bytes] = []
@@ -174,7 +179,7 @@ def test_a_run_that_goes_on_elsewhere_describes_its_model_as_before(videos, conf
 
 
 @pytest.mark.parametrize("number", STOP)
-def test_each_signal_to_stop_asks_for_the_state_to_be_saved_and_the_end(number):
+def test_each_stop_signal_asks_to_save_and_stop(number):
     with Signals() as signals:
         signals.has_steps = True
         os.kill(os.getpid(), number)
@@ -182,39 +187,39 @@ def test_each_signal_to_stop_asks_for_the_state_to_be_saved_and_the_end(number):
     assert asked_to_stop.is_set()
 
 
-def test_ctrl_c_saves_the_state_first_and_says_how_to_go_on(videos, config, undisturbed, tmp_path):
+def test_ctrl_c_saves_the_state_and_says_how_to_resume(videos, config, undisturbed, tmp_path):
     config = replace(config, training=replace(config.training, save_every=10_000))
     run = tmp_path / "run"
-    process = start(videos, run, config)
+    process = start_python(videos, run, config)
     while process.poll() is None and not entries(run):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "airstreams: stopped at step" in said
-    assert "--resume goes on from there" in said
-    assert "Traceback" not in said
+    assert "airstreams: stopped at step" in stderr
+    assert "--resume goes on from there" in stderr
+    assert "Traceback" not in stderr
     assert load_state(run)[0].step >= entries(run)[-1]["step"] >= 10
     finish(start(videos, run, config))
     assert_same_end(run, undisturbed)
 
 
-def test_a_signal_to_the_whole_group_while_it_validates_stops_after_saving(videos, config, undisturbed, tmp_path):
-    """As schedulers, torchrun and a terminal send it: to the processes that decode as well."""
+def test_a_signal_to_the_whole_group_during_validation_stops_after_saving(videos, config, undisturbed, tmp_path):
+    """Schedulers, torchrun and terminals signal the decoding processes too."""
     config = replace(config, training=replace(config.training, save_every=10_000))
     run = tmp_path / "run"
-    process = start(videos, run, config, new_group=True)
+    process = start_python(videos, run, config, new_group=True)
     while process.poll() is None and not (entries(run) and entries(run)[-1]["step"] >= 10):
         time.sleep(0.002)  # step 10 ends the first epoch, and its validation is next
     os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "airstreams: stopped at step" in said, said
+    assert "airstreams: stopped at step" in stderr, stderr
     finish(start(videos, run, config))
     assert_same_end(run, undisturbed)
 
 
-def test_before_the_first_step_a_signal_stops_at_once(videos, config, trained, tmp_path):
+def test_a_signal_before_the_first_step_stops_at_once(videos, config, trained, tmp_path):
     class Stops(Console):
         def print(self, *objects, **options):  # the report on --init, before any video is opened
             os.kill(os.getpid(), signal.SIGTERM)
@@ -238,7 +243,7 @@ def test_a_second_ctrl_c_stops_at_once(videos, config, tmp_path):
         )
 
 
-def test_a_request_to_stop_that_comes_while_the_state_is_saved_is_heard(videos, config, tmp_path, monkeypatch):
+def test_a_stop_signal_during_a_save_is_heard(videos, config, tmp_path, monkeypatch):
     config = replace(config, training=replace(config.training, save_every=4))
 
     def save(state, run, keep):
@@ -253,7 +258,7 @@ def test_a_request_to_stop_that_comes_while_the_state_is_saved_is_heard(videos, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
-def test_a_full_disk_is_told_in_plain_words_and_keeps_the_state_before(tmp_path):
+def test_a_full_disk_keeps_the_previous_state_and_names_the_file(tmp_path):
     import resource
 
     save_state(a_state(3), tmp_path, keep=2)
@@ -268,7 +273,7 @@ def test_a_full_disk_is_told_in_plain_words_and_keeps_the_state_before(tmp_path)
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000000003.pt"]
 
 
-def test_a_schedulers_warning_saves_the_state_and_training_goes_on(videos, config, undisturbed, tmp_path):
+def test_sigusr1_saves_the_state_and_training_continues(videos, config, undisturbed, tmp_path):
     config = replace(config, training=replace(config.training, save_every=10_000, keep=100))
     process = start(videos, tmp_path / "run", config)
     sent = 0
@@ -291,7 +296,7 @@ def a_state(step):
     return TrainingState(0, step, step, None, {}, {"model": {"weight": torch.full((5,), float(step))}})
 
 
-def test_only_the_newest_states_are_kept_and_half_written_ones_are_cleared_away(tmp_path):
+def test_only_the_newest_states_are_kept_and_unfinished_ones_are_removed(tmp_path):
     left = [tmp_path / "state" / ".123.step-000000001.pt", tmp_path / ".123.model.safetensors"]
     for step in range(5):
         save_state(a_state(step), tmp_path, keep=2)
@@ -301,13 +306,13 @@ def test_only_the_newest_states_are_kept_and_half_written_ones_are_cleared_away(
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000004.pt", "step-000000005.pt"]
     assert load_state(tmp_path)[0].step == 5
-    # After a damaged one was passed over, it does not count among those kept.
+    # A damaged state of a later step does not count among those kept.
     (tmp_path / "state" / "step-000000009.pt").write_bytes(b"damaged")
     save_state(a_state(7), tmp_path, keep=2)
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-000000005.pt", "step-000000007.pt"]
 
 
-def test_what_is_not_a_trainings_own_stays_beside_its_states(tmp_path):
+def test_foreign_files_beside_the_states_stay(tmp_path):
     others = [tmp_path / "state" / "@eaDir", tmp_path / "state" / "mine.pt"]
     others[0].mkdir(parents=True)
     others[1].write_bytes(b"a copy")
@@ -316,7 +321,7 @@ def test_what_is_not_a_trainings_own_stays_beside_its_states(tmp_path):
     assert sorted((tmp_path / "state").iterdir()) == [*others, tmp_path / "state" / "step-000000002.pt"]
 
 
-def test_a_state_whose_damage_pickle_complains_of_in_its_own_way_is_passed_over(tmp_path):
+def test_a_state_with_damage_that_pickle_reports_is_skipped(tmp_path):
     for step in (3, 7):
         save_state(a_state(step), tmp_path, keep=2)
     newest = tmp_path / "state" / "step-000000007.pt"
@@ -332,7 +337,7 @@ def test_a_state_whose_damage_pickle_complains_of_in_its_own_way_is_passed_over(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_of_a_state_cut_short_the_one_before_is_taken(tmp_path, share):
+def test_a_truncated_state_is_skipped_for_the_one_before(tmp_path, share):
     for step in (3, 7):
         save_state(a_state(step), tmp_path, keep=2)
     newest = tmp_path / "state" / "step-000000007.pt"
@@ -344,7 +349,7 @@ def test_of_a_state_cut_short_the_one_before_is_taken(tmp_path, share):
         load_state(tmp_path)
 
 
-def test_a_state_that_would_run_code_is_passed_over_as_a_damaged_one(tmp_path):
+def test_a_state_that_would_run_code_is_skipped(tmp_path):
     class Bomb:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "it ran"),)
@@ -356,13 +361,13 @@ def test_a_state_that_would_run_code_is_passed_over_as_a_damaged_one(tmp_path):
     assert not (tmp_path / "it ran").exists()
 
 
-def test_without_a_state_there_is_nothing_to_resume(synthetic, tiny, tmp_path):
+def test_resuming_without_a_state_is_rejected(synthetic, tiny, tmp_path):
     with pytest.raises(InputError, match="no saved state"):
         train(open_source(str(synthetic / "videos"), synthetic / "labels"), tiny, tmp_path / "absent", True, QUIET)
 
 
-def test_a_video_that_was_lost_between_two_starts_is_counted_and_the_order_stays(synthetic, tiny, tmp_path):
-    """A resumed run goes by the videos that it began with."""
+def test_a_video_lost_before_resuming_is_counted_and_the_order_stays(synthetic, tiny, tmp_path):
+    """A resumed run keeps the list of videos that it began with."""
     videos = shutil.copytree(synthetic / "videos", tmp_path / "videos")
     config = replace(tiny, model=replace(tiny.model, streams=["rgb"]))
     run = tmp_path / "run"

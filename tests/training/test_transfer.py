@@ -1,4 +1,4 @@
-"""What a new model takes over from a saved one: all that fits, and no more."""
+"""A new model copies the parts of a saved one that fit, and no others."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ def small(**changes):
 
 
 def source(classes=CLASSES, segment_classes=SEGMENT_CLASSES, **changes):
-    """A saved model, as if trained: every weight and statistic away from its start."""
+    """A saved model that looks trained: every weight and statistic differs from its initial value."""
     torch.manual_seed(0)
     model = build(small(**changes), len(classes), len(segment_classes))
     with torch.no_grad():
@@ -43,7 +43,7 @@ def copied(model):
 
 
 def assert_taken(model, before, theirs, *, except_for=()):
-    """Every weight is the saved one's, and those of layers that start with `except_for` are as they were built."""
+    """Every weight was copied, except those under the prefixes in `except_for`, which are as they were built."""
     for key, weight in model.state_dict().items():
         expected = before if key.startswith(tuple(except_for)) else theirs.state_dict()
         assert torch.equal(weight, expected[key]), key
@@ -54,7 +54,7 @@ def scores(model):
         return model.eval()(CLIP, list(model.late)).logits
 
 
-def test_with_the_same_classes_both_models_score_alike(tmp_path):
+def test_the_same_classes_give_the_same_scores(tmp_path):
     save(source(), tmp_path / "run")
     saved, model = load(tmp_path / "run"), fresh()
     unlike = scores(model)
@@ -89,7 +89,7 @@ def test_the_two_models_share_no_memory():
 
 
 @pytest.mark.parametrize(
-    ("classes", "told"),
+    ("classes", "text"),
     [
         (("walk", "wave"), "3 classes there, 2 here"),
         (("walk", "wave", "wink"), "3 classes there, 3 others here"),
@@ -97,38 +97,38 @@ def test_the_two_models_share_no_memory():
     ],
     ids=["fewer", "as many others", "another order"],
 )
-def test_other_classes_renew_the_heads_classifiers_alone(classes, told):
+def test_other_classes_renew_only_the_classifiers_of_the_heads(classes, text):
     saved, model = source(), fresh(classes)
     before = copied(model)
     transfer = take_over(model, classes, SEGMENT_CLASSES, saved)
     heads = ("rgb", "flow", "semantic", "merged")
     assert_taken(model, before, saved.model, except_for=[f"late.{head}.classifier." for head in heads])
     for name, done in transfer.parts.items():
-        assert done == (f"taken without its classifier ({told})" if name.endswith(".late") else "taken"), name
+        assert done == (f"taken without its classifier ({text})" if name.endswith(".late") else "taken"), name
     renewed = sum(parameter.numel() for head in heads for parameter in model.late[head].classifier.parameters())
     assert transfer.taken == transfer.total - renewed
 
 
 @pytest.mark.parametrize(
-    ("segment_classes", "told"),
+    ("segment_classes", "text"),
     [
         (("background", "person"), "4 classes there, 2 here"),
         (("background", "person", "dog", "ball"), "4 classes there, 4 others here"),
     ],
     ids=["fewer", "another order"],
 )
-def test_other_segmentation_classes_renew_the_segmenters_classifiers_and_the_reduction(segment_classes, told):
+def test_other_segmentation_classes_renew_only_the_segmenters_classifiers_and_reduction(segment_classes, text):
     saved, model = source(segmenter_stride=4), fresh(segment_classes=segment_classes, segmenter_stride=4)
     before = copied(model)
     transfer = take_over(model, CLASSES, segment_classes, saved)
     renewed = ("segmenter.classifier.", "segmenter.finer_classifiers.", "reduction.")
     assert_taken(model, before, saved.model, except_for=[f"representations.semantic.{layer}" for layer in renewed])
-    assert transfer.parts.pop("semantic.representation") == f"taken without its classifier and reduction ({told})"
+    assert transfer.parts.pop("semantic.representation") == f"taken without its classifier and reduction ({text})"
     assert set(transfer.parts.values()) == {"taken"}
 
 
 @pytest.mark.parametrize(("there", "here"), [(16, 4), (4, 8)])
-def test_another_stride_of_the_segmenter_renews_its_finer_classifiers_alone(there, here):
+def test_another_segmenter_stride_renews_only_the_finer_classifiers(there, here):
     saved, model = source(segmenter_stride=there), fresh(segmenter_stride=here)
     before = copied(model)
     transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
@@ -137,7 +137,7 @@ def test_another_stride_of_the_segmenter_renews_its_finer_classifiers_alone(ther
     assert set(transfer.parts.values()) == {"taken"}
 
 
-def test_a_stream_of_only_one_of_the_two_is_named():
+def test_streams_that_only_one_model_has_are_named():
     saved, model = source(streams=["rgb", "flow"]), fresh(streams=["rgb", "semantic"])
     before = copied(model)
     transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
@@ -150,7 +150,7 @@ def test_a_stream_of_only_one_of_the_two_is_named():
     assert_taken(model, before, saved.model, except_for=only_new)
 
 
-def test_a_single_stream_has_no_merged_tower_to_give():
+def test_a_saved_single_stream_has_no_merged_tower():
     saved, model = source(streams=["rgb"]), fresh(streams=["rgb", "flow"])
     before = copied(model)
     transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
@@ -161,7 +161,7 @@ def test_a_single_stream_has_no_merged_tower_to_give():
     )
 
 
-def test_a_single_stream_takes_its_own_tower_and_leaves_the_merged_one():
+def test_a_new_single_stream_takes_its_tower_and_not_the_merged_one():
     saved, model = source(), fresh(streams=["flow"])
     transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
     assert transfer.parts == dict.fromkeys(["flow.representation", "flow.early", "flow.late"], "taken")
@@ -169,8 +169,8 @@ def test_a_single_stream_takes_its_own_tower_and_leaves_the_merged_one():
     assert torch.equal(scores(model)["flow"], scores(saved.model)["flow"])
 
 
-def test_of_another_width_no_part_of_a_tower_is_taken():
-    """Not even the weights whose shapes happen to fit, such as the input's normalisation."""
+def test_towers_of_another_width_are_not_taken():
+    """Even weights whose shapes fit, such as the normalisation of the input, are not taken."""
     saved, model = source(), fresh(width=0.25)
     before = copied(model)
     transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
@@ -179,7 +179,7 @@ def test_of_another_width_no_part_of_a_tower_is_taken():
     assert_taken(model, before, saved.model, except_for=["early.", "late."])
 
 
-def test_a_tower_with_another_last_block_is_taken_up_to_the_merge():
+def test_another_last_block_leaves_the_early_towers_taken():
     tower = [*default_tower()[:-1], Block(512, [Layer("conv2d")], skip=False)]
     saved, model = source(), fresh(tower=tower)
     before = copied(model)
@@ -189,14 +189,14 @@ def test_a_tower_with_another_last_block_is_taken_up_to_the_merge():
     assert_taken(model, before, saved.model, except_for=["late."])
 
 
-def test_a_layer_that_only_the_saved_model_has_keeps_its_tower_from_being_taken():
+def test_a_tower_with_an_extra_saved_layer_is_not_taken():
     longer = [*default_tower()[:-1], Block(512, default_tower()[-1].layers, repeats=2)]
     saved, model = source(tower=longer), fresh()
     transfer = take_over(model, CLASSES, SEGMENT_CLASSES, saved)
     assert "absent here" in transfer.parts["merged.late"]
 
 
-def test_a_person_reads_what_became_of_each_part():
+def test_the_text_of_a_transfer_lists_each_part():
     saved, model = source(streams=["rgb", "flow"]), fresh(("walk", "wave"), streams=["rgb"])
     lines = str(take_over(model, ("walk", "wave"), SEGMENT_CLASSES, saved)).splitlines()
     million = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -208,7 +208,7 @@ def test_a_person_reads_what_became_of_each_part():
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "told"),
+    ("theirs", "ours", "text"),
     [
         ({"streams": ["rgb"]}, {"streams": ["flow"]}, ["rgb.early, rgb.late", "flow.early, flow.late"]),
         ({"streams": ["rgb"]}, {"streams": ["rgb"], "width": 0.25}, ["rgb.early not taken: other shapes", "widths"]),
@@ -216,11 +216,11 @@ def test_a_person_reads_what_became_of_each_part():
     ],
     ids=["no stream in common", "another width", "nothing but the flow's three parameters"],
 )
-def test_where_nothing_fits_the_error_says_what_each_has(theirs, ours, told):
+def test_an_error_lists_the_parts_if_nothing_fits(theirs, ours, text):
     saved, model = source(**theirs), fresh(**ours)
     before = copied(model)
     with pytest.raises(InputError) as raised:
         take_over(model, CLASSES, SEGMENT_CLASSES, saved)
     assert "\n" not in str(raised.value)
-    assert all(words in str(raised.value) for words in told)
+    assert all(words in str(raised.value) for words in text)
     assert all(torch.equal(weight, before[key]) for key, weight in model.state_dict().items())
