@@ -23,10 +23,6 @@ class Command:
         self.process.start()
         ours.close()
 
-    @property
-    def pid(self):
-        return self.process.pid
-
     def poll(self):
         return self.process.exitcode
 
@@ -34,6 +30,7 @@ class Command:
         self.process.kill()
 
     def send_signal(self, number):
+        assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
     def wait(self, timeout=120):

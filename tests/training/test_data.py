@@ -152,7 +152,7 @@ def test_data_without_splits_gets_seeded_splits_that_keep_groups_together(videos
     drawn = []
     for seed in (0, 0, 5):
         prepared = prepare_source(source, replace(config, seed=seed), RunFolder(run), False, QUIET)
-        drawn.append({video.name: video.split for video in prepared.videos})
+        drawn.append({video.name: video.split or "" for video in prepared.videos})
     assert drawn[0] == drawn[1] != drawn[2]
     train(source, config, run, False, QUIET)
     assert RunFolder(run).read_splits() == drawn[0]

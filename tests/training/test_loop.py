@@ -137,16 +137,23 @@ def test_validation_runs_every_n_epochs_and_after_the_last(learnt, tiny, tmp_pat
     assert kept.top1 == best["top1"]
 
 
-def test_a_cache_gives_the_same_weights_without_reading_videos(videos, tiny, tmp_path, monkeypatch):
-    cached = replace(of_one_stream(tiny), data=replace(tiny.data, cache=str(tmp_path / "cache")))
-    for name, config in (("without", of_one_stream(tiny)), ("with", cached), ("again", cached)):
+@pytest.fixture(scope="module")
+def rgb_weights(synthetic, tiny, tmp_path_factory):
+    """The weights of a training with one stream and seed 0."""
+    run = tmp_path_factory.mktemp("rgb") / "run"
+    train(open_source(str(synthetic / "videos")), of_one_stream(tiny), run, False, QUIET)
+    return load_file(run / "model.safetensors")
+
+
+def test_a_cache_gives_the_same_weights_without_reading_videos(synthetic, rgb_weights, tiny, tmp_path, monkeypatch):
+    config = replace(of_one_stream(tiny), data=replace(tiny.data, cache=str(tmp_path / "cache")))
+    for name in ("filled", "again"):
         if name == "again":
             monkeypatch.setattr(dataset, "read_frames", None)
-        train(open_source(str(videos)), config, tmp_path / name, False, QUIET)
-    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("without", "with", "again")]
-    for name, tensor in weights[0].items():
-        assert torch.equal(weights[1][name], tensor), name
-        assert torch.equal(weights[2][name], tensor), name
+        train(open_source(str(synthetic / "videos")), config, tmp_path / name, False, QUIET)
+        weights = load_file(tmp_path / name / "model.safetensors")
+        for key, tensor in rgb_weights.items():
+            assert torch.equal(weights[key], tensor), key
 
 
 def test_training_fits_a_few_videos(learnt):
@@ -176,15 +183,12 @@ def test_the_later_of_two_equally_good_epochs_is_kept(learnt, tiny, tmp_path):
     assert all(torch.equal(tensor, kept[name]) for name, tensor in last.items())
 
 
-def test_the_seed_decides_the_weights(synthetic, tiny, tmp_path):
-    config = of_one_stream(tiny)
-    weights = []
-    for number, seed in enumerate((0, 0, 1)):
-        run = tmp_path / str(number)
-        train(open_source(str(synthetic / "videos")), replace(config, seed=seed), run, False, QUIET)
-        weights.append(load_file(run / "model.safetensors"))
-    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
-    assert not all(torch.equal(tensor, weights[2][name]) for name, tensor in weights[0].items())
+def test_the_seed_decides_the_weights(synthetic, rgb_weights, tiny, tmp_path):
+    for seed in (0, 1):
+        run = tmp_path / str(seed)
+        train(open_source(str(synthetic / "videos")), replace(of_one_stream(tiny), seed=seed), run, False, QUIET)
+        weights = load_file(run / "model.safetensors")
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in rgb_weights.items()) == (seed == 0)
 
 
 def test_a_resumed_run_needs_the_same_labels_and_teacher(synthetic, videos, tiny, tmp_path):

@@ -46,7 +46,7 @@ class EvaluationFolder:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder that one training writes. No other module spells the name of a file in it.
+    """The folder that one training writes, with the name of every file. (`checkpoint.py` names the states.)
 
     path: the folder. It need not exist yet.
     """
@@ -145,7 +145,7 @@ class RunFolder:
         write_rows(self.left_out, ("name", "reason"), ((bad.video.name, bad.reason) for bad in bad_videos))
 
     def read_left_out(self) -> Mapping[str, str]:
-        """Video name to reason, as `write_left_out` wrote it. InputError: the file is damaged."""
+        """Video name to reason, as `write_left_out` wrote it. OSError: there is no file. InputError: it is damaged."""
         try:
             with self.left_out.open(encoding="utf-8", newline="") as file:
                 return {row["name"]: row["reason"] for row in csv.DictReader(file)}
@@ -155,7 +155,7 @@ class RunFolder:
             ) from error
 
     def write_trained_before(self, names: Iterable[str]) -> None:
-        """List the videos that the starting model was trained on; no file where there are none."""
+        """List the videos that the starting model was trained on. Without any there is no file."""
         self.trained_before.unlink(missing_ok=True)  # of a training that was killed at its start
         rows = [(name,) for name in sorted(names)]
         if rows:

@@ -35,7 +35,7 @@ from airstreams.training.signals import Signals
 from airstreams.training.step import training_step
 
 LOG_EVERY = 10  # steps
-SAVE_AFTER = 60.0  # s; an epoch's end is saved if the last save is longer ago: a state is five times the model's size
+SAVE_AFTER = 60.0  # seconds; states are large, so an epoch's end is saved only if the last save is longer ago
 SKIP_LIMIT = 10  # skipped steps in a row that end a training
 
 
@@ -93,9 +93,10 @@ def _run_epochs(training: Training, signals: Signals, after_epoch: Callable[[Epo
             metrics = EpochMetrics.resumed(state, is_main_process())
             for epoch_ends in _steps(training, metrics, lambda: progress.advance(task)):
                 saver.check(epoch_ends)
-                if state.step % LOG_EVERY == 0 or saver.wants_save or epoch_ends:
+                log_is_due = state.step % LOG_EVERY == 0
+                if log_is_due or saver.wants_save or epoch_ends:
                     _read_metrics(training, metrics, epoch_ends)
-                if state.step % LOG_EVERY == 0 and metrics.recent.steps:
+                if log_is_due and metrics.recent.steps:
                     recent = metrics.since_last_line()
                     rate = training.learner.schedule.get_last_lr()[0]
                     log.write({"epoch": state.epoch + 1, "step": state.step, "lr": rate} | recent)
@@ -134,7 +135,10 @@ def _steps(training: Training, metrics: EpochMetrics, advance: Callable[[], None
 class _Saver:
     """Decides when a state is saved: on request, every `save_every` steps, and at an epoch's end after `SAVE_AFTER`.
 
-    epoch_end_is_due: whether the last step ended an epoch whose end is saved.
+    After each step, call `check`, then `save_if_due`. Between the two the loop reads the metrics that the state keeps.
+
+    wants_save: whether the state is to be saved after this step.
+    epoch_end_is_due: whether this step ends an epoch whose end is saved.
     """
 
     def __init__(self, training: Training, signals: Signals) -> None:
@@ -164,36 +168,6 @@ class _Saver:
             raise Stopped(f"stopped at step {state.step}, in epoch {state.epoch + 1}; --resume goes on from there")
 
 
-def _validate(training: Training, record: EpochRecord) -> None:
-    """Score the validation videos, if it is their turn."""
-    every, epochs = training.config.training.validate_every, training.config.training.epochs
-    if training.val_videos and (record.epoch == epochs or record.epoch % every == 0):
-        broadcast_buffers(training.saved.model)
-        scores = score_videos(training.saved, training.val_videos, workers=training.config.data.workers)
-        record.val = metrics_of(training.saved, scores).as_dict()
-
-
-def _keep_if_best(training: Training, record: EpochRecord, epoch_end_is_due: bool, skipped_in_a_row: int) -> None:
-    """Write the model if this epoch's is the best so far, or, without validation videos, the newest to keep."""
-    state, last = training.state, record.epoch == training.config.training.epochs
-    score = None if record.val is None else record.val[training.metric]
-    if not training.val_videos:
-        better = last or epoch_end_is_due
-    elif score is None:  # not validated in this epoch, or no validation video has an action
-        better = last and state.best is None
-    else:
-        better = state.best is None or score >= state.best
-    if better and (last or not skipped_in_a_row):
-        state.best = score
-        if is_main_process():
-            saved_models.save(training.saved, training.folder.path)
-
-
-def seed_of_step(seed: int, step: int, process: int) -> int:
-    """The seed of torch's generator (dropout) for a step. A resumed training draws the same numbers."""
-    return int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0])
-
-
 def _read_metrics(training: Training, metrics: EpochMetrics, epoch_ends: bool) -> None:
     """Read the metrics of the last steps from the device, and warn of skipped steps.
 
@@ -221,3 +195,37 @@ def _why_skipped(metrics: StepMetrics, names: list[str]) -> str:
         return f"step {metrics.step} was skipped: none of its clips could be read"
     wrong = ", ".join(f"{name} is {value}" for name, value in metrics.not_finite.items() if name != "losses/total")
     return f"step {metrics.step} was skipped: {wrong}. Its clips: {', '.join(names)}"
+
+
+def _validate(training: Training, record: EpochRecord) -> None:
+    """Score the validation videos, if it is their turn."""
+    every, epochs = training.config.training.validate_every, training.config.training.epochs
+    if training.val_videos and (record.epoch == epochs or record.epoch % every == 0):
+        broadcast_buffers(training.saved.model)
+        scores = score_videos(training.saved, training.val_videos, workers=training.config.data.workers)
+        record.val = metrics_of(training.saved, scores).as_dict()
+
+
+def _keep_if_best(training: Training, record: EpochRecord, epoch_end_is_due: bool, skipped_in_a_row: int) -> None:
+    """Write the model if it is to replace the one in the run folder.
+
+    With validation videos it must be at least as good as the best so far. Without them it replaces the older one after
+    the last epoch, and whenever the epoch's end is saved.
+    """
+    state, last = training.state, record.epoch == training.config.training.epochs
+    score = None if record.val is None else record.val[training.metric]
+    if not training.val_videos:
+        better = last or epoch_end_is_due
+    elif score is None:  # not validated in this epoch, or no validation video has an action
+        better = last and state.best is None
+    else:
+        better = state.best is None or score >= state.best
+    if better and (last or not skipped_in_a_row):
+        state.best = score
+        if is_main_process():
+            saved_models.save(training.saved, training.folder.path)
+
+
+def seed_of_step(seed: int, step: int, process: int) -> int:
+    """The seed of torch's generator (dropout) for a step. A resumed training draws the same numbers."""
+    return int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0])

@@ -29,7 +29,7 @@ from airstreams.training.data import TrainingVideos, make_loader, prepare_source
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.transfer import take_over
 
-FEW_STEPS = 300  # from random weights, 16 videos were learnt in 300 steps and not in 60
+FEW_STEPS = 300  # from random weights, a model fitted 16 videos in 300 steps, but not in 60
 
 
 @dataclass
@@ -72,8 +72,10 @@ def set_up(
 ) -> Training | None:
     """Make a training ready; None if the run to resume is finished already.
 
-    Whatever can be rejected is rejected before the videos are opened, which can take hours, and before anything is
-    written into the folder.
+    Checks that need no video come first, because opening the videos can take hours. Nothing is written into the folder
+    before all checks have passed.
+
+    InputError: the config, the data or the run to resume or to start from is unsuitable.
     """
     accelerator = make_accelerator(config.training)
     console = console if is_main_process() else Console(quiet=True)
@@ -86,9 +88,7 @@ def set_up(
         if state.epoch == config.training.epochs:
             say(console, f"{folder.path}: all {state.epoch} epochs are done already")
             return None
-    torch.manual_seed(config.seed)
-    model = build(config.model, len(source.classes), len(segment_classes))
-    trained_before = _start_from(init, model, source, segment_classes, console) if init else set[str]()
+    model, trained_before = _new_model(init, source, segment_classes, config, console)
     frozen = freeze(model, config)
     for stream in config.model.streams:
         if stream in config.model.representations:
@@ -104,12 +104,8 @@ def set_up(
     )
     _say_sizes(source, videos, console)
     sampler, loader = make_loader(videos, source, config, accelerator)
-    if config.training.epochs * sampler.steps < FEW_STEPS and init is None and not resume:
-        warn(
-            console,
-            f"{config.training.epochs * sampler.steps} steps are few for random weights. Give more --training.epochs "
-            f"than {config.training.epochs}, or start from another run with --init RUN",
-        )
+    if init is None and not resume:
+        _warn_of_few_steps(config.training.epochs, sampler.steps, console)
     learner = make_learner(model, frozen, config, sampler, accelerator)
     # A resumed run describes its model by the config that it began with. The description then never changes, and a
     # crash between the model's two files leaves a pair that belongs together.
@@ -161,12 +157,24 @@ def _restore(learner: Learner, state: TrainingState, folder: RunFolder, config: 
     """Set the learner to a saved state. InputError: the state is of another model."""
     try:
         learner.restore(state.learner)
-        state.learner = learner.state()  # lets go of the copy that was read from disk
+        state.learner = learner.state()  # frees the copy that was read from disk
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError) as error:
         fix = saved_models.fix_for_other_weights(learner.model, state.learner["model"], config.model)
         raise InputError(f"{folder.path}: its state does not fit the model ({one_line(error)[:200]}). {fix}") from error
+
+
+def _new_model(
+    init: Path | None, source: Source, segment_classes: Sequence[str], config: Config, console: Console
+) -> tuple[AIRStreams, set[str]]:
+    """Build the model from the config's seed, and start it from `init` if there is one.
+
+    Also returns the names of the videos that the weights were trained on before.
+    """
+    torch.manual_seed(config.seed)
+    model = build(config.model, len(source.classes), len(segment_classes))
+    return model, _start_from(init, model, source, segment_classes, console) if init else set()
 
 
 def _start_from(
@@ -203,6 +211,16 @@ def _require_same_data(state: TrainingState, fingerprint: dict[str, Any], source
         raise InputError(
             f"--resume: {source.name} has other {' and '.join(changed)} than {folder.path} was trained on. Give the "
             "DATA that the run began with, or begin a new run with another --out."
+        )
+
+
+def _warn_of_few_steps(epochs: int, steps_per_epoch: int, console: Console) -> None:
+    steps = epochs * steps_per_epoch
+    if steps < FEW_STEPS:
+        warn(
+            console,
+            f"{steps} steps are few for random weights. Give more --training.epochs than {epochs}, or start from "
+            "another run with --init RUN",
         )
 
 
