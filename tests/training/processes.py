@@ -9,7 +9,8 @@ import torch
 
 from airstreams.cli import main
 
-CONTEXT = multiprocessing.get_context("forkserver")
+# Windows has no such context, and the tests that use it are skipped there.
+CONTEXT = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else None)
 CONTEXT.set_forkserver_preload(["airstreams.cli", "airstreams.training.loop"])
 
 
