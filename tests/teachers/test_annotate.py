@@ -510,7 +510,10 @@ TWO_JOBS = """
     rank = os.environ["RANK"]
     shared, not_shared = json.loads(sys.argv[1])
     not_shared[not_shared.index("--out") + 1] += rank
-    statuses = [main(shared), main(not_shared)]
+    statuses = [main(shared)]
+    sys.stdout.flush()
+    os.dup2(sys.stdout.fileno(), 1)  # under torchrun the first call made it stderr
+    statuses += [main(not_shared)]
     Path(__file__).with_name(f"statuses{rank}.json").write_text(json.dumps(statuses))
 """
 
