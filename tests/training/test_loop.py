@@ -205,13 +205,13 @@ def test_a_resumed_run_needs_the_same_labels_and_teacher(synthetic, videos, tiny
     about = json.loads((labels / "labels.json").read_text())
     for other in ({"teacher": "another"}, {"settings": {**about["settings"], "stride": 7}}):
         (labels / "labels.json").write_text(json.dumps(about | other))
-        with pytest.raises(InputError, match="other teacher than"):
+        with pytest.raises(InputError, match=r"--resume: .*teacher"):
             train(open_source(str(videos), labels), tiny, tmp_path / "run", True, QUIET)
     swapped = {"disc_up": "disc_left", "disc_left": "disc_up"}
     mislabelled = [
         replace(v, labels=(swapped.get(v.labels[0], v.labels[0]),)) if v.split == "train" else v for v in source.videos
     ]
-    with pytest.raises(InputError, match="other labels than"):
+    with pytest.raises(InputError, match=r"--resume: .*labels"):
         train(replace(source, videos=tuple(mislabelled)), tiny, tmp_path / "run", True, QUIET)
     train(source, tiny, tmp_path / "run", True, QUIET)
 
@@ -415,7 +415,7 @@ def test_training_stops_if_most_steps_are_skipped_and_keeps_the_last_good_state(
     source = open_source(str(synthetic / "videos"))
     config = of_one_stream(tiny, epochs=9, batch_size=8, save_every=2, keep=1)
     make_inputs_nan(monkeypatch, lambda step: step > 5)  # from the last step but one of epoch 2
-    with pytest.raises(FloatingPointError, match=r"steps of this epoch were skipped.*--training\.lr"):
+    with pytest.raises(FloatingPointError, match=r"--training\.lr"):
         train(source, config, tmp_path / "run", False, QUIET)
     state, damaged = load_state(tmp_path / "run")
     assert (state.step, damaged) == (4, [])
@@ -426,7 +426,7 @@ def test_ten_skipped_steps_in_a_row_stop_training(synthetic, tiny, tmp_path, mon
     """Half of the epoch would be twelve steps or more."""
     config = of_one_stream(tiny, epochs=2, batch_size=1, save_every=100)
     make_inputs_nan(monkeypatch, lambda step: step > 8)
-    with pytest.raises(FloatingPointError, match=r"\A1[0-2] steps of this epoch were skipped"):
+    with pytest.raises(FloatingPointError, match=r"\A1[0-2] steps"):
         train(open_source(str(synthetic / "videos")), config, tmp_path / "run", False, QUIET)
 
 
@@ -568,10 +568,7 @@ def test_the_training_videos_of_init_runs_are_passed_on(trained, videos, tiny, t
     config = of_one_stream(tiny)
     said = io.StringIO()
     train(other, config, tmp_path / "second", False, Console(file=said, width=300), trained)
-    assert (
-        f"warning: {trained} was trained on 2 of the 2 validation and test videos, by their names, such as train/disc_"
-        in said.getvalue()
-    )
+    assert re.search(rf"warning: {trained} .* 2 of the 2 .* train/disc_", said.getvalue())
     assert evaluate(tmp_path / "second", other, "test", QUIET).metrics.trained_on == 2
     whole = open_source(str(videos))
     train(whole, config, tmp_path / "third", False, QUIET, tmp_path / "second")
