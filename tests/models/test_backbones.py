@@ -1,6 +1,8 @@
 """The backbones compared with their papers, and each in a small model."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from hashlib import sha256
 from typing import get_args
 
 import pytest
@@ -33,6 +35,13 @@ def norm(channels):
 
 def test_the_type_of_backbone_lists_all_backbones():
     assert get_args(BackboneName) == tuple(BACKBONES)
+
+
+@pytest.mark.parametrize(("name", "digest"), [("airstreams", "79b956de1a2bede5"), ("r2plus1d18", "8fd1f3e5531fb9e7")])
+def test_a_packaged_tower_never_changes(name, digest):
+    """Saved models name their tower. Another tower needs another name, or these models could not be loaded."""
+    blocks = json.dumps([asdict(block) for block in BACKBONES[name]()], sort_keys=True)
+    assert sha256(blocks.encode()).hexdigest()[:16] == digest
 
 
 def test_r2plus1d18_has_the_parameters_of_the_papers_formula():
