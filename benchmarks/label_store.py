@@ -75,7 +75,7 @@ def main() -> None:
                 seconds[name] += timed(lambda: decode(video, here))  # noqa: B023
                 assert np.array_equal(decode(video, here), maps_NHW[here])
             seconds["the clip's frames"] += timed(lambda: read_frames(keys[key], clip))  # noqa: B023
-    table = Table("", "fraction of the raw bytes", "ms a clip", "of the frames' decoding", box=MARKDOWN)
+    table = Table("", "fraction of the raw bytes", "ms per clip", "of the frames' decoding", box=MARKDOWN)
     for name in (STORE, *CODECS, "the clip's frames"):
         fraction = f"{size[name] / raw:.2%}" if name in size else ""
         ratio = seconds[name] / seconds["the clip's frames"]

@@ -55,7 +55,7 @@ def main() -> None:
                 score()
                 if number >= 2:
                     times[name].append(time.perf_counter() - started)
-    table = Table("model", "G multiply-adds", "ms a view", "views a second")
+    table = Table("model", "G multiply-adds", "ms per view", "views per second")
     for name, score in models.items():
         counter = FlopCounterMode(display=False)
         with counter, torch.inference_mode():
@@ -64,7 +64,7 @@ def main() -> None:
         table.add_row(name, f"{counter.get_total_flops() / 2e9:.1f}", f"{1e3 * taken:.0f}", f"{1 / taken:.2f}")
     reference, measured = (median(taken) for taken in times.values())
     Console(width=100).print(table)
-    print(f"{reference / measured:.1f} times as many views a second (mark {MARK:.0f}), {arguments.threads} threads")
+    print(f"{reference / measured:.1f} times as many views per second (mark {MARK:.0f}), {arguments.threads} threads")
 
 
 def slowfast() -> torch.nn.Module:

@@ -1,10 +1,12 @@
 """Video action recognition from RGB alone: an open implementation of the paper AIRStreams.
 
+```python
 import airstreams
 
 airstreams.train("videos/", "runs/mine", config="demo")
 recogniser = airstreams.load("runs/mine")
 print(recogniser.predict("video.mp4").probabilities)
+```
 """
 
 from importlib import import_module

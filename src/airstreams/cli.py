@@ -56,7 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     keys = config_keys(argv)
     if keys and argv[0] in COMMANDS and not COMMANDS[argv[0]].takes_config:
-        raise InputError(f"--{keys[0]}: {argv[0]} takes no config keys. Write the key in a recipe, or leave it out.")
+        advice = "takes no config keys. Write the key in a recipe, or leave it out."
+        if argv[0] in ("evaluate", "export", "predict", "report"):
+            advice = "takes no config keys: a trained model keeps the config that it was trained with. "
+            advice += f"Train again with --{keys[0]}, or leave it out."
+        raise InputError(f"--{keys[0]}: {argv[0]} {advice}")
     parser = make_parser(argv)
     parsed = parser.instantiate(parser.parse_args(with_recipes(argv)))
     call = parsed[parsed.verb]

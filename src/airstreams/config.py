@@ -32,14 +32,14 @@ class ClipConfig:
     stride: int = 2
     """The step between frames of a clip, in frames of the video."""
     rate: float | None = None
-    """Frames a second in a clip instead of a stride, for videos with different frame rates. null: use the stride."""
+    """Frames per second in a clip instead of a stride, for videos with different frame rates. null: use the stride."""
     size: int = 112
     """The height and width of a clip, in px."""
 
     def __post_init__(self) -> None:
         require(self.frames >= 1, "clip.frames", self.frames, "at least 1")
         require(self.stride >= 1, "clip.stride", self.stride, "at least 1")
-        require(self.rate is None or self.rate > 0, "clip.rate", self.rate, "a rate over 0 frames a second, or null")
+        require(self.rate is None or self.rate > 0, "clip.rate", self.rate, "a rate over 0 frames per second, or null")
         require(self.size >= 64, "clip.size", self.size, "at least 64 px")
 
 
@@ -335,7 +335,10 @@ class EvolutionConfig:
 
 @dataclass
 class Config:
-    """All settings of a run."""
+    """All settings of a run: its clips, data, model, losses, training, evaluation and search.
+
+    A wrong value raises `InputError`, which names the key. `load_config` reads a recipe, and `save_config` writes one.
+    """
 
     seed: int = 0
     """The seed of all random draws: weights, splits, clips, dropout, loss weights."""

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airstreams.plural import count_of
+
 if TYPE_CHECKING:
     import torch
 
@@ -91,7 +93,7 @@ def hardware(device: "torch.device") -> str:
     import torch
     from accelerate import PartialState
 
-    name = f"{_cpu()}, {torch.get_num_threads()} threads"
+    name = f"{_cpu()}, {count_of(torch.get_num_threads(), 'thread')}"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     processes = PartialState().num_processes

@@ -76,7 +76,7 @@ def test_keys_override_the_recipe_wherever_they_stand(call, recipe, synthetic, t
 
 
 def test_another_frame_rate_gives_a_warning_unless_clips_have_a_rate(call, videos, run, recipe, tmp_path):
-    """The run has learnt from 30 frames a second."""
+    """The run has learnt from 30 frames per second."""
     test_videos = sorted((videos / "test").rglob("*.mp4"))
     for path in test_videos[:3]:
         at_60_frames_a_second(path)

@@ -113,7 +113,7 @@ def test_charades_is_scored_like_its_official_script(multi_label_run, charades, 
     content = json.loads(capsys.readouterr().out)
     published = content["protocol"]["published"]
     assert (published["name"], published["figures"], published["split"]) == ("charades", ["map"], "test")
-    assert published["deviations"] == ["8 videos listed, not 1863", "2 views, not 10", "1 crops, not 3"]
+    assert published["deviations"] == ["8 videos listed, not 1863", "2 views, not 10", "1 crop, not 3"]
     assert (content["videos"], content["unlabelled"], content["classes"]) == (8, 2, 4)
     with (multi_label_run / "evaluation" / "test" / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -42,7 +42,7 @@ def test_the_protocol_follows_from_the_sources_name(tmp_path):
 def test_every_deviation_is_reported():
     some = listed("charades:there", 3, "train")
     found = deviations(PUBLISHED["charades"], some, "train", EvaluationConfig(views=4, crops=1), left_out=2)
-    assert found == ["split train, not test", "4 views, not 10", "1 crops, not 3", "2 videos left out"]
+    assert found == ["split train, not test", "4 views, not 10", "1 crop, not 3", "2 videos left out"]
 
 
 @pytest.mark.parametrize(

@@ -203,9 +203,9 @@ def renamed(jobs, name):
         (
             "table6",
             "smarthome:there?protocol=cv1",
-            ["protocol=cv1, not protocol=cs", "1 views, not 10", "1 crops, not 3"],
+            ["protocol=cv1, not protocol=cs", "1 view, not 10", "1 crop, not 3"],
         ),
-        ("table6", "smarthome:there", ["1 views, not 10", "1 crops, not 3"]),  # cs is the default
+        ("table6", "smarthome:there", ["1 view, not 10", "1 crop, not 3"]),  # cs is the default
         ("table4", "moments:there", ["release=4, not release=339", "1 views, not 3"]),
         (
             "table4",
@@ -360,7 +360,7 @@ NO_LABELS: dict[str, Any] = {"label_store": None}
         ),
         ("table3", {}, {}, "--weights-from STUDY"),
         ("table5", {}, {}, "--init RUN"),
-        ("table6", {"multi_label": True}, {}, "several labels a video"),
+        ("table6", {"multi_label": True}, {}, "several labels per video"),
     ],
 )
 def test_plan_refuses_what_lacks_something(few, recipe, tmp_path, wanted, in_source, in_model, expected):

@@ -151,7 +151,7 @@ def in_avi(path):
 
 
 def test_a_video_of_two_windows_or_less_has_none(run, synthetic):
-    video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"  # 8 frames at 30 a second: 0.27 s
+    video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"  # 8 frames at 30 per second: 0.27 s
     assert airstreams.load(with_window(run, 0.134)).predict(video).windows == []
     assert len(airstreams.load(with_window(run, 0.13)).predict(video).windows) == 2
 

@@ -145,7 +145,7 @@ def waves(x, y):
 
 
 def moving_waves(right, down, frames=2, size=48):
-    """A clip (1, 1, T, H, W) of a picture that moves by (right, down) px a frame."""
+    """A clip (1, 1, T, H, W) of a picture that moves by (right, down) px per frame."""
     y, x = np.mgrid[:size, :size].astype(float)
     return torch.tensor(np.stack([waves(x - t * right, y - t * down) for t in range(frames)]))[None, None]
 

@@ -13,10 +13,10 @@ def test_costs_are_summed_for_a_clip_and_for_a_frame():
     parts = {"rgb.early": 1_000_000_000, "rgb.late": 3_000_000_000}
     rows = {row[0]: row[1:] for row in cost_table(Cost(parts, parts, parts, parameters_at_inference=1), frames=8)}
     assert rows["rgb.early"] == ("1000.00", "1.000", "1.000")
-    assert rows["a clip"] == ("4000.00", "4.000", "4.000")
-    assert rows["a frame"] == ("", "0.500", "0.500")
-    assert rows["a clip, operations"] == ("", "8.000", "8.000")
-    assert rows["a frame, operations"] == ("", "1.000", "1.000")
+    assert rows["per clip"] == ("4000.00", "4.000", "4.000")
+    assert rows["per frame"] == ("", "0.500", "0.500")
+    assert rows["per clip, operations"] == ("", "8.000", "8.000")
+    assert rows["per frame, operations"] == ("", "1.000", "1.000")
 
 
 def test_segmentation_metrics_stand_beside_the_teachers_where_there_are_some():

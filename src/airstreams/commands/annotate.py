@@ -14,6 +14,7 @@ from airstreams.commands.command import (
     require_at_least,
 )
 from airstreams.console import stderr, stdout
+from airstreams.plural import count_of
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -65,7 +66,9 @@ def run(call: Namespace) -> int:
     for path in result.missing:
         print(f"missing: {path}: no label maps. Give the same command again.")
     rate = result.frames / result.seconds
-    stdout.print(f"{labelled} of {result.files} files labelled; {result.frames} frames in this call, {rate:.1f}/s")
+    stdout.print(
+        f"{labelled} of {result.files} files labelled; {count_of(result.frames, 'frame')} in this call, {rate:.1f}/s"
+    )
     return FAILED if result.left_out or result.missing else DONE
 
 

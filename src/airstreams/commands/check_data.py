@@ -8,6 +8,7 @@ from rich.table import Table
 
 from airstreams.commands.command import DATA_HELP, DONE, FAILED, Command, print_json
 from airstreams.console import stderr, stdout, warn
+from airstreams.plural import count_of
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def run(call: Namespace) -> int:
         table.add_row(name, str(classes[name]))
     stdout.print(table)
     for split, count in splits.items():
-        stdout.print(f"{split}: {count} videos")
+        stdout.print(f"{split}: {count_of(count, 'video')}")
     if rates:
         stdout.print(f"frames per second: {min(rates.values()):.4g} to {max(rates.values()):.4g}")
     stdout.print(f"{len(good)} of {len(source.videos)} videos are good")

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from airstreams.commands.command import DATA_HELP, DONE, RUN_HELP, Command, print_json
 from airstreams.console import say, stderr, stdout
 from airstreams.percent import percent
+from airstreams.plural import count_of
 
 if TYPE_CHECKING:
     from airstreams.evaluation.evaluate import Evaluation
@@ -44,19 +45,23 @@ def run(call: Namespace) -> int:
 
 def _print_metrics(result: "Evaluation") -> None:
     from airstreams.evaluation.results import weakest_first
-    from airstreams.viewing.tables import for_console, heads_table, segmentation_table
+    from airstreams.viewing.tables import for_console, heads_table, segmentation_table, untrained_note
 
     metrics = result.metrics
     stdout.print(for_console(heads_table(metrics.streams)))
+    if untrained := untrained_note(metrics.streams, result.saved.config):
+        say(stdout, untrained)
     if len(metrics.per_class) > 5:
         shown = (f"{name} {percent(row.value)} ({row.videos})" for name, row in weakest_first(metrics)[:5])
         say(stdout, f"Weakest classes (number of videos): {', '.join(shown)}")
     if metrics.segmentation:
         stdout.print(for_console(segmentation_table(metrics.segmentation)))
+    groups = count_of(metrics.groups, "group")
     say(
         stdout,
-        f"{metrics.videos} videos scored, {metrics.left_out} left out; {metrics.classes} classes. "
-        f"In brackets: 95 % intervals over {metrics.groups} groups of videos. Files: {result.folder.path}",
+        f"{count_of(metrics.videos, 'video')} scored, {metrics.left_out} left out; "
+        f"{count_of(metrics.classes, 'class')}. In brackets: 95 % intervals over {groups} of videos. "
+        f"Files: {result.folder.path}",
     )
     if metrics.unlabelled:
         say(
@@ -70,7 +75,8 @@ def _print_metrics(result: "Evaluation") -> None:
 def _print_protocol(protocol: "ScoringProtocol") -> None:
     from airstreams.evaluation.published import NAMES
 
-    say(stdout, f"A video's score is the mean over {protocol.views} clips, {protocol.crops} crops each.")
+    clips, crops = count_of(protocol.views, "clip"), count_of(protocol.crops, "crop")
+    say(stdout, f"A video's score is the mean over its views: {clips} per video, {crops} per clip.")
     if protocol.comparison is None:
         return
     published = protocol.comparison.published

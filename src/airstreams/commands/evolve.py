@@ -10,6 +10,7 @@ from airstreams.commands.command import DATA_HELP, DONE, LABELS_HELP, Command, p
 from airstreams.console import stderr, stdout, warn
 from airstreams.errors import one_line
 from airstreams.percent import percent
+from airstreams.plural import count_of
 from airstreams.recipe import config_from
 
 
@@ -61,7 +62,7 @@ def run(call: Namespace) -> int:
         score = best.value if name == "evolved" else None
         table.add_row(name, *weights, percent(score), f"{percent(row.mean)} ({each})")
     stdout.print(table)
-    stdout.print(f"{results.trials} trials, {results.diverged} of them diverged; plots in {call.out}")
+    stdout.print(f"{count_of(results.trials, 'trial')}, {results.diverged} diverged; plots in {call.out}")
     return DONE
 
 

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from airstreams.commands.command import DONE, Command, print_json
 from airstreams.config import Config
 from airstreams.console import stdout
+from airstreams.plural import count_of
 from airstreams.recipe import RECIPES, load_config, recipe_path
 
 CLASSES = 51  # of HMDB-51, the paper's ablations: a recipe has no classes
@@ -31,8 +32,8 @@ def run(call: Namespace) -> int:
     if not call.json:
         stdout.print(for_console(cost_table(counted, clip.frames), totals=4))
         stdout.print(
-            f"A clip is {clip.frames} frames of {clip.size} px; {model.classes} action and {model.segment_classes} "
-            "segmentation classes. Training is a step's forward pass. Operations are twice the multiply-adds."
+            f"A clip is {count_of(clip.frames, 'frame')} of {clip.size} px. Counted for {_classes(model)}. Training is "
+            "a step's forward pass. Operations are twice the multiply-adds."
         )
         return DONE
     inference, training = sum(counted.inference.values()), sum(counted.training.values())
@@ -59,11 +60,25 @@ def run(call: Namespace) -> int:
 
 @dataclass
 class CountedModel:
-    """What a model's cost depends on: its config, and the numbers of action and segmentation classes."""
+    """What a model's cost depends on: its config, and the numbers of action and segmentation classes.
+
+    assumed: a recipe does not say how many classes there are, so the numbers are those of well-known data sets.
+    """
 
     config: Config
     classes: int
     segment_classes: int
+    assumed: bool
+
+
+def _classes(model: CountedModel) -> str:
+    """The numbers of classes in words, and where they come from."""
+    kept = model.config.data.segment_classes
+    text = count_of(model.classes, "action class") + (" (HMDB-51, as a recipe has no classes)" if model.assumed else "")
+    if "semantic" in model.config.model.streams:
+        text += f" and {count_of(model.segment_classes, 'segmentation class')}"
+        text += " (COCO)" if model.assumed and not kept else ""
+    return text
 
 
 def model_of(what: str) -> CountedModel:
@@ -75,9 +90,9 @@ def model_of(what: str) -> CountedModel:
     is_recipe = (RECIPES / f"{what}.yaml").is_file()  # `make demo` leaves a folder of the recipe's name
     if RunFolder(Path(what)).description.is_file() or (Path(what).is_dir() and not is_recipe):
         described = read_description(Path(what))
-        return CountedModel(described.config, len(described.classes), len(described.segment_classes))
+        return CountedModel(described.config, len(described.classes), len(described.segment_classes), assumed=False)
     config = load_config(recipe_path(what))
-    return CountedModel(config, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
+    return CountedModel(config, CLASSES, config.segmenter_classes(len(COCO_CLASSES)), assumed=True)
 
 
 COMMAND = Command("Count parameters and cost, part by part", "info jhmdb", add_arguments, run)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from airstreams.config import EvaluationConfig
 from airstreams.data.benchmarks import BENCHMARKS
 from airstreams.data.listing import Source
+from airstreams.plural import count_of
 
 NAMES = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "map": "mAP"}
 """What the metrics are called in tables."""
@@ -115,7 +116,7 @@ def deviations(
     for key in ("views", "crops"):
         ours, usual = getattr(evaluation, key), getattr(published, key)
         if ours != usual:
-            found.append(f"{ours} {key}, not {usual}")
+            found.append(f"{count_of(ours, key[:-1])}, not {usual}")
     if left_out:
-        found.append(f"{left_out} videos left out")
+        found.append(f"{count_of(left_out, 'video')} left out")
     return found

@@ -165,8 +165,8 @@ def _check_sources(wanted: Table | Figure, sources: Sequence[Source]) -> None:
             source.split(needed)  # raises InputError if there is no such split
         if source.multi_label and isinstance(wanted, Table) and any(wanted.metrics):
             raise InputError(
-                f"{source.name}: several labels a video, but the table's metrics are accuracies. Give data with one "
-                "label a video."
+                f"{source.name} has several labels per video, but this table needs one. Give data with one label per "
+                "video."
             )
     names = [source.name for source in sources]
     twice = [name for name in names if names.count(name) > 1]

@@ -88,7 +88,7 @@ def _rows(table: Table, results: TableResults, published: str) -> list[str]:
         head.append(column or NAMES[metric])
         head += [f"minus {table.reference_row}, points"] if table.reference else []
         head.append(f"paper, {DATA_SETS[published]}")
-    head += ["parameters, M", "G multiply-adds a clip"] if results.costs else []
+    head += ["parameters, M", "G multiply-adds per clip"] if results.costs else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for title, row in table.rows.items():
         texts = [text for cell in row for text in _texts(cell, results, published)]

@@ -25,6 +25,7 @@ from airstreams.evaluation.metrics import Outcomes, outcomes_of, scored_mask
 from airstreams.evaluation.published import deviations, options_of, published_for
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import Table
+from airstreams.plural import count_of
 from airstreams.runs.folder import RunFolder
 
 
@@ -280,10 +281,10 @@ def _deviations(jobs: Sequence[Job]) -> list[str]:
     metrics = [job.read_metrics() for job in jobs]
     left_out = sum({job.source.name: found.left_out for job, found in zip(jobs, metrics, strict=True)}.values())
     trained_on = max(found.trained_on for found in metrics)
-    overlap = [f"{trained_on} test videos trained on, by their names"] if trained_on else []
+    overlap = [f"{count_of(trained_on, 'test video')} trained on, by their names"] if trained_on else []
     found = published_for(jobs[0].source)
     if found is None:
-        return ([f"{left_out} videos left out"] if left_out else []) + overlap
+        return ([f"{count_of(left_out, 'video')} left out"] if left_out else []) + overlap
     _, published = found
     sources = {job.source.name: job.source for job in jobs if published_for(job.source)}.values()
     evaluation = jobs[0].config.evaluation

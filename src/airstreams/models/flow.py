@@ -63,7 +63,7 @@ PRIMAL_OPERATIONS, DUAL_OPERATIONS, SOLVE_OPERATIONS = 18, 28, 20
 
 
 class RepresentationFlow(nn.Module):
-    """TV-L1 optical flow between consecutive frames, channel by channel, in px a frame.
+    """TV-L1 optical flow between consecutive frames, channel by channel, in px per frame.
 
     tau, lambda and theta are learnt. They stay in their valid range whatever the optimiser does: 0 < tau <= 1/4, and
     lambda and theta are positive and finite. The layer computes in float32, also under autocast and for lower
@@ -130,7 +130,7 @@ class RepresentationFlow(nn.Module):
         return _limited(self.log_theta).exp()
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Compute the flow (B, 2C, T, H, W) of a float clip, in px a frame.
+        """Compute the flow (B, 2C, T, H, W) of a float clip, in px per frame.
 
         Channels 2c and 2c + 1 are x (right) and y (down) of the clip's channel c. Frame t holds the flow from t to
         t + 1. The last frame repeats the flow before it. A clip of one frame gets zeros. C may be any number.

@@ -147,7 +147,10 @@ class TowerBlock(nn.Module):
 
 
 def on_frames(operation: Callable[[Tensor], Tensor], features_BCTHW: Tensor) -> Tensor:
-    """Apply a 2D operation to every frame."""
+    """Apply a function of frames to every frame of a clip, (B, C, T, H, W) to (B, C', T, H', W').
+
+    operation: a module or a plain function from (N, C, H, W) to (N, C', H', W'), such as a 2D convolution.
+    """
     B = features_BCTHW.shape[0]
     frames_NCHW = features_BCTHW.transpose(1, 2).flatten(0, 1)
     return operation(frames_NCHW).unflatten(0, (B, -1)).transpose(1, 2)

@@ -14,7 +14,7 @@ class Representation(NamedTuple):
 
     tower_input: the input of the stream's tower, (B, channels, T, H, W).
     prediction: the network's own prediction, which a loss compares with a target and which pictures show. For flow:
-        optical flow in px a frame (B, 2, T, H, W), or the difference of frames (B, 1, T, H, W). For semantic:
+        optical flow in px per frame (B, 2, T, H, W), or the difference of frames (B, 1, T, H, W). For semantic:
         segmentation logits on the segmenter's grid (B, S, T, h, w). For rgb: None. For a custom stream: None, or any
         (B, any, T, any, any).
     """

@@ -93,8 +93,8 @@ def record_of(run: Path, epoch: int) -> EpochRecord:
         if record.epoch == epoch:
             return record
     raise InputError(
-        f"{RunFolder(run).metrics}: the line of epoch {epoch} is missing. The model is complete: score it with "
-        "`airstreams evaluate`."
+        f"Cannot read the metrics of epoch {epoch}: its line is missing in {RunFolder(run).metrics}. The model itself "
+        "is complete: score it with `airstreams evaluate`."
     )
 
 

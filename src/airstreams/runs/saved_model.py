@@ -42,7 +42,7 @@ class Description:
     classes: names of the action classes, in the order of the logits.
     segment_classes: names of the segmenter's classes, background first, in the order of the segmentation logits.
     multi_label: whether a video may have several labels.
-    frame_rate: the median frame rate of the training videos, in frames a second; None: unknown.
+    frame_rate: the median frame rate of the training videos, in frames per second; None: unknown.
     """
 
     config: Config

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from airstreams.data.dataset import Batch
 from airstreams.distributed import gather
+from airstreams.plural import count_of
 from airstreams.runs.checkpoint import TrainingState
 from airstreams.runs.metrics_log import EpochRecord
 
@@ -225,7 +226,7 @@ def summary(record: EpochRecord, epochs: int) -> str:
         line += ", val " + " ".join(f"{name} {value:.1%}" for name, value in scores.items())
         line += f" log loss {record.val['log_loss']:.2f}"
     if metrics["left_out"]:
-        line += f", {len(metrics['left_out'])} clips left out"
+        line += f", {count_of(len(metrics['left_out']), 'clip')} left out"
     if metrics["skipped"]:
-        line += f", {metrics['skipped']} steps skipped"
+        line += f", {count_of(metrics['skipped'], 'step')} skipped"
     return line

@@ -23,19 +23,20 @@ from airstreams.evaluation.results import EvaluationMetrics, read_metrics, weake
 from airstreams.files import replacing, require_writable
 from airstreams.models import cost
 from airstreams.percent import percent, with_interval
+from airstreams.plural import count_of
 from airstreams.recipe import to_yaml
 from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import Description, read_description
 from airstreams.viewing.pictures import confusion_plot, save_picture
-from airstreams.viewing.tables import Rows, cost_table, heads_table, segmentation_table
+from airstreams.viewing.tables import Rows, cost_table, heads_table, segmentation_table, untrained_note
 
 MISTAKES_SHOWN = 15
 
 
 @dataclass(frozen=True)
 class _EvaluatedSplit:
-    """What the page shows of one split. `segmentation` and `mistakes` are empty where they do not apply.
+    """What the page shows of one split. `untrained`, `segmentation` and `mistakes` are empty where they do not apply.
 
     picture, confusion: PNGs as `data:` addresses; None where there is none.
     """
@@ -45,6 +46,7 @@ class _EvaluatedSplit:
     scored: str
     notes: list[str]
     heads: Rows
+    untrained: str
     segmentation: Rows
     classes: Rows
     mistakes: Rows
@@ -114,12 +116,15 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
             split=metrics.split,
             headline=f"{NAMES[metric]} {with_interval(metrics[metric], metrics.intervals[metric])}",
             scored=(
-                f"{metrics.videos} videos of {metrics.classes} classes of {metrics.data}, {metrics.left_out} left out; "
-                f"{metrics.protocol.views} clips per video, {metrics.protocol.crops} crops each. "
-                f"In brackets 95 % intervals over {metrics.groups} groups of videos."
+                f"{count_of(metrics.videos, 'video')} of {count_of(metrics.classes, 'class')} of {metrics.data}, "
+                f"{metrics.left_out} left out. "
+                f"A video's score is the mean over its views: {count_of(metrics.protocol.views, 'clip')} per video, "
+                f"{count_of(metrics.protocol.crops, 'crop')} per clip. "
+                f"In brackets: 95 % intervals over {count_of(metrics.groups, 'group')} of videos."
             ),
             notes=_notes(metrics),
             heads=heads_table(metrics.streams),
+            untrained=untrained_note(metrics.streams, described.config),
             segmentation=segmentation_table(metrics.segmentation) if metrics.segmentation else [],
             classes=[
                 ("class", NAMES["map"] if described.multi_label else "accuracy", "videos"),

@@ -3,10 +3,11 @@
 A table is a list of rows, and its first row is the header.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 
+from airstreams.config import Config
 from airstreams.evaluation.metrics import SegmentationMetrics
 from airstreams.evaluation.published import NAMES
 from airstreams.evaluation.results import HeadMetrics
@@ -26,6 +27,17 @@ def heads_table(heads: Mapping[str, HeadMetrics]) -> Rows:
         for name, metrics in heads.items()
     ]
     return [("head", *NAMES.values()), *rows]
+
+
+def untrained_note(heads: Iterable[str], config: Config) -> str:
+    """Why the table has no metrics for some of these heads. Empty if all are trained."""
+    untrained = [head for head in heads if head not in config.trained_heads()]
+    if not untrained:
+        return ""
+    return (
+        f"No metrics for {', '.join(untrained)}: not trained, because the loss weight is 0. The features still go into "
+        "the merged head."
+    )
 
 
 def segmentation_table(segmentation: SegmentationMetrics) -> Rows:
@@ -55,10 +67,10 @@ def cost_table(cost: Cost, frames: int) -> Rows:
     return [
         ("part", "parameters, M", "inference, G multiply-adds", "training, G multiply-adds"),
         *rows,
-        _cost_row("a clip", parameters, inference, training),
-        _cost_row("a frame", None, inference / frames, training / frames),
-        _cost_row("a clip, operations", None, 2 * inference, 2 * training),
-        _cost_row("a frame, operations", None, 2 * inference / frames, 2 * training / frames),
+        _cost_row("per clip", parameters, inference, training),
+        _cost_row("per frame", None, inference / frames, training / frames),
+        _cost_row("per clip, operations", None, 2 * inference, 2 * training),
+        _cost_row("per frame, operations", None, 2 * inference / frames, 2 * training / frames),
     ]
 
 

@@ -27,9 +27,9 @@ CLASSES_FILE = "Charades_v1_classes.txt"
 SPLIT_FILES = {"train": "Charades_v1_train.csv", "test": "Charades_v1_test.csv"}
 VIDEO_FOLDERS = ("Charades_v1_480", "Charades_v1", "videos")
 EXPECTED = (
-    f"expected {', '.join(SPLIT_FILES.values())} and {CLASSES_FILE}, in it or in Charades/, and the videos <id>.mp4 in "
-    f"{', '.join(VIDEO_FOLDERS[:-1])} or {VIDEO_FOLDERS[-1]}; get Charades.zip and Charades_v1_480.zip from "
-    "https://prior.allenai.org/projects/charades (for non-commercial use)"
+    f"Put {', '.join(SPLIT_FILES.values())} and {CLASSES_FILE} into it or into Charades/ in it, and the videos "
+    f"<id>.mp4 into {', '.join(VIDEO_FOLDERS[:-1])} or {VIDEO_FOLDERS[-1]}. Get Charades.zip and Charades_v1_480.zip "
+    "from https://prior.allenai.org/projects/charades (for non-commercial use)."
 )
 
 
@@ -41,7 +41,7 @@ def read_charades(root: Path) -> Source:
     folder = root if (root / CLASSES_FILE).is_file() else root / "Charades"
     lacking = [name for name in (*SPLIT_FILES.values(), CLASSES_FILE) if not (folder / name).is_file()]
     if lacking:
-        raise InputError(f"{root} lacks {', '.join(lacking)}; {EXPECTED}")
+        raise InputError(f"{root} lacks {', '.join(lacking)}. {EXPECTED}")
     classes = _read_classes(folder / CLASSES_FILE)
     videos_in = next((root / name for name in VIDEO_FOLDERS if (root / name).is_dir()), root / VIDEO_FOLDERS[0])
     videos: dict[str, Video] = {}
@@ -62,7 +62,7 @@ def read_charades(root: Path) -> Source:
             )
     missing = sorted(str(video.path.relative_to(root)) for video in videos.values() if not video.path.is_file())
     if missing:
-        raise InputError(f"{root} lacks {len(missing)} of {len(videos)} videos, such as {missing[0]}; {EXPECTED}")
+        raise InputError(f"{root} lacks {len(missing)} of {len(videos)} videos, such as {missing[0]}. {EXPECTED}")
     return Source(
         name=f"charades:{root}",
         classes=tuple(sorted(classes.values())),
