@@ -120,7 +120,7 @@ def test_missing_files_are_named(root):
         open_source(f"hmdb51:{root}")
     text = str(caught.value)
     missing = "splits/run_test_split1.txt, videos/wave/film#0_wave_u_cm_np1_fr_med_0.avi"
-    assert f"lacks 2 of the 101 videos and split files, such as {missing}; expected" in text
+    assert f"lacks 2 of the 101 videos and split files, such as {missing}. " in text
     assert "serre-lab.clps.brown.edu" in text
     assert "CC BY 4.0" in text
     assert "\n" not in text

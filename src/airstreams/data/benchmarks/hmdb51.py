@@ -43,10 +43,10 @@ def read_hmdb51(root: Path, split: str) -> Source:
     if missing:
         raise InputError(
             f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files, such "
-            f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}; expected HMDB-51's "
-            f"videos/<class>/<clip>.avi (or .mp4) and <class>_test_split<n>.txt in {' or '.join(SPLIT_FOLDERS)}; get "
-            "them from https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database (annotations: "
-            "CC BY 4.0)"
+            f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}. Put HMDB-51's "
+            f"videos/<class>/<clip>.avi (or .mp4) into it, and <class>_test_split<n>.txt into "
+            f"{' or '.join(SPLIT_FOLDERS)} in it. Get them from "
+            "https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database (annotations: CC BY 4.0)."
         )
     return Source(
         name=f"hmdb51:{root}?split={split}",

@@ -37,9 +37,9 @@ def read_jhmdb(root: Path, split: str) -> Source:
     if missing:
         raise InputError(
             f"{root} lacks {len(missing)} of the {len(missing) + len(videos)} videos and split files, such "
-            f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}; expected J-HMDB's "
-            "videos/<class>/<clip>.avi (or .mp4) and splits/<class>_test_split<n>.txt; get them from "
-            "http://jhmdb.is.tue.mpg.de (for research)"
+            f"as {', '.join(str(path.relative_to(root)) for path in missing[:3])}. Put J-HMDB's "
+            "videos/<class>/<clip>.avi (or .mp4) and splits/<class>_test_split<n>.txt into it. Get them from "
+            "http://jhmdb.is.tue.mpg.de (for research)."
         )
     masks = {video.name: root / "masks" / f"{video.label_map}.npz" for video in videos}
     videos = [replace(video, mask=masks[video.name] if masks[video.name].is_file() else None) for video in videos]

@@ -29,9 +29,9 @@ from airstreams.errors import InputError
 CLASS_FILES = {"339": "moments_categories.txt", "305": "moments_classes.txt"}
 SPLIT_OF_FOLDER = {"training": "train", "validation": "test"}
 EXPECTED = (
-    f"expected {' or '.join(f'{name} ({release} classes)' for release, name in CLASS_FILES.items())}, trainingSet.csv, "
-    "validationSet.csv, and the videos in training/ and validation/; get them through the form at "
-    "http://moments.csail.mit.edu (for non-commercial research)"
+    f"Put {' or '.join(f'{name} ({release} classes)' for release, name in CLASS_FILES.items())}, trainingSet.csv and "
+    "validationSet.csv into it, and the videos into training/ and validation/ in it. Get them through the form at "
+    "http://moments.csail.mit.edu (for non-commercial research)."
 )
 
 
@@ -44,7 +44,7 @@ def read_moments(root: Path, release: str) -> Source:
     lists = {folder: root / f"{folder}Set.csv" for folder in SPLIT_OF_FOLDER}
     lacking = [path.name for path in lists.values() if not path.is_file()]
     if lacking:
-        raise InputError(f"{root} lacks {', '.join(lacking)}; {EXPECTED}")
+        raise InputError(f"{root} lacks {', '.join(lacking)}. {EXPECTED}")
     classes = _read_classes(root, release)
     label_of = {label: (label,) for label in classes}  # one tuple for all videos of a class saves 50 MB
     videos: dict[str, Video] = {}
@@ -75,7 +75,7 @@ def read_moments(root: Path, release: str) -> Source:
                 label_map=f"{class_folder}/{stem}",
             )
     if missing:
-        raise InputError(f"{root} lacks {len(missing)} of {len(videos)} videos, such as {min(missing)}; {EXPECTED}")
+        raise InputError(f"{root} lacks {len(missing)} of {len(videos)} videos, such as {min(missing)}. {EXPECTED}")
     return Source(
         name=f"moments:{root}?release={len(classes)}",
         classes=classes,
@@ -89,7 +89,7 @@ def _read_classes(root: Path, release: str) -> tuple[str, ...]:
     if not found or release not in ("auto", *found):
         wanted = " or ".join(CLASS_FILES.values()) if release == "auto" else CLASS_FILES[release]
         instead = f" but has {CLASS_FILES[found[0]]}, of release={found[0]}" if found else ""
-        raise InputError(f"{root} lacks {wanted}{instead}; {EXPECTED}")
+        raise InputError(f"{root} lacks {wanted}{instead}. {EXPECTED}")
     if release == "auto" and len(found) > 1:
         raise InputError(
             f"{root} has {' and '.join(CLASS_FILES.values())}; choose one by ?release={' or '.join(found)}"
