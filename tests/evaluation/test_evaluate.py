@@ -137,7 +137,7 @@ def test_charades_is_scored_like_its_official_script(multi_label_run, charades, 
     unlabelled_ranked = f"{content['map_unlabelled_as_negatives']:.1%}"
     for words in (
         "charades",
-        "8 videos listed, not 1863; 2 views, not 10; 1 crops, not 3",
+        "8 videos listed, not 1863; 2 views, not 10; 1 crop, not 3",
         "2 videos",
         unlabelled_ranked,
         "2 clips",

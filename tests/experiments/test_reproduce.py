@@ -206,17 +206,17 @@ def renamed(jobs, name):
             ["protocol=cv1, not protocol=cs", "1 view, not 10", "1 crop, not 3"],
         ),
         ("table6", "smarthome:there", ["1 view, not 10", "1 crop, not 3"]),  # cs is the default
-        ("table4", "moments:there", ["release=4, not release=339", "1 views, not 3"]),
+        ("table4", "moments:there", ["release=4, not release=339", "1 view, not 3"]),
         (
             "table4",
             "moments:there?release=305",
-            ["release=305, not release=339", "4 videos listed, not 30500", "1 views, not 3"],
+            ["release=305, not release=339", "4 videos listed, not 30500", "1 view, not 3"],
         ),
-        ("table4", "moments:there?release=339", ["4 videos listed, not 33900", "1 views, not 3"]),
+        ("table4", "moments:there?release=339", ["4 videos listed, not 33900", "1 view, not 3"]),
         (
             "table1",
             "hmdb51:there?split=2",
-            ["split=2, not the mean of split=1, split=2, split=3", "4 videos listed, not 1530", "1 views, not 10"],
+            ["split=2, not the mean of split=1, split=2, split=3", "4 videos listed, not 1530", "1 view, not 10"],
         ),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_table_lists_what_differs_from_the_published_protocol(finished, table,
     assert results.deviations == expected
     assert f"{data.partition(':')[0]}: {'; '.join(expected)}." in markdown
     (hardware,) = results.hardware
-    assert "threads" in hardware
+    assert "thread" in hardware
     assert f"trained on {hardware}, " in markdown
 
 

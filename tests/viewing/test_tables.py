@@ -1,12 +1,15 @@
 """The tables that the console and the HTML report share."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
+from airstreams.config import Config, LossWeights
 from airstreams.evaluation.metrics import Overlap, SegmentationMetrics
 from airstreams.models.cost import Cost
-from airstreams.viewing.tables import cost_table, for_console, segmentation_table
+from airstreams.plural import count_of
+from airstreams.viewing.tables import cost_table, for_console, segmentation_table, untrained_note
 
 
 def test_costs_are_summed_for_a_clip_and_for_a_frame():
@@ -31,3 +34,17 @@ def test_the_console_shows_every_cell():
     file = io.StringIO()
     Console(file=file, width=80).print(for_console([("a", "b"), ("1", "2"), ("3", "4")], totals=1))
     assert all(cell in file.getvalue() for cell in "ab1234")
+
+
+def test_untrained_heads_are_named():
+    default = Config()
+    note = untrained_note(default.model.heads, default)
+    assert "flow, semantic" in note
+    assert "rgb" not in note
+    trained = replace(default, loss_weights=LossWeights(flow=1.0, semantic=1.0))
+    assert untrained_note(trained.model.heads, trained) == ""
+
+
+def test_one_thing_is_singular():
+    assert [count_of(number, "crop") for number in (0, 1, 2)] == ["0 crops", "1 crop", "2 crops"]
+    assert count_of(2, "class") == "2 classes"
