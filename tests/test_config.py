@@ -62,7 +62,7 @@ def test_a_relative_cache_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_config(Config(data=DataConfig(cache="frames")), tmp_path / "c.yaml")
     monkeypatch.chdir("/")
-    assert load_config(tmp_path / "c.yaml").data.cache == str(tmp_path / "frames")
+    assert load_config(str(tmp_path / "c.yaml")).data.cache == str(tmp_path / "frames")
 
 
 def test_training_settings_exclude_machine_keys():

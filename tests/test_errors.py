@@ -1,13 +1,15 @@
 """How errors read, and that they survive the way between two processes."""
 
 import pickle
+from pathlib import Path
 
 from airstreams.errors import VideoError, one_line
 
 
 def test_a_video_error_names_its_file_and_keeps_its_reason():
-    error = VideoError("empty file", "videos/a.mp4")
-    assert (str(error), error.reason, error.path) == ("videos/a.mp4: empty file", "empty file", "videos/a.mp4")
+    path = Path("videos/a.mp4")
+    for error in (VideoError("empty file", path), VideoError("empty file", str(path))):
+        assert (str(error), error.reason, error.path) == (f"{path}: empty file", "empty file", path)
     alone = VideoError("empty file")
     assert (str(alone), alone.reason, alone.path) == ("empty file", "empty file", None)
 

@@ -13,7 +13,7 @@ class VideoError(RuntimeError):
 
     Attributes:
         reason: why, without the file's name, such as `truncated: 12 of 30 frames`.
-        path: the file; None for an error about several videos.
+        path: the file, as a `Path`; None for an error about several videos.
     """
 
     def __init__(self, reason: str, path: str | os.PathLike[str] | None = None) -> None:

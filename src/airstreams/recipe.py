@@ -154,9 +154,17 @@ def save_config(config: Config, path: Path) -> None:
         temporary.write_text(to_yaml(config))
 
 
-def load_config(path: Path) -> Config:
-    """Read a YAML file of some or all keys. InputError: not YAML, an unknown key or an invalid value."""
-    return load_recipe(path)[1]
+def load_config(path: Path | str) -> Config:
+    """Read a YAML file of some or all keys.
+
+    Args:
+        path: the file. `recipe_path` gives that of a recipe's name: `load_config(recipe_path("demo"))`.
+
+    Raises:
+        InputError: not YAML, an unknown key or an invalid value.
+        OSError: the file cannot be read.
+    """
+    return load_recipe(Path(path))[1]
 
 
 def load_recipe(path: Path) -> tuple[dict[str, Any], Config]:

@@ -34,7 +34,7 @@ def test_a_resumed_run_keeps_its_splits(synthetic, tiny, tmp_path):
     (tmp_path / "b.csv").write_text("\n".join([*rows[:1], *(row.replace(",test", ",train") for row in rows[1:])]))
     config = of_one_stream(tiny)
     train(open_source(str(tmp_path / "a.csv")), config, tmp_path / "run", False, QUIET)
-    with pytest.raises(InputError, match=r"--resume: .*split\.csv"):
+    with pytest.raises(InputError, match=r"--resume: .*split\.csv.* is in train, and was in test"):
         train(open_source(str(tmp_path / "b.csv")), config, tmp_path / "run", True, QUIET)
     assert set(RunFolder(tmp_path / "run").read_splits().values()) == {"train", "test"}
 
@@ -57,8 +57,12 @@ def test_a_resumed_run_needs_all_videos_but_those_left_out(videos, tiny, tmp_pat
     train(open_source(str(videos)), of_one_stream(tiny), run, False, QUIET)
     bad.unlink()
     train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
+    new = shutil.copy(good, good.with_name("900.mp4"))
+    with pytest.raises(InputError, match=r"--resume: .*train/disc_up/900\.mp4, which is new"):
+        train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
+    new.unlink()
     good.unlink()
-    with pytest.raises(InputError, match=r"--resume: .*train/disc_up/003\.mp4"):
+    with pytest.raises(InputError, match=r"--resume: .*train/disc_up/003\.mp4, which is missing"):
         train(open_source(str(videos)), of_one_stream(tiny), run, True, QUIET)
 
 

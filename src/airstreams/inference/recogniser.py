@@ -145,7 +145,9 @@ class Recogniser:
         return self._prediction(windows, map(reader.read, reader.videos), fps if len(frames) > 1 else None)
 
     def features(self, path: Path | str) -> np.ndarray:
-        """The features of a video file, for retrieval and clustering: what the answer's classifier gets.
+        """The features of a video file, for retrieval and clustering.
+
+        They are the input of the last layer of the head that gives the answer.
 
         Returns:
             float32 (C,), the mean over the views of the whole video, which `predict` scores.

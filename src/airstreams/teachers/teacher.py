@@ -146,17 +146,25 @@ def _from_factory(file: Path, factory: str, options: Mapping[str, Any]) -> Any:
     make = _factory(file, factory)
     given = ", ".join(f"{name}={value}" for name, value in options.items())
     call = f"{file}:{factory}({given})"
-    try:
-        inspect.signature(make).bind(**options)
-    except (TypeError, ValueError) as error:  # ValueError: a function written in C may have no signature
-        raise InputError(
-            f"{call}: the factory does not take these arguments ({error}). Change its parameters, or leave out the "
-            "option."
-        ) from None
+    _require_arguments(make, options, call)
     try:
         return make(**options)
     except Exception as error:
         raise InputError(f"{call} failed: {describe(error)}. Fix the factory.") from error
+
+
+def _require_arguments(make: Callable[..., Any], options: Mapping[str, Any], call: str) -> None:
+    """InputError: a factory does not take one of the options, or needs other arguments."""
+    fix = "Write the factory in Python."  # a function written in C may have no signature
+    try:
+        signature = inspect.signature(make)
+        for name, value in options.items():
+            fix = f"Leave out --{name.replace('_', '-')}, or add a parameter {name} to the factory."
+            signature.bind_partial(**{name: value})
+        fix = "Give its other parameters a default."
+        signature.bind(**options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{call}: the factory does not take these arguments ({error}). {fix}") from None
 
 
 def _factory(file: Path, name: str) -> Callable[..., Any]:

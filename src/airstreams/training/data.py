@@ -134,20 +134,25 @@ def _with_splits(source: Source, config: Config, folder: RunFolder, resume: bool
     if not resume:
         return with_drawn_splits(source, config)
     splits = folder.read_splits()
-    if not source.has_splits:
-        source = with_splits(source, splits)
-    given = {video.name: video.split for video in source.videos}
+    given = {video.name: video.split if source.has_splits else splits.get(video.name) for video in source.videos}
     different = [
         name
         for name in sorted((given.keys() | splits.keys()) - folder.read_left_out().keys())
-        if given.get(name) != splits.get(name)
+        if name not in given or name not in splits or given[name] != splits[name]
     ]
     if different:
+        name = different[0]
+        if name not in given:
+            how = "is missing"
+        elif name not in splits:
+            how = "is new"
+        else:
+            how = f"is in {given[name]}, and was in {splits[name]}"
         raise InputError(
-            f"--resume: {source.name} has other videos or splits than {folder.splits}, such as {different[0]}. Give "
-            "the DATA that the run began with, with all of its videos."
+            f"--resume: {source.name} has other videos or splits than {folder.splits}, such as {name}, which {how}. "
+            "Give the DATA that the run began with, with all of its videos."
         )
-    return source
+    return source if source.has_splits else with_splits(source, splits)
 
 
 def _with_compact_classes(source: Source, console: Console) -> Source:

@@ -29,6 +29,15 @@ from airstreams.training.data import TrainingVideos, make_loader, prepare_source
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.transfer import take_over
 
+CHANGES = {
+    "classes": "other classes",
+    "segment_classes": "other segmentation classes",
+    "multi_label": "another number of labels per video",
+    "teacher": "another teacher",
+    "labels": "other labels",
+}
+"""The entries of a data fingerprint that are compared, and how a message says that they differ."""
+
 FEW_STEPS = 300  # from random weights, a model fitted 16 videos in 300 steps, but not in 60
 
 
@@ -206,10 +215,10 @@ def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Co
 def _require_same_data(state: TrainingState, fingerprint: dict[str, Any], source: Source, folder: RunFolder) -> None:
     """Raise InputError if the data changed since the run began. States of earlier versions may lack some entries."""
     before = state.data_fingerprint
-    changed = [name for name, value in fingerprint.items() if before.get(name, value) != value]
-    if changed:
+    changes = [CHANGES[name] for name, value in fingerprint.items() if before.get(name, value) != value]
+    if changes:
         raise InputError(
-            f"--resume: {source.name} has other {' and '.join(changed)} than {folder.path} was trained on. Give the "
+            f"--resume: {source.name} has {' and '.join(changes)} than {folder.path} was trained on. Give the "
             "DATA that the run began with, or begin a new run with another --out."
         )
 
