@@ -43,3 +43,14 @@ def test_a_damaged_list_of_splits_is_rejected(tmp_path, text, words):
         run.splits.write_text(text)
     with pytest.raises(InputError, match=words):
         run.read_splits()
+
+
+def test_a_model_was_trained_on_the_training_videos_of_its_run_and_of_those_before(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.trained_on() == set()
+    run.splits.write_text("name,split\na,train\nb,val\nc,test\n")
+    assert run.trained_on() == {"a"}
+    run.write_trained_before({"c", "d"})
+    assert run.trained_on() == {"a", "c", "d"}
+    run.write_trained_before(())
+    assert not run.trained_before.exists()

@@ -1,5 +1,6 @@
 """The log of a run: metrics.jsonl and TensorBoard."""
 
+import json
 import shutil
 
 import pytest
@@ -7,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from airstreams.errors import InputError
 from airstreams.runs.metrics_log import Log, record_of
-from tests.training.runs import epochs
+from tests.training.runs import entries, epochs
 
 
 def test_the_log_has_losses_speed_and_waiting(trained):
@@ -45,3 +46,17 @@ def test_lost_lines_of_the_log_are_skipped(trained, tmp_path, lost):
     with Log(run, epoch=1, step=6, is_main_process=True) as log:
         log.write(whole[1])
     assert epochs(run) == whole
+
+
+def test_a_resumed_log_drops_the_lines_after_its_state(tmp_path):
+    lines = [
+        {"epoch": 1, "step": 4},
+        {"epoch": 1, "step": 6, "train": {}},
+        {"epoch": 2, "step": 8},
+        {"epoch": 2, "step": 10},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for epoch, step, kept in ((1, 8, 3), (1, 6, 2), (0, 6, 1)):
+        with Log(tmp_path, epoch, step, is_main_process=True):
+            pass
+        assert entries(tmp_path) == lines[:kept]
