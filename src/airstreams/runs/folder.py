@@ -105,12 +105,17 @@ class RunFolder:
 
     def evaluation(self, split: str) -> EvaluationFolder:
         """The results of one split."""
-        return EvaluationFolder(self.path / "evaluation" / split)
+        return EvaluationFolder(self._evaluations / split)
 
     def evaluations(self) -> list[EvaluationFolder]:
         """The results of all splits that were scored, by name."""
-        found = sorted((self.path / "evaluation").glob("*/figures.json"))
-        return [EvaluationFolder(file.parent) for file in found]
+        folders = [self.evaluation(path.name) for path in sorted(self._evaluations.glob("*"))]
+        return [folder for folder in folders if folder.metrics.is_file()]
+
+    @property
+    def _evaluations(self) -> Path:
+        """The parent of the folders of all splits."""
+        return self.path / "evaluation"
 
     def has_begun(self) -> bool:
         """Whether the folder holds a run that can be resumed."""
