@@ -77,11 +77,11 @@ def _current_block(block: Any) -> Any:
     if not isinstance(block, Mapping) or not isinstance(block.get("layers"), list):
         return block
     layers = [layer for layer in block["layers"] if isinstance(layer, Mapping)]
-    removed = [layer["kind"] for layer in layers if layer.get("kind") in REMOVED_LAYERS]
-    removed += ["every" for layer in layers if layer.get("every") is not None]
-    removed += ["skip: projection"] if block.get("skip") == "projection" else []
+    removed = [f"the layer kind `{layer['kind']}`" for layer in layers if layer.get("kind") in REMOVED_LAYERS]
+    removed += ["the key `every`" for layer in layers if layer.get("every") is not None]
+    removed += ["`skip: projection`"] if block.get("skip") == "projection" else []
     if removed:
-        raise InputError(f"model.tower: {removed[0]} was removed. Use version 0.1 of airstreams for this tower.")
+        raise InputError(f"model.tower: {removed[0]} no longer exists. Use version 0.1 of airstreams for this tower.")
     return dict(block) | {"layers": [_without_every(layer) for layer in block["layers"]]}
 
 

@@ -194,7 +194,8 @@ def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -
     if not set(saved.segment_classes) <= {*store.classes, *grouped}:
         say(
             console,
-            f"The segmentation is not scored: the classes of {store.teacher} are not those of the run's teacher.",
+            f"The segmentation is not scored: the classes of {store.teacher} are not those of the run's teacher. "
+            "Give --labels with maps of the same teacher.",
         )
         return None
     rest = OTHER if OTHER in set(saved.segment_classes) - set(store.classes) else store.classes[0]

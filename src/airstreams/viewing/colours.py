@@ -74,7 +74,9 @@ def label_colours(classes: int) -> Bytes:
         InputError: no classes, or more than label maps can hold (255 means *no label*).
     """
     if not 1 <= classes <= NO_LABEL:
-        raise InputError(f"There are {classes} segmentation classes. Give 1 to {NO_LABEL}.")
+        raise InputError(
+            f"There are {classes} segmentation classes. Use label maps of a teacher with 1 to {NO_LABEL} classes."
+        )
     levels = np.linspace(0, 255, 10).round()
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness = _oklab(candidates)[:, 0]

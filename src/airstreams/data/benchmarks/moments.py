@@ -28,10 +28,11 @@ from airstreams.errors import InputError
 
 CLASS_FILES = {"339": "moments_categories.txt", "305": "moments_classes.txt"}
 SPLIT_OF_FOLDER = {"training": "train", "validation": "test"}
+FORM = "http://moments.csail.mit.edu (for non-commercial research)"
 EXPECTED = (
     f"Put {' or '.join(f'{name} ({release} classes)' for release, name in CLASS_FILES.items())}, trainingSet.csv and "
     "validationSet.csv into it, and the videos into training/ and validation/ in it. Get them through the form at "
-    "http://moments.csail.mit.edu (for non-commercial research)."
+    f"{FORM}."
 )
 
 
@@ -88,8 +89,12 @@ def _read_classes(root: Path, release: str) -> tuple[str, ...]:
     found = [name for name in CLASS_FILES if (root / CLASS_FILES[name]).is_file()]
     if not found or release not in ("auto", *found):
         wanted = " or ".join(CLASS_FILES.values()) if release == "auto" else CLASS_FILES[release]
-        instead = f" but has {CLASS_FILES[found[0]]}, of release={found[0]}" if found else ""
-        raise InputError(f"{root} lacks {wanted}{instead}. {EXPECTED}")
+        if not found:
+            raise InputError(f"{root} lacks {wanted}. {EXPECTED}")
+        raise InputError(
+            f"{root} lacks {wanted} but has {CLASS_FILES[found[0]]}, of release={found[0]}. Use ?release={found[0]}, "
+            f"or add {wanted}, with the lists and the videos of its release. Get them through the form at {FORM}."
+        )
     if release == "auto" and len(found) > 1:
         raise InputError(
             f"{root} has {' and '.join(CLASS_FILES.values())}; choose one by ?release={' or '.join(found)}"
