@@ -108,7 +108,7 @@ def test_samples_do_not_depend_on_the_order_and_prefer_instances(tmp_path, progr
 
 
 def test_memory_does_not_grow_with_the_store(store, progress, monkeypatch):
-    """The frames of one file would take 480 kB and its sums 2 kB, so 240 files must not take more than 40."""
+    """A further file may cost its path, under 1 kB. Its sums would take 2 kB, and its frames 480 kB."""
     monkeypatch.setattr(inspect, "FILES_AHEAD", 16)
     most = []
     for first, files in ((0, 40), (40, 240)):
@@ -118,7 +118,7 @@ def test_memory_does_not_grow_with_the_store(store, progress, monkeypatch):
         assert count_labels(store, progress).counts.videos == files
         most.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert most[1] < most[0] + 150_000
+    assert most[1] < most[0] + 200 * 1_000  # Python 3.13 takes 870 bytes per path, 3.11 less
 
 
 def video(tmp_path, name, mask_THW=None):
