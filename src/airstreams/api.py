@@ -1,7 +1,6 @@
 """What a script calls: `load`, `open_source`, `train`, `evaluate`. `import airstreams` has all of it."""
 
 import os
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from airstreams.data.listing import Source
 from airstreams.errors import InputError
 from airstreams.evaluation import evaluate as evaluation
 from airstreams.evaluation.evaluate import Evaluation
-from airstreams.files import exclusive_lock
+from airstreams.files import lock_of_job
 from airstreams.inference.recogniser import Recogniser
 from airstreams.recipe import load_config, recipe_path, training_settings
 from airstreams.runs.folder import RunFolder
@@ -87,9 +86,7 @@ def train(
         settings = Config() if config is None else _config(config)
         _require_new(folder)
     source = _with_useful_labels(_source(data, labels), labels, settings)
-    # Of the processes that torchrun starts, the first one locks the folder for all.
-    first = os.environ.get("RANK", "0") == "0"
-    with exclusive_lock(folder.path, "training") if first else nullcontext():
+    with lock_of_job(folder.path, "training"):
         return loop.train(source, settings, folder.path, resume, console, start)
 
 

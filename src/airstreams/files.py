@@ -8,7 +8,7 @@ import re
 import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import IO
@@ -84,6 +84,11 @@ def exclusive_lock(folder: Path, work: str) -> Iterator[None]:
             if made:
                 with suppress(OSError):  # not empty
                     folder.rmdir()
+
+
+def lock_of_job(folder: Path, work: str) -> AbstractContextManager[None]:
+    """`exclusive_lock`, which the first of the processes that `torchrun` starts takes for all of them."""
+    return exclusive_lock(folder, work) if os.environ.get("RANK", "0") == "0" else nullcontext()
 
 
 def _lock(path: Path) -> IO[str] | None:

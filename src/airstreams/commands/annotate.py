@@ -9,11 +9,11 @@ from airstreams.commands.command import (
     DONE,
     FAILED,
     Command,
-    lock_of_job,
     print_json,
     require_at_least,
 )
 from airstreams.console import stderr, stdout
+from airstreams.files import lock_of_job
 from airstreams.plural import count_of
 
 

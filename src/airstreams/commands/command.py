@@ -1,17 +1,13 @@
 """What every verb of the command line has in common: its description, its exit statuses, its JSON."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.errors import InputError
-from airstreams.files import exclusive_lock
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 """Exit statuses: the work is done, the work failed, the call or its input is wrong."""
@@ -53,8 +49,3 @@ def require_at_least(call: Namespace, **lowest: int) -> None:
     for name, value in lowest.items():
         if call[name] < value:
             raise InputError(f"--{name.replace('_', '-')} {call[name]}: expected at least {value}")
-
-
-def lock_of_job(folder: Path, work: str) -> AbstractContextManager[None]:
-    """`exclusive_lock`, which the first of the processes that `torchrun` starts takes for all of them."""
-    return exclusive_lock(folder, work) if os.environ.get("RANK", "0") == "0" else nullcontext()
