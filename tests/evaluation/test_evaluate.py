@@ -17,8 +17,10 @@ from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation import evaluate as evaluation
 from airstreams.evaluation.evaluate import evaluate
-from airstreams.evaluation.results import ClassMetrics, ScoringProtocol, read_metrics
+from airstreams.evaluation.metrics import ActionMetrics
+from airstreams.evaluation.results import ClassMetrics, MostFrequentClass, ScoringProtocol, read_metrics
 from airstreams.runs import saved_model as saved_models
+from airstreams.runs.folder import RunFolder
 
 QUIET = Console(quiet=True)
 
@@ -57,6 +59,17 @@ def test_metrics_agree_with_the_written_scores(evaluated):
     assert metrics.per_class == {
         name: ClassMetrics(videos=2, accuracy=expected[row][row] / 2) for row, name in enumerate(classes)
     }
+
+
+def test_baselines_stand_beside_the_metrics(evaluated, run, synthetic):
+    first = evaluated.saved.classes[0]  # all classes have six training videos
+    baselines = evaluated.metrics.baselines
+    assert baselines.chance == ActionMetrics(top1=0.25, mean_per_class=0.25)
+    assert baselines.most_frequent_class == MostFrequentClass(top1=0.25, mean_per_class=0.25, label=first)
+    # A run of version 0.2 has no labels in its list. They are taken from DATA.
+    splits = RunFolder(run).splits
+    splits.write_text("".join(line.rpartition(",")[0] + "\n" for line in splits.read_text().splitlines()))
+    assert evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET).metrics.baselines == baselines
 
 
 def test_metrics_are_written_as_json(evaluated):
@@ -212,7 +225,7 @@ def test_training_videos_cause_a_warning(run, videos):
 
 def test_segments_of_training_videos_are_counted(run, videos):
     with (run / "split.csv").open("a") as file:
-        file.write('"cut/a.mp4#t=,0.1",train\n"cut/a.mp4#t=0.2,",test\n"cut/b#t=1.mp4",train\n')
+        file.write('"cut/a.mp4#t=,0.1",train,disc_up\n"cut/a.mp4#t=0.2,",test,disc_up\n"cut/b#t=1.mp4",train,disc_up\n')
     (videos / "cut").mkdir()
     for name, taken in (("a.mp4", "000.mp4"), ("b#t=1.mp4", "001.mp4")):
         shutil.copy(videos / "test" / "disc_up" / taken, videos / "cut" / name)

@@ -8,11 +8,14 @@ import torch
 from torch import tensor
 
 from airstreams.evaluation.metrics import (
+    ActionMetrics,
     MultiLabelOutcomes,
     Overlap,
     SegmentationCounts,
     action_metrics,
+    chance_metrics,
     confusion,
+    constant_answer_metrics,
     log_loss,
     outcomes_of,
     reduce_to_grid,
@@ -151,6 +154,27 @@ def test_the_first_of_equally_scored_classes_wins():
     found = action_metrics(scores, np.arange(7))
     assert (found.top1, found.top5) == (pytest.approx(1 / 7), pytest.approx(5 / 7))
     assert confusion(scores, np.arange(7))[:, 0].tolist() == [1] * 7
+
+
+def test_chance_is_what_random_scores_reach_on_average():
+    targets = np.array([0, 1, 1, 2, 3, 4, 5, 5])  # class 6 has no videos
+    rng = np.random.default_rng(0)
+    drawn = [action_metrics(rng.random((8, 7)), targets) for _ in range(4000)]
+    for name in ("top1", "top5", "mean_per_class"):
+        assert chance_metrics(7, targets)[name] == pytest.approx(np.mean([row[name] for row in drawn]), abs=0.01)
+    assert chance_metrics(5, targets[:6]) == ActionMetrics(top1=0.2, mean_per_class=0.2)
+
+
+def test_chance_of_multi_label_data_is_the_mean_share_of_a_class():
+    targets = np.array([[1, 0, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]])  # the last one has no label
+    assert chance_metrics(3, targets).map == pytest.approx((3 / 4 + 2 / 4) / 2)
+
+
+def test_a_constant_answer_is_right_for_one_class_only():
+    targets = np.array([0, 1, 1, 3])
+    for answer in range(5):
+        scores = np.tile(np.eye(5)[answer], (4, 1))
+        assert constant_answer_metrics(answer, targets) == action_metrics(scores, targets)
 
 
 def test_nan_scores_rank_last():

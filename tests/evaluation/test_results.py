@@ -9,10 +9,12 @@ from airstreams.errors import InputError
 from airstreams.evaluation.metrics import ActionMetrics, Overlap, SegmentationMetrics
 from airstreams.evaluation.published import PUBLISHED
 from airstreams.evaluation.results import (
+    Baselines,
     ClassMetrics,
     Comparison,
     EvaluationMetrics,
     HeadMetrics,
+    MostFrequentClass,
     ScoringProtocol,
     SplitMetrics,
     read_metrics,
@@ -39,6 +41,9 @@ METRICS = EvaluationMetrics(
     groups=3,
     intervals=INTERVALS,
     per_class={"jump": ClassMetrics(2, accuracy=0.5), "run": ClassMetrics(1, accuracy=0.0)},
+    baselines=Baselines(
+        ActionMetrics(top1=0.5, mean_per_class=0.5), MostFrequentClass(top1=0.75, mean_per_class=0.5, label="jump")
+    ),
 )
 
 
@@ -49,6 +54,7 @@ def test_metrics_read_back_are_equal(tmp_path):
         segmentation=None,
         protocol=ScoringProtocol(2, 1, None),
         per_class={"jump": ClassMetrics(2, average_precision=0.5)},
+        baselines=Baselines(ActionMetrics(map=0.5)),
     )
     for metrics in (METRICS, replace(METRICS, segmentation=with_masks), plain):
         write_metrics(tmp_path / "figures.json", metrics)
@@ -90,6 +96,10 @@ def test_the_json_keeps_its_keys_and_their_order():
         "groups": 3,
         "intervals": INTERVALS,
         "per_class": {"jump": {"videos": 2, "accuracy": 0.5}, "run": {"videos": 1, "accuracy": 0.0}},
+        "baselines": {
+            "chance": untrained | {"top1": 0.5, "mean_per_class": 0.5},
+            "most_frequent_class": untrained | {"top1": 0.75, "mean_per_class": 0.5, "label": "jump"},
+        },
     }
     assert json.dumps(content) == json.dumps(expected)
 
@@ -119,9 +129,9 @@ def test_classes_are_sorted_by_their_metric():
 
 def test_metrics_of_early_versions_are_read(tmp_path):
     content = METRICS.as_dict()
-    del content["trained_on"]
+    del content["trained_on"], content["baselines"]
     (tmp_path / "figures.json").write_text(json.dumps(content))
-    assert read_metrics(tmp_path / "figures.json") == METRICS
+    assert read_metrics(tmp_path / "figures.json") == replace(METRICS, baselines=None)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"videos": 3}', None])

@@ -22,9 +22,20 @@ def test_splits_are_read_as_they_were_written(tmp_path):
     assert [len(split.split(name)) for name in ("train", "val", "test")] == [14, 2, 4]
     run = RunFolder(tmp_path / "run")
     run.write_splits(split)
-    assert run.splits.read_text(encoding="utf-8").startswith("name,split\n")
+    assert run.splits.read_text(encoding="utf-8").startswith("name,split,label\n")
     assert with_splits(source, run.read_splits()) == split
     assert list(run.path.iterdir()) == [run.splits]
+
+
+def test_the_labels_of_training_videos_are_known(tmp_path):
+    run = RunFolder(tmp_path)
+    assert run.training_labels() == []
+    run.splits.write_text("name,split,label\na,train,clap\nb,val,clap\nc,train,jump\nd,train,jump;clap\n")
+    assert run.training_labels() == ["clap", "jump", "jump;clap"]
+    run.left_out.write_text("name,reason\nc,damaged\n")
+    assert run.training_labels() == ["clap", "jump;clap"]
+    run.splits.write_text("name,split\na,train\n")  # of version 0.2
+    assert run.training_labels() == []
 
 
 @pytest.mark.parametrize(

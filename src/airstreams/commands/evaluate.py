@@ -8,7 +8,6 @@ from jsonargparse import ArgumentParser, Namespace
 from airstreams.commands.command import DATA_HELP, DONE, RUN_HELP, Command, print_json
 from airstreams.console import say, stderr, stdout
 from airstreams.percent import percent
-from airstreams.plural import count_of
 
 if TYPE_CHECKING:
     from airstreams.evaluation.evaluate import Evaluation
@@ -29,12 +28,14 @@ def run(call: Namespace) -> int:
     from airstreams.distributed import is_main_process
     from airstreams.viewing.pictures import confusion_plot
     from airstreams.viewing.representations import streams_picture
+    from airstreams.viewing.tables import baselines_in_words
 
     result = api.evaluate(call.run, call.source, split=call.split, labels=call.labels, console=stderr)
     if not is_main_process():
         return DONE
     if result.confusion is not None:
-        confusion_plot(result.folder.confusion_plot, result.confusion, result.saved.classes)
+        note = baselines_in_words(result.metrics)
+        confusion_plot(result.folder.confusion_plot, result.confusion, result.saved.classes, note)
     streams_picture(result.folder.picture, result.saved, result.videos, result.label_store, stderr)
     if call.json:
         print_json(result.metrics.as_dict())
@@ -45,10 +46,20 @@ def run(call: Namespace) -> int:
 
 def _print_metrics(result: "Evaluation") -> None:
     from airstreams.evaluation.results import weakest_first
-    from airstreams.viewing.tables import for_console, heads_table, segmentation_table, untrained_note
+    from airstreams.viewing.tables import (
+        baseline_note,
+        for_console,
+        heads_table,
+        scored_in_words,
+        segmentation_table,
+        untrained_note,
+    )
 
     metrics = result.metrics
-    stdout.print(for_console(heads_table(metrics.streams)))
+    table = heads_table(metrics.streams, metrics.baselines)
+    stdout.print(for_console(table, totals=len(table) - 1 - len(metrics.streams)))
+    if note := baseline_note(metrics):
+        say(stdout, note)
     if untrained := untrained_note(metrics.streams, result.saved.config):
         say(stdout, untrained)
     if len(metrics.per_class) > 5:
@@ -56,13 +67,7 @@ def _print_metrics(result: "Evaluation") -> None:
         say(stdout, f"Weakest classes (number of videos): {', '.join(shown)}")
     if metrics.segmentation:
         stdout.print(for_console(segmentation_table(metrics.segmentation)))
-    groups = count_of(metrics.groups, "group")
-    say(
-        stdout,
-        f"{count_of(metrics.videos, 'video')} scored, {metrics.left_out} left out; "
-        f"{count_of(metrics.classes, 'class')}. In brackets: 95 % intervals over {groups} of videos. "
-        f"Files: {result.folder.path}",
-    )
+    say(stdout, f"{scored_in_words(metrics)} Files: {result.folder.path}")
     if metrics.unlabelled:
         say(
             stdout,
@@ -74,9 +79,9 @@ def _print_metrics(result: "Evaluation") -> None:
 
 def _print_protocol(protocol: "ScoringProtocol") -> None:
     from airstreams.evaluation.published import NAMES
+    from airstreams.viewing.tables import views_in_words
 
-    clips, crops = count_of(protocol.views, "clip"), count_of(protocol.crops, "crop")
-    say(stdout, f"A video's score is the mean over its views: {clips} per video, {crops} per clip.")
+    say(stdout, views_in_words(protocol))
     if protocol.comparison is None:
         return
     published = protocol.comparison.published

@@ -23,13 +23,22 @@ from airstreams.data.splits import with_splits
 from airstreams.distributed import device_of_process, is_main_process
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
-from airstreams.evaluation.metrics import METRICS, confusion, outcomes_of, scored_mask
+from airstreams.evaluation.metrics import (
+    METRICS,
+    chance_metrics,
+    confusion,
+    constant_answer_metrics,
+    outcomes_of,
+    scored_mask,
+)
 from airstreams.evaluation.published import deviations, published_for
 from airstreams.evaluation.results import (
+    Baselines,
     ClassMetrics,
     Comparison,
     EvaluationMetrics,
     HeadMetrics,
+    MostFrequentClass,
     ScoringProtocol,
     read_metrics,
     write_metrics,
@@ -69,6 +78,7 @@ class _Task:
     source: with splits.
     videos: those of the split.
     trained_on: how many of them the model was trained on.
+    training_labels: those of the training videos, as far as they are known.
     label_store: with the segmenter's classes; None where the segmentation cannot be scored.
     """
 
@@ -77,6 +87,7 @@ class _Task:
     split: str
     videos: Sequence[Video]
     trained_on: int
+    training_labels: Sequence[str]
     label_store: LabelStore | None
     folder: EvaluationFolder
 
@@ -133,7 +144,9 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
     folder = run_folder.evaluation(split)
     require_writable(folder.path)
     _announce_replacement(folder, source, console)
-    return _Task(saved, source, split, videos, trained_on, label_store, folder)
+    return _Task(
+        saved, source, split, videos, trained_on, _training_labels(run_folder, source, run_splits), label_store, folder
+    )
 
 
 def _check_classes(run: Path, source: Source, saved: SavedModel) -> None:
@@ -183,6 +196,12 @@ def _short_name(name: str) -> tuple[str, ...]:
     file, _, segment = name.partition("#t=")
     path = PurePosixPath(file)
     return path.parent.name, path.stem, segment
+
+
+def _training_labels(folder: RunFolder, source: Source, run_splits: Mapping[str, str]) -> Sequence[str]:
+    """The labels of the training videos, from the run or, for a run of versions up to 0.2, from the same data."""
+    trained_on = (video for video in source.videos if run_splits.get(video.name) == "train")
+    return folder.training_labels() or [";".join(video.labels) for video in trained_on]
 
 
 def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -> LabelStore | None:
@@ -266,7 +285,19 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
         groups=len(set(groups)),
         intervals=intervals_of[saved.config.model.answer],
         per_class=_per_class(saved, scores),
+        baselines=_baselines(task, targets),
     )
+
+
+def _baselines(task: _Task, targets: np.ndarray) -> Baselines:
+    classes = task.saved.classes
+    chance = chance_metrics(len(classes), targets)
+    counts = Counter(task.training_labels)
+    frequent = max(classes, key=lambda name: counts[name])  # of equally frequent classes the first
+    if task.saved.multi_label or not counts[frequent]:
+        return Baselines(chance)
+    always = constant_answer_metrics(classes.index(frequent), targets)
+    return Baselines(chance, MostFrequentClass(**vars(always), label=frequent))
 
 
 def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out: int) -> ScoringProtocol:

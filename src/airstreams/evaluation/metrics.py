@@ -74,6 +74,26 @@ def action_metrics(scores_NK: np.ndarray, targets: np.ndarray) -> ActionMetrics:
     return outcomes_of(scores_NK, targets).metrics(np.ones(len(scores_NK), dtype=np.int64))
 
 
+def chance_metrics(classes: int, targets: np.ndarray) -> ActionMetrics:
+    """The metrics that a model reaches on average with scores that do not depend on the video.
+
+    For one label per video, the scores are random: each of the K classes is as likely as any other to be first. For
+    multi-label data, all scores are equal, and `map` is the mean share of the videos that show a class.
+
+    classes: K, those of the model.
+    targets: as for `outcomes_of`.
+    """
+    if targets.ndim == 2:
+        return action_metrics(np.zeros(targets.shape), targets)
+    return ActionMetrics(top1=1 / classes, top5=5 / classes if classes > 5 else None, mean_per_class=1 / classes)
+
+
+def constant_answer_metrics(answer: int, targets_N: np.ndarray) -> ActionMetrics:
+    """The metrics of always answering the class `answer`, on videos with one label each. There is no top-5."""
+    right = float((targets_N == answer).mean())
+    return ActionMetrics(top1=right, mean_per_class=1 / len(np.unique(targets_N)) if right else 0.0)
+
+
 class SingleLabelOutcomes:
     """Accuracies of videos with one label each, targets (N,). Of equal scores the class with the lower index wins."""
 

@@ -24,6 +24,34 @@ class HeadMetrics(ActionMetrics):
 
 
 @dataclass(frozen=True)
+class MostFrequentClass(ActionMetrics):
+    """The metrics of always answering with the class that has the most training videos.
+
+    label: that class.
+    """
+
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What answers without a look at the videos would reach.
+
+    chance: see `metrics.chance_metrics`.
+    most_frequent_class: None for multi-label data, and for runs whose training labels are not known.
+    """
+
+    chance: ActionMetrics
+    most_frequent_class: MostFrequentClass | None = None
+
+    def by_description(self) -> dict[str, ActionMetrics]:
+        """The metrics of each baseline, by what it does in words."""
+        frequent = self.most_frequent_class
+        named: dict[str, ActionMetrics] = {f"always {frequent.label!r}": frequent} if frequent else {}
+        return {"chance": self.chance} | named
+
+
+@dataclass(frozen=True)
 class ClassMetrics:
     """The metric of one class, in 0..1: its accuracy or, for multi-label data, its average precision.
 
@@ -110,6 +138,7 @@ class EvaluationMetrics(SplitMetrics):
     groups: how many groups of videos the intervals are over.
     intervals: those of the answer's head.
     per_class: the classes that occur.
+    baselines: None in files of versions up to 0.2.
     """
 
     data: str
@@ -120,6 +149,12 @@ class EvaluationMetrics(SplitMetrics):
     groups: int
     intervals: Intervals
     per_class: Mapping[str, ClassMetrics]
+    baselines: Baselines | None = None
+
+    @property
+    def metric(self) -> str:
+        """The name of the main metric: `top1`, or `map` for multi-label data."""
+        return "map" if self.top1 is None else "top1"
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of the metrics."""
@@ -161,6 +196,10 @@ def _from_dict(content: dict[str, Any]) -> EvaluationMetrics:
     segmentation = None
     if found := content["segmentation"]:
         segmentation = SegmentationMetrics(**found | {"ceiling": Overlap(**found["ceiling"])})
+    baselines = None
+    if found := content.get("baselines"):
+        frequent = found["most_frequent_class"]
+        baselines = Baselines(ActionMetrics(**found["chance"]), MostFrequentClass(**frequent) if frequent else None)
     protocol = dict(content["protocol"])
     comparison = None
     if found := protocol.pop("published"):
@@ -172,6 +211,7 @@ def _from_dict(content: dict[str, Any]) -> EvaluationMetrics:
         "segmentation": segmentation,
         "protocol": ScoringProtocol(**protocol, comparison=comparison),
         "per_class": per_class,
+        "baselines": baselines,
     }
     return EvaluationMetrics(**{"trained_on": 0} | content | typed)  # early versions did not count `trained_on`
 

@@ -131,19 +131,37 @@ class RunFolder:
         return all(file.name in remains or file.name.startswith(".") for file in self.path.iterdir())
 
     def write_splits(self, source: Source) -> None:
-        """Write the split of each video, which every video must have, as a CSV file with the header `name,split`."""
-        write_rows(self.splits, ("name", "split"), ((video.name, video.split or "") for video in source.videos))
+        """Write the split of each video, which every video must have, and its labels, joined by `;`, as a CSV file."""
+        rows = ((video.name, video.split or "", ";".join(video.labels)) for video in source.videos)
+        write_rows(self.splits, ("name", "split", "label"), rows)
 
     def read_splits(self) -> dict[str, str]:
         """Video name to split, as `write_splits` wrote it. InputError: the file is missing or damaged."""
         splits: dict[str, str] = {}
-        for line, row in read_rows(self.splits, required=("name", "split"), optional=()):
+        for line, row in self._split_rows():
             check_split(self.splits, line, row["split"])
             name = to_nfc(row["name"])
             if name in splits:
                 raise InputError(f"{self.splits}, line {line}: {name} is listed twice. Delete one of the lines.")
             splits[name] = row["split"]
         return splits
+
+    def training_labels(self) -> list[str]:
+        """The label of each video that the run was trained on. Empty: the list is missing or has no labels.
+
+        Videos with several labels have one text for all. Versions up to 0.2 wrote no labels.
+        """
+        if not self.splits.is_file():
+            return []
+        left_out = self.read_left_out() if self.left_out.is_file() else {}
+        return [
+            to_nfc(row["label"])
+            for _, row in self._split_rows()
+            if row["split"] == "train" and row["label"] and row["name"] not in left_out
+        ]
+
+    def _split_rows(self) -> list[tuple[int, dict[str, str]]]:
+        return read_rows(self.splits, required=("name", "split"), optional=("label",))
 
     def write_left_out(self, bad_videos: Iterable[BadVideo]) -> None:
         """List the videos that could not be read."""

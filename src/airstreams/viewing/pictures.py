@@ -220,7 +220,7 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
     save_picture(figure, Path(path))
 
 
-def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str]) -> None:
+def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str], note: str = "") -> None:
     """Write a PNG of a confusion matrix: a row per true class, a column per predicted class.
 
     The colour of a cell is its share of the row; a row without videos is grey. Cells show their counts for up to 30
@@ -230,6 +230,7 @@ def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str
         path: of the PNG.
         counts_KK: how many videos of the true class (row) got the predicted class (column).
         classes: the K names.
+        note: a second line of the title, for example the accuracy of baselines.
 
     Raises:
         InputError: the matrix is not K by K.
@@ -271,7 +272,8 @@ def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str
     ax.set_ylabel("true", fontsize=title_font)
     correct = int(np.trace(counts_KK))
     accuracy = f"{correct} of {videos} correct ({correct / videos:.1%})" if videos else "no videos"
-    ax.set_title(accuracy, fontsize=title_font, loc="left")
+    title = ax.set_title(f"{accuracy}\n{note}" if note else accuracy, fontsize=title_font, loc="left")
+    title.set_parse_math(False)
     if size <= 30:
         for true, predicted in np.argwhere(counts_KK > 0):
             ax.text(

@@ -23,13 +23,22 @@ from airstreams.evaluation.results import EvaluationMetrics, read_metrics, weake
 from airstreams.files import replacing, require_writable
 from airstreams.models import cost
 from airstreams.percent import percent, with_interval
-from airstreams.plural import count_of
 from airstreams.recipe import to_yaml
 from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import Description, read_description
 from airstreams.viewing.pictures import confusion_plot, save_picture
-from airstreams.viewing.tables import Rows, cost_table, heads_table, segmentation_table, untrained_note
+from airstreams.viewing.tables import (
+    Rows,
+    baseline_note,
+    baselines_in_words,
+    cost_table,
+    heads_table,
+    scored_in_words,
+    segmentation_table,
+    untrained_note,
+    views_in_words,
+)
 
 MISTAKES_SHOWN = 15
 
@@ -115,15 +124,9 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
         return _EvaluatedSplit(
             split=metrics.split,
             headline=f"{NAMES[metric]} {with_interval(metrics[metric], metrics.intervals[metric])}",
-            scored=(
-                f"{count_of(metrics.videos, 'video')} of {count_of(metrics.classes, 'class')} of {metrics.data}, "
-                f"{metrics.left_out} left out. "
-                f"A video's score is the mean over its views: {count_of(metrics.protocol.views, 'clip')} per video, "
-                f"{count_of(metrics.protocol.crops, 'crop')} per clip. "
-                f"In brackets: 95 % intervals over {count_of(metrics.groups, 'group')} of videos."
-            ),
+            scored=f"{metrics.data}: {scored_in_words(metrics)} {views_in_words(metrics.protocol)}",
             notes=_notes(metrics),
-            heads=heads_table(metrics.streams),
+            heads=heads_table(metrics.streams, metrics.baselines),
             untrained=untrained_note(metrics.streams, described.config),
             segmentation=segmentation_table(metrics.segmentation) if metrics.segmentation else [],
             classes=[
@@ -131,7 +134,7 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
                 *((name, percent(row.value), str(row.videos)) for name, row in weakest_first(metrics)),
             ],
             mistakes=[] if described.multi_label else _mistakes(folder.scores),
-            confusion=_confusion(folder.confusion),
+            confusion=_confusion(folder.confusion, baselines_in_words(metrics)),
             picture=_as_address(folder.picture),
         )
     except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
@@ -140,7 +143,7 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
 
 def _notes(metrics: EvaluationMetrics) -> list[str]:
     """What a reader must know before comparing the metrics with others."""
-    notes = []
+    notes = [note] if (note := baseline_note(metrics)) else []
     if metrics.trained_on and metrics.split != "train":
         notes.append(f"The model was trained on {metrics.trained_on} of these videos, so the metrics are too high.")
     comparison = metrics.protocol.comparison
@@ -161,12 +164,12 @@ def _mistakes(path: Path) -> Rows:
     return [(name, label, predicted, percent(probability)) for probability, name, label, predicted in highest]
 
 
-def _confusion(path: Path) -> str | None:
+def _confusion(path: Path, note: str) -> str | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        confusion_plot(Path(folder) / "confusion.png", content["counts"], content["classes"])
+        confusion_plot(Path(folder) / "confusion.png", content["counts"], content["classes"], note)
         return _as_address(Path(folder) / "confusion.png")
 
 

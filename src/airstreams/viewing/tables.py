@@ -10,23 +10,67 @@ from rich.table import Table
 from airstreams.config import Config
 from airstreams.evaluation.metrics import SegmentationMetrics
 from airstreams.evaluation.published import NAMES
-from airstreams.evaluation.results import HeadMetrics
+from airstreams.evaluation.results import Baselines, EvaluationMetrics, HeadMetrics, ScoringProtocol
 from airstreams.models.cost import Cost
 from airstreams.percent import percent, with_interval
+from airstreams.plural import count_of
 
 Rows = list[tuple[str, ...]]
 
 
-def heads_table(heads: Mapping[str, HeadMetrics]) -> Rows:
-    """Every metric of every head, with its 95 % interval.
+def heads_table(heads: Mapping[str, HeadMetrics], baselines: Baselines | None = None) -> Rows:
+    """Every metric of every head, with its 95 % interval, and the baselines below. There is no column without a value.
 
     heads: the metrics of each head by its name.
     """
+    beside = baselines.by_description() if baselines else {}
+    names = [name for name in NAMES if any(metrics[name] is not None for metrics in heads.values())]
     rows = [
-        (name, *(with_interval(metrics[key], metrics.intervals[key]) for key in NAMES))
-        for name, metrics in heads.items()
+        (head, *(with_interval(metrics[name], metrics.intervals[name]) for name in names))
+        for head, metrics in heads.items()
     ]
-    return [("head", *NAMES.values()), *rows]
+    rows += [(description, *(percent(metrics[name]) for name in names)) for description, metrics in beside.items()]
+    return [("head", *(NAMES[name] for name in names)), *rows]
+
+
+def baselines_in_words(metrics: EvaluationMetrics) -> str:
+    """The main metric of each baseline, such as `always 'jump' 24.0%, chance 20.0%`. Empty for old files."""
+    baselines = metrics.baselines.by_description() if metrics.baselines else {}
+    return ", ".join(f"{description} {percent(row[metrics.metric])}" for description, row in baselines.items())
+
+
+def scored_in_words(metrics: EvaluationMetrics) -> str:
+    """What was scored, and what the brackets and the baseline mean."""
+    text = (
+        f"{count_of(metrics.videos, 'video')} scored, {metrics.left_out} left out; "
+        f"{count_of(metrics.classes, 'class')}. In brackets: 95 % intervals over {count_of(metrics.groups, 'group')} "
+        "of videos."
+    )
+    if metrics.baselines and (frequent := metrics.baselines.most_frequent_class):
+        text += f" {frequent.label!r} is the most frequent class in training."
+    return text
+
+
+def baseline_note(metrics: EvaluationMetrics) -> str:
+    """One sentence that names the baselines that the main metric does not clearly beat. Empty if it beats all."""
+    name = metrics.metric
+    value, interval = metrics[name], metrics.intervals[name]
+    baselines = metrics.baselines.by_description() if metrics.baselines else {}
+    levels = {description: row[name] for description, row in baselines.items()}
+    if value is None:
+        return ""
+    not_better = [text for text, level in levels.items() if level is not None and value <= level]
+    unsure = [
+        text
+        for text, level in levels.items()
+        if level is not None and text not in not_better and interval and interval[0] <= level
+    ]
+    claims = [
+        f"{claim} {' or '.join(found).replace('always', 'always answering')}"
+        for claim, found in (("not better than", not_better), ("not significantly better than", unsure))
+        if found
+    ]
+    return f"The model is {', and '.join(claims)}." if claims else ""
 
 
 def untrained_note(heads: Iterable[str], config: Config) -> str:
@@ -37,6 +81,16 @@ def untrained_note(heads: Iterable[str], config: Config) -> str:
     return (
         f"No metrics for {', '.join(untrained)}: not trained, because the loss weight is 0. The features still go into "
         "the merged head."
+    )
+
+
+def views_in_words(protocol: ScoringProtocol) -> str:
+    """One sentence on how a video's score is computed."""
+    clips = count_of(protocol.views, "clip")
+    if protocol.crops == 1:
+        return f"A video's score is the mean over {clips}."
+    return (
+        f"A video's score is the mean over its views: {clips} per video, {count_of(protocol.crops, 'crop')} per clip."
     )
 
 
