@@ -26,9 +26,9 @@ from statistics import median
 import av
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress
 
 from airstreams.config import Config
+from airstreams.console import Progress
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import check_videos
 from airstreams.data.clips import clip_indices, frame_range, latest_start

@@ -8,7 +8,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "airstreams"
 
 # From the bottom to the top. A module belongs to the longest name that it starts with.
 LAYERS = (
-    ("version", "errors", "percent", "plural", "console"),
+    ("version", "errors", "percent", "plural", "estimate"),
+    ("console",),
     ("files", "machine"),
     ("towers",),
     ("config", "old_keys"),

@@ -4,6 +4,7 @@ With a single process these functions return their arguments.
 """
 
 import functools
+import itertools
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -76,6 +77,34 @@ def _cpu_group() -> dist.ProcessGroup:
 def share_on_this_machine() -> tuple[int, int]:
     """This process's number among those on its machine, and how many there are."""
     return PartialState().local_process_index, int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+_shared_tasks = itertools.count()
+
+
+class SharedProgress:
+    """How far all processes are with a task that they share (`console.Shared`).
+
+    The sums are in torch's key-value store, so no process waits for another one. All processes must make their objects
+    in the same order.
+    """
+
+    def __init__(self) -> None:
+        self._key = f"airstreams/progress/{next(_shared_tasks)}"
+        self._store = dist.distributed_c10d._get_default_store() if PartialState().num_processes > 1 else None
+        self._done = 0, 0
+
+    def totals(self, units: int, work: int) -> tuple[int, int]:
+        """The sums of what each process has to do. All processes wait for each other."""
+        parts = gather([(units, work)])
+        return sum(units for units, _ in parts), sum(work for _, work in parts)
+
+    def add(self, units: int, work: int) -> tuple[int, int]:
+        """Add what this process has done since the last call; returns the sums of all processes."""
+        if self._store is None:
+            self._done = self._done[0] + units, self._done[1] + work
+            return self._done
+        return self._store.add(f"{self._key}/units", units), self._store.add(f"{self._key}/work", work)
 
 
 def broadcast_buffers(model: nn.Module) -> None:

@@ -17,8 +17,8 @@ import av
 import numpy as np
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
+from airstreams.console import Progress
 from airstreams.data import cache as frame_cache
 from airstreams.data import label_maps
 from airstreams.data.cache import FrameCache
@@ -33,12 +33,13 @@ from airstreams.machine import cpus
 PLENTY = 10**9
 SIDE = 48  # px; the synthetic videos are of 64, 8 frames
 ENTRY = 128 + 8 * SIDE * SIDE * 3  # bytes, with the header of .npy
-QUIET = Progress(disable=True)
+QUIET = Progress(Console(quiet=True))
 
 BUILD = """
 import sys
 from pathlib import Path
-from rich.progress import Progress
+from rich.console import Console
+from airstreams.console import Progress
 from airstreams.data.cache import FrameCache
 from airstreams.data.sources import open_source
 data, root, limit, index, count = sys.argv[1:]
@@ -47,7 +48,7 @@ source = open_source(data + "/videos", labels if labels.exists() else None)
 cache = FrameCache(Path(root), int(limit), 48)
 print("ready", flush=True)
 sys.stdin.readline()
-cache.prepare(source.videos, source.label_store, Progress(disable=True), (int(index), int(count)))
+cache.prepare(source.videos, source.label_store, Progress(Console(quiet=True)), (int(index), int(count)))
 """
 
 
@@ -88,11 +89,11 @@ def damage(path):
 
 
 def prepare(root, source, limit=PLENTY, videos=None, side=SIDE):
-    """The cache, and its output on the console."""
+    """The cache, and its warnings on the console."""
     cache, output = FrameCache(root, limit, side), io.StringIO()
-    with Progress(console=Console(file=output, width=200), disable=True) as progress:
+    with Progress(Console(file=output, width=200)) as progress:
         cache.prepare(source.videos if videos is None else videos, source.label_store, progress)
-    return cache, output.getvalue()
+    return cache, "".join(line for line in output.getvalue().splitlines(keepends=True) if line.startswith("warning: "))
 
 
 def start_build(data, root, limit=PLENTY, share=(0, 1)):
@@ -461,7 +462,7 @@ def test_a_full_disk_gives_one_warning(data, root, source):
     script = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, ({ENTRY // 2}, {ENTRY // 2}))
-{BUILD.replace("Progress(disable=True)", "Progress()")}
+{BUILD.replace("Progress(Console(quiet=True))", "Progress(Console())")}
 from airstreams.data.video import read_frames
 for video in source.videos:
     assert (cache.read_frames(video.path, [1, 0]) == read_frames(video.path, [1, 0], short_side=48)).all()

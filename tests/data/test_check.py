@@ -3,8 +3,8 @@ import sys
 from dataclasses import replace
 
 from rich.console import Console
-from rich.progress import Progress
 
+from airstreams.console import Progress
 from airstreams.data.check import check_videos
 from airstreams.data.sources import open_source
 
@@ -29,7 +29,7 @@ def test_bad_files_are_listed_and_good_ones_keep_their_order(tmp_path, synthetic
 def test_a_segment_outside_its_video_is_bad(synthetic):
     video = open_source(str(synthetic / "videos")).videos[0]
     inside, outside = replace(video, start=0.0, end=0.1), replace(video, start=5.0)
-    good, bad, _ = check_videos([inside, outside], Progress(disable=True))
+    good, bad, _ = check_videos([inside, outside], Progress(Console(quiet=True)))
     assert good == [inside]
     assert [item.video for item in bad] == [outside]
     assert "5.0 s" in bad[0].reason

@@ -9,10 +9,11 @@ import av
 import numpy as np
 import pytest
 import torch
-from rich.progress import Progress
+from rich.console import Console
 from torch.utils.data import DataLoader
 
 from airstreams.config import ClipConfig, Config, DataConfig, EvaluationConfig, TrainingConfig
+from airstreams.console import Progress
 from airstreams.data import label_maps
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
@@ -356,7 +357,7 @@ def test_clips_are_the_same_with_a_cache(synthetic, tmp_path):
     videos = source.split("train")
     config = Config(clip=ClipConfig(4, stride=1, size=64))
     cache = FrameCache(tmp_path, 10**9, config.decoded_side)
-    cache.prepare(videos, source.label_store, Progress(disable=True))
+    cache.prepare(videos, source.label_store, Progress(Console(quiet=True)))
     cached = TrainingClips(videos, config, source.classes, False, source.label_store, cache)
     plain = TrainingClips(videos, config, source.classes, False, source.label_store)
     for index in range(len(videos)):

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
+from airstreams.console import Progress
 from airstreams.data.label_maps import COCO_CLASSES, LabelStore, create, save
 from airstreams.data.listing import Video
 from airstreams.data.sources import open_source

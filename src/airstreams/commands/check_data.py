@@ -3,11 +3,10 @@
 from collections import Counter
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.progress import Progress
 from rich.table import Table
 
 from airstreams.commands.command import DATA_HELP, DONE, FAILED, Command, print_json
-from airstreams.console import stderr, stdout, warn
+from airstreams.console import Progress, stderr, stdout, warn
 from airstreams.plural import count_of
 
 
@@ -24,7 +23,7 @@ def run(call: Namespace) -> int:
     source = open_source(call.source, include_missing=True)
     for warning in source.warnings:
         warn(stderr, warning)
-    with Progress(console=stderr) as progress:
+    with Progress(stderr) as progress:
         good, bad, rates = check_videos(source.videos, progress)
     classes = Counter(label for video in good for label in video.labels)
     splits = Counter(video.split for video in good if video.split)

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.progress import Progress
 from rich.table import Table
 
 from airstreams.commands.command import DATA_HELP, DONE, FAILED, Command, print_json
-from airstreams.console import stderr, stdout
+from airstreams.console import Progress, stderr, stdout
 from airstreams.errors import InputError
 from airstreams.percent import percent
 
@@ -42,7 +41,7 @@ def run(call: Namespace) -> int:
     if data is not None:
         source = open_source(data, call.labels, for_training=False)
         videos = {video.label_map: video.path for video in source.videos if video.label_map is not None}
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with Progress(stderr) as progress:
         truth = None
         if call.truth is not None:
             source = open_source(call.truth, call.labels, for_training=False)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.progress import Progress
 
 from airstreams.commands.command import DONE, FAILED, RUN_HELP, Command, print_json
-from airstreams.console import stderr, warn
+from airstreams.console import Progress, stderr, warn
 from airstreams.errors import InputError, VideoError
 
 TOP = 5  # classes that are shown
@@ -30,8 +29,8 @@ def run(call: Namespace) -> int:
     answers: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
     rates: list[float] = []
-    with Progress(console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        for path in progress.track(call.videos, description="predicting"):
+    with Progress(stderr) as progress:
+        for path in progress.track(call.videos, len(call.videos), "predicting", brief=True):
             try:
                 prediction = recogniser.predict(path)
             except VideoError as error:

@@ -37,9 +37,8 @@ from uuid import uuid4
 
 import av
 import numpy as np
-from rich.progress import Progress
 
-from airstreams.console import warn
+from airstreams.console import Progress, warn
 from airstreams.data.label_maps import LabelStore, file_of, select_frames
 from airstreams.data.listing import Video
 from airstreams.data.video import iterate_frames, probe, read_frames
@@ -109,7 +108,7 @@ class FrameCache:
         Args:
             videos: all videos that the run reads.
             label_store: their label maps.
-            progress: gets a bar for the look-up, and one for each kind of entry that is missing.
+            progress: gets a task for the look-up, and one for each kind of entry that is missing.
             share: index and number of the processes that prepare the same videos. Each adds its part.
 
         Raises:
@@ -122,17 +121,17 @@ class FrameCache:
         missing: dict[str, dict[Path, _Content]] = {"frames": {}, "labels": {}}
         with ThreadPoolExecutor(max_workers=max(1, cpus() // count)) as pool:
             # All entries in use get a new time of use before any entry is removed.
-            task = progress.add_task("looking up the frame cache", total=len(wanted))
+            task = progress.add_task("looking up the frame cache", len(wanted), "files", brief=True)
             for content, entry in zip(wanted, pool.map(self._missing_entry, wanted, is_own), strict=True):
                 if entry is not None:
                     missing[content.kind][entry] = content
-                progress.advance(task)
+                task.advance()
             space.shrink()
             for kind, entries in missing.items():
                 if entries:
-                    task = progress.add_task(f"caching {kind}", total=len(entries))
+                    task = progress.add_task(f"caching {kind}", len(entries), "files")
                     for _ in pool.map(partial(self._add, space), entries.keys(), entries.values()):
-                        progress.advance(task)
+                        task.advance()
         if space.failure is not None:
             warn(
                 progress.console,

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from rich.progress import Progress
-
+from airstreams.console import Progress, Shared
 from airstreams.data.cache import FrameCache
 from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
@@ -48,7 +47,9 @@ class Checked(NamedTuple):
     rates: dict[Path, float]
 
 
-def check_videos(videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None) -> Checked:
+def check_videos(
+    videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None, shared: Shared | None = None
+) -> Checked:
     """Open every file once, in parallel. Files whose frames are all in the cache are not decoded again."""
     paths = sorted({video.path for video in videos})
 
@@ -58,11 +59,12 @@ def check_videos(videos: Sequence[Video], progress: Progress, cache: FrameCache 
         return info.fps if info.frames > 1 else 0.0
 
     found: dict[Path, float | str] = {}
-    task = progress.add_task("checking videos", total=len(paths))
+    sizes = {path: _bytes(path) for path in paths}  # files of another size take another time
+    task = progress.add_task("checking videos", len(paths), work=sum(sizes.values()), shared=shared)
     with ThreadPoolExecutor(max_workers=cpus()) as pool:
         for path, rate_or_reason in zip(paths, pool.map(partial(_or_reason, frame_rate), paths), strict=True):
             found[path] = rate_or_reason
-            progress.advance(task)
+            task.advance(work=sizes[path])
     good: list[Video] = []
     bad: list[BadVideo] = []
     for video in videos:
@@ -79,13 +81,22 @@ def check_videos(videos: Sequence[Video], progress: Progress, cache: FrameCache 
 
 def check_distributed(videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None) -> Checked:
     """`check_videos` in a distributed run: each process opens its share of the videos, all get the same result."""
-    from airstreams.distributed import gather, share  # imports torch, which takes longer than checking a hundred videos
+    # This imports torch, which takes longer than checking a hundred videos.
+    from airstreams.distributed import SharedProgress, gather, share
 
-    own = check_videos(share(videos), progress, cache)
+    own = check_videos(share(videos), progress, cache, SharedProgress())
     reasons = {item.video.name: item for item in gather(own.bad)}
     good = [video for video in videos if video.name not in reasons]
     bad = [reasons[video.name] for video in videos if video.name in reasons]
     return Checked(good, bad, dict(gather(list(own.rates.items()))))
+
+
+def _bytes(path: Path) -> int:
+    """The file's size; at least 1."""
+    try:
+        return max(1, path.stat().st_size)
+    except OSError:
+        return 1
 
 
 def _or_reason(work: Callable[[T], U], argument: T) -> U | str:

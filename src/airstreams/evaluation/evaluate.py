@@ -9,18 +9,16 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from rich.console import Console
-from rich.progress import Progress
 
 from airstreams.config import EvaluationConfig
-from airstreams.console import say, warn
+from airstreams.console import Progress, say, warn
 from airstreams.data.check import check_distributed
 from airstreams.data.clips import frame_rate_warning
 from airstreams.data.label_maps import OTHER, LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping, require_consistent
 from airstreams.data.splits import with_splits
-from airstreams.distributed import device_of_process, is_main_process
+from airstreams.distributed import SharedProgress, device_of_process, is_main_process, share
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import intervals
 from airstreams.evaluation.metrics import (
@@ -238,13 +236,13 @@ def _score(task: _Task, console: Console) -> Scores:
             raise VideoError(
                 f"none of {len(videos)} videos can be read; the first, {bad[0].video.name}: {bad[0].reason}"
             )
-        bar = progress.add_task("scoring", total=len(good))
+        scored = progress.add_task("scoring", len(share(good)), shared=SharedProgress())
         scores = score_videos(
             saved,
             good,
             task.label_store,
             workers=min(saved.config.data.workers, cpus()),  # this machine may have fewer than the one that trained
-            on_video=lambda: progress.advance(bar, PartialState().num_processes),  # all processes are about as far
+            on_video=scored.advance,
         )
     scores.left_out += bad
     if scores.left_out:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from rich.progress import Progress
 
+from airstreams.console import Progress
 from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of, read_array, resized
 from airstreams.data.listing import Video
 from airstreams.data.video import read_frames
@@ -179,7 +179,7 @@ def count_labels(store: LabelStore, progress: Progress, may_be_sample: Collectio
 
     Args:
         store: the label maps.
-        progress: gets a bar.
+        progress: gets a task.
         may_be_sample: the keys of the videos to choose from; None: all. Videos with instances are preferred.
     """
 
@@ -192,10 +192,11 @@ def count_labels(store: LabelStore, progress: Progress, may_be_sample: Collectio
         except OSError as error:
             return _Bad(path, str(error))
 
+    keys = list(store.keys())
     total = LabelCounts()
     bad: dict[Path, str] = {}
     best: list[tuple[bool, int, str, int]] = []
-    for found in progress.track(_in_parallel(count_one, store.keys()), description="reading label maps"):
+    for found in progress.track(_in_parallel(count_one, keys), len(keys), "reading label maps", "files"):
         if isinstance(found, _Bad):
             bad[found.path] = found.reason
             continue
@@ -237,7 +238,7 @@ def score_against_masks(store: LabelStore, videos: Sequence[Video], progress: Pr
     bad: dict[Path, str] = {}
     both = either = frames = scored = 0
     ious = []
-    for found in progress.track(_in_parallel(compare, labelled), len(labelled), description="comparing with masks"):
+    for found in progress.track(_in_parallel(compare, labelled), len(labelled), "comparing with masks"):
         if isinstance(found, _Bad):
             bad[found.path] = found.reason
             continue

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import Progress
 from torch.utils.data import DataLoader
 
 from airstreams.config import Config
-from airstreams.console import say, warn
+from airstreams.console import Progress, say, warn
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import Checked, check_distributed
 from airstreams.data.clips import frame_rate_warning
@@ -20,7 +19,7 @@ from airstreams.data.dataset import Batch, StepSampler, TrainingClips
 from airstreams.data.listing import Source, Video, require_consistent
 from airstreams.data.loader_processes import loader_options
 from airstreams.data.splits import with_drawn_splits, with_splits
-from airstreams.distributed import gather, share, share_on_this_machine
+from airstreams.distributed import SharedProgress, gather, share, share_on_this_machine
 from airstreams.errors import InputError
 from airstreams.runs.folder import RunFolder
 
@@ -164,8 +163,8 @@ def _with_compact_classes(source: Source, console: Console) -> Source:
         )
     keys = share([video.label_map for video in source.split("train") if video.label_map is not None])
     with Progress(console=console) as progress:
-        task = progress.add_task("looking for classes", total=len(keys))
-        seen = set(gather(list(store.occurring_classes(keys, lambda: progress.advance(task)))))
+        task = progress.add_task("looking for classes", len(keys), "files", shared=SharedProgress())
+        seen = set(gather(list(store.occurring_classes(keys, task.advance))))
     kept = [name for name in store.classes if name in seen]
     dropped = [name for name in store.classes if name not in seen]
     say(

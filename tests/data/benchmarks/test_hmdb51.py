@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 import av
 import numpy as np
 import pytest
-from rich.progress import Progress
+from rich.console import Console
 
+from airstreams.console import Progress
 from airstreams.data.benchmarks.hmdb51 import CLASSES
 from airstreams.data.check import check_videos
 from airstreams.data.sources import open_source
@@ -147,7 +148,7 @@ def test_videos_of_the_data_set_are_decoded(root):
     source = open_source(f"hmdb51:{root}")
     for video in source.videos[1:]:
         shutil.copyfile(root / "clip.avi", video.path)
-    good, bad, _ = check_videos(source.videos, Progress(disable=True))
+    good, bad, _ = check_videos(source.videos, Progress(Console(quiet=True)))
     assert good == list(source.videos[1:])
     assert [item.video for item in bad] == [source.videos[0]]
     assert "empty" in bad[0].reason

@@ -2,8 +2,9 @@ import shutil
 
 import numpy as np
 import pytest
-from rich.progress import Progress
+from rich.console import Console
 
+from airstreams.console import Progress
 from airstreams.data.check import check_videos
 from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split
@@ -162,6 +163,6 @@ def test_videos_of_the_data_set_are_decoded(root):
     for number, video in enumerate(source.videos[1:]):
         clip = make_clip("cross", "circle", frames=6, size=32, rng=np.random.default_rng(number))
         _encode(video.path, clip.frames, fps=30)
-    good, bad, _ = check_videos(source.videos, Progress(disable=True))
+    good, bad, _ = check_videos(source.videos, Progress(Console(quiet=True)))
     assert good == list(source.videos[1:])
     assert [item.video for item in bad] == [source.videos[0]]

@@ -2,8 +2,9 @@ import shutil
 
 import numpy as np
 import pytest
-from rich.progress import Progress
+from rich.console import Console
 
+from airstreams.console import Progress
 from airstreams.data.benchmarks.smarthome import CLASSES, CROSS_VIEW_CLASSES
 from airstreams.data.check import check_videos
 from airstreams.data.sources import open_source
@@ -145,6 +146,6 @@ def test_videos_of_the_data_set_are_decoded(root):
     _encode(root / "clip.mp4", frames_THW3, fps=30)
     for video in source.videos[1:]:
         shutil.copyfile(root / "clip.mp4", video.path)
-    good, bad, _ = check_videos(source.videos, Progress(disable=True))
+    good, bad, _ = check_videos(source.videos, Progress(Console(quiet=True)))
     assert good == list(source.videos[1:])
     assert [item.video for item in bad] == [source.videos[0]]
