@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from airstreams.recipe import (
     training_settings,
     with_machine_keys,
 )
-from airstreams.towers import BACKBONES, Block, Layer
+from airstreams.towers import BACKBONES, BackboneName, Block, Layer
 
 RECIPES = sorted(path.stem for path in (Path(airstreams.__file__).parent / "recipes").glob("*.yaml"))
 
@@ -165,7 +166,7 @@ def test_invalid_blocks_name_their_key(block, said):
 @pytest.mark.parametrize("name", list(BACKBONES))
 def test_a_backbone_is_saved_by_name_and_can_be_replaced(tmp_path, name):
     config = from_dict({"model": {"backbone": name}})
-    assert config.model.blocks == BACKBONES[name]()
+    assert config.model.blocks_of() == BACKBONES[name]()
     save_config(config, tmp_path / "config.yaml")
     saved = yaml.safe_load((tmp_path / "config.yaml").read_text())["model"]
     assert (saved["backbone"], saved["tower"]) == (name, [])
@@ -174,11 +175,11 @@ def test_a_backbone_is_saved_by_name_and_can_be_replaced(tmp_path, name):
         "--config", str(tmp_path / "config.yaml"), "--model.backbone", "r2plus1d18", "--model.merge_levels", "[5,2]"
     )
     assert other.model == ModelConfig(backbone="r2plus1d18", merge_levels=[5, 2])
-    assert len(other.model.blocks) == 5
+    assert other.model.block_count() == 5
 
 
 def test_the_default_backbone_is_airstreams():
-    assert ModelConfig().blocks == BACKBONES["airstreams"]()
+    assert ModelConfig().blocks_of() == BACKBONES["airstreams"]()
 
 
 @pytest.mark.parametrize(("backbone", "name"), [(None, "airstreams"), (None, "r2plus1d18"), ("r2plus1d18",) * 2])
@@ -296,7 +297,7 @@ def test_binary_files_are_refused(tmp_path):
     [
         Config(),
         *(load_config(recipe_path(name)) for name in RECIPES),
-        *(Config(model=ModelConfig(backbone=name)) for name in BACKBONES),
+        *(Config(model=ModelConfig(backbone=name)) for name in get_args(BackboneName)),
         Config(7, loss_weights=LossWeights(custom={"rgb2": 0.5}), training=TrainingConfig(lr=1)),
     ],
 )

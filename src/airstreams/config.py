@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from airstreams.errors import require
-from airstreams.towers import BACKBONES, BackboneName, Block
+from airstreams.towers import BACKBONES, OTHER_BACKBONES, BackboneName, Block
 
 STREAMS = ("rgb", "flow", "semantic")
 
@@ -123,6 +123,9 @@ class ModelConfig:
     """The classes of custom streams: name to MODULE:CLASS."""
     backbone: BackboneName | None = None
     """The tower of every stream, by name. null: the blocks of `tower` if it has any, else airstreams."""
+    backbones: dict[str, BackboneName] = field(default_factory=dict)
+    """The towers of some streams, by stream, instead of `backbone`. Without `backbone`, merges take the first
+    stream's."""
     tower: list[Block] = field(default_factory=list)
     """Your own blocks instead of a backbone's (Figure 7). Empty: the backbone's."""
     merge_levels: list[int] = field(default_factory=lambda: [3])
@@ -168,7 +171,12 @@ class ModelConfig:
     def _check_tower(self) -> None:
         only_one = self.backbone is None or not self.tower
         require(only_one, "model.backbone", self.backbone, "null or no model.tower; leave one of them out")
-        blocks = len(self.blocks)
+        unknown = ", ".join(stream for stream in self.backbones if stream not in self.streams)
+        require(not unknown, "model.backbones", unknown, f"some of the streams {', '.join(self.streams)}")
+        families = {self.backbone_of(stream) for stream in (*self.streams, None)}
+        fixed = ", ".join(name for name in families if name in OTHER_BACKBONES)
+        require(not fixed or self.width == 1, "model.width", self.width, f"1 with {fixed}, whose channels are fixed")
+        blocks = min(self.block_count(stream) for stream in (*self.streams, None))
         require(blocks >= 2, "model.tower", f"{blocks} blocks", "at least two")
         levels = self.merge_levels
         valid = bool(levels) and len(set(levels)) == len(levels) and all(1 <= level <= blocks for level in levels)
@@ -176,10 +184,23 @@ class ModelConfig:
         require(self.width > 0, "model.width", self.width, "over 0")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
 
-    @property
-    def blocks(self) -> list[Block]:
-        """The blocks of every stream's tower."""
-        return self.tower or BACKBONES[self.backbone or "airstreams"]()
+    def backbone_of(self, stream: str | None) -> str:
+        """The name of a stream's tower; without a stream, that of the merged towers. `model.tower` has the name ""."""
+        if stream in self.backbones:
+            return self.backbones[stream]
+        if self.backbone is None and not self.tower and stream is None and self.streams[0] in self.backbones:
+            return self.backbones[self.streams[0]]
+        return "" if self.tower else self.backbone or "airstreams"
+
+    def block_count(self, stream: str | None = None) -> int:
+        """The number of blocks of a stream's tower; without a stream, of the merged towers."""
+        name = self.backbone_of(stream)
+        return OTHER_BACKBONES[name] if name in OTHER_BACKBONES else len(self.blocks_of(stream))
+
+    def blocks_of(self, stream: str | None = None) -> list[Block]:
+        """The blocks of a tower that blocks describe, as `backbone_of`."""
+        name = self.backbone_of(stream)
+        return BACKBONES[name]() if name else self.tower
 
     @property
     def merges(self) -> dict[str, int]:

@@ -100,6 +100,10 @@ def r2plus1d18() -> list[Block]:
     return [stem, *stages]
 
 
-BackboneName = Literal["airstreams", "r2plus1d18"]
+BackboneName = Literal["airstreams", "r2plus1d18", "i3d"]
 
-BACKBONES: dict[BackboneName, Callable[[], list[Block]]] = {"airstreams": default_tower, "r2plus1d18": r2plus1d18}
+BACKBONES: dict[str, Callable[[], list[Block]]] = {"airstreams": default_tower, "r2plus1d18": r2plus1d18}
+"""The packaged towers that blocks describe."""
+
+OTHER_BACKBONES: dict[str, int] = {"i3d": 6}
+"""The number of blocks of each backbone with layers of its own (airstreams.models.backbones)."""

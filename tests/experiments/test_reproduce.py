@@ -407,10 +407,10 @@ def test_data_without_splits_is_split_once_for_all_seeds(few, recipe, tmp_path):
 def test_late_fusion_has_the_recipes_tower(recipe, changes):
     mine = replace(recipe, model=replace(recipe.model, **changes))
     late = run_config("late fusion", mine, None).model
-    assert late.merge_levels == [len(mine.model.blocks)]
-    assert late.blocks == mine.model.blocks
+    assert late.merge_levels == [mine.model.block_count()]
+    assert late.blocks_of() == mine.model.blocks_of()
     peer = run_config("r2plus1d18", mine, None).model
-    assert peer.blocks == BACKBONES["r2plus1d18"]()
+    assert peer.blocks_of() == BACKBONES["r2plus1d18"]()
 
 
 def test_the_runs_of_merging_differ_in_the_merge_alone(recipe):

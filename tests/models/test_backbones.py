@@ -11,18 +11,19 @@ import torch
 from airstreams.config import ClipConfig, Config, ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
+from airstreams.models.backbones.i3d import Unit
 from airstreams.models.cost import count
 from airstreams.models.tower import build_blocks
 from airstreams.recipe import load_config
-from airstreams.towers import BACKBONES, BackboneName, Block, Layer
+from airstreams.towers import BACKBONES, OTHER_BACKBONES, BackboneName, Block, Layer
 from tests.pages import blocks, page
 
-EACH_BACKBONE = pytest.mark.parametrize("name", list(BACKBONES))
+EACH_BACKBONE = pytest.mark.parametrize("name", [*BACKBONES, *OTHER_BACKBONES])
 
 
 def parameters(blocks, channels=3):
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_blocks(channels, blocks, width=1).parameters())
+        return sum(p.numel() for block in build_blocks(channels, blocks, width=1) for p in block.parameters())
 
 
 def kinds(layers):
@@ -34,7 +35,7 @@ def norm(channels):
 
 
 def test_the_type_of_backbone_lists_all_backbones():
-    assert get_args(BackboneName) == tuple(BACKBONES)
+    assert get_args(BackboneName) == (*BACKBONES, *OTHER_BACKBONES)
 
 
 @pytest.mark.parametrize(("name", "digest"), [("airstreams", "79b956de1a2bede5"), ("r2plus1d18", "8fd1f3e5531fb9e7")])
@@ -67,7 +68,8 @@ def test_r2plus1d18_has_the_published_size_and_cost():
 @EACH_BACKBONE
 def test_every_backbone_gets_finite_gradients(name):
     torch.manual_seed(0)
-    config = ModelConfig(streams=["rgb", "rgb2"], backbone=name, width=0.03, dropout=0.0)
+    width = 0.03 if name in BACKBONES else 1.0
+    config = ModelConfig(streams=["rgb", "rgb2"], backbone=name, width=width, dropout=0.0)
     model = build(config, classes=3, segment_classes=4)
     logits = model(torch.rand(2, 3, 2, 64, 65), config.heads).logits
     torch.stack([logits_BK.square().sum() for logits_BK in logits.values()]).sum().backward()
@@ -95,3 +97,64 @@ def test_the_documented_own_tower_works_and_needs_its_merge_level(tmp_path):
     (tmp_path / "own.yaml").write_text(recipe.replace("  merge_levels: [1]\n", ""))
     with pytest.raises(InputError, match=r"merge_levels: got \[?3"):
         load_config(tmp_path / "own.yaml")
+
+
+def test_i3d_has_the_published_sizes_and_cost():
+    # Carreira and Zisserman (2017) give 12 M parameters. Feichtenhofer et al. (2019) give 108 G for 64 x 224 x 224.
+    cost = count(
+        Config(clip=ClipConfig(frames=64, size=224), model=ModelConfig(streams=["rgb"], backbone="i3d")), 400, 3
+    )
+    assert sum(cost.parameters.values()) == pytest.approx(12.7e6, abs=0.1e6)
+    assert sum(cost.inference.values()) == pytest.approx(108e9, rel=0.04)
+
+
+@pytest.mark.parametrize("level", range(1, 7))
+def test_i3d_merges_after_any_block(level):
+    config = ModelConfig(streams=["rgb", "flow"], backbone="i3d", merge_levels=[level])
+    model = build(config, classes=3, segment_classes=4).eval()
+    with torch.no_grad():
+        output = model(torch.rand(1, 3, 3, 64, 71), config.heads)
+    assert output.logits["merged"].shape == (1, 3)
+    assert output.pooled["merged"].shape == (1, 1024)
+
+
+@pytest.mark.parametrize("size", [(1, 64, 64), (3, 67, 90)])
+def test_i3d_pads_like_tensorflow(size):
+    """Every size is divided by its stride and rounded up, and an odd zero goes to the end."""
+    torch.manual_seed(0)
+    features_BCTHW = torch.rand(1, 2, *size)
+    unit = Unit(2, 3, (7, 7, 7), (2, 2, 2)).eval()
+    outputs = unit(features_BCTHW)
+    assert outputs.shape[2:] == tuple(-(-length // 2) for length in size)
+    kernel = unit.conv.weight
+    before = [max((-(-length // 2) - 1) * 2 + 7 - length, 0) // 2 for length in size]
+    wide = torch.zeros(1, 2, *(length + 14 for length in size))
+    wide[0, :, 7 : 7 + size[0], 7 : 7 + size[1], 7 : 7 + size[2]] = features_BCTHW
+    for at in [(0, 0, 0), tuple(length - 1 for length in outputs.shape[2:])]:
+        start = [7 + 2 * index - zeros for index, zeros in zip(at, before, strict=True)]
+        t, h, w = (slice(first, first + 7) for first in start)
+        expected = (wide[0, :, t, h, w] * kernel).sum(dim=(1, 2, 3, 4)).clamp(min=0) / (1 + 1e-3) ** 0.5
+        torch.testing.assert_close(outputs[0, :, at[0], at[1], at[2]], expected)
+
+
+def test_streams_may_have_different_backbones():
+    config = ModelConfig(streams=["rgb", "flow"], backbones={"rgb": "i3d"}, backbone="airstreams")
+    model = build(config, classes=3, segment_classes=4).eval()
+    with torch.no_grad():
+        output = model(torch.rand(1, 3, 4, 64, 64), config.heads)
+    widths = {head: pooled.shape[1] for head, pooled in output.pooled.items()}
+    assert widths == {"rgb": 1024, "flow": 512, "merged": 512}
+    adapted = {name.split(".")[1] for name in model.state_dict() if ".adaptors.3." in name}
+    assert adapted == {"rgb"}
+    assert ModelConfig(streams=["rgb", "flow"], backbones={"rgb": "i3d"}).backbone_of(None) == "i3d"
+    with pytest.raises(InputError, match=r"model\.width"):
+        ModelConfig(backbone="i3d", width=0.5)
+    with pytest.raises(InputError, match=r"model\.backbones"):
+        ModelConfig(streams=["rgb"], backbones={"flow": "i3d"})
+
+
+def test_towers_of_different_sizes_at_a_merge_are_rejected():
+    config = ModelConfig(streams=["rgb", "flow"], backbones={"rgb": "r2plus1d18"}, width=0.1)
+    model = build(config, classes=3, segment_classes=4).eval()
+    with pytest.raises(InputError, match=r"model\.merge_levels"), torch.no_grad():
+        model(torch.rand(1, 3, 4, 64, 64))

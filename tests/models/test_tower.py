@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from airstreams.models.tower import (
+    BlockTowers,
     ContextGating,
     EarlyTower,
     FactorisedConv,
@@ -159,14 +160,15 @@ def test_a_block_without_skip_starts_with_a_working_body():
 
 
 def test_only_the_first_repetition_of_a_block_pools_and_strides():
-    blocks = build_blocks(3, [Block(8, [Layer("conv2d", stride=2), Layer("pool1d", stride=2)], repeats=3)], width=1)
+    layers = [Layer("conv2d", stride=2), Layer("pool1d", stride=2)]
+    blocks = torch.nn.Sequential(*build_blocks(3, [Block(8, layers, repeats=3)], width=1))
     assert blocks(torch.rand(1, 3, 8, 64, 64)).shape == (1, 8, 4, 32, 32)
 
 
 @pytest.mark.parametrize("size", [(1, 64, 64), (2, 65, 64), (3, 71, 100), (5, 67, 65), (7, 83, 69)])
 def test_the_default_tower_takes_any_number_of_frames_and_any_size(size):
-    early = EarlyTower(3, default_tower(), 0.125, [3]).eval()
-    late = LateTower(default_tower(), 3, 0.125, 4, 0.5).eval()
+    early = EarlyTower(3, BlockTowers(default_tower(), 0.125), [3]).eval()
+    late = LateTower(BlockTowers(default_tower(), 0.125), 3, 4, 0.5).eval()
     logits_BK, pooled_BC = late(early(torch.rand(2, 3, *size), 3)[3])
     assert logits_BK.shape == (2, 4)
     assert pooled_BC.shape == (2, late.classifier.in_features)
@@ -186,7 +188,7 @@ def test_skip_connections_fit_their_blocks_at_every_size(layers, size):
 
 def test_the_default_tower_has_the_capacity_of_a_resnet_18():
     tower = default_tower()
-    parts = [EarlyTower(3, tower, 1, [3]), LateTower(tower, 3, 1, 51, 0.5)]
+    parts = [EarlyTower(3, BlockTowers(tower, 1), [3]), LateTower(BlockTowers(tower, 1), 3, 51, 0.5)]
     parameters = sum(parameter.numel() for part in parts for parameter in part.parameters())
     assert parameters == pytest.approx(11e6, rel=0.2)
 
@@ -194,7 +196,7 @@ def test_the_default_tower_has_the_capacity_of_a_resnet_18():
 @pytest.mark.parametrize("scale", [1e-2, 1.0, 1000.0])
 def test_features_have_one_scale_whatever_the_input_scale(scale):
     torch.manual_seed(0)
-    tower = EarlyTower(2, default_tower(), 0.25, [3])
+    tower = EarlyTower(2, BlockTowers(default_tower(), 0.25), [3])
     representation = torch.randn(4, 2, 8, 64, 64) * scale
     features_BCTHW = tower(representation, 3)[3]
     means, variances = features_BCTHW.mean(dim=(0, 2, 3, 4)), features_BCTHW.var(dim=(0, 2, 3, 4))
@@ -204,6 +206,6 @@ def test_features_have_one_scale_whatever_the_input_scale(scale):
 
 def test_features_do_not_depend_on_the_input_scale():
     torch.manual_seed(0)
-    tower = EarlyTower(2, default_tower(), 0.25, [3])
+    tower = EarlyTower(2, BlockTowers(default_tower(), 0.25), [3])
     representation = torch.randn(2, 2, 4, 64, 64)
     torch.testing.assert_close(tower(representation * 1000, 3), tower(representation, 3), rtol=0, atol=1e-2)

@@ -28,7 +28,7 @@ def old_values(config):
     values = asdict(config)
     values["loss_weights"]["further"] = values["loss_weights"].pop("custom")
     values["training"] |= {"compile": False, "ema": 0.0}
-    values["model"]["tower"] = [asdict(block) for block in config.model.blocks]
+    values["model"]["tower"] = [asdict(block) for block in config.model.blocks_of()]
     for block in values["model"]["tower"]:
         block["layers"] = [layer | {"every": None} for layer in block["layers"]]
     return values

@@ -53,7 +53,7 @@ def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -
         name = name.replace(f" {mark}", "")
     model = replace(recipe.model, **{"stop_gradient": [], **RUNS[name]})
     if name == "late fusion":
-        model = replace(model, merge_levels=[len(model.blocks)])
+        model = replace(model, merge_levels=[model.block_count()])
     return replace(recipe, model=model, loss_weights=weights)
 
 

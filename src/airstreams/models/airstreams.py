@@ -12,14 +12,16 @@ Shape suffixes: B batch, C channels, T frames, H, W pixels, K action classes, S 
 segmenter's grid.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from airstreams.config import ModelConfig
 from airstreams.errors import InputError
+from airstreams.models.backbones import backbone_of
 from airstreams.models.tower import EarlyTower, LateTower
 from airstreams.representations import Representation
 from airstreams.representations.custom import load_custom
@@ -63,7 +65,7 @@ class AIRStreams(nn.Module):
         self.answer = list(late)[-1]
         self.levels = {head: tower.level for head, tower in late.items()}
         for towers in (self.early, self.late):
-            towers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _to_channels_last(towers)
 
     def forward(self, clip_B3THW: Tensor, heads: Sequence[str] | None = None) -> Output:
         """Compute class logits.
@@ -89,8 +91,13 @@ class AIRStreams(nn.Module):
         # The heads: a stream's own late blocks see its features, those of a merge see the mean over all streams.
         outputs = {stream: self.late[stream](features[stream][last_level]) for stream in streams if stream in heads}
         for head in merges:
-            merged_BCTHW = torch.stack([features[stream][self.levels[head]] for stream in streams]).mean(dim=0)
-            outputs[head] = self.late[head](merged_BCTHW)
+            level = self.levels[head]
+            at_merge = {
+                stream: cast(EarlyTower, self.early[stream]).for_merge(features[stream][level], level)
+                for stream in streams
+            }
+            _require_one_size(at_merge, level)
+            outputs[head] = self.late[head](torch.stack(list(at_merge.values())).mean(dim=0))
 
         logits = {head: logits_BK for head, (logits_BK, _) in outputs.items()}
         pooled = {head: pooled_BC for head, (_, pooled_BC) in outputs.items()}
@@ -140,15 +147,43 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
     """
     # The order in which the parts are built decides their random weights.
     representations = {stream: _representation(stream, config, segment_classes) for stream in config.streams}
+    merged = backbone_of(config)
+    merged_channels = {level: merged.channels[level - 1] for level in config.merges.values()}
     early = {
-        stream: EarlyTower(part.channels, config.blocks, config.width, config.merge_levels)  # type: ignore[arg-type]
+        stream: EarlyTower(
+            part.channels,  # type: ignore[arg-type]
+            backbone_of(config, stream),
+            config.merge_levels,
+            isinstance(part, RGB),
+            merged_channels,
+        )
         for stream, part in representations.items()
     }
-    levels = dict.fromkeys(config.streams, max(config.merge_levels)) | config.merges
-    late = {
-        head: LateTower(config.blocks, level, config.width, classes, config.dropout) for head, level in levels.items()
+    own = {
+        stream: LateTower(backbone_of(config, stream), max(config.merge_levels), classes, config.dropout)
+        for stream in config.streams
     }
-    return AIRStreams(representations, early, late)
+    merges = {head: LateTower(merged, level, classes, config.dropout) for head, level in config.merges.items()}
+    return AIRStreams(representations, early, own | merges)
+
+
+def _require_one_size(features: Mapping[str, Tensor], level: int) -> None:
+    """InputError: the towers' features (B, C, T, H, W) differ in frames, height or width."""
+    sizes = {stream: tuple(features_BCTHW.shape[2:]) for stream, features_BCTHW in features.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{stream} {size}" for stream, size in sizes.items())
+        raise InputError(
+            f"model.merge_levels: after block {level} the streams' features have different sizes ({listed}). Choose "
+            "backbones that have one size there, or another level."
+        )
+
+
+def _to_channels_last(module: nn.Module) -> None:
+    """Put the weights of 2D and 3D convolutions into the memory format that they run fastest in."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.ndim in formats:
+            parameter.data = parameter.data.to(memory_format=formats[parameter.ndim])
 
 
 def _representation(stream: str, config: ModelConfig, segment_classes: int) -> nn.Module:

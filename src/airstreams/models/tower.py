@@ -8,7 +8,8 @@ equal 3D operator with a flat kernel.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,29 +19,64 @@ from torch import Tensor, nn
 from airstreams.towers import Block, Layer
 
 
+class Backbone(ABC):
+    """A family of towers: how to build its blocks. `airstreams.models.backbones` has one file per family.
+
+    channels: the output channels of each block.
+    """
+
+    channels: Sequence[int]
+
+    @abstractmethod
+    def input_norm(self, in_channels: int, is_rgb: bool) -> nn.Module:
+        """The module that scales a tower's input, (B, C, T, H, W) to the same."""
+
+    @abstractmethod
+    def block(self, number: int, in_channels: int) -> list[nn.Module]:
+        """The modules of one block, in order, from (B, C, T, H, W) to (B, C', T', H', W'). The first has number 1."""
+
+    @abstractmethod
+    def merge_norm(self, channels: int) -> nn.Module:
+        """The module that scales a tower's features at a merge, (B, C, T, H, W) to the same."""
+
+
 class EarlyTower(nn.Module):
     """A stream's blocks before the last merge. Their features are averaged with those of other streams.
 
-    Each tower normalises its own input, whatever the scale. It also normalises its features at each merge, so that no
-    stream dominates the mean.
+    Each tower scales its own input, as its backbone needs it. It also scales its features at each merge: no stream
+    should dominate the mean.
 
     Args:
         in_channels: the channels of the stream's representation.
-        blocks: the blocks of the whole tower.
-        width: scales the blocks' channels.
+        backbone: the family of the tower.
         levels: the merge levels, each a number of blocks before a merge, in any order.
+        is_rgb: the stream's representation is RGB in 0..1.
+        merged_channels: the channels that each merge takes, by level. Where the tower's differ, a 1x1 convolution
+            adapts them.
     """
 
-    def __init__(self, in_channels: int, blocks: Sequence[Block], width: float, levels: Sequence[int]) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        backbone: Backbone,
+        levels: Sequence[int],
+        is_rgb: bool = False,
+        merged_channels: Mapping[int, int] | None = None,
+    ) -> None:
         super().__init__()
         *inner, last = sorted(levels)
-        self.input_norm = InputNorm(in_channels)
-        self.blocks = build_blocks(in_channels, blocks[:last], width)
+        self.input_norm = backbone.input_norm(in_channels, is_rgb)
+        self.blocks, ends = _joined(backbone, 1, last, in_channels)
         self.inner_norms = nn.ModuleDict(
-            {str(level): FrameNorm(channels_after(level, blocks, width)) for level in inner}
+            {str(level): backbone.merge_norm(backbone.channels[level - 1]) for level in inner}
         )
-        self.output_norm = FrameNorm(channels_after(last, blocks, width))
-        self.ends = {level: sum(block.repeats for block in blocks[:level]) for level in (*inner, last)}
+        self.output_norm = backbone.merge_norm(backbone.channels[last - 1])
+        own = {level: backbone.channels[level - 1] for level in levels}
+        wanted = own | dict(merged_channels or {})
+        self.adaptors = nn.ModuleDict(
+            {str(level): nn.Conv3d(own[level], wanted[level], 1) for level in levels if own[level] != wanted[level]}
+        )
+        self.ends = {level: ends[level - 1] for level in (*inner, last)}
 
     def forward(self, representation_BCTHW: Tensor, last: int) -> dict[int, Tensor]:
         """Features (B, C, T, H, W) by merge level, up to the level `last`, channels last in memory."""
@@ -59,24 +95,28 @@ class EarlyTower(nn.Module):
                 break
         return features
 
+    def for_merge(self, features_BCTHW: Tensor, level: int) -> Tensor:
+        """The tower's features at a merge level, with the channels that the merge takes."""
+        adapted: Tensor = self.adaptors[str(level)](features_BCTHW) if str(level) in self.adaptors else features_BCTHW
+        return adapted
+
 
 class LateTower(nn.Module):
     """The blocks after a merge with pooling and classifier. Each stream has one, and each merge.
 
     Args:
-        blocks: the blocks of the whole tower.
+        backbone: the family of the tower.
         level: the number of blocks before the merge.
-        width: scales the blocks' channels.
         classes: K, the number of action classes.
         dropout: the probability of dropout before the classifier.
     """
 
-    def __init__(self, blocks: Sequence[Block], level: int, width: float, classes: int, dropout: float) -> None:
+    def __init__(self, backbone: Backbone, level: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.level = level
-        self.blocks = build_blocks(channels_after(level, blocks, width), blocks[level:], width)
+        self.blocks, _ = _joined(backbone, level + 1, len(backbone.channels), backbone.channels[level - 1])
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(scaled(blocks[-1].channels, width), classes)
+        self.classifier = nn.Linear(backbone.channels[-1], classes)
 
     def forward(self, features_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, K), and the pooled features (B, C) before dropout."""
@@ -84,20 +124,51 @@ class LateTower(nn.Module):
         return self.classifier(self.dropout(pooled_BC)), pooled_BC
 
 
-def build_blocks(in_channels: int, blocks: Sequence[Block], width: float) -> nn.Sequential:
+def _joined(backbone: Backbone, first: int, last: int, in_channels: int) -> tuple[nn.Sequential, list[int]]:
+    """The blocks `first` to `last` in one sequence, and the number of its modules up to the end of each block."""
+    modules: list[nn.Module] = []
+    ends = []
+    for number in range(first, last + 1):
+        modules += backbone.block(number, in_channels)
+        ends.append(len(modules))
+        in_channels = backbone.channels[number - 1]
+    return nn.Sequential(*modules), ends
+
+
+class BlockTowers(Backbone):
+    """The family of towers that are described by blocks: the packaged ones, and a user's own.
+
+    Args:
+        blocks: the blocks of the whole tower.
+        width: scales the blocks' channels.
+    """
+
+    def __init__(self, blocks: Sequence[Block], width: float) -> None:
+        self.description, self.width = blocks, width
+        self.channels = [scaled(block.channels, width) for block in blocks]
+
+    def input_norm(self, in_channels: int, is_rgb: bool) -> nn.Module:
+        """Batch normalisation, whatever the scale."""
+        return InputNorm(in_channels)
+
+    def block(self, number: int, in_channels: int) -> list[nn.Module]:
+        """The repetitions of one block."""
+        return build_blocks(in_channels, self.description[number - 1 : number], self.width)
+
+    def merge_norm(self, channels: int) -> nn.Module:
+        """Batch normalisation."""
+        return FrameNorm(channels)
+
+
+def build_blocks(in_channels: int, blocks: Sequence[Block], width: float) -> list[nn.Module]:
     """The blocks with all repetitions, in order."""
-    built = []
+    built: list[nn.Module] = []
     for block in blocks:
         out_channels = scaled(block.channels, width)
         for repetition in range(block.repeats):
             built.append(TowerBlock(in_channels, block, width, repetition))
             in_channels = out_channels
-    return nn.Sequential(*built)
-
-
-def channels_after(level: int, blocks: Sequence[Block], width: float) -> int:
-    """The channels of the features after `level` blocks, at least 1."""
-    return scaled(blocks[level - 1].channels, width)
+    return built
 
 
 def scaled(channels: int, width: float) -> int:
