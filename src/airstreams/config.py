@@ -289,7 +289,7 @@ class TrainingConfig:
     save_every: int = 500
     """Steps between saved states. The end of an epoch is saved too, at most once a minute."""
     keep: int = 2
-    """The number of saved states to keep."""
+    """The number of saved states to keep during training. A finished run keeps one. 0: it keeps none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device. auto: CUDA if there is a GPU."""
 
@@ -306,7 +306,7 @@ class TrainingConfig:
         require(0 <= self.label_smoothing < 1, "training.label_smoothing", self.label_smoothing, "0 to below 1")
         require(self.validate_every >= 1, "training.validate_every", self.validate_every, "at least 1")
         require(self.save_every >= 1, "training.save_every", self.save_every, "at least 1")
-        require(self.keep >= 1, "training.keep", self.keep, "at least 1")
+        require(self.keep >= 0, "training.keep", self.keep, "at least 0")
 
 
 @dataclass

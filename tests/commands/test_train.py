@@ -3,12 +3,14 @@
 import shutil
 
 import av
+import pytest
 import torch
 
 from airstreams.data.video import probe, read_frames
 from airstreams.recipe import load_config
 from airstreams.runs import saved_model as saved_models
 from tests.calls import complaint, with_json
+from tests.training.runs import epochs
 
 
 def test_a_folder_of_videos_becomes_a_recogniser(call, videos, recipe, tmp_path):
@@ -37,11 +39,30 @@ def test_a_finished_run_resumes_by_its_own_config(call, run, synthetic):
     before = (run / "model.safetensors").read_bytes()
     data = (synthetic / "videos", "--labels", synthetic / "labels")
     status, out, said = call("train", *data, "--out", run, "--resume")
-    assert (status, out) == (0, f"trained: {run}\n")
+    assert status == 0
+    assert out.startswith(f"trained: {run}\n")
     assert said == f"{run}: all 2 epochs are done already\n"
     assert (run / "model.safetensors").read_bytes() == before
     found = with_json(call("train", *data, "--out", run, "--resume", "--json"))
     assert (found["run"], found["epoch"], found["step"]) == (str(run), 2, 12)
+
+
+def test_training_ends_with_a_summary(call, run, synthetic):
+    """A finished run that is resumed prints it again."""
+    data = (synthetic / "videos", "--labels", synthetic / "labels", "--out", run, "--resume")
+    _, out, _ = call("train", *data)
+    summary, _, commands = out.partition("Next:\n")
+    state = run / "state" / "step-000000012.pt"
+    for expected in ("epoch 2 of 2", "the last one", run / "model.safetensors", state, run / "tensorboard", "thread"):
+        assert str(expected) in summary
+    found = with_json(call("train", *data, "--json"))
+    assert (found["kept"]["epoch"], found["kept"]["why"], found["kept"]["value"]) == (2, "last", None)
+    assert (found["model"], found["state"]) == (str(run / "model.safetensors"), str(state))
+    assert found["seconds"] == pytest.approx(sum(entry["train"]["seconds"] for entry in epochs(run)))
+    assert [line.strip() for line in commands.splitlines()] == found["next"]
+    evaluate = found["next"][0].split()
+    assert evaluate == ["airstreams", "evaluate", *map(str, (run, synthetic / "videos", *data[1:3]))]
+    assert call(*evaluate[1:])[0] == 0
 
 
 def test_init_and_compact_classes_start_from_weights_of_a_run(call, trained, recipe, synthetic, tmp_path):

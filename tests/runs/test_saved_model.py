@@ -17,7 +17,7 @@ from airstreams.errors import InputError
 from airstreams.models.airstreams import build
 from airstreams.models.cost import count
 from airstreams.runs import saved_model as saved_models
-from airstreams.runs.saved_model import SavedModel, load, save
+from airstreams.runs.saved_model import KeptEpoch, SavedModel, load, save
 
 CLASSES = ("brush hair", "catch", "clap", "traîner")
 CLIP = torch.rand(2, 3, 2, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -283,6 +283,17 @@ def test_a_crash_between_the_two_files_leaves_two_that_match(run):
     save(later, run)
     (run / "model.json").write_bytes(description)  # as before the second rename
     assert torch.equal(scores(load(run))["merged"], scores(later)["merged"])
+
+
+def test_the_kept_epoch_is_read_and_forgotten_after_a_crash_between_the_two_files(tmp_path):
+    first = KeptEpoch(2, "best", "top1", 0.5, [0.2, 0.8], videos=9)
+    save(replace(some_model(), kept=first), tmp_path)
+    assert load(tmp_path).kept == first
+    description = (tmp_path / "model.json").read_bytes()
+    save(replace(some_model(seed=1), kept=replace(first, epoch=3)), tmp_path)
+    assert load(tmp_path).kept == replace(first, epoch=3)
+    (tmp_path / "model.json").write_bytes(description)  # as before the second rename
+    assert load(tmp_path).kept is None
 
 
 @pytest.mark.parametrize(

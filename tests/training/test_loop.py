@@ -30,6 +30,7 @@ from airstreams.recipe import load_config
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.checkpoint import load_state
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.saved_model import KeptEpoch
 from airstreams.training import loop, step
 from airstreams.training.data import TrainingVideos, make_loader
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
@@ -168,6 +169,11 @@ def test_validation_chooses_the_epoch(learnt):
     assert max(validated) > validated[-1]
     kept = evaluate(run, open_source(str(videos)), "val", QUIET)
     assert kept.metrics.top1 == max(validated)
+    noted = kept.saved.kept
+    assert noted is not None
+    assert (noted.why, noted.metric, noted.value, noted.videos) == ("best", "top1", max(validated), 8)
+    assert validated[noted.epoch - 1] == max(validated) > max(validated[noted.epoch :])
+    assert noted.interval == kept.metrics.intervals["top1"]
 
 
 def test_the_later_of_two_equally_good_epochs_is_kept(learnt, tiny, tmp_path):
@@ -225,6 +231,7 @@ def test_without_validation_the_last_epoch_is_kept(trained):
     not_kept = weights.keys() - kept.keys()
     assert not_kept == {name for name in weights if name.startswith("late.semantic.")}  # a head of weight 0
     assert all("val" not in entry for entry in epochs(trained))
+    assert saved_models.load(trained).kept == KeptEpoch(2, "last")
 
 
 def test_test_videos_are_never_opened_in_training(videos, tiny, tmp_path):

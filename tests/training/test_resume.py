@@ -276,16 +276,42 @@ def test_a_full_disk_keeps_the_previous_state_and_names_the_file(tmp_path):
 def test_sigusr1_saves_the_state_and_training_continues(videos, config, undisturbed, tmp_path):
     config = replace(config, training=replace(config.training, save_every=10_000, keep=100))
     process = start(videos, tmp_path / "run", config)
-    sent = 0
+    sent, steps = 0, set()
     while process.poll() is None:
         if len(entries(tmp_path / "run")) > sent * 2 and sent < 3:
             process.send_signal(signal.SIGUSR1)
             sent += 1
+        steps |= {load_state_step(path) for path in saved_states(tmp_path / "run")}
         time.sleep(0.01)
     finish(process)
-    steps = [load_state_step(path) for path in saved_states(tmp_path / "run")]
     assert [step for step in steps if step % 10], steps  # epochs end every ten steps
     assert_same_end(tmp_path / "run", undisturbed)
+
+
+def test_a_finished_run_keeps_its_last_state_alone(undisturbed):
+    assert [load_state_step(path) for path in saved_states(undisturbed)] == [60]  # states were saved every three steps
+
+
+def test_a_run_that_is_to_keep_no_state_loses_it_only_when_it_is_complete(videos, config, tmp_path, monkeypatch):
+    config = replace(config, training=replace(config.training, epochs=1, keep=0))
+    source, run = open_source(str(videos / "videos"), videos / "labels"), tmp_path / "run"
+
+    def killed(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(setup, "remove_states", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(source, config, run, False, QUIET)
+    weights = load_file(run / "model.safetensors")
+    assert [load_state_step(path) for path in saved_states(run)] == [9]
+    record = train(source, config, run, True, QUIET)
+    assert not (run / "state").exists()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in load_file(run / "model.safetensors").items())
+    assert train(source, config, run, True, QUIET) == record  # it is done, and says so
+    longer = replace(config, training=replace(config.training, epochs=2))
+    with pytest.raises(InputError, match=r"state.*--init"):
+        train(source, longer, run, True, QUIET)
 
 
 def load_state_step(path):

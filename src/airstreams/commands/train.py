@@ -6,7 +6,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.commands.command import DATA_HELP, DONE, LABELS_HELP, Command, print_json
 from airstreams.config import Config, LossWeights
-from airstreams.console import say, stderr, stdout
+from airstreams.console import stderr
 from airstreams.errors import InputError
 from airstreams.experiments.study import weights_from
 from airstreams.recipe import config_from, config_to_resume
@@ -27,6 +27,7 @@ def run(call: Namespace) -> int:
     """Train, or go on with a training."""
     from airstreams import api
     from airstreams.distributed import is_main_process
+    from airstreams.training.summary import summary_of
 
     record = api.train(
         call.source,
@@ -39,10 +40,13 @@ def run(call: Namespace) -> int:
     )
     if not is_main_process():
         return DONE
+    summary = summary_of(call.out)
+    labels = [] if call.labels is None else ["--labels", str(call.labels)]
+    commands = summary.next_commands(call.source, labels)
     if call.json:
-        print_json({"run": str(call.out), **record.as_dict()})
-    else:
-        say(stdout, f"trained: {call.out}")
+        print_json({"run": str(call.out), **record.as_dict(), **summary.as_dict(), "next": commands})
+    else:  # no console: it would break a command between words
+        print(*summary.lines(), "Next:", *(f"  {command}" for command in commands), sep="\n")
     return DONE
 
 

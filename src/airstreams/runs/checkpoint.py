@@ -6,6 +6,7 @@ dropout is seeded anew for every step.
 """
 
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -61,10 +62,25 @@ def save_state(state: TrainingState, run: Path, keep: int) -> None:
     # A state of a later step was damaged and passed over. Temporary files were left by a process that was killed.
     states = saved_states(run)
     kept = [path for path in states if _step_of(path) <= state.step][:keep]
-    for path in [*states, *filter(is_temporary, chain(run.iterdir(), folder.states.iterdir()))]:
-        if path not in kept:
-            with suppress(OSError):  # another process may read it, or have removed it
-                path.unlink()
+    _remove(path for path in [*states, *_temporary_files(run)] if path not in kept)
+
+
+def remove_states(run: Path) -> None:
+    """Delete all saved states. The run can then be neither resumed nor lengthened."""
+    _remove([*saved_states(run), *_temporary_files(run)])
+    with suppress(OSError):  # the folder has other files
+        RunFolder(run).states.rmdir()
+
+
+def _temporary_files(run: Path) -> Iterator[Path]:
+    states = RunFolder(run).states
+    return filter(is_temporary, chain(run.iterdir(), states.iterdir() if states.is_dir() else ()))
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # another process may read it, or have removed it
+            path.unlink()
 
 
 def saved_states(run: Path) -> list[Path]:
@@ -87,7 +103,10 @@ def load_state(run: Path) -> tuple[TrainingState, list[Path]]:
             return TrainingState(**_with_current_names(content, path)), damaged
     if damaged:
         raise InputError(f"{damaged[0]}: damaged, and there is no other state. Start again with a new --out.")
-    raise InputError(f"{run}: no saved state in {RunFolder(run).states}. Drop --resume and give a new --out.")
+    raise InputError(
+        f"{run}: no saved state in {RunFolder(run).states}, so the training cannot go on. Give a new --out without "
+        f"--resume; --init {run} starts from its model, if it has one."
+    )
 
 
 def _with_current_names(content: dict[str, Any], path: Path) -> dict[str, Any]:

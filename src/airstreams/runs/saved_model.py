@@ -4,7 +4,7 @@
 runs no code. There is one exception: a model with custom streams imports their modules, if Python finds them.
 
 safetensors has no checksum, and class names of another run fit any weights of the same shapes. So the header of the
-weights holds two sha256 sums: of the tensors, and of `model.json`. Files that do not match them are not read. The
+weights holds sha256 sums: of the tensors, and of `model.json`. Files that do not match them are not read. The
 price is that every load hashes all weights, and that nobody can edit `model.json`. The sums protect against accidents.
 They do not protect against forgery, because a forger can write new ones.
 """
@@ -12,9 +12,9 @@ They do not protect against forgery, because a forger can write new ones.
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,6 +35,27 @@ _GIVE_A_RUN = "Give the folder that `airstreams train --out` wrote."
 _USE_ITS_VERSION = "Use the version of airstreams that model.json names."
 
 
+@dataclass(frozen=True)
+class KeptEpoch:
+    """Which epoch's weights a model has, and why.
+
+    epoch: counted from 1.
+    why: `best`: no epoch that was validated has a higher metric. `last`: nothing was validated, so the newest weights
+        are kept.
+    metric: the validation metric of `best`, `top1` or `map`; None for `last`.
+    value: the metric after this epoch, in 0..1.
+    interval: its 95 % interval.
+    videos: how many validation videos it is over.
+    """
+
+    epoch: int
+    why: Literal["best", "last"]
+    metric: str | None = None
+    value: float | None = None
+    interval: list[float] | None = None
+    videos: int = 0
+
+
 @dataclass
 class Description:
     """Everything that using a model needs beside its weights.
@@ -43,6 +64,7 @@ class Description:
     segment_classes: names of the segmenter's classes, background first, in the order of the segmentation logits.
     multi_label: whether a video may have several labels.
     frame_rate: the median frame rate of the training videos, in frames per second; None: unknown.
+    kept: which epoch the weights are from; None: unknown, as in files of earlier versions.
     """
 
     config: Config
@@ -50,6 +72,7 @@ class Description:
     segment_classes: tuple[str, ...]
     multi_label: bool
     frame_rate: float | None
+    kept: KeptEpoch | None = field(default=None, kw_only=True)
 
 
 @dataclass
@@ -64,8 +87,9 @@ def save(saved: SavedModel, run: Path) -> None:
 
     The late towers of heads whose loss has no weight are left out, because they still have their random weights.
 
-    A run's description is the same at each save, except for the versions, which the sum ignores. So a crash between
-    the two files leaves two that match.
+    A run's description is the same at each save, except for the versions and the kept epoch, which the sum ignores. So
+    a crash between the two files leaves two that match. The kept epoch has a sum of its own: after such a crash it is
+    unknown.
     """
     description = {
         "format": FORMAT,
@@ -75,6 +99,7 @@ def save(saved: SavedModel, run: Path) -> None:
         "multi_label": saved.multi_label,
         "frame_rate": saved.frame_rate,
         "preprocessing": preprocessing(saved.config),
+        **({} if saved.kept is None else {"kept": asdict(saved.kept)}),
         "versions": {
             "airstreams": __version__,
             "torch": torch.__version__,
@@ -90,6 +115,8 @@ def save(saved: SavedModel, run: Path) -> None:
         if not name.startswith(untrained)
     }
     sums = {"sha256": _sum_of_weights(weights), "description": _sum_of_description(description)}
+    if saved.kept is not None:
+        sums["kept"] = _sum_of(description["kept"])
     with replacing(RunFolder(run).weights) as temporary:
         # save_file makes a file that other users cannot read. There is one entry, because the order of several varies.
         temporary.write_bytes(serialise(weights, {"sums": json.dumps(sums)}))
@@ -155,6 +182,7 @@ def read_description(run: Path) -> Description:
             tuple(content["segment_classes"]),
             bool(content["multi_label"]),
             content.get("frame_rate"),  # the first versions did not write it
+            kept=KeptEpoch(**content["kept"]) if "kept" in content else None,
         )
     except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{folder.description}: {error}. {_USE_ITS_VERSION}") from error
@@ -173,15 +201,18 @@ def _checked_content(folder: RunFolder) -> dict[str, Any]:
         fix = "Train the model again with this version." if older else "Update airstreams."
         raise InputError(f"{path}: got format {content['format']}, expected {FORMAT}. {fix}")
     # The sum covers the values. Comparing the text finds changes of no value, such as 1E-05 for 1e-05.
-    if _sum_of_description(content) != _sums(folder.weights)["description"] or text != _as_text(content):
+    sums = _sums(folder.weights)
+    if _sum_of_description(content) != sums["description"] or text != _as_text(content):
         raise InputError(
             f"{path}: the file changed, or is not of the run of {folder.weights.name}. Copy the run again."
         )
+    if "kept" in content and _sum_of(content["kept"]) != sums.get("kept"):  # the weights are of another epoch
+        del content["kept"]
     return content
 
 
 def _sums(path: Path) -> dict[str, str]:
-    """The two sums in the header of the weights. InputError: the file has a damaged header or a wrong length."""
+    """The sums in the header of the weights. InputError: the file has a damaged header or a wrong length."""
     try:
         with safe_open(path, framework="pt") as file:
             header: dict[str, str] = file.metadata() or {}
@@ -190,7 +221,7 @@ def _sums(path: Path) -> dict[str, str]:
     except (SafetensorError, ValueError) as error:
         reason = one_line(error)[:200]
         raise InputError(f"{path}: the file is damaged ({reason}). Copy the run again.") from error
-    if sums.keys() != {"sha256", "description"}:
+    if sums.keys() - {"kept"} != {"sha256", "description"}:
         raise InputError(f"{path}: the file is damaged (no checksums in its header). Copy the run again.")
     return sums
 
@@ -205,9 +236,12 @@ def _sum_of_weights(weights: dict[str, Tensor]) -> str:
 
 
 def _sum_of_description(description: dict[str, Any]) -> str:
-    """sha256 of all values except the versions, which may differ from one save of a run to the next."""
-    summed = {key: value for key, value in description.items() if key != "versions"}
-    return hashlib.sha256(json.dumps(summed, sort_keys=True).encode()).hexdigest()
+    """sha256 of all values except the versions and the kept epoch, which differ from one save of a run to the next."""
+    return _sum_of({key: value for key, value in description.items() if key not in ("versions", "kept")})
+
+
+def _sum_of(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _as_text(description: dict[str, Any]) -> str:

@@ -18,16 +18,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from airstreams.config import Config
 from airstreams.console import say, warn
-from airstreams.data.listing import Source
+from airstreams.data.listing import Source, groups_of
 from airstreams.data.loader_processes import ends_its_loaders
 from airstreams.distributed import any_process, broadcast_buffers, gather, is_main_process
 from airstreams.errors import Stopped, VideoError
-from airstreams.evaluation.scoring import metrics_of, score_videos
+from airstreams.evaluation.intervals import intervals
+from airstreams.evaluation.metrics import outcomes_of, scored_mask
+from airstreams.evaluation.scoring import Scores, metrics_of, score_videos, targets_of
 from airstreams.machine import hardware
 from airstreams.recipe import from_dict
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord, Log, record_of
+from airstreams.runs.saved_model import KeptEpoch
 from airstreams.training.data import in_steps
 from airstreams.training.metrics import EpochMetrics, StepClock, StepMetrics, note, summary
 from airstreams.training.setup import Training, set_up
@@ -105,13 +108,13 @@ def _run_epochs(training: Training, signals: Signals, after_epoch: Callable[[Epo
 
             record = EpochRecord(state.epoch + 1, state.step, metrics.of_the_epoch())
             record.train["hardware"] = hardware(training.accelerator.device)
-            _validate(training, record)
-            _keep_if_best(training, record, saver.epoch_end_is_due, metrics.whole.skipped_in_a_row)
+            scores = _validate(training, record)
+            _keep_if_best(training, record, scores, saver.epoch_end_is_due, metrics.whole.skipped_in_a_row)
             log.write(record.as_dict())
             say(training.console, summary(record, epochs))
             state.start_epoch(state.epoch + 1, metrics.whole.skipped_in_a_row)
             after_epoch(record)
-        training.save_state()
+        training.finish()
     return record
 
 
@@ -197,16 +200,22 @@ def _why_skipped(metrics: StepMetrics, names: list[str]) -> str:
     return f"step {metrics.step} was skipped: {wrong}. Its clips: {', '.join(names)}"
 
 
-def _validate(training: Training, record: EpochRecord) -> None:
+def _validate(training: Training, record: EpochRecord) -> Scores | None:
     """Score the validation videos, if it is their turn."""
     every, epochs = training.config.training.validate_every, training.config.training.epochs
-    if training.val_videos and (record.epoch == epochs or record.epoch % every == 0):
-        broadcast_buffers(training.saved.model)
-        scores = score_videos(training.saved, training.val_videos, workers=training.config.data.workers)
-        record.val = metrics_of(training.saved, scores).as_dict()
+    if not training.val_videos or (record.epoch != epochs and record.epoch % every):
+        return None
+    began = time.monotonic()
+    broadcast_buffers(training.saved.model)
+    scores = score_videos(training.saved, training.val_videos, workers=training.config.data.workers)
+    record.val = metrics_of(training.saved, scores).as_dict()
+    record.val["seconds"] = time.monotonic() - began
+    return scores
 
 
-def _keep_if_best(training: Training, record: EpochRecord, epoch_end_is_due: bool, skipped_in_a_row: int) -> None:
+def _keep_if_best(
+    training: Training, record: EpochRecord, scores: Scores | None, epoch_end_is_due: bool, skipped_in_a_row: int
+) -> None:
     """Write the model if it is to replace the one in the run folder.
 
     With validation videos it must be at least as good as the best so far. Without them it replaces the older one after
@@ -223,7 +232,22 @@ def _keep_if_best(training: Training, record: EpochRecord, epoch_end_is_due: boo
     if better and (last or not skipped_in_a_row):
         state.best = score
         if is_main_process():
+            training.saved.kept = _kept_epoch(training, record, scores)
             saved_models.save(training.saved, training.folder.path)
+
+
+def _kept_epoch(training: Training, record: EpochRecord, scores: Scores | None) -> KeptEpoch:
+    """Why this epoch's weights are kept, with the interval of the metric that chose them."""
+    value = None if record.val is None else record.val[training.metric]
+    if value is None or scores is None:
+        return KeptEpoch(record.epoch, "last")
+    targets = targets_of(training.saved, scores.videos)
+    counted = scored_mask(targets)
+    answer_NK = scores.probabilities[training.saved.config.model.answer]
+    group_of = groups_of(training.val_videos)
+    groups = [group_of[video.name] for video, counts in zip(scores.videos, counted, strict=True) if counts]
+    interval = intervals(outcomes_of(answer_NK[counted], targets[counted]), groups)[training.metric]
+    return KeptEpoch(record.epoch, "best", training.metric, value, interval, len(groups))
 
 
 def seed_of_step(seed: int, step: int, process: int) -> int:

@@ -22,8 +22,9 @@ from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, save_config
 from airstreams.representations.custom import try_out
 from airstreams.runs import saved_model as saved_models
-from airstreams.runs.checkpoint import TrainingState, load_state, save_state
+from airstreams.runs.checkpoint import TrainingState, load_state, remove_states, save_state, saved_states
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.metrics_log import epoch_records
 from airstreams.runs.saved_model import SavedModel
 from airstreams.training.data import TrainingVideos, make_loader, prepare_source, prepare_videos, usual_frame_rate
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
@@ -70,9 +71,22 @@ class Training:
 
     def save_state(self) -> None:
         """Write the state as it stands; all processes return after it is on the disk."""
+        self._save_state(max(1, self.config.training.keep))
+
+    def finish(self) -> None:
+        """Leave a finished run, whose model and log are complete: with its last state, or without any.
+
+        Older states go only now. A run that is killed before can be resumed from them.
+        """
+        if self.config.training.keep:
+            self._save_state(keep=1)
+        elif is_main_process():
+            remove_states(self.folder.path)
+
+    def _save_state(self, keep: int) -> None:
         if is_main_process():
             self.state.learner = self.learner.state()
-            save_state(self.state, self.folder.path, self.config.training.keep)
+            save_state(self.state, self.folder.path, keep)
         self.accelerator.wait_for_everyone()
 
 
@@ -88,6 +102,9 @@ def set_up(
     """
     accelerator = make_accelerator(config.training)
     console = console if is_main_process() else Console(quiet=True)
+    if resume and _is_done_without_state(folder, config.training.epochs):
+        say(console, f"{folder.path}: all {config.training.epochs} epochs are done already")
+        return None
     state = _state_to_resume(folder, console) if resume else None
     source = prepare_source(source, config, folder, resume, console)
     segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
@@ -144,11 +161,16 @@ def _begin_run(
     trained_before: set[str],
 ) -> None:
     """Write the files of a run's beginning. The config comes last: a folder that has it can be resumed."""
-    save_state(state, folder.path, config.training.keep)
+    save_state(state, folder.path, keep=1)
     folder.write_left_out(videos.checked.bad)
     folder.write_splits(source)
     folder.write_trained_before(trained_before)
     save_config(config, folder.config)
+
+
+def _is_done_without_state(folder: RunFolder, epochs: int) -> bool:
+    """Whether a run has all epochs but no state, because it was to keep none."""
+    return not saved_states(folder.path) and any(record.epoch == epochs for record in epoch_records(folder.path))
 
 
 def _state_to_resume(folder: RunFolder, console: Console) -> TrainingState:

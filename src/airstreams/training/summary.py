@@ -1,0 +1,113 @@
+"""What a finished training says at its end: which weights it kept and why, how long it took, where everything is."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from airstreams.evaluation.published import NAMES
+from airstreams.percent import with_interval
+from airstreams.plural import count_of
+from airstreams.runs.checkpoint import saved_states
+from airstreams.runs.folder import RunFolder
+from airstreams.runs.metrics_log import epoch_records
+from airstreams.runs.saved_model import KeptEpoch, read_description
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """A finished run, as its folder describes it.
+
+    epochs: how many it was trained for.
+    kept: which epoch's weights are the model; None: unknown.
+    seconds: of training and validation, without interruptions.
+    hardware: what it was trained on; several if it was resumed elsewhere.
+    state: the state to lengthen the training from; None: there is none.
+    tensorboard: the folder for TensorBoard; None: there is none.
+    splits: split to number of videos.
+    """
+
+    run: Path
+    epochs: int
+    kept: KeptEpoch | None
+    seconds: float
+    hardware: list[str]
+    state: Path | None
+    tensorboard: Path | None
+    splits: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `airstreams train --json` prints beside the last epoch's record."""
+        folder = RunFolder(self.run)
+        return {
+            "kept": None if self.kept is None else asdict(self.kept),
+            "seconds": self.seconds,
+            "hardware": self.hardware,
+            "model": str(folder.weights),
+            "state": None if self.state is None else str(self.state),
+            "tensorboard": None if self.tensorboard is None else str(self.tensorboard),
+        }
+
+    def lines(self) -> list[str]:
+        """The summary for people, a line each."""
+        rows = {"weights": self._weights()}
+        if self.kept is not None and self.kept.metric is not None:
+            score = with_interval(self.kept.value, self.kept.interval)
+            rows[NAMES[self.kept.metric]] = f"{score} on {count_of(self.kept.videos, 'validation video')}"
+        rows["time"] = f"{_duration(self.seconds)} on {' and '.join(self.hardware)}"
+        rows["model"] = f"{RunFolder(self.run).weights}"
+        if self.tensorboard is not None:
+            rows["curves"] = shlex.join(["tensorboard", "--logdir", str(self.tensorboard)])
+        rows["state"] = "none, so the training cannot be lengthened" if self.state is None else str(self.state)
+        return [f"trained: {self.run}", *(f"  {name:<8} {text}" for name, text in rows.items())]
+
+    def next_commands(self, data: str, options: Sequence[str] = ()) -> list[str]:
+        """What to call next, ready to copy.
+
+        Args:
+            data: DATA of the training.
+            options: those of the training that tell how to read DATA.
+        """
+        run = str(self.run)
+        split = next((split for split in ("test", "val") if self.splits.get(split)), None)
+        commands = []
+        if split is not None:
+            other = [] if split == "test" else ["--split", split]
+            commands.append(["evaluate", run, data, *options, *other])
+        commands += [["predict", run, "VIDEO"], ["report", run]]
+        return [shlex.join(["airstreams", *words]) for words in commands]
+
+    def _weights(self) -> str:
+        if self.kept is None:
+            return "of an epoch that was not recorded"
+        of = f"epoch {self.kept.epoch} of {self.epochs}"
+        if self.kept.why == "best":
+            return f"{of}, the best on the validation videos"
+        return f"{of}, the last one, because there are no validation scores"
+
+
+def summary_of(run: Path) -> TrainingSummary:
+    """The summary of a finished run. InputError: it has no model."""
+    folder, records = RunFolder(run), epoch_records(run)
+    states = saved_states(run)
+    return TrainingSummary(
+        run=run,
+        epochs=max((record.epoch for record in records), default=0),
+        kept=read_description(run).kept,
+        seconds=sum(record.train["seconds"] + (record.val or {}).get("seconds", 0.0) for record in records),
+        hardware=sorted({record.train["hardware"] for record in records if "hardware" in record.train}),
+        state=states[0] if states else None,
+        tensorboard=folder.tensorboard if folder.tensorboard.is_dir() else None,
+        splits=dict(Counter(folder.read_splits().values() if folder.splits.is_file() else ())),
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Such as `3 h 5 min`, `12 min 40 s` and `8 s`."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
