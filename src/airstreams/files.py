@@ -50,6 +50,38 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
+def read_rows(
+    path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file of `write_rows`. Other columns are ignored.
+
+    Returns:
+        For each row its line number and a text for every known column, "" where the file lacks an optional column.
+
+    Raises:
+        InputError: a column is missing, or a row has more or fewer cells than the header.
+    """
+    expected = f"expected a CSV file with the header {','.join(required)}{''.join(f'[,{name}]' for name in optional)}"
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            table = [(reader.line_num, cells) for cells in reader if any(cells)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as text ({error}); {expected}") from error
+    header = table[0][1] if table else []
+    for name in required:
+        if name not in header:
+            raise InputError(f"{path} has no column {name!r}; {expected}. Copy the file again.")
+    blank = dict.fromkeys(required + optional, "")
+    rows = []
+    for line, cells in table[1:]:
+        if len(cells) != len(header):
+            raise InputError(f"{path}, line {line}: {len(cells)} cells, expected {len(header)}. Copy the file again.")
+        row = dict(zip(header, cells, strict=True))
+        rows.append((line, blank | {name: row[name] for name in header if name in blank}))
+    return rows
+
+
 def require_writable(folder: Path) -> None:
     """Raise InputError for a folder that cannot be written or made. Call it before the work, not after."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -59,3 +59,10 @@ def test_an_empty_folder_is_refused(call, tmp_path):
     (tmp_path / "empty").mkdir()
     complaint(call("train", tmp_path / "empty", "--out", tmp_path / "run"), tmp_path / "empty", "no videos")
     complaint(call("check-data", tmp_path / "empty"), tmp_path / "empty", "no videos")
+
+
+def test_the_root_of_a_csv_file_may_be_given(call, synthetic, tmp_path):
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label\ntrain/disc_up/000.mp4,up\ntrain/disc_left/000.mp4,left\n")
+    assert with_json(call("check-data", listed, "--root", synthetic / "videos", "--json"))["good"] == 2
+    complaint(call("check-data", synthetic / "videos", "--root", tmp_path), "--root")

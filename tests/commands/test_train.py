@@ -172,7 +172,7 @@ def write_rows(path, *rows):
 
 
 def test_a_csv_with_a_missing_column_is_refused(call, videos, tmp_path):
-    listing = write_rows(videos / "list.csv", "path,class", "train/disc_up/000.mp4,disc_up")
+    listing = write_rows(videos / "list.csv", "path,kind", "train/disc_up/000.mp4,disc_up")
     complaint(call("train", listing, "--out", tmp_path / "run"), listing, "'label'")
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.commands.command import (
-    DATA_HELP,
     DONE,
     FAILED,
     Command,
+    add_data,
+    data_of,
     print_json,
     require_at_least,
 )
@@ -19,7 +20,7 @@ from airstreams.plural import count_of
 
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA, the teacher, and how it is run."""
-    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    add_data(parser)
     parser.add_argument("--teacher", required=True, type=str, help="maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY")
     parser.add_argument("--out", type=Path, required=True, help="folder of the label maps; existing ones are kept")
     parser.add_argument("--stride", type=int, default=1, help="label every n-th frame")
@@ -42,7 +43,7 @@ def run(call: Namespace) -> int:
     given = {name: call[name] for name in ("score_threshold", "unsure_from") if call[name] is not None}
     classes = None if call.classes is None else tuple(name.strip() for name in call.classes.split(","))
     settings = job.Settings(call.stride, call.max_side, classes, given)
-    source = open_source(call.source, for_training=False)
+    source = open_source(data_of(call), for_training=False)
     teacher = load_teacher(call.teacher, given, device_of_process())
     with lock_of_job(call.out, "annotating"):
         result = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)

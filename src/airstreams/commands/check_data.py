@@ -5,14 +5,14 @@ from collections import Counter
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from airstreams.commands.command import DATA_HELP, DONE, FAILED, Command, print_json
+from airstreams.commands.command import DONE, FAILED, Command, add_data, data_of, print_json
 from airstreams.console import Progress, stderr, stdout, warn
 from airstreams.plural import count_of
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA."""
-    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    add_data(parser)
 
 
 def run(call: Namespace) -> int:
@@ -20,7 +20,7 @@ def run(call: Namespace) -> int:
     from airstreams.data.check import check_videos
     from airstreams.data.sources import open_source
 
-    source = open_source(call.source, include_missing=True)
+    source = open_source(data_of(call), include_missing=True)
     for warning in source.warnings:
         warn(stderr, warning)
     with Progress(stderr) as progress:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -13,6 +14,7 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 """Exit statuses: the work is done, the work failed, the call or its input is wrong."""
 
 DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
+ROOT_HELP = "for a CSV file: the folder that its paths are relative to"
 RUN_HELP = "the folder that training wrote"
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
 
@@ -37,6 +39,26 @@ class Command:
     takes_config: bool = False
     under_torchrun: bool = False
     after_interrupt: str = ""
+
+
+def add_data(parser: ArgumentParser) -> None:
+    """The arguments DATA and --root of a verb. `data_of` gives what they say."""
+    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    parser.add_argument("--root", metavar="DIR", type=Path, help=ROOT_HELP)
+
+
+def data_of(call: Namespace) -> str:
+    """DATA as `open_source` takes it."""
+    return with_root(call.source, call.root)
+
+
+def with_root(data: str, root: Path | None) -> str:
+    """DATA with `--root DIR` in it. InputError: DATA is no CSV file."""
+    if root is None:
+        return data
+    if not Path(data).is_file():
+        raise InputError(f"--root {root}: {data} is not a CSV file, and only a CSV file takes --root. Leave it out.")
+    return f"{data}?root={root}"
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DATA_HELP, DONE, RUN_HELP, Command, print_json
+from airstreams.commands.command import DONE, RUN_HELP, Command, add_data, data_of, print_json
 from airstreams.console import say, stderr, stdout
 from airstreams.percent import percent
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: ArgumentParser) -> None:
     """RUN, DATA and the split."""
     parser.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
-    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    add_data(parser)
     parser.add_argument("--split", type=str, default="test", help="train, val or test")
     parser.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
 
@@ -30,7 +30,7 @@ def run(call: Namespace) -> int:
     from airstreams.viewing.representations import streams_picture
     from airstreams.viewing.tables import baselines_in_words
 
-    result = api.evaluate(call.run, call.source, split=call.split, labels=call.labels, console=stderr)
+    result = api.evaluate(call.run, data_of(call), split=call.split, labels=call.labels, console=stderr)
     if not is_main_process():
         return DONE
     if result.confusion is not None:

@@ -6,7 +6,7 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from airstreams.commands.command import DATA_HELP, DONE, LABELS_HELP, Command, print_json, require_at_least
+from airstreams.commands.command import DONE, LABELS_HELP, Command, add_data, data_of, print_json, require_at_least
 from airstreams.console import stderr, stdout, warn
 from airstreams.errors import one_line
 from airstreams.percent import percent
@@ -16,7 +16,7 @@ from airstreams.recipe import config_from
 
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA, the study, and how it searches. The config's keys come beside these."""
-    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    add_data(parser)
     parser.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; resumes a study")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     parser.add_argument("--trials", type=int, default=100, help="number of trials in all")
@@ -37,7 +37,7 @@ def run(call: Namespace) -> int:
     from airstreams.viewing.evolution import search_plot, weights_plot
 
     require_at_least(call, trials=1, workers=1)
-    source = open_source(call.source, call.labels)
+    source = open_source(data_of(call), call.labels)
     for warning in source.warnings:
         warn(stderr, warning)
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))

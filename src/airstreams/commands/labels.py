@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from airstreams.commands.command import DATA_HELP, DONE, FAILED, Command, print_json
+from airstreams.commands.command import DATA_HELP, DONE, FAILED, ROOT_HELP, Command, print_json, with_root
 from airstreams.console import Progress, stderr, stdout
 from airstreams.errors import InputError
 from airstreams.percent import percent
@@ -22,6 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """LABELS, and the videos to show or to score them with."""
     parser.add_argument("labels", metavar="LABELS", type=Path, help="a teacher's label maps")
     parser.add_argument("--data", metavar="DATA", type=str, help="show the frames too; " + DATA_HELP)
+    parser.add_argument("--root", metavar="DIR", type=Path, help=ROOT_HELP)
     parser.add_argument("--picture", metavar="PNG", type=Path, help="the contact sheet (LABELS/contact_sheet.png)")
     parser.add_argument("--truth", metavar="DATA", type=str, help="score people against the masks of DATA")
 
@@ -39,7 +40,7 @@ def run(call: Namespace) -> int:
         raise InputError(f"{call.labels}: the contact sheet cannot be written there. Give --picture PNG.")
     data, videos = call.data or call.truth, {}
     if data is not None:
-        source = open_source(data, call.labels, for_training=False)
+        source = open_source(with_root(data, call.root), call.labels, for_training=False)
         videos = {video.label_map: video.path for video in source.videos if video.label_map is not None}
     with Progress(stderr) as progress:
         truth = None

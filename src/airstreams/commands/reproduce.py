@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import rich.table
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, LABELS_HELP, Command, print_json, require_at_least
+from airstreams.commands.command import DONE, LABELS_HELP, ROOT_HELP, Command, print_json, require_at_least, with_root
 from airstreams.config import Config
 from airstreams.console import stderr, stdout, warn
 from airstreams.errors import InputError
@@ -26,6 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     listed = "; ".join(f"{name}: {what.title.rpartition(': ')[2]}" for name, what in (TABLES | FIGURES).items())
     parser.add_argument("table", metavar="TABLE", type=str, help=listed)
     parser.add_argument("--data", nargs="+", type=str, help="one DATA or more: a table shows the mean over them")
+    parser.add_argument("--root", metavar="DIR", type=Path, help=ROOT_HELP)
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and results; finished runs are kept")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     parser.add_argument("--config", metavar="RECIPE", type=str, help="of all runs: a recipe's name or a YAML file")
@@ -68,7 +69,7 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
     evolved = None
     if call.weights_from is not None:
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
-    sources = [open_source(data, call.labels) for data in call.data]
+    sources = [open_source(with_root(data, call.root), call.labels) for data in call.data]
     for warning in dict.fromkeys(warning for source in sources for warning in source.warnings):
         warn(stderr, warning)
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DATA_HELP, DONE, LABELS_HELP, Command, print_json
+from airstreams.commands.command import DONE, LABELS_HELP, Command, add_data, data_of, print_json
 from airstreams.config import Config, LossWeights
 from airstreams.console import stderr
 from airstreams.errors import InputError
@@ -14,7 +14,7 @@ from airstreams.recipe import config_from, config_to_resume
 
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA, the run, and what it starts from. The config's keys come beside these."""
-    parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    add_data(parser)
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own config")
@@ -30,7 +30,7 @@ def run(call: Namespace) -> int:
     from airstreams.training.summary import summary_of
 
     record = api.train(
-        call.source,
+        data_of(call),
         call.out,
         config=_config_to_resume(call) if call.resume else _config_of_new_run(call),
         labels=call.labels,

@@ -35,9 +35,10 @@ def frame_range(video: Video, times: np.ndarray | None = None) -> FrameRange:
     first = 0 if video.start is None else int(np.searchsorted(times, video.start - 1e-6))
     last = len(times) - 1 if video.end is None else int(np.searchsorted(times, video.end - 1e-6)) - 1
     if first > last:
-        raise VideoError(
-            f"no frames between {video.start} s and {video.end} s; it ends at {times[-1]:.2f} s", video.path
-        )
+        if video.start is not None and video.start > times[-1]:
+            reason = f"the start {video.start} s lies after the video's last frame at {times[-1]:.2f} s"
+            raise VideoError(f"{reason}; times are in seconds from the first frame", video.path)
+        raise VideoError(f"no frame lies between {video.start or 0} s and {video.end} s", video.path)
     return FrameRange(times, first, last)
 
 

@@ -1,136 +1,138 @@
-"""Reads a list of videos from a CSV file, and other CSV files with a header that users write."""
+"""Reads a list of videos from a CSV file that people made."""
 
-import csv
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from airstreams.data.listing import SPLITS, Source, Video, make_source, shortlist, to_nfc, without_suffix
+from airstreams.data.csv_table import Columns, Table, WrongCells, read_table
+from airstreams.data.listing import (
+    CONTROL_CHARACTERS,
+    SPLITS,
+    Source,
+    Video,
+    make_source,
+    shortlist,
+    to_nfc,
+    without_suffix,
+)
 from airstreams.errors import InputError
 
-REQUIRED_COLUMNS = ("path", "label")
-OPTIONAL_COLUMNS = ("split", "start", "end", "group")
+_NAMES_OF_COLUMNS = {
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "clip_path"),
+    "label": ("labels", "class", "class_name", "action", "category"),
+    "split": ("subset",),
+    "start": ("start_s", "start_sec", "start_seconds"),
+    "end": ("end_s", "end_sec", "end_seconds"),
+}
+COLUMNS = Columns(
+    required=("path", "label"),
+    optional=("split", "start", "end", "group"),
+    synonyms={other: name for name, others in _NAMES_OF_COLUMNS.items() for other in others},
+)
+SPLIT_NAMES = {
+    **{name: name for name in SPLITS},
+    "training": "train",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "testing": "test",
+}
+"""Names of splits in a CSV file, in lower case. `eval` is not among them: it may be either."""
+
+_FEW = 0.05  # of the rows with several labels: a mistake rather than multi-label data
+_LISTED = 10  # missing files that a message names
 
 
-def read_csv(data: str, path: Path, include_missing: bool = False) -> Source:
+def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | None = None) -> Source:
     """List the videos of a CSV file.
 
     Args:
         data: DATA as it was given.
         path: the CSV file.
         include_missing: list videos that do not exist, too.
+        root: the folder that the paths are relative to; None: the CSV file's.
 
     Raises:
-        InputError: a wrong row, named by its line, or a video that does not exist.
+        InputError: the file is no list of videos; or wrong cells, named by their lines; or videos that do not exist.
     """
-    rows = [
-        (line, {name: cell.strip() for name, cell in row.items()})
-        for line, row in read_rows(path, REQUIRED_COLUMNS, OPTIONAL_COLUMNS)
-    ]
-    multi_label = any(";" in row["label"] for _, row in rows)
+    table = read_table(path, COLUMNS)
+    folder = path.parent if root is None else root
+    multi_label = any(";" in row["label"] for _, row in table.rows)
     line_of: dict[str, int] = {}
-    videos, missing = [], []
-    for line, row in rows:
-        video = _video_of_row(path, line, row)
+    videos = []
+    for line, row in table.rows:
+        video = _video_of_row(table, line, row, folder)
+        if video is None:
+            continue
         if not multi_label and not video.labels:
-            raise InputError(
-                f"{path}, line {line}: the label is empty; expected a class name; write one. If videos may have "
-                "several labels or none, join several by ; in at least one row (or write `jump;` for a single one)"
+            table.wrong.add(
+                line,
+                "the label is empty",
+                "Write a class name. If videos may have several labels or none, join several by ; in at least one row "
+                "(or write `jump;` for a single one)",
             )
         if video.name in line_of:
-            raise InputError(
-                f"{path}, line {line}: {video.name} is already in line {line_of[video.name]}; expected one row for "
-                "each video or segment; delete one row, or join the labels by ;"
+            table.wrong.add(
+                line,
+                f"{video.name} is already in line {line_of[video.name]}",
+                "Keep one row for each video or segment, and join its labels by ;",
             )
-        line_of[video.name] = line
+        line_of.setdefault(video.name, line)
         videos.append(video)
-        if not (include_missing or video.path.is_file()):
-            missing.append(video)
-    if missing:
-        name = missing[0].name
-        raise InputError(
-            f"{path}, line {line_of[name]}: {missing[0].path} does not exist ({len(missing)} of {len(rows)} rows name "
-            f"missing files); expected paths relative to {path.parent}; correct the paths or delete the rows, which "
-            "`airstreams check-data` lists"
-        )
+    table.wrong.refuse()
+    warnings = [*table.notes, *_label_warnings(table, multi_label)]
+    missing = [video for video in videos if not video.path.is_file()]
+    if missing and not include_missing:
+        raise InputError(_missing_files(path, folder, missing, videos, line_of))
+    if missing and len(missing) == len(videos):
+        warnings.append(f"{path}: none of the files exists. {_where_they_are(path, folder, missing[0])}")
     unsplit = [video for video in videos if video.split is None]
     if 0 < len(unsplit) < len(videos):
         raise InputError(
-            f"{path}, line {line_of[unsplit[0].name]}: the split is empty ({len(unsplit)} of {len(rows)} rows have "
+            f"{path}, line {line_of[unsplit[0].name]}: the split is empty ({len(unsplit)} of {len(videos)} rows have "
             "none); expected a split in every row or in none; fill the column or delete it"
         )
-    return make_source(data, videos, multi_label)
+    return replace(make_source(data, videos, multi_label), warnings=tuple(warnings))
 
 
-def read_rows(path: Path, required: tuple[str, ...], optional: tuple[str, ...]) -> list[tuple[int, dict[str, str]]]:
-    """Read the rows of a CSV file with a header.
-
-    Returns:
-        For each row its line number and a text for every known column, "" where the file lacks an optional column.
-
-    Raises:
-        InputError: the header has other columns, or a row has more or fewer cells than the header.
-    """
-    expected = f"expected a CSV file with the header {','.join(required)}{''.join(f'[,{name}]' for name in optional)}"
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            table = [(reader.line_num, cells) for cells in reader if any(cells)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        fix = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
-        raise InputError(f"{path} cannot be read as text ({error}); {expected}{fix}") from error
-    if not table:
-        raise InputError(f"{path} is empty; {expected}")
-    header = [name.strip() for name in table[0][1]]
-    if len(header) == 1 and (found := re.search(r"[;\t|]", header[0])):
-        raise InputError(f"{path} has {found[0]!r} between its cells; {expected}; save it with commas")
-    for name in required:
-        if name not in header:
-            raise InputError(
-                f"{path} has no column {name!r} but {shortlist(header)}; {expected}; add it to the first line"
-            )
-    for name in header:
-        if name not in required + optional:
-            raise InputError(f"{path} has the unknown column {name!r}; {expected}; rename or delete it")
-        if header.count(name) > 1:
-            raise InputError(f"{path} has the column {name!r} {header.count(name)} times; {expected}; delete one")
-    if len(table) == 1:
-        raise InputError(f"{path} has a header but no rows; {expected} and a row for each video; add rows")
-    blank = dict.fromkeys(required + optional, "")
-    rows = []
-    for line, cells in table[1:]:
-        if len(cells) != len(header):
-            raise InputError(
-                f"{path}, line {line}: {len(cells)} cells; expected {len(header)} as in the first line; "
-                'put a cell that holds a comma in double quotes ("")'
-            )
-        rows.append((line, blank | dict(zip(header, cells, strict=True))))
-    return rows
-
-
-def _video_of_row(path: Path, line: int, row: Mapping[str, str]) -> Video:
-    if row["split"]:
-        check_split(path, line, row["split"])
-    start, end = (_seconds(path, line, column, row[column]) for column in ("start", "end"))
+def _video_of_row(table: Table, line: int, row: dict[str, str], folder: Path) -> Video | None:
+    """The row's video; None for a wrong row, and what is wrong is noted in `table.wrong`."""
+    wrong = table.wrong
+    wrong_before = len(wrong.found)
+    split = SPLIT_NAMES.get(row["split"].casefold())
+    if row["split"] and split is None:
+        wrong.add(line, f"the split is {row['split']!r}", f"Write {', '.join(SPLITS)}")
+    start, end = (_seconds(table, line, column, row[column]) for column in ("start", "end"))
     if end is not None and end <= (start or 0):
-        raise InputError(
-            f"{path}, line {line}: the end {end:g} s is not after the start {start or 0:g} s; expected a later end; "
-            "swap the two, or leave the end empty for the end of the file"
+        wrong.add(
+            line,
+            f"the end {end:g} s is not after the start {start or 0:g} s",
+            "Swap the two, or leave the end empty for the end of the file",
         )
+    for column in ("path", "label", "group"):
+        if CONTROL_CHARACTERS.search(row[column]):
+            wrong.add(
+                line,
+                f"the {column} {row[column]!a} has a line break or another control character",
+                "Write the name on one line, and rename the file or class if it has one",
+            )
+    _check_path(wrong, line, row["path"], folder)
+    if len(wrong.found) > wrong_before:
+        return None
     cell = PurePosixPath(row["path"]).as_posix()
-    if cell == ".":
-        raise InputError(
-            f"{path}, line {line}: the path is empty; expected a video file; write its path or delete the row"
-        )
     segment = (
         "" if start is None and end is None else "#t=" + ",".join("" if t is None else f"{t}" for t in (start, end))
     )
     return Video(
-        path=path.parent / cell,
+        path=folder / cell,
         name=to_nfc(cell) + segment,
-        labels=tuple(dict.fromkeys(filter(None, (to_nfc(label.strip()) for label in row["label"].split(";"))))),
-        split=row["split"] or None,
+        labels=_labels(row["label"]),
+        split=split,
         start=start,
         end=end,
         group=row["group"] or None,
@@ -138,19 +140,120 @@ def _video_of_row(path: Path, line: int, row: Mapping[str, str]) -> Video:
     )
 
 
-def _seconds(path: Path, line: int, column: str, cell: str) -> float | None:
+def _labels(cell: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, (to_nfc(label.strip()) for label in cell.split(";")))))
+
+
+def _check_path(wrong: WrongCells, line: int, cell: str, folder: Path) -> None:
+    if not PurePosixPath(cell).name:
+        wrong.add(line, "the path is empty", "Write the path of a video file, or delete the row")
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", cell):
+        wrong.add(
+            line,
+            f"the path {cell} is an address",
+            "Download the videos first, and write the paths of the files",
+        )
+    elif os.sep == "/" and re.match(r"[A-Za-z]:[\\/]", cell):
+        wrong.add(
+            line,
+            f"the path {cell} is one of Windows, with a drive",
+            "Write paths relative to the CSV file, with / between folders",
+        )
+    elif os.sep == "/" and "\\" in cell and not (folder / cell).is_file():
+        wrong.add(
+            line,
+            f"the path {cell} has backslashes, which do not separate folders on this system",
+            "Write / between folders",
+        )
+
+
+def _seconds(table: Table, line: int, column: str, cell: str) -> float | None:
     if not cell:
         return None
+    # A decimal comma needs another separator between cells. With commas, "1,500" in quotes may as well be 1500.
+    number = cell if table.separator == "," else re.sub(r"^(\d*),(\d*)$", r"\1.\2", cell)
     try:
-        seconds = float(cell)
+        seconds = float(number)
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise InputError(
-            f"{path}, line {line}: the {column} is {cell!r}; expected seconds from the first frame, such as 1.5; "
-            "write a number of at least 0 or leave the cell empty"
+        table.wrong.add(
+            line,
+            f"the {column} is {cell!r}",
+            "Write the seconds from the first frame as a number such as 1.5, or leave the cell empty",
         )
+        return None
     return seconds
+
+
+def _label_warnings(table: Table, multi_label: bool) -> list[str]:
+    """What is probably not meant: a wrong separator between labels, or a single cell that makes a list multi-label."""
+    warnings, path = [], table.wrong.path
+    cells = Counter(row["label"] for _, row in table.rows)
+    first_line = {row["label"]: line for line, row in reversed(table.rows)}
+    for sign in ",|":
+        if joined := [cell for cell in cells if re.search(rf"\S\s*[{sign}]\s*\S", cell)]:
+            example, name = joined[0], {",": "comma", "|": "|"}[sign]
+            warnings.append(
+                f"{path}: labels with a {name}: {shortlist([repr(cell) for cell in joined])}, first in line "
+                f"{first_line[example]}. Each is one class. If it means several labels, separate them by ; as in "
+                f"{'; '.join(part.strip() for part in example.split(sign))}."
+            )
+    several = {cell: count for cell, count in cells.items() if len(_labels(cell)) > 1}
+    rows = sum(several.values())
+    if multi_label and len(table.rows) > rows > 0 and (len(several) == 1 or rows < _FEW * len(table.rows)):
+        example = next(iter(several))
+        warnings.append(
+            f"{path}: only {rows} of {len(table.rows)} rows have several labels, such as {example!r} (line "
+            f"{first_line[example]}), since ; separates labels. The whole list is multi-label for it. If it is one "
+            "label, write another sign than ; in it."
+        )
+    return warnings
+
+
+def _missing_files(
+    path: Path, folder: Path, missing: Sequence[Video], videos: Sequence[Video], line_of: dict[str, int]
+) -> str:
+    if len(missing) == len(videos):
+        first = missing[0]
+        return (
+            f"{path}: none of its {len(videos)} files exists, such as {first.path} (line {line_of[first.name]}). "
+            f"{_where_they_are(path, folder, first)}"
+        )
+    listed = "; ".join(f"line {line_of[video.name]}: {video.path}" for video in missing[:_LISTED])
+    more = f"; and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+    return (
+        f"{path}: {len(missing)} of {len(videos)} rows name missing files: {listed}{more}. {_near_file(missing[0])}"
+        f"Paths are relative to {folder}. Correct the paths or delete the rows, which `airstreams check-data` lists."
+    )
+
+
+def _where_they_are(path: Path, folder: Path, first: Video) -> str:
+    """What to do if no file exists: where to look, and where the first one was found."""
+    cell = PurePosixPath(first.name.partition("#t=")[0])
+    if cell.is_absolute() or cell.parts[0].startswith("~"):
+        if (folder / cell.name).is_file():
+            return f"A file {cell.name} is in {folder}. Write paths relative to it."
+        return f"Write paths relative to the CSV file, {path.parent}, or give --root DIR and paths relative to DIR."
+    relative_to = f"Paths are relative to {'the folder of the CSV file, ' if folder == path.parent else ''}{folder}."
+    for place in (Path.cwd(), path.parent, path.parent.parent, *sorted(path.parent.glob("*/"))):
+        if place != folder and (place / cell).is_file():
+            return f"{relative_to} The first file is in {place}. Give --root {place}."
+    return f"{relative_to} {_near_file(first)}Give the folder that they are relative to as --root DIR."
+
+
+def _near_file(video: Video) -> str:
+    """A hint at a file with the same name but another suffix or case; else nothing."""
+    parent, name = video.path.parent, video.path.name
+    try:
+        names = sorted(file.name for file in parent.iterdir())
+    except OSError:
+        return ""
+    near = [other for other in names if name.casefold() in (other.casefold(), PurePosixPath(other).stem.casefold())]
+    near = near or [other for other in names if PurePosixPath(other).stem == PurePosixPath(name).stem]
+    if video.path.is_dir():
+        return f"{name} is a folder, not a video. "
+    return f"{parent} has {near[0]} instead of {name}. " if near else ""
 
 
 def check_split(path: Path, line: int, split: str) -> None:

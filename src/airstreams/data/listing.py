@@ -19,6 +19,8 @@ from airstreams.data.label_maps import LabelStore
 from airstreams.errors import InputError
 
 SPLITS = ("train", "val", "test")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+"""Line breaks and other signs that no name may have: lists and messages have one name a line."""
 
 
 @dataclass(frozen=True)

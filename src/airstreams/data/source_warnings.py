@@ -1,6 +1,7 @@
 """Warnings about a list of videos: what looks wrong but may be intended. Nothing is refused here."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -88,14 +89,25 @@ def shared_between_splits(videos: Sequence[Video]) -> list[str]:
 
 
 def similar_class_names(classes: Iterable[str]) -> list[str]:
-    """A warning of class names that differ only in case, spaces, hyphens or underscores."""
+    """A warning of class names that differ only in case, blanks, hyphens or underscores."""
     spellings: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        spellings[re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])", "", name.casefold())].append(name)  # between letters
-    similar = [" and ".join(names) for names in spellings.values() if len(names) > 1]
+        spellings[spelling(name)].append(name)
+    similar = [
+        # A blank at the end is visible in quotes only.
+        " and ".join(names if all(name.isprintable() and name == name.strip() for name in names) else map(repr, names))
+        for names in spellings.values()
+        if len(names) > 1
+    ]
     if not similar:
         return []
     return [f"classes with similar names: {shortlist(similar)}. Give them one name if they are one class."]
+
+
+def spelling(name: str) -> str:
+    """A name without what people do not mean by it: case, outer and invisible signs, and what joins its words."""
+    visible = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+    return re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])", "", visible.casefold().strip())  # between letters
 
 
 def folder_level(videos: Sequence[Video]) -> list[str]:

@@ -1,8 +1,8 @@
 """From the command line's DATA to a list of videos with class names and splits.
 
-DATA is a folder of class folders, a folder with `train/`, `val/`, `test/` of class folders, a CSV file, or a published
-data set (`benchmarks/`). The list is checked before anything runs: a mistake costs a second here and a night of
-training later. No video is decoded here; `check-data` does that.
+DATA is a folder of class folders, a folder with `train/`, `val/`, `test/` of class folders, a CSV file (with
+`?root=DIR` for paths relative to DIR), or a published data set (`benchmarks/`). The list is checked before anything
+runs: a mistake costs a second here and a night of training later. No video is decoded here; `check-data` does that.
 """
 
 import functools
@@ -15,8 +15,23 @@ from pathlib import Path, PurePosixPath
 from airstreams.data.benchmarks import BENCHMARKS, open_benchmark
 from airstreams.data.csv_list import read_csv
 from airstreams.data.label_maps import LabelStore
-from airstreams.data.listing import SPLITS, Source, Video, make_source, shortlist, to_nfc, without_suffix
-from airstreams.data.source_warnings import folder_level, group_copies, shared_between_splits, similar_class_names
+from airstreams.data.listing import (
+    CONTROL_CHARACTERS,
+    SPLITS,
+    Source,
+    Video,
+    make_source,
+    shortlist,
+    to_nfc,
+    without_suffix,
+)
+from airstreams.data.source_warnings import (
+    folder_level,
+    group_copies,
+    shared_between_splits,
+    similar_class_names,
+    spelling,
+)
 from airstreams.errors import InputError, require
 
 VIDEO_SUFFIXES = (
@@ -24,6 +39,11 @@ VIDEO_SUFFIXES = (
     ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 )  # fmt: skip
 _NAMES_OF_SPLITS = {*SPLITS, "training", "valid", "validation", "dev", "eval", "evaluation", "testing"}
+# What systems and archives leave in folders, in lower case: folders and files that nobody put there.
+_LEFT_BY_SYSTEMS = {
+    "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
+    "ehthumbs.db", "desktop.ini",
+}  # fmt: skip
 _UCF_RECORDING = re.compile(r"(.+_g\d+)_c\d+")  # UCF-101 gives the clips of one recording such names
 
 
@@ -36,7 +56,7 @@ def open_source(
     """List the videos of a data source. No video is opened.
 
     Args:
-        data: a folder, a CSV file or NAME:ROOT[?key=value&...].
+        data: a folder, a CSV file, FILE.csv?root=DIR or NAME:ROOT[?key=value&...].
         labels: the folder of a label store, used instead of the data set's own store. Its keys are the videos' names
             without suffix.
         for_training: refuse what no model can be trained on, such as a single class.
@@ -50,7 +70,7 @@ def open_source(
             require(isinstance(given, str | os.PathLike), key, repr(given), "a path as str or Path")
     name = os.fspath(data)
     source = _read(name, include_missing)
-    if Path(name).exists():
+    if _file_and_root(name)[0].exists():
         _refuse_files_with_two_names(source)
         source = group_copies(source)
         found = shared_between_splits(source.videos) + similar_class_names(source.classes)
@@ -72,14 +92,29 @@ def _read(data: str, include_missing: bool) -> Source:
             raise InputError(f"{error.filename} cannot be listed ({error.strerror}); make it readable") from error
     if path.is_file() and _is_video(path.name):
         raise InputError(f"{data} is a video; expected a folder of class folders or a CSV file; predict takes videos")
+    path, root = _file_and_root(data)
     if path.is_file():
-        return read_csv(data, path, include_missing)
+        if root is not None and not root.is_dir():
+            raise InputError(
+                f"{data}: the root {root} is not a folder. Give the folder that the paths are relative to."
+            )
+        return read_csv(data, path, include_missing, root)
+    if path.is_dir():
+        raise InputError(f"{data}: {path} is a folder, and only a CSV file takes a root. Leave the root out.")
     if ":" in data:
         return replace(open_benchmark(data), name=data)
     raise InputError(
         f"{data} does not exist; expected a folder of class folders, a CSV file, or NAME:ROOT of a published data "
         f"set ({', '.join(BENCHMARKS)})"
     )
+
+
+def _file_and_root(data: str) -> tuple[Path, Path | None]:
+    """The path of a file or folder, and the DIR of `FILE.csv?root=DIR`."""
+    file, mark, root = data.partition("?root=")
+    if Path(data).exists() or not mark:
+        return Path(data), None
+    return Path(file), Path(root)
 
 
 def _with_label_store(source: Source, labels: Path) -> Source:
@@ -105,9 +140,12 @@ def _read_folder(data: str, root: Path) -> Source:
                 empty.append(folder.relative_to(root).as_posix())
             videos += [_video_in_folder(path, root, folder.name, split) for path in paths]
     if not videos:
+        found = f" but {_kinds(other_suffixes)}" if other_suffixes else ""
         raise InputError(
-            f"{data} holds no videos; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, .mov or .webm"
+            f"{data} holds no videos{found}; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, "
+            ".mov or .webm"
         )
+    _refuse_repeated_names(data, videos)
     source = make_source(data, videos, multi_label=False)
     return replace(source, warnings=tuple(_folder_warnings(videos, empty, other_suffixes)))
 
@@ -145,8 +183,8 @@ def _folder_warnings(videos: list[Video], empty: list[str], other_suffixes: Coun
     if empty:
         warnings.append(f"folders without videos are not classes: {shortlist(empty)}.")
     if other_suffixes:
-        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in other_suffixes.most_common(5))
-        warnings.append(f"{other_suffixes.total()} files are skipped, since their suffix is no video's: {kinds}.")
+        total = other_suffixes.total()
+        warnings.append(f"{total} files are skipped, since their suffix is no video's: {_kinds(other_suffixes)}.")
     if videos[0].split is None:
         warnings += folder_level(videos)
         if any(video.group for video in videos):
@@ -154,8 +192,16 @@ def _folder_warnings(videos: list[Video], empty: list[str], other_suffixes: Coun
     return warnings
 
 
+def _kinds(suffixes: Counter[str]) -> str:
+    return ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in suffixes.most_common(5))
+
+
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _LEFT_BY_SYSTEMS
 
 
 def _class_folders(parent: Path) -> list[Path]:
@@ -176,17 +222,19 @@ def _videos_below(folder: Path, other_suffixes: Counter[str]) -> list[Path]:
 
     found, seen = [], {os.path.realpath(folder)}
     for walked, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        names = sorted((name for name in folders if not name.startswith(".")), reverse=True)
+        names = sorted((name for name in folders if not _is_hidden(name)), reverse=True)
         new = {os.path.realpath(Path(walked, name)): name for name in names}  # keeps the first name in the alphabet
         folders[:] = [name for real, name in new.items() if real not in seen]
         seen.update(new)
         found += [Path(walked, name) for name in files if _is_video(name)]
-        others = (name for name in files if not (_is_video(name) or name.startswith(".")))
+        others = (name for name in files if not (_is_video(name) or _is_hidden(name)))
         other_suffixes.update(PurePosixPath(name).suffix for name in others)
     for path in found:
         name = path.relative_to(folder.parent).as_posix()
         if name.encode("utf-8", "replace").decode() != name:
             raise InputError(f"{folder.parent} holds {name!a}, whose name is not UTF-8; rename it")
+        if CONTROL_CHARACTERS.search(name):
+            raise InputError(f"{folder.parent} holds {name!a}, whose name has a line break or the like; rename it")
     return found
 
 
@@ -210,10 +258,25 @@ def _require_trainable_classes(source: Source) -> None:
     in_training = {label for video in videos if video.split in (None, "train") for label in video.labels}
     lacking = sorted(classes - in_training)
     if lacking:
+        trained = {spelling(name): name for name in in_training}
+        alike = [f"{name!r} is {trained[spelling(name)]!r} in train" for name in lacking if spelling(name) in trained]
+        fix = f"give these classes one name: {shortlist(alike)}; else " if alike else ""
         raise InputError(
             f"{data} has no training video of {shortlist(lacking)}, only videos in val or test; expected every class "
-            "in the split train; move a video of each class there, or remove the class from the other splits"
+            f"in the split train; {fix}move a video of each class there, or remove the class from the other splits"
         )
+
+
+def _refuse_repeated_names(data: str, videos: list[Video]) -> None:
+    # Two folders or files whose names look the same, with accents written in two ways.
+    owner: dict[str, Video] = {}
+    for video in videos:
+        other = owner.setdefault(video.name, video)
+        if other is not video:
+            raise InputError(
+                f"{data} has two videos whose names look the same, {str(other.path)!a} and {str(video.path)!a}; "
+                "expected names that differ in more than how an accent is stored; delete or rename one"
+            )
 
 
 def _refuse_shared_label_maps(source: Source) -> None:

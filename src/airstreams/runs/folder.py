@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airstreams.data.check import BadVideo
-from airstreams.data.csv_list import check_split, read_rows
+from airstreams.data.csv_list import check_split
 from airstreams.data.listing import Source, to_nfc
 from airstreams.errors import InputError
-from airstreams.files import write_rows
+from airstreams.files import read_rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -192,5 +192,5 @@ class RunFolder:
         splits = self.read_splits() if self.splits.is_file() else {}
         names = {name for name, split in splits.items() if split == "train"}
         if self.trained_before.is_file():
-            names |= {row["name"] for _, row in read_rows(self.trained_before, required=("name",), optional=())}
+            names |= {row["name"] for _, row in read_rows(self.trained_before, required=("name",))}
         return names
