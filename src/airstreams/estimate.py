@@ -99,7 +99,7 @@ def total_in_words(total: float, left: float, now: datetime) -> str:
         left: seconds from now on.
         now: local time.
     """
-    end = now + timedelta(seconds=left)
+    end = now + timedelta(seconds=left + 30)  # to the nearest minute
     days = (end.date() - now.date()).days
     day = "" if days == 0 else f"{end:%A} " if days < 7 else f"{end.day} {end:%B} "
     return f"about {in_words(total)} in all, until {day}{end:%H:%M}"

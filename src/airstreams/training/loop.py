@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from airstreams.config import Config
 from airstreams.console import say, warn
@@ -32,7 +31,8 @@ from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord, Log, record_of
 from airstreams.runs.saved_model import KeptEpoch
 from airstreams.training.data import in_steps
-from airstreams.training.metrics import EpochMetrics, StepClock, StepMetrics, note, summary
+from airstreams.training.display import TrainingDisplay, is_validated
+from airstreams.training.metrics import EpochMetrics, StepClock, StepMetrics, summary
 from airstreams.training.setup import Training, set_up
 from airstreams.training.signals import Signals
 from airstreams.training.step import training_step
@@ -51,6 +51,7 @@ def train(
     console: Console,
     init: Path | None = None,
     after_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    after_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> EpochRecord:
     """Train a model on a source's training split and leave it in a run folder.
 
@@ -62,6 +63,7 @@ def train(
         console: receives progress and warnings.
         init: a run to start from.
         after_epoch: called with the record of each epoch. An exception that it raises ends the training.
+        after_step: called after each step with the number of finished steps and that of all steps.
 
     Returns:
         The record of the last epoch.
@@ -74,41 +76,41 @@ def train(
         Stopped: a signal asked for it. The state is saved.
     """
     config = from_dict(asdict(config))  # checks a config that was made in Python as the command line checks its own
+    began = time.monotonic()
     with Signals() as signals:
         training = set_up(source, config, RunFolder(run), resume, console, init)
         if training is None:
             return record_of(run, config.training.epochs)
-        return _run_epochs(training, signals, after_epoch)
+        with TrainingDisplay(training, began, after_step) as display:
+            return _run_epochs(training, signals, display, after_epoch)
 
 
-def _run_epochs(training: Training, signals: Signals, after_epoch: Callable[[EpochRecord], None]) -> EpochRecord:
+def _run_epochs(
+    training: Training, signals: Signals, display: TrainingDisplay, after_epoch: Callable[[EpochRecord], None]
+) -> EpochRecord:
     """Train from the state to the last epoch."""
     state, epochs = training.state, training.config.training.epochs
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    with (
-        Log(training.folder.path, state.epoch, state.step, is_main_process()) as log,
-        Progress(*columns, console=training.console) as progress,
-    ):
+    with Log(training.folder.path, state.epoch, state.step, is_main_process()) as log:
         signals.has_steps = True
-        task = progress.add_task("", total=training.steps, completed=state.step, note="")
         saver = _Saver(training, signals)
         while state.epoch < epochs:
             metrics = EpochMetrics.resumed(state, is_main_process())
-            for epoch_ends in _steps(training, metrics, lambda: progress.advance(task)):
+            for epoch_ends in _steps(training, metrics, display.step):
                 saver.check(epoch_ends)
                 log_is_due = state.step % LOG_EVERY == 0
-                if log_is_due or saver.wants_save or epoch_ends:
+                if has_read := log_is_due or saver.wants_save or epoch_ends:
                     _read_metrics(training, metrics, epoch_ends)
                 if log_is_due and metrics.recent.steps:
                     recent = metrics.since_last_line()
                     rate = training.learner.schedule.get_last_lr()[0]
                     log.write({"epoch": state.epoch + 1, "step": state.step, "lr": rate} | recent)
-                    progress.update(task, note=note(recent))
+                    display.show(recent)
+                display.say_total(has_read)
                 saver.save_if_due(metrics)
 
             record = EpochRecord(state.epoch + 1, state.step, metrics.of_the_epoch())
             record.train["hardware"] = hardware(training.accelerator.device)
-            scores = _validate(training, record)
+            scores = _validate(training, record, display)
             _keep_if_best(training, record, scores, saver.epoch_end_is_due, metrics.whole.skipped_in_a_row)
             log.write(record.as_dict())
             say(training.console, summary(record, epochs))
@@ -200,14 +202,15 @@ def _why_skipped(metrics: StepMetrics, names: list[str]) -> str:
     return f"step {metrics.step} was skipped: {wrong}. Its clips: {', '.join(names)}"
 
 
-def _validate(training: Training, record: EpochRecord) -> Scores | None:
+def _validate(training: Training, record: EpochRecord, display: TrainingDisplay) -> Scores | None:
     """Score the validation videos, if it is their turn."""
-    every, epochs = training.config.training.validate_every, training.config.training.epochs
-    if not training.val_videos or (record.epoch != epochs and record.epoch % every):
+    if not (training.val_videos and is_validated(record.epoch, training.config)):
         return None
     began = time.monotonic()
     broadcast_buffers(training.saved.model)
-    scores = score_videos(training.saved, training.val_videos, workers=training.config.data.workers)
+    with display.validation() as on_video:
+        workers = training.config.data.workers
+        scores = score_videos(training.saved, training.val_videos, workers=workers, on_video=on_video)
     record.val = metrics_of(training.saved, scores).as_dict()
     record.val["seconds"] = time.monotonic() - began
     return scores

@@ -211,6 +211,12 @@ class EpochMetrics:
         return asdict(self.whole), asdict(self.recent), gather(self.left_out)
 
 
+def notes(metrics: dict[str, Any]) -> list[str]:
+    """Metrics for the display of progress, the most important ones first."""
+    losses = [f"{name} {value:.2f}" for name, value in metrics["losses"].items()]
+    return [f"{metrics['clips_per_second']:.1f} clips/s", f"waiting {metrics['waiting']:.0%}", *losses]
+
+
 def note(metrics: dict[str, Any]) -> str:
     """Metrics in one line, for people."""
     losses = " ".join(f"{name} {value:.2f}" for name, value in metrics["losses"].items())
