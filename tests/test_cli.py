@@ -10,9 +10,12 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
 
 import airstreams
+from airstreams import distributed
 from airstreams.cli import main
+from airstreams.errors import InputError
 from tests.calls import complaint
 
 
@@ -134,3 +137,38 @@ def test_training_goes_on_when_stderr_is_lost(few, recipe, tmp_path, gone):
             process.stderr.close()
         assert process.wait(timeout=120) == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("kind", [NotImplementedError, TypeError])
+def test_an_operation_that_mps_lacks_ends_with_one_line(call, monkeypatch, kind):
+    def load(*_):
+        raise kind("The operator 'aten::_fft_r2c' is not currently implemented for the MPS device. If you want this")
+
+    monkeypatch.setattr("airstreams.api.load", load)
+    complaint(call("predict", "run", "a.mp4", "--device", "mps"), "aten::_fft_r2c", "--device cpu", status=1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_an_absent_device_ends_every_verb_with_one_line(call, run, recipe, synthetic, tmp_path):
+    data, out = (synthetic / "videos", "--labels", synthetic / "labels"), ("--out", tmp_path / "out")
+    calls = [
+        ("train", *data, *out, "--config", recipe),
+        ("evolve", *data, *out, "--config", recipe),
+        ("evaluate", run, *data),
+        ("predict", run, tmp_path / "a.mp4"),
+        ("annotate", data[0], *out, "--teacher", "onnx:no.onnx"),
+        ("reproduce", "table1", "--data", *data, *out, "--config", recipe),
+    ]
+    for words in calls:
+        for device in ("cuda:1", "mps"):
+            complaint(call(*words, "--device", device), f"device: got {device}", "cpu")
+    complaint(call("predict", run, "a.mp4", "--device", "gpu"), "got gpu", "cuda:N or mps")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:0"])
+def test_one_device_is_not_shared_by_processes(monkeypatch, device):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "device_named", lambda name, key: torch.device(name))
+    with pytest.raises(InputError, match=rf"device: got {device}.* 2 processes"):
+        distributed.device_of_process(device)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from airstreams.commands.parser import make_parser, with_recipes
+from airstreams.commands.parser import for_parser, make_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,4 +47,4 @@ def test_documented_commands_are_accepted(page):
         if "--config" in words and words[words.index("--config") + 1].endswith(".yaml"):  # the reader's own file
             index = words.index("--config")
             del words[index : index + 2]
-        make_parser(words).parse_args(with_recipes(words))
+        make_parser(words).parse_args(for_parser(words))

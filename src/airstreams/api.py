@@ -26,7 +26,7 @@ def load(run: str | Path, device: str | None = None) -> Recogniser:
 
     Args:
         run: the folder that `train` wrote.
-        device: `cpu`, `cuda`, `cuda:1`, ...; None: CUDA where there is a card, else the CPU.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
 
     Raises:
         InputError: `run` holds no model, or this machine has no such device.
@@ -96,6 +96,7 @@ def evaluate(
     *,
     split: str = "test",
     labels: str | Path | None = None,
+    device: str | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Score a split of a data set with a trained run. Metrics and scores are left in the run's folder too.
@@ -105,6 +106,7 @@ def evaluate(
         data: what `open_source` takes, or its result.
         split: `train`, `val` or `test`.
         labels: the folder of a teacher's label maps, to score the segmentation.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
         console: for progress and warnings; None prints nothing.
 
     Raises:
@@ -114,7 +116,7 @@ def evaluate(
     folder, console = _path("run", run), _console(console)
     config = read_description(folder).config
     source = _with_useful_labels(_source(data, labels, for_training=False), labels, config)
-    return evaluation.evaluate(folder, source, split, console)
+    return evaluation.evaluate(folder, source, split, console, device or "auto")
 
 
 def require_run(folder: RunFolder) -> None:

@@ -14,9 +14,9 @@ from typing import TextIO
 
 from airstreams.commands import COMMANDS
 from airstreams.commands.command import FAILED, WRONG_INPUT
-from airstreams.commands.parser import config_keys, make_parser, readable, with_current_options, with_recipes
+from airstreams.commands.parser import complaint_about, config_keys, for_parser, make_parser, with_current_options
 from airstreams.console import stderr, warn
-from airstreams.errors import InputError, VideoError, message_of, one_line
+from airstreams.errors import InputError, VideoError, is_limit_of_mps, message_of, one_line
 from airstreams.machine import heed_cpu_quota
 
 # A waiting OpenMP thread spins for a long time by default. That takes a core from other processes, such as those that
@@ -41,12 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _complain(str(error), WRONG_INPUT, debug)
     except ArgumentError as error:
-        verb = f"{argv[0]} " if argv and argv[0] in COMMANDS else ""
-        return _complain(f"{readable(str(error))}. See `airstreams {verb}--help`.", WRONG_INPUT, debug)
+        return _complain(complaint_about(argv, str(error)), WRONG_INPUT, debug)
     except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would complain at its end
         return FAILED
     except (VideoError, ArithmeticError, OSError, RuntimeError, MemoryError) as error:
+        return _complain(message_of(error), FAILED, debug)
+    except TypeError as error:
+        if not is_limit_of_mps(error):
+            raise
         return _complain(message_of(error), FAILED, debug)
     except KeyboardInterrupt:
         advice = COMMANDS[argv[0]].after_interrupt if argv and argv[0] in COMMANDS else ""
@@ -62,7 +65,7 @@ def _run(argv: Sequence[str]) -> int:
             advice += f"Train again with --{keys[0]}, or leave it out."
         raise InputError(f"--{keys[0]}: {argv[0]} {advice}")
     parser = make_parser(argv)
-    parsed = parser.instantiate(parser.parse_args(with_recipes(argv)))
+    parsed = parser.instantiate(parser.parse_args(for_parser(argv)))
     call = parsed[parsed.verb]
     command = COMMANDS[parsed.verb]
     processes = os.environ.get("WORLD_SIZE", "1") if "LOCAL_RANK" in os.environ else "1"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from airstreams.errors import require
+from airstreams.errors import did_you_mean, require
+from airstreams.machine import DEVICE_NAMES
 from airstreams.towers import BACKBONES, OTHER_BACKBONES, BackboneName, Block
 
 STREAMS = ("rgb", "flow", "semantic")
@@ -161,8 +162,10 @@ class ModelConfig:
             require(free, "model.representations", stream, "a name of letters and digits that is not reserved")
             is_path = re.fullmatch(r"[\w.]+:\w+", class_path) is not None
             require(is_path, f"model.representations.{stream}", class_path, "MODULE:CLASS, such as my_streams:Edges")
-        unknown = [stream for stream in self.streams if stream not in (*BUILT_IN_STREAMS, *self.representations)]
+        known = (*BUILT_IN_STREAMS, *self.representations)
+        unknown = [stream for stream in self.streams if stream not in known]
         expected = f"{', '.join(BUILT_IN_STREAMS)} or a stream with a class in model.representations"
+        expected += f".{did_you_mean(unknown[0], known)}" if unknown else ""
         require(not unknown, "model.streams", ", ".join(unknown), expected)
         others = ", ".join(stream for stream in self.stop_gradient if stream not in ("flow", "semantic"))
         expected = "flow, semantic; to stop the training of another representation, name it in training.freeze"
@@ -290,10 +293,12 @@ class TrainingConfig:
     """Steps between saved states. The end of an epoch is saved too, at most once a minute."""
     keep: int = 2
     """The number of saved states to keep during training. A finished run keeps one. 0: it keeps none."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """The device. auto: CUDA if there is a GPU."""
+    device: str = "auto"
+    """The device: cpu, cuda, cuda:1, mps (Apple). auto: CUDA if there is a card. `--device` sets it too."""
 
     def __post_init__(self) -> None:
+        named = re.fullmatch(DEVICE_NAMES, self.device) is not None
+        require(named, "training.device", self.device, "auto, cpu, cuda, cuda:N or mps")
         require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
         require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
         accumulate = self.accumulate

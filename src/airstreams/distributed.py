@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from airstreams.errors import InputError
+from airstreams.machine import device_named
 
 Item = TypeVar("Item")
 
@@ -31,17 +32,29 @@ def is_main_process() -> bool:
     return is_main
 
 
-def device_of_process() -> torch.device:
-    """The CUDA device of this process, or the CPU. InputError: there are fewer cards than processes."""
-    if torch.cuda.is_available():
-        require_a_card_each()
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE).device
+def device_of_process(name: str = "auto", key: str = "device") -> torch.device:
+    """The device of this process: the named one or, under `torchrun` on CUDA, a card of its own.
+
+    Args:
+        name: as `machine.device_named` takes it.
+        key: how a message calls the name.
+
+    InputError: this machine has no such device, or not one for each process.
+    """
+    device = device_named(name, key)
+    _require_one_each(device, name, key)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # for Accelerate, which takes the current card
+    state = PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
+    return device if state.num_processes == 1 else state.device
 
 
-def require_a_card_each() -> None:
-    """Raise InputError if `torchrun` started more processes on this machine than it has CUDA cards."""
+def _require_one_each(device: torch.device, name: str, key: str) -> None:
+    """Raise InputError if `torchrun` started more processes on this machine than it has such devices."""
     processes, cards = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if processes > cards:
+    if processes > 1 and (device.index is not None or device.type == "mps"):
+        raise InputError(f"{key}: got {name}, which is one device for {processes} processes. Give cuda or cpu.")
+    if device.type == "cuda" and processes > cards:
         raise InputError(f"torchrun: {processes} processes for {cards} CUDA cards. Give --nproc-per-node {cards}.")
 
 

@@ -1,6 +1,9 @@
 """The errors that a caller can expect, and how an error becomes one line of text."""
 
 import os
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 
@@ -43,13 +46,31 @@ def describe(error: Exception) -> str:
 def message_of(error: BaseException) -> str:
     """An error's message, or the name of its class where it has none.
 
-    Of CUDA's out-of-memory error: its first two sentences, then what to do.
+    Of CUDA's out-of-memory error: its first two sentences, then what to do. Of what torch cannot do on an Apple GPU:
+    the operation, or the first sentence.
     """
+    if is_limit_of_mps(error):
+        operation = re.search(r"operator '([\w:.]+)'", str(error))
+        what = f"torch has no {operation[1]} for mps" if operation else one_line(error).partition(". ")[0]
+        return f"{what}. Give --device cpu."
     if type(error).__name__ == "OutOfMemoryError":  # torch's; this file must not import torch
         start = ". ".join(str(error).split(". ")[:2])
         options = "--training.cuda_graph false, --training.accumulate 2, fewer --workers, annotate's --batch-size"
         return f"{start}. Use less memory: {options}"
     return str(error) or type(error).__name__
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """` Did you mean X?` for the known name that is most like a given one; empty where none is alike."""
+    by_lower_case = {name.lower(): name for name in known}
+    similar = get_close_matches(given.lower(), by_lower_case, n=1)
+    return f" Did you mean {by_lower_case[similar[0]]}?" if similar else ""
+
+
+def is_limit_of_mps(error: BaseException) -> bool:
+    """Whether an error is torch's about something that it cannot do on an Apple GPU."""
+    about_mps = re.search(r"\bMPS (device|tensor|framework|backend)|(implemented|supported) on MPS", str(error), re.I)
+    return isinstance(error, RuntimeError | TypeError) and about_mps is not None  # NotImplementedError is the former
 
 
 def require(holds: bool, key: str, given: object, expected: str) -> None:

@@ -4,16 +4,19 @@ import ctypes
 import math
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airstreams.errors import InputError, one_line, require
 from airstreams.plural import count_of
 
 if TYPE_CHECKING:
     import torch
 
+DEVICE_NAMES = r"auto|cpu|cuda(:\d+)?|mps"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
@@ -27,6 +30,29 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def device_named(name: str, key: str = "device") -> "torch.device":
+    """The torch device of a name: `cpu`, `cuda`, `cuda:1` or `mps`. `auto` is CUDA where there is a card, else the CPU.
+
+    InputError: no such name, or this machine has no such device. `key` is how the message calls the name.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    require(re.fullmatch(DEVICE_NAMES, name) is not None, key, name, "auto, cpu, cuda, cuda:N or mps")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # an AssertionError where torch was built without CUDA
+        cards = torch.cuda.device_count()
+        missing = "no Apple GPU" if name == "mps" else f"{cards or 'no'} CUDA card{'s' if cards > 1 else ''}"
+        raise InputError(
+            f"{key}: got {name}, but torch sees {missing} ({one_line(error)[:100]}). "
+            f"Give {'' if key == 'device' else f'--{key} '}cpu, or leave it out to take what there is."
+        ) from error
+    return device
 
 
 def in_bfloat16(device: "torch.device") -> bool:
@@ -96,6 +122,8 @@ def hardware(device: "torch.device") -> str:
     name = f"{_cpu()}, {count_of(torch.get_num_threads(), 'thread')}"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        name = f"{_cpu()}, its GPU (mps)"
     processes = PartialState().num_processes
     return name if processes == 1 else f"{processes} x {name}"
 

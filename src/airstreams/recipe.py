@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
+from itertools import takewhile
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -14,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.config import Config
-from airstreams.errors import InputError, one_line
+from airstreams.errors import InputError, did_you_mean, one_line
 from airstreams.files import replacing
 from airstreams.old_keys import with_current_keys
 
@@ -26,8 +27,32 @@ MACHINE_KEYS = frozenset({"data.workers", "data.cache", "data.cache_gb", "traini
 
 def add_config_arguments(parser: ArgumentParser) -> None:
     """Add every key of `Config` as an option, such as `--training.epochs`, and `--config` for a YAML file."""
-    parser.add_argument("--config", action="config", help="a recipe's name or a YAML file")
+    parser.add_argument("--config", action="config", metavar="RECIPE", help="a recipe's name or a YAML file")
     parser.add_class_arguments(Config)
+
+
+def key_types(config: type = Config, prefix: str = "") -> dict[str, Any]:
+    """The type of every key, such as `training.epochs`, in the order of the config."""
+    types: dict[str, Any] = {}
+    hints = get_type_hints(config)
+    for item in fields(config):
+        kind = hints[item.name]
+        is_section = is_dataclass(kind) and isinstance(kind, type)
+        types |= key_types(kind, f"{prefix}{item.name}.") if is_section else {f"{prefix}{item.name}": kind}
+    return types
+
+
+def similar_keys(name: str) -> list[str]:
+    """The keys that a mistyped key, or the last part of one, probably means: `epochs` means `training.epochs`."""
+    keys = sorted(key_types(), key=lambda key: not key.startswith("training."))  # a training is what most calls change
+    name = name.replace("-", "_")
+    named = [key for key in keys if key.rpartition(".")[2] == name]
+    if named:
+        return named
+    if "." in name:
+        return get_close_matches(name, keys, n=1)
+    last_parts = {key.rpartition(".")[2]: key for key in reversed(keys)}
+    return [last_parts[part] for part in get_close_matches(name, last_parts, n=1, cutoff=0.75)]
 
 
 def config_from(parsed: Namespace) -> Config:
@@ -71,12 +96,21 @@ def _check_keys(values: Mapping[str, Any], config: type, prefix: str = "") -> No
     types = get_type_hints(config)
     for key in values:
         if key not in types and "." not in str(key):  # training.epochs means epochs below training
-            similar = get_close_matches(str(key), types, n=1)
-            expected = similar[0] if similar else f"one of {', '.join(types)}"
+            expected = _expected_key(str(key), types, prefix)
             raise InputError(f"{prefix}{key}: no such key, expected {expected}. Change it, or delete the line.")
     for item in fields(config):
         if item.name in values:
             _check_value(f"{prefix}{item.name}", values[item.name], types[item.name])
+
+
+def _expected_key(given: str, known: Mapping[str, Any], prefix: str) -> str:
+    """The key that was probably meant: one of these, else one of another section, else a list of these."""
+    similar = get_close_matches(given, known, n=1)
+    elsewhere = similar_keys(given) if not similar else []
+    if elsewhere:
+        section, _, name = elsewhere[0].rpartition(".")
+        return f"{name} below {section}" if section else name
+    return similar[0] if similar else f"one of {', '.join(known)}"
 
 
 def _check_value(key: str, value: Any, kind: Any) -> None:
@@ -199,5 +233,15 @@ def recipe_path(name: str) -> Path:
     for path in (Path(name), RECIPES / f"{name}.yaml"):
         if path.is_file():
             return path
-    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-    raise InputError(f"{name} is neither a YAML file nor a recipe. Recipes: {known}.")
+    known = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    similar = did_you_mean(name, known)
+    raise InputError(f"{name} is neither a YAML file nor a recipe.{similar} Recipes: {', '.join(known)}.")
+
+
+def recipe_summaries() -> dict[str, str]:
+    """The first sentence of each packaged recipe's first comment, by the recipe's name."""
+    summaries = {}
+    for path in sorted(RECIPES.glob("*.yaml")):
+        comment = "".join(takewhile(lambda line: line.startswith("#"), path.read_text().splitlines(keepends=True)))
+        summaries[path.stem] = " ".join(comment.replace("#", "").split()).partition(". ")[0].removesuffix(".")
+    return summaries

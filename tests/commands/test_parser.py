@@ -4,10 +4,15 @@ import re
 from dataclasses import asdict
 
 import pytest
+import torch
 
 from airstreams.cli import main
 from airstreams.commands import COMMANDS
+from airstreams.commands.parser import for_parser, make_parser
 from airstreams.config import Config
+from airstreams.errors import InputError
+from airstreams.recipe import RECIPES
+from airstreams.teachers.teacher import load_teacher
 from tests.calls import complaint
 
 
@@ -36,7 +41,7 @@ def test_complaints_name_arguments_as_the_help_does(call):
     assert "--batch-size: got z, expected a whole number" in complaint(call("annotate", "x", *words))
     for key, given, expected in (
         ("training.epochs", "z", "a whole number"),
-        ("training.device", "gpu", "one of 'auto', 'cpu',"),
+        ("training.optimizer", "gpu", "one of 'adamw', 'sgd'"),
         ("clip.rate", "z", "a number or null"),
         ("data.flip", "3", "true or false"),
     ):
@@ -110,13 +115,78 @@ def test_every_verb_has_help_with_an_example(capsys, verb):
 def test_help_describes_every_config_key(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "2000")  # what is said of a key fits on a line
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help-all"])
     lines = re.sub(r"\n {8,}", "  ", capsys.readouterr().out).splitlines()
     said = {found[1]: found[2] for line in lines if (found := re.match(r"  --(\w+\.[\w.]+),? .*?  +(\S.*)", line))}
     sections = {name: values for name, values in asdict(Config()).items() if isinstance(values, dict)}
     keys = {f"{section}.{key}" for section, values in sections.items() for key in values}
     assert keys <= said.keys()
     assert not [key for key in keys if said[key].startswith("(type:")]
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["trian", "x"], "train"),
+        (["train", "x", "--out", "y", "--epochs", "3"], "--training.epochs"),
+        (["train", "x", "--out", "y", "--training.epoch", "3"], "--training.epochs"),
+        (["train", "x", "--out", "y", "--batch-size=3"], "--training.batch_size"),
+        (["evolve", "x", "--out", "y", "--epochs", "3"], "--evolution.epochs"),
+        (["train", "x", "--uot", "y"], "--out"),
+        (["evaluate", "x", "y", "--splitt", "test"], "--split"),
+        (["predict", "x", "y", "--devcie", "cpu"], "--device"),
+        (["train", "x", "--out", "y", "--config", "demmo"], "demo"),
+        (["train", "x", "--out", "y", "--model.streams", "rgb,flwo"], "flow"),
+        (["train", "jhmbd:x", "--out", "y"], "jhmdb"),
+        (["reproduce", "tabel1", "--out", "y"], "table1"),
+    ],
+)
+def test_a_misspelt_name_is_answered_by_the_one_that_is_meant(call, words, meant):
+    said = complaint(call(*words))
+    assert re.search(rf"Did you mean .*{re.escape(meant)}\?", said)
+
+
+def test_a_misspelt_teacher_is_answered_by_its_name():
+    with pytest.raises(InputError, match=r"Did you mean maskrcnn\?"):
+        load_teacher("maskrnn", {}, torch.device("cpu"))
+
+
+def test_a_key_of_another_section_is_named(call, tmp_path):
+    for text in ("epochs: 3", "model: {epochs: 3}"):
+        (tmp_path / "mine.yaml").write_text(text)
+        complaint(call("info", tmp_path / "mine.yaml"), "epochs below training")
+
+
+@pytest.mark.parametrize("as_words", [lambda key, value: [key, value], lambda key, value: [f"{key}={value}"]])
+def test_a_list_needs_no_brackets(as_words):
+    lists = {
+        "model.streams": ("rgb,flow", ["rgb", "flow"]),
+        "model.merge_levels": ("2,3", [2, 3]),
+        "model.stop_gradient": ("flow", ["flow"]),
+        "data.crop_scale": ("0.8,1", [0.8, 1.0]),
+        "data.segment_classes": ("dining table, no,1", ["dining table", "no", "1"]),
+        "training.freeze": ("[rgb.early,rgb.late]", ["rgb.early", "rgb.late"]),
+    }
+    words = ["train", "x", "--out", "y"]
+    for key, (given, _) in lists.items():
+        words += as_words(f"--{key}", given)
+    parsed = make_parser(words).parse_args(for_parser(words)).train
+    assert {key: parsed[key] for key in lists} == {key: expected for key, (_, expected) in lists.items()}
+
+
+def test_help_fits_two_screens_and_lists_every_recipe(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for verb in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert len(lines) <= 100
+        assert not [line for line in lines if "class '" in line or "default: null" in line]
+        if COMMANDS[verb].takes_config:
+            rows = {line.split()[0]: line for line in lines if line.startswith("  ") and line.strip()}
+            for path in RECIPES.glob("*.yaml"):
+                assert len(rows[path.stem].split()) > 3  # its summary stands on the same line
 
 
 def test_options_and_recipes_of_version_0_1_are_read_with_warnings(call, tmp_path):

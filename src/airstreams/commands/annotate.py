@@ -21,15 +21,23 @@ from airstreams.plural import count_of
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA, the teacher, and how it is run."""
     add_data(parser)
-    parser.add_argument("--teacher", required=True, type=str, help="maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the label maps; existing ones are kept")
-    parser.add_argument("--stride", type=int, default=1, help="label every n-th frame")
-    parser.add_argument("--max-side", type=int, help="reduce larger frames to this many px first")
-    parser.add_argument("--classes", type=str, help="classes to keep, joined by commas; the others become background")
-    parser.add_argument("--score-threshold", type=float, help="drop detections below this score (0.5)")
-    parser.add_argument("--unsure-from", type=float, help="from this score up to the threshold, give no label")
-    parser.add_argument("--batch-size", type=int, default=16, help="frames per call of the teacher")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
+    parser.add_argument(
+        "--teacher", metavar="NAME", required=True, type=str, help="maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY"
+    )
+    parser.add_argument(
+        "--out", metavar="LABELS", type=Path, required=True, help="folder of the label maps; existing ones are kept"
+    )
+    parser.add_argument("--stride", metavar="N", type=int, default=1, help="label every n-th frame")
+    parser.add_argument("--max-side", metavar="PX", type=int, help="reduce larger frames to this many px first")
+    parser.add_argument(
+        "--classes", metavar="A,B,...", type=str, help="classes to keep, joined by commas; the others become background"
+    )
+    parser.add_argument("--score-threshold", metavar="X", type=float, help="drop detections below this score (0.5)")
+    parser.add_argument(
+        "--unsure-from", metavar="X", type=float, help="from this score up to the threshold, give no label"
+    )
+    parser.add_argument("--batch-size", metavar="N", type=int, default=16, help="frames per call of the teacher")
+    parser.add_argument("--workers", metavar="N", type=int, default=2, help="processes that decode")
 
 
 def run(call: Namespace) -> int:
@@ -44,7 +52,7 @@ def run(call: Namespace) -> int:
     classes = None if call.classes is None else tuple(name.strip() for name in call.classes.split(","))
     settings = job.Settings(call.stride, call.max_side, classes, given)
     source = open_source(data_of(call), for_training=False)
-    teacher = load_teacher(call.teacher, given, device_of_process())
+    teacher = load_teacher(call.teacher, given, device_of_process(call.device or "auto"))
     with lock_of_job(call.out, "annotating"):
         result = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
     if not is_main_process():
@@ -79,5 +87,6 @@ COMMAND = Command(
     add_arguments,
     run,
     under_torchrun=True,
+    computes=True,
     after_interrupt="Give the same command again to go on.",
 )

@@ -16,6 +16,7 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
 ROOT_HELP = "for a CSV file: the folder that its paths are relative to"
 RUN_HELP = "the folder that training wrote"
+DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, else the CPU"
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
 
 
@@ -28,6 +29,8 @@ class Command:
     add_arguments: gives a parser the verb's arguments.
     run: does the work and returns the exit status.
     takes_config: the config's keys are options of the verb.
+    common_keys: those that `--help` shows.
+    computes: the verb computes with torch, so it takes `--device`.
     under_torchrun: the processes that `torchrun` starts share the work.
     after_interrupt: what to do after Ctrl-C; empty where there is nothing to go on with.
     """
@@ -37,6 +40,8 @@ class Command:
     add_arguments: Callable[[ArgumentParser], None]
     run: Callable[[Namespace], int]
     takes_config: bool = False
+    common_keys: tuple[str, ...] = ()
+    computes: bool = False
     under_torchrun: bool = False
     after_interrupt: str = ""
 

@@ -18,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """RUN, DATA and the split."""
     parser.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
     add_data(parser)
-    parser.add_argument("--split", type=str, default="test", help="train, val or test")
+    parser.add_argument("--split", metavar="NAME", type=str, default="test", help="train, val or test")
     parser.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
 
 
@@ -30,7 +30,9 @@ def run(call: Namespace) -> int:
     from airstreams.viewing.representations import streams_picture
     from airstreams.viewing.tables import baselines_in_words
 
-    result = api.evaluate(call.run, data_of(call), split=call.split, labels=call.labels, console=stderr)
+    result = api.evaluate(
+        call.run, data_of(call), split=call.split, labels=call.labels, device=call.device, console=stderr
+    )
     if not is_main_process():
         return DONE
     if result.confusion is not None:
@@ -98,4 +100,5 @@ COMMAND = Command(
     add_arguments,
     run,
     under_torchrun=True,
+    computes=True,
 )

@@ -19,9 +19,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; resumes a study")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
-    parser.add_argument("--trials", type=int, default=100, help="number of trials in all")
-    parser.add_argument("--workers", type=int, default=1, help="trials side by side on this machine")
-    parser.add_argument("--sampler", type=Literal["tournament", "tpe", "random"], default="tournament")
+    parser.add_argument("--trials", metavar="N", type=int, default=100, help="number of trials in all")
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help="trials side by side on this machine")
+    parser.add_argument(
+        "--sampler",
+        metavar="NAME",
+        type=Literal["tournament", "tpe", "random"],
+        default="tournament",
+        help="what draws the weights: tournament, tpe or random",
+    )
     parser.add_argument("--storage", metavar="URL", type=str, help="a database that machines share (a file in STUDY)")
 
 
@@ -72,5 +78,19 @@ COMMAND = Command(
     add_arguments,
     run,
     takes_config=True,
+    common_keys=(
+        "evolution.epochs",
+        "evolution.population_size",
+        "evolution.held_out",
+        "evolution.pruner",
+        "evolution.fresh_seeds",
+        "training.epochs",
+        "model.streams",
+        "clip.size",
+        "data.workers",
+        "data.cache",
+        "seed",
+    ),
+    computes=True,
     after_interrupt="Give the same command again to go on.",
 )

@@ -1,15 +1,29 @@
 """From the words of a call to a verb and its arguments, and complaints that name things as the help does."""
 
+import math
 import re
 import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import partial
+from typing import get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 
 from airstreams.commands import COMMANDS
+from airstreams.commands.command import DEVICE_HELP
+from airstreams.commands.help import ShowHelp, help_of, overview, usage_of
+from airstreams.errors import did_you_mean
 from airstreams.old_keys import with_current_key_options
-from airstreams.recipe import add_config_arguments, load_recipe, readable_type_error, recipe_path
+from airstreams.recipe import (
+    add_config_arguments,
+    key_types,
+    load_recipe,
+    readable_type_error,
+    recipe_path,
+    similar_keys,
+)
 from airstreams.version import __version__
 
 POSITIONALS = {
@@ -26,33 +40,42 @@ POSITIONALS = {
 def make_parser(words: Sequence[str]) -> ArgumentParser:
     """The parser of all verbs. `verb` is the one that was called; its arguments stand under its name.
 
-    Config keys and their descriptions take longer to set up than everything else here. So only a verb among `words`
-    gets the keys, and only a call for help gets their descriptions.
+    Config keys take longer to set up than everything else here. So only a verb among `words` gets them.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=not {"-h", "--help"}.isdisjoint(words))
     parser = ArgumentParser(
         prog="airstreams",
-        description="Video action recognition from RGB alone.",
         version=__version__,
         exit_on_error=False,
+        add_help=False,
         allow_abbrev=False,  # a mistyped key is an error, not another key
     )
+    parser.add_argument("-h", "--help", action=ShowHelp, text=partial(overview, COMMANDS), help="show this help")
     subcommands = parser.add_subcommands(dest="verb", required=True)
-    for name, command in COMMANDS.items():
-        verb = ArgumentParser(
-            description=f"{command.help}.", epilog=f"Example: airstreams {command.example}", exit_on_error=False
-        )
-        subcommands.add_subcommand(name, verb, help=command.help)
-        verb.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
-        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        command.add_arguments(verb)
-        if command.takes_config and name in words:
-            add_config_arguments(verb)
+    for name in COMMANDS:
+        subcommands.add_subcommand(name, _verb_parser(name, with_keys=name in words))
+    return parser
+
+
+def _verb_parser(name: str, with_keys: bool) -> ArgumentParser:
+    command = COMMANDS[name]
+    parser = ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    command.add_arguments(parser)
+    if command.computes:
+        parser.add_argument("--device", type=str, help=DEVICE_HELP)
+    if command.takes_config and with_keys:
+        add_config_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    text = partial(help_of, name, command, parser, usage_of(name, parser))
+    parser.add_argument("-h", "--help", action=ShowHelp, text=text, help="show this help")
+    if command.takes_config:
+        every_key = partial(text, all_keys=True)
+        parser.add_argument("--help-all", action=ShowHelp, text=every_key, help="show this help with every config key")
     return parser
 
 
 def with_current_options(argv: Sequence[str]) -> list[str]:
-    """The words of a call with the options and keys of version 0.1 under today's names.
+    """The words of a call with the options and keys of version 0.1 under today's names, and `--device` as a key.
 
     A DeprecationWarning names each old one that had an effect.
     """
@@ -61,16 +84,28 @@ def with_current_options(argv: Sequence[str]) -> list[str]:
             "--compact-classes is now --data.compact_classes true. Change the option.", DeprecationWarning, stacklevel=1
         )
     words = ["--data.compact_classes=true" if word == "--compact-classes" else word for word in argv]
+    if _takes_config(argv):  # a run keeps its device with its other keys
+        words = [re.sub(r"^--device(?==|$)", "--training.device", word) for word in words]
     return with_current_key_options(words)
 
 
-def with_recipes(argv: Sequence[str]) -> list[str]:
-    """The words of a call with the text of the recipe, under today's keys, for `--config NAME`, right after the verb.
+def for_parser(argv: Sequence[str]) -> list[str]:
+    """The words of a call as the parser takes them: recipes as text, and lists in brackets.
 
-    Behind other keys the parser would let the recipe override them. InputError: the recipe by itself is wrong.
+    InputError: a recipe by itself is wrong.
     """
-    if not argv or argv[0] not in COMMANDS or not COMMANDS[argv[0]].takes_config:
-        return list(argv)
+    return _with_lists(_with_recipes(argv)) if _takes_config(argv) else list(argv)
+
+
+def _takes_config(argv: Sequence[str]) -> bool:
+    return bool(argv) and argv[0] in COMMANDS and COMMANDS[argv[0]].takes_config
+
+
+def _with_recipes(argv: Sequence[str]) -> list[str]:
+    """The words with the text of the recipe, under today's keys, for `--config NAME`, right after the verb.
+
+    Behind other keys the parser would let the recipe override them.
+    """
     recipes, rest = [], []
     words = iter(argv)
     for word in words:
@@ -83,17 +118,80 @@ def with_recipes(argv: Sequence[str]) -> list[str]:
     return [*rest[:1], *recipes, *rest[1:]]
 
 
+def _with_lists(argv: Sequence[str]) -> list[str]:
+    """The words with `--KEY A,B` as `--KEY=[A, B]` for each key that takes a list of texts or numbers."""
+    kinds = {f"--{key}": get_args(kind)[0] for key, kind in key_types().items() if get_origin(kind) is list}
+    current = []
+    words = iter(argv)
+    for word in words:
+        option, equals, value = word.partition("=")
+        if kinds.get(option) not in (str, int, float):
+            current.append(word)
+            continue
+        given = value if equals else next(words, None)
+        if given is None:
+            current.append(word)
+        elif given.lstrip().startswith("["):
+            current.append(f"{option}={given}")
+        else:
+            items = [item.strip() for item in given.split(",") if item.strip()]
+            as_yaml = yaml.safe_dump(items, default_flow_style=True, width=math.inf).strip()
+            current.append(f"{option}={as_yaml if kinds[option] is str else f'[{given}]'}")
+    return current
+
+
 def config_keys(argv: Sequence[str]) -> list[str]:
     """The config's keys among the words of a call."""
     return [found[1] for word in argv if (found := re.match(r"--(\w+\.[\w.]+)", word))]
 
 
-def readable(complaint: str) -> str:
+def complaint_about(argv: Sequence[str], complaint: str) -> str:
+    """The parser's complaint about a call, in the words of the help, with what was probably meant."""
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and verb not in COMMANDS:
+        return f"there is no verb {verb}.{did_you_mean(verb, COMMANDS)} See `airstreams --help`."
+    if not argv or argv[0] not in COMMANDS:
+        return f"{_readable(complaint)}. See `airstreams --help`."
+    unknown = _unknown_option(argv)
+    about = f"there is no option {unknown}.{_meant(argv[0], unknown)}" if unknown else f"{_readable(complaint)}."
+    return f"{about} See `airstreams {argv[0]} --help`."
+
+
+def _options_of(verb: str) -> list[str]:
+    parser = _verb_parser(verb, with_keys=True)
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _unknown_option(argv: Sequence[str]) -> str | None:
+    """The first option among the words of a call that its verb does not have."""
+    options = _options_of(argv[0])
+    custom = tuple(f"--{key}." for key, kind in key_types().items() if get_origin(kind) is dict)
+    for word in argv[1:]:
+        option = word.partition("=")[0].removesuffix("+")  # the parser reads --KEY+ as: add to the list
+        if re.match(r"--\w", option) and option not in options and not option.startswith(custom):
+            return option
+    return None
+
+
+def _meant(verb: str, unknown: str) -> str:
+    """A question with the option or the key that an unknown option probably means; empty where nothing is alike."""
+    name = unknown.removeprefix("--")
+    options = [option.removeprefix("--") for option in _options_of(verb)]
+    own = [option for option in options if "." not in option]
+    keys = similar_keys(name)[: 2 if verb == "evolve" else 1] if COMMANDS[verb].takes_config else []
+    is_last_part = any(key.endswith(f".{name.replace('-', '_')}") for key in keys)
+    similar = keys if is_last_part else get_close_matches(name, own, n=1) or keys
+    return f" Did you mean {' or '.join(f'--{option}' for option in similar)}?" if similar else ""
+
+
+def _readable(complaint: str) -> str:
     """A complaint of the parser with the names of arguments that the help shows."""
     listed = re.search(r"arguments are required: (.*)", complaint)
     if listed:
         missing = [word.rpartition(".")[2] for word in listed[1].split(", ")]
         return "expected " + " and ".join(POSITIONALS.get(name, f"--{name.replace('_', '-')}") for name in missing)
+    if words := re.match(r"unrecognized arguments: (.*)", complaint):
+        return f"unexpected: {words[1]}. Put a name with blanks in quotes"
     if complaint.startswith('expected "verb"'):
         return "expected a verb"
     if key := re.match(r'Parser key "([\w.]+)":', complaint):

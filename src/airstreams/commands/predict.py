@@ -23,7 +23,7 @@ def run(call: Namespace) -> int:
     from airstreams import api
     from airstreams.data.clips import frame_rate_warning
 
-    recogniser = api.load(call.run)
+    recogniser = api.load(call.run, call.device)
     if not any(Path(video).exists() for video in call.videos):
         raise InputError(f"no such file: {', '.join(call.videos[:5])}. Give video files on this machine.")
     answers: list[dict[str, Any]] = []
@@ -64,4 +64,4 @@ def _as_text(top: list[dict[str, Any]]) -> str:
     return ", ".join(f"{item['label']} {item['probability']:.1%}" for item in top)
 
 
-COMMAND = Command("Name what happens in videos", "predict runs/mine a.mp4 b.mp4", add_arguments, run)
+COMMAND = Command("Name what happens in videos", "predict runs/mine a.mp4 b.mp4", add_arguments, run, computes=True)

@@ -25,13 +25,19 @@ def add_arguments(parser: ArgumentParser) -> None:
     """TABLE, and what its runs or its figure need."""
     listed = "; ".join(f"{name}: {what.title.rpartition(': ')[2]}" for name, what in (TABLES | FIGURES).items())
     parser.add_argument("table", metavar="TABLE", type=str, help=listed)
-    parser.add_argument("--data", nargs="+", type=str, help="one DATA or more: a table shows the mean over them")
+    parser.add_argument(
+        "--data", metavar="DATA", nargs="+", type=str, help="one DATA or more: a table shows the mean over them"
+    )
     parser.add_argument("--root", metavar="DIR", type=Path, help=ROOT_HELP)
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and results; finished runs are kept")
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=Path, required=True, help="folder for runs and results; finished runs are kept"
+    )
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     parser.add_argument("--config", metavar="RECIPE", type=str, help="of all runs: a recipe's name or a YAML file")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings per run of a table; a figure takes the first")
-    parser.add_argument("--workers", type=int, default=1, help="trainings side by side")
+    parser.add_argument(
+        "--seeds", metavar="N", type=int, default=3, help="trainings per run of a table; a figure takes the first"
+    )
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help="trainings side by side")
     parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, for table3 to table6")
     parser.add_argument("--init", metavar="RUN", type=Path, help="the run that table5 starts from")
     parser.add_argument("--study", metavar="STUDY", type=Path, help="what figure5 and figure8 show")
@@ -66,6 +72,7 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
     from airstreams.viewing import paper_figures
 
     recipe = Config() if call.config is None else load_config(recipe_path(call.config))
+    recipe.training.device = call.device or recipe.training.device
     evolved = None
     if call.weights_from is not None:
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
@@ -150,5 +157,6 @@ COMMAND = Command(
     "reproduce table1 --data videos/ --labels labels/ --out repro/",
     add_arguments,
     run,
+    computes=True,
     after_interrupt="Give the same command again to go on.",
 )

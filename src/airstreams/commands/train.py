@@ -15,7 +15,7 @@ from airstreams.recipe import config_from, config_to_resume
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA, the run, and what it starts from. The config's keys come beside these."""
     add_data(parser)
-    parser.add_argument("--out", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run's folder")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own config")
     parser.add_argument("--init", metavar="RUN", type=Path, help="start from this run's model, as far as it fits")
@@ -83,6 +83,23 @@ COMMAND = Command(
     add_arguments,
     run,
     takes_config=True,
+    common_keys=(
+        "training.epochs",
+        "training.batch_size",
+        "training.lr",
+        "model.streams",
+        "loss_weights.flow",
+        "clip.frames",
+        "clip.size",
+        "clip.rate",
+        "data.flip",
+        "data.balanced",
+        "data.workers",
+        "data.cache",
+        "evaluation.views",
+        "seed",
+    ),
+    computes=True,
     under_torchrun=True,
     after_interrupt="Give --resume to go on from the last saved state, if there is one yet.",
 )

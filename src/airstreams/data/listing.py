@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path, PurePosixPath
 
 from airstreams.data.label_maps import LabelStore
-from airstreams.errors import InputError
+from airstreams.errors import InputError, did_you_mean
 
 SPLITS = ("train", "val", "test")
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -90,7 +90,8 @@ class Source:
     def split(self, name: str) -> tuple[Video, ...]:
         """The videos of the split "train", "val" or "test". InputError: there are none."""
         if name not in SPLITS:
-            raise InputError(f"there is no split {name!r}; expected {', '.join(SPLITS)}; give one of them")
+            similar = did_you_mean(name, SPLITS)
+            raise InputError(f"there is no split {name!r}.{similar} Give one of {', '.join(SPLITS)}.")
         videos = tuple(video for video in self.videos if video.split == name)
         if not videos:
             counts = Counter(video.split for video in self.videos if video.split is not None)

@@ -90,7 +90,7 @@ class _Task:
     folder: EvaluationFolder
 
 
-def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluation:
+def evaluate(run: Path, source: Source, split: str, console: Console, device: str = "auto") -> Evaluation:
     """Score `split` of a source, and write metrics, scores and confusion counts into the run's folder.
 
     Data without splits gets the run's own split; videos that are new to the run are test videos.
@@ -101,10 +101,10 @@ def evaluate(run: Path, source: Source, split: str, console: Console) -> Evaluat
         VideoError: no video can be read.
     """
     keep_freed_memory()
-    device = device_of_process()
+    on_device = device_of_process(device)
     if not is_main_process():
         console = Console(quiet=True)
-    task = _check(run, source, split, device, console)
+    task = _check(run, source, split, on_device, console)
     scores = _score(task, console)
     metrics = _summary(task, scores)
     return _write(task, scores, metrics)

@@ -289,7 +289,7 @@ def run_job(job: Job) -> None:
     train(job.source, job.config, job.folder, begun, quiet, None if begun else job.init)
     if asked_to_stop.is_set():
         raise KeyboardInterrupt
-    evaluate(job.folder, job.source, "test", quiet)
+    evaluate(job.folder, job.source, "test", quiet, job.config.training.device)
 
 
 def _reason(ended: EndedWorker) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airstreams.config import Config, LossWeights
-from airstreams.errors import InputError
+from airstreams.errors import InputError, did_you_mean
 
 DATA_SETS = {
     "hmdb51": "HMDB-51",
@@ -149,7 +149,9 @@ def reproducible(name: str, evolved: bool) -> Table | Figure:
     """
     wanted = (TABLES | FIGURES).get(name)
     if wanted is None:
-        raise InputError(f"{name}: no such table or figure. Give one of {', '.join([*TABLES, *FIGURES])}.")
+        known = [*TABLES, *FIGURES]
+        similar = did_you_mean(name, known)
+        raise InputError(f"{name}: no such table or figure.{similar} Give one of {', '.join(known)}.")
     if evolved and isinstance(wanted, Table) and wanted.evolved:
         return wanted.with_evolved_weights()
     if evolved and not any(EVOLVED in run for run in wanted.runs):

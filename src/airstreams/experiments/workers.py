@@ -182,14 +182,15 @@ def begin_work(number: int, workers: int, device: str) -> None:
     warnings.simplefilter("ignore")
     share = max(1, cpus() // workers)
     torch.set_num_threads(min(share, torch.get_num_threads()))  # the latter is OMP_NUM_THREADS where that is set
-    if device != "cpu" and torch.cuda.is_available():
-        take_card(number, workers)
+    if device not in ("cpu", "mps") and torch.cuda.is_available():
+        take_card(number, workers, device)
 
 
-def take_card(number: int, workers: int) -> None:
-    """Give worker `number` a card, in turn, and limit its memory there to an equal share."""
-    cards = torch.cuda.device_count()
-    torch.cuda.set_device(number % cards)
+def take_card(number: int, workers: int, device: str = "auto") -> None:
+    """Give worker `number` a card, in turn, or the one that `device` names. Limit its memory there to its share."""
+    named = None if device == "auto" else torch.device(device).index
+    cards = torch.cuda.device_count() if named is None else 1
+    torch.cuda.set_device(number % cards if named is None else named)
     # The other 5 % are for CUDA itself, which takes some memory per process.
     torch.cuda.set_per_process_memory_fraction(0.95 / math.ceil(workers / cards))
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TypeGuard, overload
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from airstreams.config import Config
 from airstreams.data.dataset import FrameViews, VideoViews, Views
 from airstreams.data.listing import Video
 from airstreams.data.video import check
-from airstreams.errors import InputError, one_line
+from airstreams.errors import InputError
 from airstreams.evaluation.scoring import score_views
+from airstreams.machine import device_named
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
 
@@ -59,17 +59,8 @@ class Recogniser:
     """
 
     def __init__(self, run: Path | str, device: str | None = None) -> None:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError) as error:  # an AssertionError where torch was built without CUDA
-            reason = one_line(error)[:100]
-            raise InputError(
-                f"device: got {device}, expected cpu, cuda or cuda:N of a card that torch sees ({reason}). Leave it "
-                "out to take what there is."
-            ) from error
         self.run = Path(run)
-        self.saved: SavedModel = saved_models.load(self.run, device)
+        self.saved: SavedModel = saved_models.load(self.run, device_named(device or "auto"))
 
     def __repr__(self) -> str:
         streams = ", ".join(self.config.model.streams)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from airstreams.data.label_maps import NO_LABEL
-from airstreams.errors import InputError, describe
+from airstreams.errors import InputError, describe, did_you_mean
 from airstreams.teachers import hugging_face, maskrcnn, onnx
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD
 
@@ -61,7 +61,8 @@ def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device) ->
     if colon and file.endswith(".py"):
         return _Checked(_from_factory(Path(file), factory, options), spec)
     raise InputError(
-        f"There is no teacher {spec!r}. Give maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY, such as "
+        f"There is no teacher {spec!r}.{did_you_mean(spec, ['maskrcnn'])} Give maskrcnn, hf:MODEL, onnx:FILE or "
+        "FILE.py:FACTORY, such as "
         "hf:facebook/mask2former-swin-tiny-coco-instance or my_teacher.py:load."
     )
 

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from airstreams.config import Config, TrainingConfig
 from airstreams.data.dataset import StepSampler
-from airstreams.distributed import PATIENCE, require_a_card_each
+from airstreams.distributed import PATIENCE, device_of_process
 from airstreams.errors import InputError
 from airstreams.machine import in_bfloat16, keep_freed_memory
 from airstreams.models.airstreams import AIRStreams
@@ -104,20 +104,16 @@ def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
     """Choose the device and precision of a training. InputError: this machine lacks the device."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("training.device: got cuda, but torch sees no CUDA card. Set --training.device cpu.")
-    on_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    if on_cuda:
-        require_a_card_each()
-    else:
+    device = device_of_process(config.device, "training.device")
+    if device.type == "cpu":
         keep_freed_memory()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS requires it
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    precision = "bf16" if in_bfloat16(torch.device("cuda" if on_cuda else "cpu")) else "no"
-    return Accelerator(cpu=not on_cuda, mixed_precision=precision, kwargs_handlers=[patience])
+    precision = "bf16" if in_bfloat16(device) else "no"
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[patience])
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

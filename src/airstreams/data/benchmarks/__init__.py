@@ -14,7 +14,7 @@ from airstreams.data.benchmarks.jhmdb import read_jhmdb
 from airstreams.data.benchmarks.moments import read_moments
 from airstreams.data.benchmarks.smarthome import read_smarthome
 from airstreams.data.listing import Source
-from airstreams.errors import InputError
+from airstreams.errors import InputError, did_you_mean
 
 
 class Benchmark(NamedTuple):
@@ -37,9 +37,10 @@ def open_benchmark(data: str) -> Source:
     """Open NAME:ROOT[?key=value&...]. InputError: no such data set, option or folder; it lists those that exist."""
     name, _, rest = data.partition(":")
     if name not in BENCHMARKS:
+        similar = did_you_mean(name, BENCHMARKS)
         raise InputError(
-            f"{data} is neither a file nor a folder, and {name!r} is not a published data set; "
-            f"expected one of {', '.join(BENCHMARKS)} before the colon, as in jhmdb:data/jhmdb?split=1"
+            f"{data} is neither a file nor a folder, and {name!r} is not a published data set.{similar} "
+            f"Expected one of {', '.join(BENCHMARKS)} before the colon, as in jhmdb:data/jhmdb?split=1"
         )
     benchmark = BENCHMARKS[name]
     root, _, query = (rest, "", "") if Path(rest).exists() else rest.partition("?")
