@@ -12,12 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from jsonargparse import Namespace
+
 from airstreams.commands import COMMANDS
-from airstreams.commands.command import FAILED, WRONG_INPUT
+from airstreams.commands.command import FAILED, WRONG_INPUT, Command
 from airstreams.commands.parser import complaint_about, config_keys, for_parser, make_parser, with_current_options
 from airstreams.console import stderr, warn
 from airstreams.errors import InputError, VideoError, is_limit_of_mps, message_of, one_line
-from airstreams.machine import heed_cpu_quota
+from airstreams.machine import device_named, heed_cpu_quota
 
 # A waiting OpenMP thread spins for a long time by default. That takes a core from other processes, such as those that
 # decode. torch reads both settings when it is imported, so they are made here.
@@ -72,8 +74,17 @@ def _run(argv: Sequence[str]) -> int:
     if processes != "1" and not command.under_torchrun:
         workers = " with --workers N" if "workers" in call else ""
         raise InputError(f"torchrun cannot share out {parsed.verb}. Call airstreams without torchrun{workers}.")
+    if command.computes:
+        _require_device(call, command)
     call.command, call.config_keys = shlex.join(["airstreams", *argv]), keys
     return command.run(call)
+
+
+def _require_device(call: Namespace, command: Command) -> None:
+    """Raise InputError if the call names a device that this machine does not have."""
+    key, name = ("training.device", call.training.device) if command.takes_config else ("device", call.device)
+    if name not in (None, "auto"):
+        device_named(name, key)
 
 
 def _prepare_output(json: bool) -> None:

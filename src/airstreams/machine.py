@@ -42,17 +42,24 @@ def device_named(name: str, key: str = "device") -> "torch.device":
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     require(re.fullmatch(DEVICE_NAMES, name) is not None, key, name, "auto, cpu, cuda, cuda:N or mps")
+    device, cards = torch.device(name), torch.cuda.device_count()
+    there = {"cpu": True, "cuda": (device.index or 0) < cards, "mps": torch.backends.mps.is_available()}
+    if not there[device.type]:
+        seen = "no Apple GPU" if name == "mps" else f"{count_of(cards, 'CUDA card')} ({_why_no_card(device)})"
+        advice = f"Give {'' if key == 'device' else f'--{key} '}cpu, or leave it out to take what there is."
+        raise InputError(f"{key}: got {name}, but torch sees {seen}. {advice}")
+    return device
+
+
+def _why_no_card(device: "torch.device") -> str:
+    """What torch says about a CUDA card that it does not find."""
+    import torch
+
     try:
-        device = torch.device(name)
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:  # an AssertionError where torch was built without CUDA
-        cards = torch.cuda.device_count()
-        missing = "no Apple GPU" if name == "mps" else f"{cards or 'no'} CUDA card{'s' if cards > 1 else ''}"
-        raise InputError(
-            f"{key}: got {name}, but torch sees {missing} ({one_line(error)[:100]}). "
-            f"Give {'' if key == 'device' else f'--{key} '}cpu, or leave it out to take what there is."
-        ) from error
-    return device
+        return one_line(error)[:100]
+    return "it is there by now"
 
 
 def in_bfloat16(device: "torch.device") -> bool:

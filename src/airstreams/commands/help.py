@@ -102,6 +102,7 @@ def _every_key(section: type, prefix: str = "") -> list[str]:
         kind, key = hints[item.name], f"{prefix}{item.name}"
         if _is_section(kind):
             below += _every_key(kind, f"{key}.")
+            rows.append((f"--{key} KEYS", f"All keys of {key} at once, as YAML."))
             continue
         value = getattr(default, item.name)
         shown = "" if value in (None, [], {}) else f" (default: {_as_words(value)})"

@@ -176,8 +176,9 @@ def _unknown_option(argv: Sequence[str]) -> str | None:
 def _meant(verb: str, unknown: str) -> str:
     """A question with the option or the key that an unknown option probably means; empty where nothing is alike."""
     name = unknown.removeprefix("--")
-    options = [option.removeprefix("--") for option in _options_of(verb)]
-    own = [option for option in options if "." not in option]
+    sections = {key.partition(".")[0] for key in key_types()}
+    options = {option.removeprefix("--") for option in _options_of(verb)}
+    own = [option for option in options - sections if "." not in option]
     keys = similar_keys(name)[: 2 if verb == "evolve" else 1] if COMMANDS[verb].takes_config else []
     is_last_part = any(key.endswith(f".{name.replace('-', '_')}") for key in keys)
     similar = keys if is_last_part else get_close_matches(name, own, n=1) or keys
