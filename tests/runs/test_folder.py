@@ -6,6 +6,7 @@ from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split, with_splits
 from airstreams.errors import InputError
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.known_videos import KnownVideo
 
 
 def touch(root, *names):
@@ -58,10 +59,28 @@ def test_a_damaged_list_of_splits_is_rejected(tmp_path, text, words):
 
 def test_a_model_was_trained_on_the_training_videos_of_its_run_and_of_those_before(tmp_path):
     run = RunFolder(tmp_path)
-    assert run.trained_on() == set()
+    assert run.trained_on() == []
     run.splits.write_text("name,split\na,train\nb,val\nc,test\n")
-    assert run.trained_on() == {"a"}
-    run.write_trained_before({"c", "d"})
-    assert run.trained_on() == {"a", "c", "d"}
+    assert {video.name for video in run.trained_on()} == {"a"}
+    run.write_trained_before([KnownVideo("c", "train"), KnownVideo("d", "train")])
+    assert {video.name for video in run.trained_on()} == {"a", "c", "d"}
+    run.write_trained_before([KnownVideo("c", "train", "12"), KnownVideo("d", "train")])
+    assert run.trained_on()[1:] == [KnownVideo("c", "train", "12"), KnownVideo("d", "train")]
     run.write_trained_before(())
     assert not run.trained_before.exists()
+
+
+def test_the_folder_of_other_data_has_its_name_and_is_no_split(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    touch(tmp_path, "a/[x] ö, z.csv", "b/[x] ö, z.csv", "b/test/clap/a.mp4")
+    folders = {
+        run.evaluation("test", data).path.name
+        for data in (str(tmp_path / "a/[x] ö, z.csv"), str(tmp_path / "b/[x] ö, z.csv"), str(tmp_path / "b/test"))
+    }
+    assert sorted(name[:-14] for name in folders) == ["test", "x-ö-z.csv", "x-ö-z.csv"]
+    assert len(folders) == 3
+    assert not run.evaluation("test", str(tmp_path / "b/test")).is_own_split
+    monkeypatch.chdir(tmp_path / "b")
+    assert run.evaluation("test", "test").path.name in folders
+    for data in (".", "/", "jhmdb:x/jhmdb?split=1", "a\0b", "?"):
+        assert run.evaluation("val", data).path.parent == run.path / "evaluation"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.commands.command import DONE, RUN_HELP, Command, add_data, data_of, print_json
-from airstreams.console import say, stderr, stdout
+from airstreams.console import say, stderr, stdout, warn
 from airstreams.percent import percent
 
 if TYPE_CHECKING:
@@ -54,12 +54,15 @@ def _print_metrics(result: "Evaluation") -> None:
         heads_table,
         scored_in_words,
         segmentation_table,
+        trained_on_warnings,
         untrained_note,
     )
 
     metrics = result.metrics
-    table = heads_table(metrics.streams, metrics.baselines)
+    table = heads_table(metrics.streams, metrics.baselines, metrics.new_only)
     stdout.print(for_console(table, totals=len(table) - 1 - len(metrics.streams)))
+    for warning in trained_on_warnings(metrics):
+        warn(stdout, warning)
     if note := baseline_note(metrics):
         say(stdout, note)
     if untrained := untrained_note(metrics.streams, result.saved.config):

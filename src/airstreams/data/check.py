@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 from airstreams.console import Progress, Shared
 from airstreams.data.cache import FrameCache
 from airstreams.data.clips import frame_range
+from airstreams.data.content import content_or_none
 from airstreams.data.listing import Video
 from airstreams.data.video import check, probe
 from airstreams.errors import VideoError
@@ -56,6 +57,7 @@ def check_videos(
     def frame_rate(path: Path) -> float:
         # `probe` finds the frames before a loader's processes start, so that they need not all do it again.
         info = probe(path) if cache is not None and cache.holds(path) else check(path)
+        content_or_none(path)  # remembered for `with_contents`; now, because the file has just been read
         return info.fps if info.frames > 1 else 0.0
 
     found: dict[Path, float | str] = {}

@@ -57,6 +57,8 @@ class Video:
     """A mask drawn by a person, for scoring only: npz with `mask` uint8 (T, H, W)."""
     actions: tuple[Action, ...] = ()
     """When each label is active; a label may have several actions. Empty: all labels are active throughout."""
+    content: str | None = None
+    """The identity of the file's content, see `content.py`; None: not known, or the file cannot be read."""
 
     @property
     def location(self) -> str:
@@ -123,10 +125,21 @@ def overlapping(names: Iterable[str], others: Iterable[str]) -> list[str]:
     return [name for name in names if overlaps(name)]
 
 
+_SECONDS = r"(\d+(?:\.\d+)?(?:e[+-]\d+)?)?"  # as Python writes a float, or nothing
+_SEGMENT = re.compile(rf"#t={_SECONDS},{_SECONDS}\Z")
+
+
+def segment_of(name: str) -> str:
+    """The end of a video's name that says which segment of the file it is, such as "#t=1.5,4.0"; "" for all of it."""
+    found = _SEGMENT.search(name)
+    return found[0] if found else ""
+
+
 def _part_of(name: str) -> tuple[str, float, float]:
-    seconds = r"(\d+(?:\.\d+)?(?:e[+-]\d+)?)?"  # as Python writes a float, or nothing
-    found = re.fullmatch(rf"(.*)#t={seconds},{seconds}", name)
-    return (found[1], float(found[2] or 0.0), float(found[3] or math.inf)) if found else (name, 0.0, math.inf)
+    found = _SEGMENT.search(name)
+    if found is None:
+        return name, 0.0, math.inf
+    return name[: found.start()], float(found[1] or 0.0), float(found[2] or math.inf)
 
 
 def groups_of(videos: Iterable[Video]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -76,6 +76,14 @@ class VideoInfo:
     def duration(self) -> float:
         """Seconds from the first frame to the end of the last. The last frame is assumed to last one mean interval."""
         return float(self.times[-1] + 1 / self.fps)
+
+
+class Packet(NamedTuple):
+    """A compressed picture as a file stores it, with the codec's name and its settings for the whole stream."""
+
+    codec: str
+    header: bytes
+    data: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +234,29 @@ def _check_version(path: str, mtime_ns: int, size: int) -> None:
         raise VideoError(f"unreadable: frame {decoded} of {table.info.frames} cannot be decoded")
 
 
+def packets(path: str | os.PathLike[str]) -> Iterator[Packet]:
+    """The packets of a video, in the order of the file, without decoding them.
+
+    VideoError: the file cannot be read, possibly after some packets.
+    """
+    with _naming(path), _opened(path) as (container, stream):
+        codec, header = stream.codec_context.name, stream.codec_context.extradata or b""
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:  # else it is outside the edit list, and not shown
+                yield Packet(codec, header, bytes(packet))
+
+
 def _table(path: str | os.PathLike[str]) -> _FrameTable:
     return _table_of_version(*_version(path))
+
+
+def file_version(path: str | os.PathLike[str]) -> tuple[str, int, int]:
+    """What changes when a file does: its path, modification time in ns and size in bytes.
+
+    VideoError: there is no such file.
+    """
+    with _naming(path):
+        return _version(path)
 
 
 def _version(path: str | os.PathLike[str]) -> tuple[str, int, int]:

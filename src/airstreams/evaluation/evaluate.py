@@ -1,7 +1,7 @@
 """Score a split of a data set with a trained run. The metrics, scores and confusion counts go into the run's folder."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -15,14 +15,16 @@ from airstreams.config import EvaluationConfig
 from airstreams.console import Progress, say, warn
 from airstreams.data.check import check_distributed
 from airstreams.data.clips import frame_rate_warning
+from airstreams.data.content import with_contents
 from airstreams.data.label_maps import OTHER, LabelStore
-from airstreams.data.listing import SPLITS, Source, Video, groups_of, overlapping, require_consistent
+from airstreams.data.listing import SPLITS, Source, Video, groups_of, require_consistent
 from airstreams.data.splits import with_splits
 from airstreams.distributed import SharedProgress, device_of_process, is_main_process, share
 from airstreams.errors import InputError, VideoError
-from airstreams.evaluation.intervals import intervals
+from airstreams.evaluation.intervals import Intervals, intervals
 from airstreams.evaluation.metrics import (
     METRICS,
+    action_metrics,
     chance_metrics,
     confusion,
     constant_answer_metrics,
@@ -37,6 +39,7 @@ from airstreams.evaluation.results import (
     EvaluationMetrics,
     HeadMetrics,
     MostFrequentClass,
+    NewVideosMetrics,
     ScoringProtocol,
     read_metrics,
     write_metrics,
@@ -46,6 +49,7 @@ from airstreams.files import require_writable, write_json, write_rows
 from airstreams.machine import cpus, keep_freed_memory
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import EvaluationFolder, RunFolder
+from airstreams.runs.known_videos import KnownVideos
 from airstreams.runs.saved_model import SavedModel
 
 
@@ -75,7 +79,8 @@ class _Task:
 
     source: with splits.
     videos: those of the split.
-    trained_on: how many of them the model was trained on.
+    trained_on: the names of those that the model was trained on.
+    similar_names: how many of the others look like training videos, by their names only.
     training_labels: those of the training videos, as far as they are known.
     label_store: with the segmenter's classes; None where the segmentation cannot be scored.
     """
@@ -84,7 +89,8 @@ class _Task:
     source: Source
     split: str
     videos: Sequence[Video]
-    trained_on: int
+    trained_on: set[str]
+    similar_names: int
     training_labels: Sequence[str]
     label_store: LabelStore | None
     folder: EvaluationFolder
@@ -93,7 +99,9 @@ class _Task:
 def evaluate(run: Path, source: Source, split: str, console: Console, device: str = "auto") -> Evaluation:
     """Score `split` of a source, and write metrics, scores and confusion counts into the run's folder.
 
-    Data without splits gets the run's own split; videos that are new to the run are test videos.
+    Data without splits gets the run's own split; videos that are new to the run are test videos. The run finds its
+    videos by their content, under any name. The results of its own split go into `evaluation/SPLIT`, those of any
+    other videos into a folder named after the data.
 
     Raises:
         InputError: no run, no such split, an inconsistent source, classes that the model does not know, or a folder
@@ -125,26 +133,26 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
             f"{run} has no {run_folder.splits.name}, which lists the videos it was trained on. Copy that file with the "
             "model, or give data with splits of its own."
         )
-    run_splits = run_folder.read_splits() if has_list else {}
-    with_own_splits = source.has_splits
-    source = _with_splits_of_the_run(source, run_splits, console)
+    known = KnownVideos(run_folder.read_videos() if has_list else [])
+    learned = KnownVideos(run_folder.trained_on())
+    if known.have_contents or learned.have_contents:
+        source = with_contents(source, console, split if source.has_splits else None)
+    given, source = source, _with_splits_of_the_run(source, known, console)
     videos = source.split(split)
-    trained_on = len(overlapping([video.name for video in videos], run_folder.trained_on()))
-    if trained_on and split != "train":
-        warn(
-            console,
-            f"the run was trained on {trained_on} of these {len(videos)} videos, by their names, so its "
-            "metrics are too high. Score videos that it has not seen.",
-        )
-    elif not (with_own_splits and any(video.name in run_splits for video in source.videos)):
-        _warn_of_renamed_training_videos(videos, run_splits, console)
+    trained_on, similar = set[str](), dict[str, str]()
+    if split != "train":
+        trained_on = {video.name for video in learned.overlapping(videos)}
+        similar = _renamed_training_videos(given, videos, known, trained_on)
+    _warn_of_trained_videos(videos, trained_on, similar, console)
     label_store = _label_store_to_score(saved, source, console)
-    folder = run_folder.evaluation(split)
+    is_own_split = known.are_split(videos, split)
+    folder = run_folder.evaluation(split, None if is_own_split else source.name)
     require_writable(folder.path)
+    if not is_own_split:
+        say(console, f"These videos are not the run's own {split} split. Their metrics go to {folder.path}")
     _announce_replacement(folder, source, console)
-    return _Task(
-        saved, source, split, videos, trained_on, _training_labels(run_folder, source, run_splits), label_store, folder
-    )
+    training_labels = _training_labels(run_folder, source, known)
+    return _Task(saved, source, split, videos, trained_on, len(similar), training_labels, label_store, folder)
 
 
 def _check_classes(run: Path, source: Source, saved: SavedModel) -> None:
@@ -161,32 +169,53 @@ def _check_classes(run: Path, source: Source, saved: SavedModel) -> None:
         )
 
 
-def _with_splits_of_the_run(source: Source, run_splits: Mapping[str, str], console: Console) -> Source:
+def _with_splits_of_the_run(source: Source, known: KnownVideos, console: Console) -> Source:
     """A source without splits gets those that the run was trained with."""
     if source.has_splits:
         return source
-    known = Counter(run_splits[video.name] for video in source.videos if video.name in run_splits)
-    if known:
-        counts = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
-        say(console, f"{known.total()} of {len(source.videos)} videos get the run's own split: {counts}")
-    new = [video for video in source.videos if video.name not in run_splits]
-    if new:
-        say(console, f"{len(new)} of {len(source.videos)} videos are new to the run and count as test videos")
-    return with_splits(source, {video.name: run_splits.get(video.name, "test") for video in source.videos})
+    splits = known.splits_of(source.videos)
+    if splits:
+        counted = Counter(splits.values())
+        counts = ", ".join(f"{counted[split]} {split}" for split in SPLITS if counted[split])
+        say(console, f"{len(splits)} of {len(source.videos)} videos get the run's own split: {counts}")
+    if new := len(source.videos) - len(splits):
+        say(console, f"{new} of {len(source.videos)} videos are new to the run and count as test videos")
+    return with_splits(source, {video.name: splits.get(video.name, "test") for video in source.videos})
 
 
-def _warn_of_renamed_training_videos(videos: Sequence[Video], run_splits: Mapping[str, str], console: Console) -> None:
-    """Warn of videos that look like training videos under other names, for example after a conversion."""
-    trained_on = {_short_name(name): name for name, split in run_splits.items() if split == "train"}
-    similar = [video for video in videos if video.name not in run_splits and _short_name(video.name) in trained_on]
-    if similar:
-        example = trained_on[_short_name(similar[0].name)]
+def _warn_of_trained_videos(
+    videos: Sequence[Video], trained_on: Collection[str], similar: Mapping[str, str], console: Console
+) -> None:
+    if trained_on:
         warn(
             console,
-            f"{len(similar)} of these {len(videos)} videos look like training videos under other names "
-            f"({similar[0].name} for {example}). If they are, the metrics are too high: give DATA in the form that "
-            "training had.",
+            f"the run was trained on {len(trained_on)} of these {len(videos)} videos, so its metrics are too high. "
+            "Score videos that it has not seen.",
         )
+    for name, example in [*similar.items()][:1]:
+        warn(
+            console,
+            f"{len(similar)} of these {len(videos)} videos look like training videos by their names ({name} for "
+            f"{example}). If they are, for example after a conversion, the metrics are too high: give DATA in the form "
+            "that training had.",
+        )
+
+
+def _renamed_training_videos(
+    source: Source, videos: Sequence[Video], known: KnownVideos, trained_on: Collection[str]
+) -> dict[str, str]:
+    """Videos that look like training videos by their names only, for example after a conversion: to the other name."""
+    own = known.splits_of(videos)
+    of_training = known.names("train")
+    short = {_short_name(name): name for name in of_training}
+    if source.has_splits and own:  # DATA names its videos as training did, so only equal names are suspicious
+        short = {}
+    similar = {
+        video.name: video.name if video.name in of_training else short.get(_short_name(video.name))
+        for video in videos
+        if video.name not in own and video.name not in trained_on
+    }
+    return {name: other for name, other in similar.items() if other is not None}
 
 
 def _short_name(name: str) -> tuple[str, ...]:
@@ -196,10 +225,12 @@ def _short_name(name: str) -> tuple[str, ...]:
     return path.parent.name, path.stem, segment
 
 
-def _training_labels(folder: RunFolder, source: Source, run_splits: Mapping[str, str]) -> Sequence[str]:
+def _training_labels(folder: RunFolder, source: Source, known: KnownVideos) -> Sequence[str]:
     """The labels of the training videos, from the run or, for a run of versions up to 0.2, from the same data."""
-    trained_on = (video for video in source.videos if run_splits.get(video.name) == "train")
-    return folder.training_labels() or [";".join(video.labels) for video in trained_on]
+    if labels := folder.training_labels():
+        return labels
+    splits = known.splits_of(source.videos)
+    return [";".join(video.labels) for video in source.videos if splits.get(video.name) == "train"]
 
 
 def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -> LabelStore | None:
@@ -264,12 +295,9 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
     targets = targets_of(saved, scores.videos)
     counted = scored_mask(targets)
     group_of = groups_of(task.videos)
-    groups = [group_of[video.name] for video, counts in zip(scores.videos, counted, strict=True) if counts]
+    groups = np.array([group_of[video.name] for video in scores.videos])
     not_known = dict.fromkeys(METRICS)
-    intervals_of = {
-        head: intervals(outcomes_of(values[counted], targets[counted]), groups) if groups else not_known
-        for head, values in scores.probabilities.items()
-    }
+    intervals_of = {head: _intervals(values, targets, groups, counted) for head, values in scores.probabilities.items()}
     streams = {
         head: HeadMetrics(**vars(row), intervals=intervals_of.get(head, not_known))
         for head, row in measured.streams.items()
@@ -278,9 +306,11 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
         **vars(measured) | {"streams": streams},
         data=task.source.name,
         split=task.split,
-        trained_on=task.trained_on,
+        trained_on=sum(video.name in task.trained_on for video in scores.videos),
+        similar_names=task.similar_names,
+        new_only=_new_only(task, scores, targets, groups),
         protocol=_protocol(task.source, task.split, saved.config.evaluation, len(scores.left_out)),
-        groups=len(set(groups)),
+        groups=len(set(groups[counted])),
         intervals=intervals_of[saved.config.model.answer],
         per_class=_per_class(saved, scores),
         baselines=_baselines(task, targets),
@@ -296,6 +326,26 @@ def _baselines(task: _Task, targets: np.ndarray) -> Baselines:
         return Baselines(chance)
     always = constant_answer_metrics(classes.index(frequent), targets)
     return Baselines(chance, MostFrequentClass(**vars(always), label=frequent))
+
+
+def _intervals(values: np.ndarray, targets: np.ndarray, groups: np.ndarray, chosen: np.ndarray) -> Intervals:
+    """The 95 % intervals of the metrics over the chosen videos (N,)."""
+    if not chosen.any():
+        return dict.fromkeys(METRICS)
+    return intervals(outcomes_of(values[chosen], targets[chosen]), groups[chosen].tolist())
+
+
+def _new_only(task: _Task, scores: Scores, targets: np.ndarray, groups: np.ndarray) -> NewVideosMetrics | None:
+    """The metrics over the scored videos that the model was not trained on; None where these are all or none."""
+    new = np.array([video.name not in task.trained_on for video in scores.videos])
+    if new.all() or not new.any():
+        return None
+    answer_NK = scores.probabilities[task.saved.config.model.answer]
+    return NewVideosMetrics(
+        **vars(action_metrics(answer_NK[new], targets[new])),
+        videos=int(new.sum()),
+        intervals=_intervals(answer_NK, targets, groups, new & scored_mask(targets)),
+    )
 
 
 def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out: int) -> ScoringProtocol:

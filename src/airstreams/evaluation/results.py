@@ -23,6 +23,17 @@ class HeadMetrics(ActionMetrics):
     intervals: Intervals = field(default_factory=lambda: dict.fromkeys(METRICS))
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewVideosMetrics(ActionMetrics):
+    """The metrics of the answer's head over the scored videos that the model was not trained on.
+
+    videos: how many these are.
+    """
+
+    videos: int
+    intervals: Intervals
+
+
 @dataclass(frozen=True)
 class MostFrequentClass(ActionMetrics):
     """The metrics of always answering with the class that has the most training videos.
@@ -133,7 +144,9 @@ class EvaluationMetrics(SplitMetrics):
     """All that `figures.json` holds.
 
     data, split: what was scored.
-    trained_on: how many of these videos the model was trained on, by their names.
+    trained_on: how many of the scored videos the model was trained on. 0 for the split train, which shows this anyway.
+    similar_names: how many of the others look like training videos, by their names only.
+    new_only: None where the model was trained on none or all of them.
     protocol: how the videos were scored.
     groups: how many groups of videos the intervals are over.
     intervals: those of the answer's head.
@@ -144,6 +157,8 @@ class EvaluationMetrics(SplitMetrics):
     data: str
     split: str
     trained_on: int
+    similar_names: int = 0
+    new_only: NewVideosMetrics | None = None
     streams: Mapping[str, HeadMetrics]
     protocol: ScoringProtocol
     groups: int
@@ -169,7 +184,8 @@ class EvaluationMetrics(SplitMetrics):
                 "deviations": comparison.deviations,
             }
         content["per_class"] = {name: _without_none(row) for name, row in content["per_class"].items()}
-        return {name: content[name] for name in ("data", "split", "trained_on")} | content
+        first = ("data", "split", "trained_on", "similar_names", "new_only")
+        return {name: content[name] for name in first} | content
 
 
 def write_metrics(path: Path, metrics: EvaluationMetrics) -> None:
@@ -212,6 +228,7 @@ def _from_dict(content: dict[str, Any]) -> EvaluationMetrics:
         "protocol": ScoringProtocol(**protocol, comparison=comparison),
         "per_class": per_class,
         "baselines": baselines,
+        "new_only": NewVideosMetrics(**found) if (found := content.get("new_only")) else None,
     }
     return EvaluationMetrics(**{"trained_on": 0} | content | typed)  # early versions did not count `trained_on`
 

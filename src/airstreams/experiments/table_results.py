@@ -281,7 +281,7 @@ def _deviations(jobs: Sequence[Job]) -> list[str]:
     metrics = [job.read_metrics() for job in jobs]
     left_out = sum({job.source.name: found.left_out for job, found in zip(jobs, metrics, strict=True)}.values())
     trained_on = max(found.trained_on for found in metrics)
-    overlap = [f"{count_of(trained_on, 'test video')} trained on, by their names"] if trained_on else []
+    overlap = [f"{count_of(trained_on, 'test video')} trained on"] if trained_on else []
     found = published_for(jobs[0].source)
     if found is None:
         return ([f"{count_of(left_out, 'video')} left out"] if left_out else []) + overlap

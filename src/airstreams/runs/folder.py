@@ -1,15 +1,19 @@
 """The run folder: every file name in it, who may begin, resume or replace a run, and the lists of videos it keeps."""
 
 import csv
+import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from airstreams.data.check import BadVideo
 from airstreams.data.csv_list import check_split
-from airstreams.data.listing import Source, to_nfc
+from airstreams.data.listing import SPLITS, Source, to_nfc
 from airstreams.errors import InputError
 from airstreams.files import read_rows, write_rows
+from airstreams.runs.known_videos import KnownVideo
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,11 @@ class EvaluationFolder:
     """What `airstreams evaluate` leaves of one split."""
 
     path: Path
+
+    @property
+    def is_own_split(self) -> bool:
+        """Whether the results are those of a split of the run itself, not of other data."""
+        return self.path.name in SPLITS
 
     @property
     def metrics(self) -> Path:
@@ -103,14 +112,20 @@ class RunFolder:
         """The page of `airstreams report`."""
         return self.path / "report.html"
 
-    def evaluation(self, split: str) -> EvaluationFolder:
-        """The results of one split."""
-        return EvaluationFolder(self._evaluations / split)
+    def evaluation(self, split: str, data: str | None = None) -> EvaluationFolder:
+        """The results of one split.
+
+        Args:
+            split: "train", "val" or "test".
+            data: DATA with other videos than the run's own split; None: the run's own split.
+        """
+        return EvaluationFolder(self._evaluations / (split if data is None else f"{_folder_name(data)}-{split}"))
 
     def evaluations(self) -> list[EvaluationFolder]:
-        """The results of all splits that were scored, by name."""
-        folders = [self.evaluation(path.name) for path in sorted(self._evaluations.glob("*"))]
-        return [folder for folder in folders if folder.metrics.is_file()]
+        """The results of all that was scored: the run's own splits, test first, then other data by name."""
+        folders = [EvaluationFolder(path) for path in self._evaluations.glob("*")]
+        found = [folder for folder in folders if folder.metrics.is_file()]
+        return sorted(found, key=lambda folder: (not folder.is_own_split, folder.path.name != "test", folder.path.name))
 
     @property
     def _evaluations(self) -> Path:
@@ -131,20 +146,24 @@ class RunFolder:
         return all(file.name in remains or file.name.startswith(".") for file in self.path.iterdir())
 
     def write_splits(self, source: Source) -> None:
-        """Write the split of each video, which every video must have, and its labels, joined by `;`, as a CSV file."""
-        rows = ((video.name, video.split or "", ";".join(video.labels)) for video in source.videos)
-        write_rows(self.splits, ("name", "split", "label"), rows)
+        """Write the split of each video, which every video must have, its labels, joined by `;`, and its content."""
+        rows = ((video.name, video.split or "", ";".join(video.labels), video.content or "") for video in source.videos)
+        write_rows(self.splits, ("name", "split", "label", "content"), rows)
 
     def read_splits(self) -> dict[str, str]:
         """Video name to split, as `write_splits` wrote it. InputError: the file is missing or damaged."""
-        splits: dict[str, str] = {}
+        return {video.name: video.split for video in self.read_videos()}
+
+    def read_videos(self) -> list[KnownVideo]:
+        """The videos with their splits, as `write_splits` wrote them. InputError: the file is missing or damaged."""
+        videos: dict[str, KnownVideo] = {}
         for line, row in self._split_rows():
             check_split(self.splits, line, row["split"])
             name = to_nfc(row["name"])
-            if name in splits:
+            if name in videos:
                 raise InputError(f"{self.splits}, line {line}: {name} is listed twice. Delete one of the lines.")
-            splits[name] = row["split"]
-        return splits
+            videos[name] = KnownVideo(name, row["split"], row["content"] or None)
+        return list(videos.values())
 
     def training_labels(self) -> list[str]:
         """The label of each video that the run was trained on. Empty: the list is missing or has no labels.
@@ -161,7 +180,7 @@ class RunFolder:
         ]
 
     def _split_rows(self) -> list[tuple[int, dict[str, str]]]:
-        return read_rows(self.splits, required=("name", "split"), optional=("label",))
+        return read_rows(self.splits, required=("name", "split"), optional=("label", "content"))
 
     def write_left_out(self, bad_videos: Iterable[BadVideo]) -> None:
         """List the videos that could not be read."""
@@ -177,20 +196,32 @@ class RunFolder:
                 f"{self.left_out}: the file is damaged ({error!r}). Copy the run again, or give another --out."
             ) from error
 
-    def write_trained_before(self, names: Iterable[str]) -> None:
+    def write_trained_before(self, videos: Iterable[KnownVideo]) -> None:
         """List the videos that the starting model was trained on. Without any there is no file."""
         self.trained_before.unlink(missing_ok=True)  # of a training that was killed at its start
-        rows = [(name,) for name in sorted(names)]
+        rows = sorted({(video.name, video.content or "") for video in videos})
         if rows:
-            write_rows(self.trained_before, ("name",), rows)
+            width = 2 if any(content for _, content in rows) else 1
+            write_rows(self.trained_before, ("name", "content")[:width], (row[:width] for row in rows))
 
-    def trained_on(self) -> set[str]:
-        """The names of all videos that the model was trained on, in this run and in those that it started from.
+    def trained_on(self) -> list[KnownVideo]:
+        """All videos that the model was trained on, in this run and in those that it started from.
 
         A model that was copied without these lists gives none.
         """
-        splits = self.read_splits() if self.splits.is_file() else {}
-        names = {name for name, split in splits.items() if split == "train"}
+        videos = self.read_videos() if self.splits.is_file() else []
+        videos = [video for video in videos if video.split == "train"]
         if self.trained_before.is_file():
-            names |= {row["name"] for _, row in read_rows(self.trained_before, required=("name",))}
-        return names
+            rows = read_rows(self.trained_before, required=("name",), optional=("content",))
+            videos += [KnownVideo(row["name"], "train", row["content"] or None) for _, row in rows]
+        return videos
+
+
+def _folder_name(data: str) -> str:
+    """A name made from DATA: its last part, and digits that tell apart two DATA with the same last part."""
+    path = Path(data)
+    address, last = (
+        (path.resolve(), path.resolve().name) if path.exists() else (data, Path(data.partition("?")[0]).name)
+    )
+    readable = re.sub(r"[^\w.]+", "-", to_nfc(last)).strip("-.")[:40]
+    return "-".join(filter(None, (readable, sha256(os.fsencode(address)).hexdigest()[:8])))

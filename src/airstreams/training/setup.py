@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from airstreams.config import Config
 from airstreams.console import say, warn
+from airstreams.data.content import with_contents
 from airstreams.data.dataset import Batch, StepSampler
 from airstreams.data.label_maps import COCO_CLASSES
-from airstreams.data.listing import Source, Video, labels_digest, overlapping
+from airstreams.data.listing import Source, Video, labels_digest
 from airstreams.distributed import gather, is_main_process
 from airstreams.errors import InputError, one_line
 from airstreams.files import require_writable
@@ -24,6 +25,7 @@ from airstreams.representations.custom import try_out
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.checkpoint import TrainingState, load_state, remove_states, save_state, saved_states
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.known_videos import KnownVideo, KnownVideos
 from airstreams.runs.metrics_log import epoch_records
 from airstreams.runs.saved_model import SavedModel
 from airstreams.training.data import TrainingVideos, make_loader, prepare_source, prepare_videos, usual_frame_rate
@@ -114,6 +116,8 @@ def set_up(
         if state.epoch == config.training.epochs:
             say(console, f"{folder.path}: all {state.epoch} epochs are done already")
             return None
+    if init is not None:
+        source = with_contents(source, console)  # finds the videos that the starting model was trained on
     model, trained_before = _new_model(init, source, segment_classes, config, console)
     frozen = freeze(model, config)
     for stream in config.model.streams:
@@ -122,6 +126,8 @@ def set_up(
     require_writable(folder.path)
 
     videos = prepare_videos(source, config, folder, resume, console)
+    if not resume:
+        source = with_contents(source, console)
     fingerprint["labels"] = labels_digest([*videos.train, *videos.val])
     fingerprint["frame_rate"] = (
         usual_frame_rate(videos.train, videos.checked.rates)
@@ -158,7 +164,7 @@ def _begin_run(
     source: Source,
     config: Config,
     videos: TrainingVideos,
-    trained_before: set[str],
+    trained_before: Sequence[KnownVideo],
 ) -> None:
     """Write the files of a run's beginning. The config comes last: a folder that has it can be resumed."""
     save_state(state, folder.path, keep=1)
@@ -198,28 +204,28 @@ def _restore(learner: Learner, state: TrainingState, folder: RunFolder, config: 
 
 def _new_model(
     init: Path | None, source: Source, segment_classes: Sequence[str], config: Config, console: Console
-) -> tuple[AIRStreams, set[str]]:
+) -> tuple[AIRStreams, list[KnownVideo]]:
     """Build the model from the config's seed, and start it from `init` if there is one.
 
-    Also returns the names of the videos that the weights were trained on before.
+    Also returns the videos that the weights were trained on before.
     """
     torch.manual_seed(config.seed)
     model = build(config.model, len(source.classes), len(segment_classes))
-    return model, _start_from(init, model, source, segment_classes, console) if init else set()
+    return model, _start_from(init, model, source, segment_classes, console) if init else []
 
 
 def _start_from(
     init: Path, model: AIRStreams, source: Source, segment_classes: Sequence[str], console: Console
-) -> set[str]:
-    """Copy what fits from a run's model; returns the names of the videos that it was trained on."""
+) -> list[KnownVideo]:
+    """Copy what fits from a run's model; returns the videos that it was trained on."""
     say(console, str(take_over(model, source.classes, segment_classes, saved_models.load(init))))
     trained_before = RunFolder(init).trained_on()
-    held_out = [video.name for video in source.videos if video.split != "train"]
-    if again := overlapping(held_out, trained_before):
+    held_out = [video for video in source.videos if video.split != "train"]
+    if again := KnownVideos(trained_before).overlapping(held_out):
         warn(
             console,
-            f"{init} was trained on {len(again)} of the {len(held_out)} validation and test videos, by their names, "
-            f"such as {again[0]}. Metrics on these videos will be too high",
+            f"{init} was trained on {len(again)} of the {len(held_out)} validation and test videos, such as "
+            f"{again[0].name}. Metrics on these videos will be too high",
         )
     return trained_before
 

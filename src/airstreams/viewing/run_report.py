@@ -36,6 +36,7 @@ from airstreams.viewing.tables import (
     heads_table,
     scored_in_words,
     segmentation_table,
+    trained_on_warnings,
     untrained_note,
     views_in_words,
 )
@@ -45,13 +46,15 @@ MISTAKES_SHOWN = 15
 
 @dataclass(frozen=True)
 class _EvaluatedSplit:
-    """What the page shows of one split. `untrained`, `segmentation` and `mistakes` are empty where they do not apply.
+    """What the page shows of one split, or of other data.
 
+    untrained, segmentation, mistakes: empty where they do not apply.
     picture, confusion: PNGs as `data:` addresses; None where there is none.
     """
 
-    split: str
+    title: str
     headline: str
+    warnings: list[str]
     scored: str
     notes: list[str]
     heads: Rows
@@ -69,7 +72,6 @@ def write_report(run: Path) -> Path:
     require_writable(run)
     run_folder = RunFolder(run)
     epochs = epoch_records(run)
-    folders = sorted(run_folder.evaluations(), key=lambda folder: folder.path.name != "test")  # the test split first
     environment = Environment(
         loader=PackageLoader("airstreams", "viewing"),
         autoescape=True,
@@ -80,7 +82,7 @@ def write_report(run: Path) -> Path:
     page = environment.get_template("run_report.html").render(
         name=str(run),
         about=_about(run, described, epochs),
-        evaluations=[_evaluated_split(folder, described) for folder in folders],
+        evaluations=[_evaluated_split(folder, described) for folder in run_folder.evaluations()],
         curves=_curves(epochs),
         cost=cost_table(
             cost.count(described.config, len(described.classes), len(described.segment_classes)),
@@ -122,11 +124,12 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
     metric = "map" if described.multi_label else "top1"
     try:
         return _EvaluatedSplit(
-            split=metrics.split,
+            title=f"Split {metrics.split}" if folder.is_own_split else f"Other data: {folder.path.name}",
             headline=f"{NAMES[metric]} {with_interval(metrics[metric], metrics.intervals[metric])}",
+            warnings=trained_on_warnings(metrics),
             scored=f"{metrics.data}: {scored_in_words(metrics)} {views_in_words(metrics.protocol)}",
             notes=_notes(metrics),
-            heads=heads_table(metrics.streams, metrics.baselines),
+            heads=heads_table(metrics.streams, metrics.baselines, metrics.new_only),
             untrained=untrained_note(metrics.streams, described.config),
             segmentation=segmentation_table(metrics.segmentation) if metrics.segmentation else [],
             classes=[
@@ -144,8 +147,6 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
 def _notes(metrics: EvaluationMetrics) -> list[str]:
     """What a reader must know before comparing the metrics with others."""
     notes = [note] if (note := baseline_note(metrics)) else []
-    if metrics.trained_on and metrics.split != "train":
-        notes.append(f"The model was trained on {metrics.trained_on} of these videos, so the metrics are too high.")
     comparison = metrics.protocol.comparison
     if comparison and comparison.deviations:
         notes.append(f"Differs from published results on {comparison.name}: {'; '.join(comparison.deviations)}.")

@@ -10,7 +10,13 @@ from rich.table import Table
 from airstreams.config import Config
 from airstreams.evaluation.metrics import SegmentationMetrics
 from airstreams.evaluation.published import NAMES
-from airstreams.evaluation.results import Baselines, EvaluationMetrics, HeadMetrics, ScoringProtocol
+from airstreams.evaluation.results import (
+    Baselines,
+    EvaluationMetrics,
+    HeadMetrics,
+    NewVideosMetrics,
+    ScoringProtocol,
+)
 from airstreams.models.cost import Cost
 from airstreams.percent import percent, with_interval
 from airstreams.plural import count_of
@@ -18,10 +24,13 @@ from airstreams.plural import count_of
 Rows = list[tuple[str, ...]]
 
 
-def heads_table(heads: Mapping[str, HeadMetrics], baselines: Baselines | None = None) -> Rows:
+def heads_table(
+    heads: Mapping[str, HeadMetrics], baselines: Baselines | None = None, new_only: NewVideosMetrics | None = None
+) -> Rows:
     """Every metric of every head, with its 95 % interval, and the baselines below. There is no column without a value.
 
     heads: the metrics of each head by its name.
+    new_only: those of the answer over new videos alone.
     """
     beside = baselines.by_description() if baselines else {}
     names = [name for name in NAMES if any(metrics[name] is not None for metrics in heads.values())]
@@ -29,6 +38,9 @@ def heads_table(heads: Mapping[str, HeadMetrics], baselines: Baselines | None = 
         (head, *(with_interval(metrics[name], metrics.intervals[name]) for name in names))
         for head, metrics in heads.items()
     ]
+    if new_only is not None:
+        scores = (with_interval(new_only[name], new_only.intervals[name]) for name in names)
+        rows.append((f"answer, {count_of(new_only.videos, 'new video')}", *scores))
     rows += [(description, *(percent(metrics[name]) for name in names)) for description, metrics in beside.items()]
     return [("head", *(NAMES[name] for name in names)), *rows]
 
@@ -71,6 +83,26 @@ def baseline_note(metrics: EvaluationMetrics) -> str:
         if found
     ]
     return f"The model is {', and '.join(claims)}." if claims else ""
+
+
+def trained_on_warnings(metrics: EvaluationMetrics) -> list[str]:
+    """What a reader must know beside the headline: that the model was, or may have been, trained on scored videos."""
+    warnings, metric = [], metrics.metric
+    if metrics.trained_on:
+        new, rest = metrics.new_only, ""
+        if new is not None:
+            score = with_interval(new[metric], new.intervals[metric])
+            rest = f" Over the {count_of(new.videos, 'new video')}: {NAMES[metric]} {score}."
+        warnings.append(
+            f"the model was trained on {metrics.trained_on} of these {count_of(metrics.videos, 'video')}, so its "
+            f"metrics are too high.{rest}"
+        )
+    if metrics.similar_names:
+        warnings.append(
+            f"{metrics.similar_names} of these {count_of(metrics.videos, 'video')} look like training videos by their "
+            "names. If they are, for example after a conversion, the metrics are too high."
+        )
+    return warnings
 
 
 def untrained_note(heads: Iterable[str], config: Config) -> str:

@@ -1,0 +1,119 @@
+"""The identity of a video by its content: a copy, another name or another folder does not change it.
+
+The content of a file is a hash of its compressed pictures, in the order of the file. Nothing is decoded. A video that
+was copied into another container without encoding it again (`ffmpeg -c copy`) keeps its content. One that was encoded
+again or cut gets another.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import lru_cache
+from hashlib import sha256
+from os import PathLike
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from airstreams.data.listing import Source
+from airstreams.data.video import Packet, file_version, packets
+from airstreams.errors import VideoError
+from airstreams.machine import cpus
+
+_START_CODE = b"\0\0\1"
+SHOW_PROGRESS_AFTER = 1.0  # seconds
+
+
+def content_of(path: str | PathLike[str]) -> str:
+    """The content of a video file: 32 hexadecimal digits. It is remembered until the file changes.
+
+    VideoError: the file cannot be read.
+    """
+    return _content_of_version(*file_version(path))
+
+
+@lru_cache(maxsize=2**20)
+def _content_of_version(path: str, mtime_ns: int, size: int) -> str:
+    pictures = sha256()
+    empty = True
+    for packet in packets(path):
+        for part in _pictures_of(packet):
+            pictures.update(len(part).to_bytes(8))
+            pictures.update(part)
+            empty = False
+    if empty:
+        raise VideoError("unreadable: no pictures", path)
+    return pictures.hexdigest()[:32]
+
+
+def _pictures_of(packet: Packet) -> Iterator[bytes]:
+    """The parts of a packet that hold pictures.
+
+    Containers differ in what they put beside the pictures of H.264 and HEVC, and in how they mark where each unit
+    begins: by its length (MP4, Matroska) or by a start code (MPEG-TS, AVI). Other codecs' packets are taken whole.
+    """
+    if packet.codec not in ("h264", "hevc"):
+        yield packet.data
+        return
+    by_length = packet.header[:1] == b"\x01"
+    for padded in _units_by_length(packet) if by_length else packet.data.split(_START_CODE):
+        unit = padded.rstrip(b"\0")
+        # The first byte holds the kind of the unit: section 7.4.1 of the standard H.264, 7.4.2.2 of H.265.
+        if unit and (1 <= unit[0] & 31 <= 5 if packet.codec == "h264" else unit[0] >> 1 & 63 <= 31):
+            yield unit
+
+
+def _units_by_length(packet: Packet) -> Iterator[bytes]:
+    data, begin = packet.data, 0
+    digits = 1 + (packet.header[4 if packet.codec == "h264" else 21] & 3)  # bytes of a length
+    while begin + digits < len(data):
+        end = begin + digits + int.from_bytes(data[begin : begin + digits])
+        yield data[begin + digits : end]
+        begin = end
+
+
+def with_contents(source: Source, console: Console, split: str | None = None) -> Source:
+    """The source with the content of each video; None where the file cannot be read.
+
+    In a distributed run each process reads its share of the files, and all get the same result.
+
+    Args:
+        source: videos whose content is known already keep it.
+        console: shows the progress if it takes more than a second.
+        split: only the videos of this split; None: all.
+    """
+    from airstreams.distributed import gather, share  # imports torch, which takes longer than reading many videos
+
+    chosen = [video for video in source.videos if split is None or video.split == split]
+    paths = sorted({video.path for video in chosen if video.content is None})
+    contents = dict(gather(_read(share(paths), console))) if paths else {}
+    videos = (replace(video, content=video.content or contents.get(video.path)) for video in source.videos)
+    return replace(source, videos=tuple(videos))
+
+
+def _read(paths: Sequence[Path], console: Console) -> list[tuple[Path, str]]:
+    """Path and content of each file that can be read, in parallel."""
+    contents: list[tuple[Path, str]] = []
+    started, progress = time.monotonic(), None
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(max_workers=cpus()))
+        for done, (path, content) in enumerate(zip(paths, pool.map(content_or_none, paths), strict=True), start=1):
+            if content is not None:
+                contents.append((path, content))
+            if progress is None and time.monotonic() - started > SHOW_PROGRESS_AFTER:
+                progress = stack.enter_context(Progress(console=console))
+                task = progress.add_task("identifying videos", total=len(paths))
+            if progress is not None:
+                progress.update(task, completed=done)
+    return contents
+
+
+def content_or_none(path: Path) -> str | None:
+    """`content_of`; None for a file that cannot be read."""
+    try:
+        return content_of(path)
+    except VideoError:
+        return None
