@@ -15,6 +15,7 @@ from airstreams.evaluation.results import (
     EvaluationMetrics,
     HeadMetrics,
     MostFrequentClass,
+    NewVideosMetrics,
     ScoringProtocol,
     SplitMetrics,
     read_metrics,
@@ -56,7 +57,9 @@ def test_metrics_read_back_are_equal(tmp_path):
         per_class={"jump": ClassMetrics(2, average_precision=0.5)},
         baselines=Baselines(ActionMetrics(map=0.5)),
     )
-    for metrics in (METRICS, replace(METRICS, segmentation=with_masks), plain):
+    new_only = NewVideosMetrics(top1=0.5, mean_per_class=0.5, videos=2, intervals=INTERVALS)
+    partly_new = replace(METRICS, trained_on=1, similar_names=1, new_only=new_only)
+    for metrics in (METRICS, partly_new, replace(METRICS, segmentation=with_masks), plain):
         write_metrics(tmp_path / "figures.json", metrics)
         assert read_metrics(tmp_path / "figures.json") == metrics
 
@@ -100,6 +103,8 @@ def test_the_json_keeps_its_keys_and_their_order():
             "chance": untrained | {"top1": 0.5, "mean_per_class": 0.5},
             "most_frequent_class": untrained | {"top1": 0.75, "mean_per_class": 0.5, "label": "jump"},
         },
+        "similar_names": 0,
+        "new_only": None,
     }
     assert json.dumps(content) == json.dumps(expected)
 

@@ -1,5 +1,7 @@
 """The run folder: its lists of videos survive the file, and damaged ones are rejected."""
 
+from dataclasses import replace
+
 import pytest
 
 from airstreams.data.sources import open_source
@@ -23,9 +25,11 @@ def test_splits_are_read_as_they_were_written(tmp_path):
     assert [len(split.split(name)) for name in ("train", "val", "test")] == [14, 2, 4]
     run = RunFolder(tmp_path / "run")
     run.write_splits(split)
-    assert run.splits.read_text(encoding="utf-8").startswith("name,split,label\n")
+    assert run.splits.read_text(encoding="utf-8").startswith("name,split,label,content\n")
     assert with_splits(source, run.read_splits()) == split
     assert list(run.path.iterdir()) == [run.splits]
+    run.write_splits(replace(split, videos=tuple(replace(video, content=video.name[:9]) for video in split.videos)))
+    assert all(video.content == video.name[:9] for video in run.read_videos())
 
 
 def test_the_labels_of_training_videos_are_known(tmp_path):

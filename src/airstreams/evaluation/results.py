@@ -145,26 +145,26 @@ class EvaluationMetrics(SplitMetrics):
 
     data, split: what was scored.
     trained_on: how many of the scored videos the model was trained on. 0 for the split train, which shows this anyway.
-    similar_names: how many of the others look like training videos, by their names only.
-    new_only: None where the model was trained on none or all of them.
     protocol: how the videos were scored.
     groups: how many groups of videos the intervals are over.
     intervals: those of the answer's head.
     per_class: the classes that occur.
     baselines: None in files of versions up to 0.2.
+    similar_names: how many of the others look like training videos, by their names only.
+    new_only: None where the model was trained on none or all of them.
     """
 
     data: str
     split: str
     trained_on: int
-    similar_names: int = 0
-    new_only: NewVideosMetrics | None = None
     streams: Mapping[str, HeadMetrics]
     protocol: ScoringProtocol
     groups: int
     intervals: Intervals
     per_class: Mapping[str, ClassMetrics]
     baselines: Baselines | None = None
+    similar_names: int = 0
+    new_only: NewVideosMetrics | None = None
 
     @property
     def metric(self) -> str:
@@ -184,8 +184,7 @@ class EvaluationMetrics(SplitMetrics):
                 "deviations": comparison.deviations,
             }
         content["per_class"] = {name: _without_none(row) for name, row in content["per_class"].items()}
-        first = ("data", "split", "trained_on", "similar_names", "new_only")
-        return {name: content[name] for name in first} | content
+        return {name: content[name] for name in ("data", "split", "trained_on")} | content
 
 
 def write_metrics(path: Path, metrics: EvaluationMetrics) -> None:

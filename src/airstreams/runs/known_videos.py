@@ -5,7 +5,7 @@ contents, and files that cannot be read have none. There the names decide.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from airstreams.data.listing import SPLITS, Video, overlapping, segment_of
@@ -44,6 +44,9 @@ class KnownVideos:
         for video in self._videos:
             self._by_key.setdefault(video.key, []).append(video)
             self._by_name.setdefault(video.name, []).append(video)
+
+    def __iter__(self) -> Iterator[KnownVideo]:
+        return iter(self._videos)
 
     @property
     def have_contents(self) -> bool:
