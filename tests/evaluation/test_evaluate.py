@@ -226,7 +226,9 @@ def test_training_videos_cause_a_warning(run, videos):
 
 def test_segments_of_training_videos_are_counted(run, videos):
     with (run / "split.csv").open("a") as file:
-        file.write('"cut/a.mp4#t=,0.1",train,disc_up\n"cut/a.mp4#t=0.2,",test,disc_up\n"cut/b#t=1.mp4",train,disc_up\n')
+        file.write(
+            '"cut/a.mp4#t=,0.1",train,disc_up,\n"cut/a.mp4#t=0.2,",test,disc_up,\n"cut/b#t=1.mp4",train,disc_up,\n'
+        )
     (videos / "cut").mkdir()
     for name, taken in (("a.mp4", "000.mp4"), ("b#t=1.mp4", "001.mp4")):
         shutil.copy(videos / "test" / "disc_up" / taken, videos / "cut" / name)

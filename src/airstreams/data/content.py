@@ -8,7 +8,6 @@ again or cut gets another.
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
@@ -16,8 +15,8 @@ from os import PathLike
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
+from airstreams.console import Progress
 from airstreams.data.listing import Source
 from airstreams.data.video import Packet, file_version, packets
 from airstreams.errors import VideoError
@@ -97,17 +96,15 @@ def with_contents(source: Source, console: Console, split: str | None = None) ->
 def _read(paths: Sequence[Path], console: Console) -> list[tuple[Path, str]]:
     """Path and content of each file that can be read, in parallel."""
     contents: list[tuple[Path, str]] = []
-    started, progress = time.monotonic(), None
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(max_workers=cpus()))
+    started, task = time.monotonic(), None
+    with ThreadPoolExecutor(max_workers=cpus()) as pool, Progress(console) as progress:
         for done, (path, content) in enumerate(zip(paths, pool.map(content_or_none, paths), strict=True), start=1):
             if content is not None:
                 contents.append((path, content))
-            if progress is None and time.monotonic() - started > SHOW_PROGRESS_AFTER:
-                progress = stack.enter_context(Progress(console=console))
-                task = progress.add_task("identifying videos", total=len(paths))
-            if progress is not None:
-                progress.update(task, completed=done)
+            if task is not None:
+                task.advance()
+            elif time.monotonic() - started > SHOW_PROGRESS_AFTER:
+                task = progress.add_task("identifying videos", len(paths), done=done, brief=True)
     return contents
 
 
