@@ -24,6 +24,14 @@ def test_the_segmenter_of_a_recipe_has_the_classes_that_it_keeps():
     assert model_of("jhmdb-small").segment_classes == 3  # background, person, all others
 
 
+def test_a_model_without_the_semantic_stream_has_no_segmentation_classes(call, tmp_path):
+    (tmp_path / "two.yaml").write_text("model: {streams: [rgb, flow]}\n")
+    status, out, _ = call("info", tmp_path / "two.yaml")
+    assert status == 0
+    assert "segmentation" not in out
+    assert with_json(call("info", tmp_path / "two.yaml", "--json"))["segment_classes"] == 0
+
+
 def test_a_folder_hides_a_recipe_of_its_name_only_if_it_is_a_run(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("demo").mkdir()

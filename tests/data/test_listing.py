@@ -53,5 +53,21 @@ def test_inconsistent_videos_are_named(source, expected):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "short"),
+    [
+        ("videos/", "videos/"),
+        ("/home/anna/videos", "videos"),
+        ("/home/anna/list.csv", "list.csv"),
+        ("jhmdb:data/jhmdb?split=1", "jhmdb:data/jhmdb?split=1"),
+        ("jhmdb:/data/jhmdb?split=1", "jhmdb:jhmdb?split=1"),
+        ("hmdb51:/data/hmdb", "hmdb51:hmdb"),
+        ("/", "/"),
+    ],
+)
+def test_the_short_name_has_no_folders_of_an_absolute_path(data, short):
+    assert make_source(data, [A], multi_label=False).short_name == short
+
+
 def test_a_source_is_made_from_an_iterator():
     assert make_source("mine", iter([B, A]), multi_label=False) == Source("mine", ("jump", "run"), (A, B))

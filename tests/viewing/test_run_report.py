@@ -1,27 +1,32 @@
 """The HTML report has what the run's files say, as text, and needs no other file."""
 
 import csv
+import html
+import io
 import json
+import re
 import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from matplotlib.image import imread
 from rich.console import Console
 
 from airstreams.cli import main
 from airstreams.data.sources import open_source
-from airstreams.errors import InputError
-from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.results import read_metrics
 from airstreams.files import write_rows
 from airstreams.models.airstreams import build
 from airstreams.runs import saved_model as saved_models
+from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.saved_model import SavedModel
+from airstreams.viewing.mistakes import FRAMES_PER_STRIP, STRIPS, Mistake, read_mistakes, strip_of, write_strips
 from airstreams.viewing.run_report import write_report
 
-VOID_TAGS = {"meta", "img", "link", "br"}
+VOID_TAGS = {"meta", "img", "link", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -40,7 +45,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         for name, value in attrs:
             if name in ("src", "href"):
-                assert value.startswith("data:image/png;base64,")
+                assert value.startswith(("data:image/png;base64,", "data:image/jpeg;base64,"))
                 self.pictures.append(value)
         if tag not in VOID_TAGS:
             self.open.append(tag)
@@ -58,8 +63,12 @@ class Page(HTMLParser):
         self.words.append(data)
 
     @property
+    def strips(self):
+        return [picture for picture in self.pictures if picture.startswith("data:image/jpeg")]
+
+    @property
     def text(self):
-        return " ".join(" ".join(self.words).split())
+        return " ".join("".join(self.words).split())
 
 
 def report_of(run):
@@ -97,7 +106,8 @@ def test_the_page_has_the_metrics_of_every_split(evaluated, tmp_path, capsys):
     assert main(["report", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(run / "report.html")}
     page = Page((run / "report.html").read_text(encoding="utf-8"))
-    assert len(page.pictures) == 2 * 2 + 1  # representations and confusion matrix of each split, and the curves
+    # Representations and confusion matrix of each split, and the curves.
+    assert len(page.pictures) - len(page.strips) == 2 * 2 + 1
     assert page.text.index("Split test") < page.text.index("Split train")
     for split in ("test", "train"):
         metrics = read_metrics(run / "evaluation" / split / "figures.json")
@@ -114,7 +124,7 @@ def test_the_page_has_the_metrics_of_every_split(evaluated, tmp_path, capsys):
 
 def test_the_page_of_a_run_without_evaluation_names_the_command(run):
     page = report_of(run)
-    assert f"airstreams evaluate {run} DATA" in page.text
+    assert f"airstreams evaluate {run.name} DATA" in page.text
     assert len(page.pictures) == 1
 
 
@@ -130,48 +140,118 @@ def test_mistakes_are_sorted_by_probability(run_with_test_split):
         ("broken", names[3], "left out: damaged"),
     ]
     write_rows(scores, header, rows)
-    mistakes = [row for row in report_of(run_with_test_split).rows if row[0] in ("sure", "right", "unsure", "broken")]
-    assert mistakes == [["sure", names[0], names[1], "90.0%"], ["unsure", names[3], names[2], "35.0%"]]
+    mistakes = [row for row in report_of(run_with_test_split).rows if row[-1] in ("sure", "right", "unsure", "broken")]
+    assert mistakes == [[names[0], names[1], "90.0%", "sure"], [names[3], names[2], "35.0%", "unsure"]]
 
 
-def test_names_are_escaped(tiny, tmp_path):
-    classes = ("<script>alert(1)</script>", "rock & roll")
-    random_run(replace(tiny, model=replace(tiny.model, streams=["rgb"])), classes, tmp_path)
-    write_rows(tmp_path / "left_out.csv", ("name", "reason"), [("<b>a</b>.mp4", "no frames")])
-    page = report_of(tmp_path)
-    assert f"2: {', '.join(classes)}" in page.text
-    assert ["<b>a</b>.mp4", "no frames"] in page.rows
+def test_mistakes_of_multi_label_data_have_a_wrong_first_class(tmp_path):
+    folder = EvaluationFolder(tmp_path)
+    rows: list[tuple[object, ...]] = [
+        ("right", "b;a", "a", 0.9, 0.1, 0.2),
+        ("wrong", "a;b", "c", 0.1, 0.2, 0.3),
+        ("no label", "", "a", 0.6, 0.1, 0.2),
+    ]
+    write_rows(folder.scores, ("name", "label", "predicted", "a", "b", "c"), rows)
+    assert read_mistakes(folder, multi_label=True) == [
+        Mistake("no label", "", "a", 0.6),
+        Mistake("wrong", "a;b", "c", 0.3),
+    ]
 
 
-def test_multi_label_runs_show_average_precision(tiny, synthetic, tmp_path):
-    videos = synthetic / "videos" / "test"
-    rows = [(videos / name / "000.mp4", name.replace("_", ";"), "test") for name in ("disc_left", "disc_up")]
-    write_rows(tmp_path / "videos.csv", ("path", "label", "split"), rows)
-    random_run(replace(tiny, model=replace(tiny.model, streams=["flow"])), ("disc", "left", "up"), tmp_path, True)
-    metrics = evaluate(tmp_path, open_source(str(tmp_path / "videos.csv")), "test", Console(quiet=True)).metrics
-    page = report_of(tmp_path)
-    assert f"mAP {metrics.map:.1%} (" in page.text
-    assert ["disc", f"{metrics.per_class['disc'].average_precision:.1%}", "2"] in page.rows
-    assert not page.pictures
+def test_confident_mistakes_have_frames(run_with_test_split):
+    test = RunFolder(run_with_test_split).evaluation("test")
+    mistakes = read_mistakes(test, multi_label=False)
+    page = report_of(run_with_test_split)
+    assert len(page.strips) == len(mistakes[:STRIPS]) > 1
+    strip = imread(strip_of(test, mistakes[0].name))
+    assert strip.shape == (64, FRAMES_PER_STRIP * 64, 3)  # smaller frames are not enlarged
+    shutil.rmtree(test.mistakes)
+    page = report_of(run_with_test_split)
+    assert not page.strips
+    assert "airstreams evaluate" in page.text
 
 
-def test_missing_and_damaged_runs_are_refused(run_with_test_split, tmp_path):
-    run = run_with_test_split
-    with pytest.raises(InputError, match=r"model\.json"):
-        write_report(tmp_path)
-    path = run / "evaluation" / "test" / "figures.json"
-    for content in ("{", '{"videos": 3}', "[]"):
-        path.write_text(content)
-        with pytest.raises(InputError, match=r"test.figures\.json.*airstreams evaluate"):
-            write_report(run)
-    path.unlink()
-    (run / "left_out.csv").write_text("video\na.mp4\n")
-    with pytest.raises(InputError, match=r"left_out\.csv"):
-        write_report(run)
-    assert not (run / "report.html").exists()
+def test_a_video_that_is_gone_has_no_frames(run_with_test_split, synthetic):
+    test = RunFolder(run_with_test_split).evaluation("test")
+    mistakes = read_mistakes(test, multi_label=False)[:2]
+    videos = {video.name: video for video in open_source(str(synthetic / "videos")).videos}
+    gone = replace(videos[mistakes[0].name], path=synthetic / "gone.mp4")
+    output = io.StringIO()
+    write_strips(test, mistakes, videos | {gone.name: gone}, Console(file=output, width=200))
+    assert list(test.mistakes.iterdir()) == [strip_of(test, mistakes[1].name)]
+    assert gone.name in output.getvalue()
 
 
-def test_damaged_scores_are_refused(run_with_test_split):
-    (run_with_test_split / "evaluation" / "test" / "scores.csv").write_text("")
-    with pytest.raises(InputError, match="airstreams evaluate"):
-        write_report(run_with_test_split)
+def test_shared_files_have_no_absolute_path(evaluated, synthetic, tmp_path):
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    write_report(run)
+    shared = ("model.json", "split.csv", "left_out.csv", "metrics.jsonl", "config.yaml", "report.html")
+    for path in (*map(run.joinpath, shared), *run.glob("evaluation/*/*.*")):
+        content = path.read_bytes()
+        for folder in (synthetic, evaluated.parent, tmp_path):
+            assert str(folder).encode() not in content, path.name
+    assert read_metrics(run / "evaluation" / "test" / "figures.json").data == "videos"
+
+
+WIDTHS = (390, 1280)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+MEASURE = r"""
+frames = [...document.querySelectorAll("iframe")];
+function measure(frame) {
+  const page = frame.contentDocument, root = page.documentElement;
+  const brokenWords = (cell) => {  // words of which a part is on another line
+    const walker = page.createTreeWalker(cell, NodeFilter.SHOW_TEXT), found = [];
+    for (let text; (text = walker.nextNode());)
+      for (const word of text.data.matchAll(/[^\s/-]+/g)) {
+        const range = page.createRange();
+        range.setStart(text, word.index);
+        range.setEnd(text, word.index + word[0].length);
+        if (new Set([...range.getClientRects()].map((box) => box.top)).size > 1) found.push(word[0]);
+      }
+    return found;
+  };
+  return {
+    window: frame.contentWindow.innerWidth,
+    page: root.scrollWidth,
+    tables: page.querySelectorAll("table").length,
+    broken: [...page.querySelectorAll("th, td")].flatMap(brokenWords),
+  };
+}
+onload = () => { document.body.dataset.measured = JSON.stringify(frames.map(measure)); };
+"""
+
+
+def test_the_page_fits_phones_and_screens(evaluated, tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("NO CHROMIUM HERE: nothing checks that the report fits small screens")
+    run = shutil.copytree(evaluated, tmp_path / "run")
+    write_rows(run / "left_out.csv", ("name", "reason"), [(f"x/{'a_' * 60}{'b' * 60}.mp4", "no frames")])
+    page = html.escape(write_report(run).read_text(encoding="utf-8"))
+    # Chromium makes no window below 500 px, so the page is shown in frames of these widths.
+    frames = [f'<iframe style="border:0" width="{width}" height="1500" srcdoc="{page}"></iframe>' for width in WIDTHS]
+    text = (
+        f"<!doctype html><body style='margin:0;white-space:nowrap'>{''.join(frames)}<script>{MEASURE}</script></body>"
+    )
+    (tmp_path / "frames.html").write_text(text, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={sum(WIDTHS) + 10},1500"]
+    command = [
+        CHROMIUM,
+        *flags,
+        f"--screenshot={tmp_path / 'page.png'}",
+        "--dump-dom",
+        (tmp_path / "frames.html").as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    found = re.search(r'data-measured="([^"]*)"', done.stdout)
+    assert found is not None, done.stderr
+    for width, measured in zip(WIDTHS, json.loads(html.unescape(found[1])), strict=True):
+        assert measured["window"] == width
+        assert measured["page"] <= width
+        assert measured["broken"] == []
+        assert measured["tables"] > 5
+    picture = imread(tmp_path / "page.png")
+    assert picture.shape == (1500, sum(WIDTHS) + 10, 3)
+    assert (picture[:, : WIDTHS[0]] < 0.5).any()  # it shows text

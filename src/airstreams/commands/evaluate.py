@@ -26,6 +26,7 @@ def run(call: Namespace) -> int:
     """Score, draw the plots into the run's folder, and print the metrics."""
     from airstreams import api
     from airstreams.distributed import is_main_process
+    from airstreams.viewing.mistakes import read_mistakes, write_strips
     from airstreams.viewing.pictures import confusion_plot
     from airstreams.viewing.representations import streams_picture
     from airstreams.viewing.tables import baselines_in_words
@@ -39,6 +40,8 @@ def run(call: Namespace) -> int:
         note = baselines_in_words(result.metrics)
         confusion_plot(result.folder.confusion_plot, result.confusion, result.saved.classes, note)
     streams_picture(result.folder.picture, result.saved, result.videos, result.label_store, stderr)
+    mistakes = read_mistakes(result.folder, result.saved.multi_label)
+    write_strips(result.folder, mistakes, {video.name: video for video in result.videos}, stderr)
     if call.json:
         print_json(result.metrics.as_dict())
     else:
@@ -55,6 +58,7 @@ def _print_metrics(result: "Evaluation") -> None:
         scored_in_words,
         segmentation_table,
         trained_on_warnings,
+        unlabelled_note,
         untrained_note,
     )
 
@@ -74,11 +78,7 @@ def _print_metrics(result: "Evaluation") -> None:
         stdout.print(for_console(segmentation_table(metrics.segmentation)))
     say(stdout, f"{scored_in_words(metrics)} Files: {result.folder.path}")
     if metrics.unlabelled:
-        say(
-            stdout,
-            f"{metrics.unlabelled} videos have no action; they are ranked last, as Charades does. As plain negatives "
-            f"they would give an mAP of {percent(metrics.map_unlabelled_as_negatives)}.",
-        )
+        say(stdout, unlabelled_note(metrics))
     _print_protocol(metrics.protocol)
 
 

@@ -62,6 +62,7 @@ def run(call: Namespace) -> int:
 class CountedModel:
     """What a model's cost depends on: its config, and the numbers of action and segmentation classes.
 
+    segment_classes: 0 for a model without the semantic stream.
     assumed: a recipe does not say how many classes there are, so the numbers are those of well-known data sets.
     """
 
@@ -75,7 +76,7 @@ def _classes(model: CountedModel) -> str:
     """The numbers of classes in words, and where they come from."""
     kept = model.config.data.segment_classes
     text = count_of(model.classes, "action class") + (" (HMDB-51, as a recipe has no classes)" if model.assumed else "")
-    if "semantic" in model.config.model.streams:
+    if model.segment_classes:
         text += f" and {count_of(model.segment_classes, 'segmentation class')}"
         text += " (COCO)" if model.assumed and not kept else ""
     return text
@@ -90,9 +91,13 @@ def model_of(what: str) -> CountedModel:
     is_recipe = (RECIPES / f"{what}.yaml").is_file()  # `make demo` leaves a folder of the recipe's name
     if RunFolder(Path(what)).description.is_file() or (Path(what).is_dir() and not is_recipe):
         described = read_description(Path(what))
-        return CountedModel(described.config, len(described.classes), len(described.segment_classes), assumed=False)
-    config = load_config(recipe_path(what))
-    return CountedModel(config, CLASSES, config.segmenter_classes(len(COCO_CLASSES)), assumed=True)
+        config, classes, segment_classes = described.config, len(described.classes), len(described.segment_classes)
+        assumed = False
+    else:
+        config, classes = load_config(recipe_path(what)), CLASSES
+        segment_classes = config.segmenter_classes(len(COCO_CLASSES))
+        assumed = True
+    return CountedModel(config, classes, segment_classes if "semantic" in config.model.streams else 0, assumed)
 
 
 COMMAND = Command("Count parameters and cost, part by part", "info jhmdb", add_arguments, run)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from airstreams.data.label_maps import LabelStore
 from airstreams.errors import InputError, did_you_mean
@@ -88,6 +88,17 @@ class Source:
     def has_splits(self) -> bool:
         """Whether the videos have splits."""
         return any(video.split is not None for video in self.videos)
+
+    @property
+    def short_name(self) -> str:
+        """DATA without the folders of an absolute path, which tell only where one person keeps it."""
+        if PurePath(self.name).is_absolute():
+            return PurePath(self.name).name or self.name
+        benchmark, colon, place = self.name.partition(":")
+        if not PurePath(place).is_absolute():
+            return self.name
+        root, mark, options = place.partition("?")
+        return f"{benchmark}{colon}{PurePath(root).name}{mark}{options}"
 
     def split(self, name: str) -> tuple[Video, ...]:
         """The videos of the split "train", "val" or "test". InputError: there are none."""

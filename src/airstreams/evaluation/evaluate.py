@@ -254,7 +254,7 @@ def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -
 def _announce_replacement(folder: EvaluationFolder, source: Source, console: Console) -> None:
     with suppress(InputError):  # the folder is new, or its file is damaged
         before = read_metrics(folder.metrics).data
-        if before != source.name:
+        if before not in (source.name, source.short_name):
             say(console, f"{folder.path}: the metrics of {before} will be replaced.")
 
 
@@ -304,7 +304,7 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
     }
     return EvaluationMetrics(
         **vars(measured) | {"streams": streams},
-        data=task.source.name,
+        data=task.source.short_name,
         split=task.split,
         trained_on=sum(video.name in task.trained_on for video in scores.videos),
         similar_names=task.similar_names,

@@ -143,7 +143,7 @@ class SplitMetrics(ActionMetrics):
 class EvaluationMetrics(SplitMetrics):
     """All that `figures.json` holds.
 
-    data, split: what was scored.
+    data, split: what was scored: `Source.short_name` and its split.
     trained_on: how many of the scored videos the model was trained on. 0 for the split train, which shows this anyway.
     protocol: how the videos were scored.
     groups: how many groups of videos the intervals are over.

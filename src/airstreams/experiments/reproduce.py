@@ -60,7 +60,8 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether nothing is left to do. A run that was evaluated on other data since then is not done."""
-        return self.metrics_file.is_file() and self.read_metrics().data == self.source.name
+        names = (self.source.short_name, self.source.name)  # versions up to 0.2 wrote the second
+        return self.metrics_file.is_file() and self.read_metrics().data in names
 
     @property
     def score(self) -> float:

@@ -52,6 +52,11 @@ class EvaluationFolder:
         """What flow and segmenter see in four videos."""
         return self.path / "representations.png"
 
+    @property
+    def mistakes(self) -> Path:
+        """A folder of pictures: frames of the videos of the most confident mistakes."""
+        return self.path / "mistakes"
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -12,7 +12,7 @@ They do not protect against forgery, because a forger can write new ones.
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +85,8 @@ class SavedModel(Description):
 def save(saved: SavedModel, run: Path) -> None:
     """Write a model into a run's folder. Each file is complete at any moment.
 
-    The late towers of heads whose loss has no weight are left out, because they still have their random weights.
+    The late towers of heads whose loss has no weight are left out, because they still have their random weights. The
+    folder of `data.cache` is left out too: it is of one machine, and nobody who uses the model needs it.
 
     A run's description is the same at each save, except for the versions and the kept epoch, which the sum ignores. So
     a crash between the two files leaves two that match. The kept epoch has a sum of its own: after such a crash it is
@@ -93,7 +94,7 @@ def save(saved: SavedModel, run: Path) -> None:
     """
     description = {
         "format": FORMAT,
-        "config": asdict(saved.config),
+        "config": asdict(replace(saved.config, data=replace(saved.config.data, cache=None))),
         "classes": list(saved.classes),
         "segment_classes": list(saved.segment_classes),
         "multi_label": saved.multi_label,

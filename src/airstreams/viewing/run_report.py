@@ -1,17 +1,20 @@
 """A run on one self-contained HTML page: its metrics, its mistakes, what its streams see, and its training curves.
 
-The page uses files of the run's folder only and opens no video. Its template is `run_report.html`.
+The page uses files of the run's folder only. It opens no video and names no absolute path, so it can be shared. Its
+template is `run_report.html`.
 """
 
 import base64
 import csv
 import json
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -27,6 +30,7 @@ from airstreams.recipe import to_yaml
 from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import Description, read_description
+from airstreams.viewing.mistakes import MISTAKES_LISTED, STRIPS, Mistake, read_mistakes, strip_of
 from airstreams.viewing.pictures import confusion_plot, save_picture
 from airstreams.viewing.tables import (
     Rows,
@@ -37,11 +41,10 @@ from airstreams.viewing.tables import (
     scored_in_words,
     segmentation_table,
     trained_on_warnings,
+    unlabelled_note,
     untrained_note,
     views_in_words,
 )
-
-MISTAKES_SHOWN = 15
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class _EvaluatedSplit:
     """What the page shows of one split, or of other data.
 
     untrained, segmentation, mistakes: empty where they do not apply.
-    picture, confusion: PNGs as `data:` addresses; None where there is none.
+    strips: the most confident mistakes, each with its frames; None where they could not be read.
+    picture, confusion: as `data:` addresses; None where there is none.
     """
 
     title: str
@@ -61,7 +65,8 @@ class _EvaluatedSplit:
     untrained: str
     segmentation: Rows
     classes: Rows
-    mistakes: Rows
+    mistakes: Sequence[Mistake]
+    strips: list[tuple[Mistake, str | None]]
     confusion: str | None
     picture: str | None
 
@@ -79,8 +84,9 @@ def write_report(run: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"percent": percent, "breakable": _breakable}
     page = environment.get_template("run_report.html").render(
-        name=str(run),
+        name=run.resolve().name if run.is_absolute() or run.name in ("", "..") else str(run),
         about=_about(run, described, epochs),
         evaluations=[_evaluated_split(folder, described) for folder in run_folder.evaluations()],
         curves=_curves(epochs),
@@ -94,6 +100,11 @@ def write_report(run: Path) -> Path:
     with replacing(run_folder.report) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return run_folder.report
+
+
+def _breakable(text: str) -> list[str]:
+    """A text in parts, after each of which a line may end."""
+    return re.findall(r".+?(?:[/_;]+|$)", text)
 
 
 def _about(run: Path, described: Description, epochs: Sequence[EpochRecord]) -> list[tuple[str, str]]:
@@ -121,13 +132,14 @@ def _about(run: Path, described: Description, epochs: Sequence[EpochRecord]) -> 
 def _evaluated_split(folder: EvaluationFolder, described: Description) -> _EvaluatedSplit:
     """What `airstreams evaluate` wrote about one split. InputError: a file is damaged."""
     metrics = read_metrics(folder.metrics)
-    metric = "map" if described.multi_label else "top1"
+    metric = metrics.metric
     try:
+        mistakes = read_mistakes(folder, described.multi_label)
         return _EvaluatedSplit(
             title=f"Split {metrics.split}" if folder.is_own_split else f"Other data: {folder.path.name}",
             headline=f"{NAMES[metric]} {with_interval(metrics[metric], metrics.intervals[metric])}",
             warnings=trained_on_warnings(metrics),
-            scored=f"{metrics.data}: {scored_in_words(metrics)} {views_in_words(metrics.protocol)}",
+            scored=f"Data: {metrics.data}. {scored_in_words(metrics)} {views_in_words(metrics.protocol)}",
             notes=_notes(metrics),
             heads=heads_table(metrics.streams, metrics.baselines, metrics.new_only),
             untrained=untrained_note(metrics.streams, described.config),
@@ -136,7 +148,8 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
                 ("class", NAMES["map"] if described.multi_label else "accuracy", "videos"),
                 *((name, percent(row.value), str(row.videos)) for name, row in weakest_first(metrics)),
             ],
-            mistakes=[] if described.multi_label else _mistakes(folder.scores),
+            mistakes=mistakes[:MISTAKES_LISTED],
+            strips=_strips(folder, mistakes),
             confusion=_confusion(folder.confusion, baselines_in_words(metrics)),
             picture=_as_address(folder.picture),
         )
@@ -147,22 +160,18 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
 def _notes(metrics: EvaluationMetrics) -> list[str]:
     """What a reader must know before comparing the metrics with others."""
     notes = [note] if (note := baseline_note(metrics)) else []
+    if metrics.unlabelled:
+        notes.append(unlabelled_note(metrics))
     comparison = metrics.protocol.comparison
     if comparison and comparison.deviations:
         notes.append(f"Differs from published results on {comparison.name}: {'; '.join(comparison.deviations)}.")
     return notes
 
 
-def _mistakes(path: Path) -> Rows:
-    """The wrong answers with the highest probabilities: video, true class, answer, probability."""
-    with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    wrong = []
-    for name, label, predicted, *probabilities in rows:
-        if len(probabilities) == len(header) - 3 and label != predicted:  # a video that was left out has none
-            wrong.append((float(probabilities[header.index(predicted, 3) - 3]), name, label, predicted))
-    highest = sorted(wrong, reverse=True)[:MISTAKES_SHOWN]
-    return [(name, label, predicted, percent(probability)) for probability, name, label, predicted in highest]
+def _strips(folder: EvaluationFolder, mistakes: Sequence[Mistake]) -> list[tuple[Mistake, str | None]]:
+    """The first mistakes, each with its frames as a `data:` address; empty where there are no frames of any."""
+    strips = [(mistake, _as_address(strip_of(folder, mistake.name))) for mistake in mistakes[:STRIPS]]
+    return strips if any(address for _, address in strips) else []
 
 
 def _confusion(path: Path, note: str) -> str | None:
@@ -174,39 +183,51 @@ def _confusion(path: Path, note: str) -> str | None:
         return _as_address(Path(folder) / "confusion.png")
 
 
-def _curves(epochs: Sequence[EpochRecord]) -> str | None:
-    """A plot of the training losses and, where there are validation videos, of their metric, by epoch."""
+def _curves(epochs: Sequence[EpochRecord]) -> list[str]:
+    """Plots by epoch: of the training losses and, where there are validation videos, of their metric."""
     if not epochs:
-        return None
+        return []
+    numbers = [record.epoch for record in epochs]
+    names = [name for name in epochs[-1].train["losses"] if name != "total"]
+    losses = {name: (numbers, [record.train["losses"].get(name) for record in epochs]) for name in names}
+    plots = [_curve_plot(losses, "training loss, before its weight", is_share=False)]
     validated = [(record.epoch, record.val) for record in epochs if record.val is not None]
-    figure = Figure(figsize=(9.6 if validated else 5.2, 3.4), facecolor="white", layout="constrained")
-    axes = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
-    marker = "." if len(epochs) < 30 else ""
-    for name in epochs[-1].train["losses"]:
-        if name != "total":
-            losses = [record.train["losses"].get(name) for record in epochs]
-            axes[0].plot([record.epoch for record in epochs], losses, marker=marker, label=name)
-    axes[0].set_ylabel("training loss, before its weight")
     if validated:
         _, last = validated[-1]
         metric = "top1" if last["top1"] is not None else "map"
-        for head in (head for head, row in last["streams"].items() if row[metric] is not None):
-            scores = [val["streams"][head][metric] for _, val in validated]
-            axes[1].plot([epoch for epoch, _ in validated], scores, marker=marker, label=head)
-        axes[1].set_ylabel(f"{NAMES[metric]}, validation")
-        axes[1].yaxis.set_major_formatter(PercentFormatter(xmax=1))
-    for ax in axes:
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=8)
+        heads = [head for head, row in last["streams"].items() if row[metric] is not None]
+        scores = {
+            head: ([epoch for epoch, _ in validated], [val["streams"][head][metric] for _, val in validated])
+            for head in heads
+        }
+        plots.append(_curve_plot(scores, f"{NAMES[metric]}, validation", is_share=True))
+    return plots
+
+
+def _curve_plot(curves: Mapping[str, tuple[list[int], list[float | None]]], label: str, is_share: bool) -> str:
+    """A plot of curves by name, each as epochs and values, as a `data:` address."""
+    figure = Figure(figsize=(4.6, 3.2), facecolor="white", layout="constrained")
+    ax = figure.subplots()
+    for name, (epochs, values) in curves.items():
+        ax.plot(epochs, [np.nan if value is None else value for value in values], label=name)
+        ax.lines[-1].set_marker("." if len(epochs) < 30 else "")
+    ax.set_ylabel(label)
+    if is_share:
+        ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8)
     with tempfile.TemporaryDirectory() as folder:
         save_picture(figure, Path(folder) / "curves.png")
-        return _as_address(Path(folder) / "curves.png")
+        address = _as_address(Path(folder) / "curves.png")
+    assert address is not None
+    return address
 
 
 def _as_address(path: Path) -> str | None:
-    """A PNG as a `data:` address; None where there is no file."""
+    """A PNG or JPEG as a `data:` address; None where there is no file."""
     if not path.is_file():
         return None
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+    kind = "jpeg" if path.suffix == ".jpg" else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

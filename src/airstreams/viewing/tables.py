@@ -116,6 +116,14 @@ def untrained_note(heads: Iterable[str], config: Config) -> str:
     )
 
 
+def unlabelled_note(metrics: EvaluationMetrics) -> str:
+    """How videos without any label were ranked, and the mAP of the other way."""
+    return (
+        f"{count_of(metrics.unlabelled, 'video')} without any label: ranked last, as Charades does. As plain negatives "
+        f"they would give an mAP of {percent(metrics.map_unlabelled_as_negatives)} (map_unlabelled_as_negatives)."
+    )
+
+
 def views_in_words(protocol: ScoringProtocol) -> str:
     """One sentence on how a video's score is computed."""
     clips = count_of(protocol.views, "clip")
@@ -130,13 +138,15 @@ def segmentation_table(segmentation: SegmentationMetrics) -> Rows:
     """The segmenter's metrics, beside the highest that its grid allows and beside the teacher's own."""
     ceiling = segmentation.ceiling
     rows: Rows = [
-        ("pixel_accuracy", percent(segmentation.pixel_accuracy), percent(ceiling.pixel_accuracy), percent(None)),
-        ("miou", percent(segmentation.miou), percent(ceiling.miou), percent(None)),
+        ("segmentation", "this model", "limit of its grid"),
+        ("pixel_accuracy", percent(segmentation.pixel_accuracy), percent(ceiling.pixel_accuracy)),
+        ("miou", percent(segmentation.miou), percent(ceiling.miou)),
     ]
-    if segmentation.person_iou is not None:
-        values = (segmentation.person_iou, ceiling.person_iou, segmentation.teacher_person_iou)
-        rows.append(("person_iou", *map(percent, values)))
-    return [("segmentation", "this model", "limit of its grid", "teacher"), *rows]
+    if segmentation.person_iou is None:
+        return rows
+    teacher = ("teacher", "", "", percent(segmentation.teacher_person_iou))
+    rows.append(("person_iou", percent(segmentation.person_iou), percent(ceiling.person_iou)))
+    return [(*row, cell) for row, cell in zip(rows, teacher, strict=True)]
 
 
 def cost_table(cost: Cost, frames: int) -> Rows:
