@@ -4,7 +4,11 @@ from tests.calls import complaint, with_json
 
 
 def test_classes_and_splits_are_counted(call, synthetic):
-    assert with_json(call("check-data", synthetic / "videos", "--json")) == {
+    found = with_json(call("check-data", synthetic / "videos", "--json"))
+    statistics = found.pop("statistics")
+    assert statistics["resolutions"] == {"64x64": 32}
+    assert statistics["remarks"] == {}
+    assert found == {
         "videos": 32,
         "good": 32,
         "bad": [],

@@ -15,6 +15,7 @@ from airstreams.data.cache import FrameCache
 from airstreams.data.clips import frame_range
 from airstreams.data.content import content_or_none
 from airstreams.data.listing import Video
+from airstreams.data.statistics import FileFacts
 from airstreams.data.video import check, probe
 from airstreams.errors import VideoError
 from airstreams.machine import cpus
@@ -40,12 +41,17 @@ class Checked(NamedTuple):
     """The result of a check.
 
     good, bad: videos that can be read and those that cannot, in the order given.
-    rates: frames per second of each good file with more than one frame.
+    files: the facts of each good file.
     """
 
     good: list[Video]
     bad: list[BadVideo]
-    rates: dict[Path, float]
+    files: dict[Path, FileFacts]
+
+    @property
+    def rates(self) -> dict[Path, float]:
+        """Frames per second of each good file with more than one frame."""
+        return {path: facts.frame_rate for path, facts in self.files.items() if facts.frames > 1}
 
 
 def check_videos(
@@ -54,18 +60,18 @@ def check_videos(
     """Open every file once, in parallel. Files whose frames are all in the cache are not decoded again."""
     paths = sorted({video.path for video in videos})
 
-    def frame_rate(path: Path) -> float:
+    def facts_of(path: Path) -> FileFacts:
         # `probe` finds the frames before a loader's processes start, so that they need not all do it again.
         info = probe(path) if cache is not None and cache.holds(path) else check(path)
         content_or_none(path)  # remembered for `with_contents`; now, because the file has just been read
-        return info.fps if info.frames > 1 else 0.0
+        return FileFacts.of(info)
 
-    found: dict[Path, float | str] = {}
+    found: dict[Path, FileFacts | str] = {}
     sizes = {path: _bytes(path) for path in paths}  # files of another size take another time
     task = progress.add_task("checking videos", len(paths), work=sum(sizes.values()), shared=shared)
     with ThreadPoolExecutor(max_workers=cpus()) as pool:
-        for path, rate_or_reason in zip(paths, pool.map(partial(_or_reason, frame_rate), paths), strict=True):
-            found[path] = rate_or_reason
+        for path, facts_or_reason in zip(paths, pool.map(partial(_or_reason, facts_of), paths), strict=True):
+            found[path] = facts_or_reason
             task.advance(work=sizes[path])
     good: list[Video] = []
     bad: list[BadVideo] = []
@@ -78,7 +84,7 @@ def check_videos(
             bad.append(BadVideo(video, result))
         else:
             good.append(video)
-    return Checked(good, bad, {path: rate for path, rate in found.items() if isinstance(rate, float) and rate})
+    return Checked(good, bad, {path: facts for path, facts in found.items() if isinstance(facts, FileFacts)})
 
 
 def check_distributed(videos: Sequence[Video], progress: Progress, cache: FrameCache | None = None) -> Checked:
@@ -90,7 +96,7 @@ def check_distributed(videos: Sequence[Video], progress: Progress, cache: FrameC
     reasons = {item.video.name: item for item in gather(own.bad)}
     good = [video for video in videos if video.name not in reasons]
     bad = [reasons[video.name] for video in videos if video.name in reasons]
-    return Checked(good, bad, dict(gather(list(own.rates.items()))))
+    return Checked(good, bad, dict(gather(list(own.files.items()))))
 
 
 def _bytes(path: Path) -> int:

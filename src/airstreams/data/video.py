@@ -48,8 +48,29 @@ _CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
 _TAGS: Any = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 # FFmpeg opens a text as a video of its letters, and a photo as a video of one frame. These are its names for them.
 _NO_VIDEO = re.compile(r"tty|bin|xbin|adf|idf|image2|\w+_pipe")
+_HDR_TRANSFERS = (16, 18)  # FFmpeg's numbers of the transfer functions PQ (SMPTE ST 2084) and HLG (ARIB STD-B67)
 # How much earlier than its header says a file may end, s: headers round, and include the ends of other streams.
 _TOLERANCE_S = 0.25
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a file stores its frames.
+
+    Attributes:
+        codec: FFmpeg's name.
+        key_frames_apart: largest number of frames from one key frame to the next, or to the end; all of them where
+            reading starts at the beginning of the file. As many are decoded, at most, to read one frame.
+        pixel_aspect: width of a pixel / its height, of the upright picture. Frames are read as if it were 1.
+        interlaced: whether a frame is made of two fields.
+        hdr: whether the brightness is stored as PQ or HLG. Frames are read as if it were not.
+    """
+
+    codec: str
+    key_frames_apart: int
+    pixel_aspect: float
+    interlaced: bool
+    hdr: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,12 +81,14 @@ class VideoInfo:
         frames: number of frames that can be read.
         width, height: px, of the upright picture (after rotation).
         times: float64 (frames,), s from the first frame, in presentation order; read-only.
+        encoding: how the file stores them.
     """
 
     frames: int
     width: int
     height: int
     times: np.ndarray
+    encoding: Encoding
 
     @property
     def fps(self) -> float:
@@ -303,7 +326,7 @@ def _table_by_time(container: InputContainer, stream: VideoStream) -> _FrameTabl
     if not len(pts) or first is None:
         raise VideoError("unreadable: no frame can be decoded")
     times = (pts - pts[0]) * float(stream.time_base or 0)
-    return _make_table(first, times, pts, keyframes=np.flatnonzero(np.isin(pts, np.array(keys, np.int64))))
+    return _make_table(stream, first, times, pts, keyframes=np.flatnonzero(np.isin(pts, np.array(keys, np.int64))))
 
 
 def _table_by_counting(container: InputContainer, stream: VideoStream) -> _FrameTable:
@@ -321,14 +344,24 @@ def _table_by_counting(container: InputContainer, stream: VideoStream) -> _Frame
         times = np.arange(len(pts)) / float(stream.guessed_rate)
     else:
         raise VideoError("unreadable: no times and no frame rate")
-    return _make_table(first, times, pts=None, keyframes=np.zeros(1, np.int64))
+    return _make_table(stream, first, times, pts=None, keyframes=np.zeros(1, np.int64))
 
 
-def _make_table(first: VideoFrame, times: np.ndarray, pts: np.ndarray | None, keyframes: np.ndarray) -> _FrameTable:
+def _make_table(
+    stream: VideoStream, first: VideoFrame, times: np.ndarray, pts: np.ndarray | None, keyframes: np.ndarray
+) -> _FrameTable:
     orientation = _orientation(first)
     width, height = orientation.size(first.width, first.height)
     times.flags.writeable = False
-    info = VideoInfo(len(times), width, height, times)
+    aspect = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+    encoding = Encoding(
+        codec=stream.codec_context.codec.canonical_name,
+        key_frames_apart=int(np.diff(keyframes, append=len(times)).max(initial=1)),
+        pixel_aspect=1 / aspect if orientation.transpose else aspect,
+        interlaced=bool(first.interlaced_frame),
+        hdr=stream.codec_context.color_trc in _HDR_TRANSFERS,
+    )
+    info = VideoInfo(len(times), width, height, times, encoding)
     return _FrameTable(info, first.width, first.height, orientation, pts, keyframes)
 
 

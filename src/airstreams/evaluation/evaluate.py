@@ -262,7 +262,8 @@ def _score(task: _Task, console: Console) -> Scores:
     """Score every readable video of the split."""
     saved, videos = task.saved, task.videos
     with Progress(console=console) as progress:
-        good, bad, rates = check_distributed(videos, progress)
+        checked = check_distributed(videos, progress)
+        good, bad, rates = checked.good, checked.bad, checked.rates
         if not good:
             raise VideoError(
                 f"none of {len(videos)} videos can be read; the first, {bad[0].video.name}: {bad[0].reason}"
