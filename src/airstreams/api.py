@@ -1,6 +1,7 @@
 """What a script calls: `load`, `open_source`, `train`, `evaluate`. `import airstreams` has all of it."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,16 +9,18 @@ from rich.console import Console
 
 from airstreams.config import Config
 from airstreams.data import sources
-from airstreams.data.listing import Source
+from airstreams.data.label_maps import LabelStore
+from airstreams.data.listing import Source, Video
 from airstreams.errors import InputError
 from airstreams.evaluation import evaluate as evaluation
 from airstreams.evaluation.evaluate import Evaluation
 from airstreams.files import lock_of_job
 from airstreams.inference.recogniser import Recogniser
 from airstreams.recipe import load_config, recipe_path, training_settings
+from airstreams.runs import trackers
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord
-from airstreams.runs.saved_model import read_description
+from airstreams.runs.saved_model import SavedModel, read_description
 from airstreams.training import loop
 
 
@@ -55,6 +58,7 @@ def train(
     labels: str | Path | None = None,
     init: str | Path | None = None,
     resume: bool = False,
+    log_to: Sequence[str] = trackers.DEFAULT,
     console: Console | None = None,
 ) -> EpochRecord:
     """Train a recogniser on a data set's training videos and leave it in a folder.
@@ -66,6 +70,7 @@ def train(
         labels: the folder of a teacher's label maps, for the semantic stream.
         init: a run whose model to start from, as far as it fits.
         resume: go on with the run from its last saved state.
+        log_to: the trackers that get the metrics: `tensorboard`, `wandb`, `mlflow`.
         console: for progress and warnings; None prints nothing.
 
     Returns:
@@ -87,7 +92,7 @@ def train(
         _require_new(folder)
     source = _with_useful_labels(_source(data, labels), labels, settings)
     with lock_of_job(folder.path, "training"):
-        return loop.train(source, settings, folder.path, resume, console, start)
+        return loop.train(source, settings, folder.path, resume, console, start, log_to=log_to, draw=_streams_picture)
 
 
 def evaluate(
@@ -123,6 +128,14 @@ def require_run(folder: RunFolder) -> None:
     """Raise InputError for a folder that holds no run to resume."""
     if not folder.has_begun():
         raise InputError(f"{folder.path} holds no run to resume. Leave out --resume, or give the folder of a run.")
+
+
+def _streams_picture(
+    path: Path, saved: SavedModel, videos: Sequence[Video], store: LabelStore | None, console: Console
+) -> None:
+    from airstreams.viewing.representations import streams_picture  # matplotlib takes half a second to import
+
+    streams_picture(path, saved, videos, store, console)
 
 
 def _require_new(folder: RunFolder) -> None:

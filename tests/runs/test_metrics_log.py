@@ -7,7 +7,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from airstreams.errors import InputError
-from airstreams.runs.metrics_log import Log, record_of
+from airstreams.runs.metrics_log import Log, _validation_scalars, record_of
 from tests.training.runs import entries, epochs
 
 
@@ -26,12 +26,33 @@ def test_the_log_has_losses_speed_and_waiting(trained):
 
 
 def test_tensorboard_has_the_metrics_of_the_log(trained):
+    """An epoch without a line of its own, because it has fewer than ten steps, shows its means."""
     board = EventAccumulator(str(trained / "tensorboard")).Reload()
-    for name in ("losses/merged", "gradient_norms/rgb.early", "clips_per_second"):
-        shown = {event.step: event.value for event in board.Scalars(f"train/{name}")}
-        part, _, key = name.partition("/")
-        said = {entry["step"]: entry["train"][part][key] if key else entry["train"][part] for entry in epochs(trained)}
-        assert shown == pytest.approx(said, rel=1e-5)
+    first, line, _ = entries(trained)
+    said = {first["step"]: first["train"], line["step"]: line}
+    for name in ("loss/merged", "gradient_norm/rgb.early", "speed/clips_per_second"):
+        shown = {event.step: event.value for event in board.Scalars(name)}
+        kind, _, part = name.partition("/")
+        key = {"loss": "losses", "gradient_norm": "gradient_norms"}.get(kind)
+        expected = {step: metrics[key][part] if key else metrics[part] for step, metrics in said.items()}
+        assert shown == pytest.approx(expected, rel=1e-5)
+
+
+def test_tensorboard_shows_each_loss_once(trained):
+    tags = EventAccumulator(str(trained / "tensorboard")).Reload().Tags()["scalars"]
+    assert {tag for tag in tags if "loss" in tag} == {f"loss/{name}" for name in epochs(trained)[0]["train"]["losses"]}
+    assert {tag.partition("/")[0] for tag in tags} == {"loss", "gradient_norm", "speed", "optimizer"}
+
+
+def test_validation_metrics_have_groups_of_their_own():
+    streams = {"rgb": {"top1": 0.25, "map": None}, "merged": {"top1": 0.5, "map": None}}
+    val = {"videos": 8, "top1": 0.5, "map": None, "log_loss": 1.5, "seconds": 2.0, "streams": streams}
+    assert _validation_scalars(val) == {
+        "validation/top1": 0.5,
+        "validation/log_loss": 1.5,
+        "validation_top1_by_stream/rgb": 0.25,
+        "validation_top1_by_stream/merged": 0.5,
+    }
 
 
 @pytest.mark.parametrize("lost", [b"\0" * 40 + b"\n", b'{"epoch": 2, "st', b""], ids=["zeros", "cut", "empty"])

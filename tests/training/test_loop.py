@@ -16,6 +16,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import airstreams
 from airstreams.config import LossWeights, TrainingConfig
@@ -36,6 +37,7 @@ from airstreams.training.data import TrainingVideos, make_loader
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.loop import train
 from airstreams.training.step import training_step
+from airstreams.viewing.representations import streams_picture
 from tests.training.runs import epochs, of_one_stream
 
 QUIET = Console(quiet=True)
@@ -317,6 +319,20 @@ def test_charades_trains_from_its_official_files(synthetic, tiny, tmp_path):
     result = evaluate(tmp_path / "run", source, "test", QUIET)
     assert (result.metrics.videos, result.metrics.top1) == (3, None)
     assert 0 < (result.metrics.map or 0) <= 1
+
+
+def test_pictures_of_the_representations_change_no_weights(trained, source, tiny, tmp_path):
+    """`trained` has the same config and data, and no pictures."""
+
+    def draw(*arguments):
+        torch.rand(1)
+        streams_picture(*arguments)
+
+    train(source, tiny, tmp_path / "run", False, QUIET, draw=draw)
+    expected, found = (load_file(run / "model.safetensors") for run in (trained, tmp_path / "run"))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in board.Images("representations")] == [6, 12]
 
 
 @pytest.mark.parametrize("stream", ["flow", "semantic"])

@@ -11,6 +11,8 @@ from airstreams.errors import InputError
 from airstreams.experiments.study import weights_from
 from airstreams.recipe import config_from, config_to_resume
 
+LOG_TO_HELP = "where the metrics go: tensorboard, wandb, mlflow; several are joined by commas"
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA, the run, and what it starts from. The config's keys come beside these."""
@@ -18,6 +20,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run's folder")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own config")
+    parser.add_argument("--log-to", metavar="TRACKERS", default="tensorboard", help=LOG_TO_HELP)
     parser.add_argument("--init", metavar="RUN", type=Path, help="start from this run's model, as far as it fits")
     parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="take the loss weights of its best trial")
     parser.add_argument("--top", metavar="K", type=int, help="with --weights-from: the mean of the K best trials")
@@ -36,6 +39,7 @@ def run(call: Namespace) -> int:
         labels=call.labels,
         init=call.init,
         resume=call.resume,
+        log_to=[name.strip() for name in call.log_to.split(",")],
         console=stderr,
     )
     if not is_main_process():

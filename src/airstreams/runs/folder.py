@@ -83,6 +83,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def trackers(self) -> Path:
+        """The ids of the run in other trackers than TensorBoard, JSON."""
+        return self.path / "trackers.json"
+
+    @property
     def weights(self) -> Path:
         """The model's weights."""
         return self.path / "model.safetensors"

@@ -1,19 +1,18 @@
-"""The log of a run: `metrics.jsonl` and TensorBoard."""
+"""The log of a run: `metrics.jsonl`, and what trackers show of it."""
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from airstreams.errors import InputError
 from airstreams.files import replacing
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.trackers import Trackers
 
 
 @dataclass
@@ -41,24 +40,40 @@ class Log:
     """Writes the log of a run that stands at `step`, after `epoch` complete epochs.
 
     Lines on later steps and epochs are removed first. With several processes only the main one writes.
+
+    trackers: get the metrics too; they are closed with the log.
     """
 
-    def __init__(self, run: Path, epoch: int, step: int, is_main_process: bool) -> None:
+    def __init__(
+        self, run: Path, epoch: int, step: int, is_main_process: bool, trackers: Trackers | None = None
+    ) -> None:
         self.is_main_process = is_main_process
+        self._trackers = trackers
         if is_main_process:
             folder = RunFolder(run)
-            _remove_after(folder.metrics, epoch, step)
+            kept = _remove_after(folder.metrics, epoch, step)
+            self._has_steps = any(entry["epoch"] > epoch for entry in kept)
             self._file = folder.metrics.open("a", encoding="utf-8")
-            self._board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def write(self, entry: dict[str, Any]) -> None:
         """Write an entry, which has a `step`."""
-        if self.is_main_process:
-            self._file.write(json.dumps(entry) + "\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())  # after a power cut, no state may be newer than its log
-            for name, value in _scalars(entry):
-                self._board.add_scalar(name, value, entry["step"])
+        if not self.is_main_process:
+            return
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())  # after a power cut, no state may be newer than its log
+        ends_epoch = "train" in entry
+        if self._trackers is not None:
+            # The means of an epoch would show each loss twice. They stand in where the epoch is too short for a line.
+            training = entry.get("train", entry)
+            values = {} if ends_epoch and self._has_steps else _training_scalars(training)
+            self._trackers.log(values | _validation_scalars(entry.get("val", {})), entry["step"])
+        self._has_steps = not ends_epoch
+
+    def picture(self, title: str, path: Path, step: int) -> None:
+        """Give a PNG to the trackers."""
+        if self._trackers is not None:
+            self._trackers.log_picture(title, path, step)
 
     def __enter__(self) -> "Log":
         return self
@@ -68,7 +83,8 @@ class Log:
     ) -> None:
         if self.is_main_process:
             self._file.close()
-            self._board.close()
+            if self._trackers is not None:
+                self._trackers.close()
 
 
 def entries(metrics: Path) -> Iterator[dict[str, Any]]:
@@ -98,8 +114,8 @@ def record_of(run: Path, epoch: int) -> EpochRecord:
     )
 
 
-def _remove_after(metrics: Path, epoch: int, step: int) -> None:
-    """Remove the lines that the training is about to write again."""
+def _remove_after(metrics: Path, epoch: int, step: int) -> list[dict[str, Any]]:
+    """Remove the lines that the training is about to write again; returns the others."""
     kept = [
         entry
         for entry in entries(metrics)
@@ -107,11 +123,23 @@ def _remove_after(metrics: Path, epoch: int, step: int) -> None:
     ]
     with replacing(metrics) as temporary:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+    return kept
 
 
-def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    for key, value in entry.items():
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and key not in ("step", "epoch"):
-            yield f"{prefix}{key}", value
+def _training_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of some steps by the names that trackers show, in groups."""
+    named = {f"loss/{name}": value for name, value in metrics["losses"].items()}
+    named |= {f"gradient_norm/{name}": value for name, value in metrics["gradient_norms"].items()}
+    named |= {f"speed/{name}": metrics[name] for name in ("clips_per_second", "waiting")}
+    named["optimizer/skipped_steps"] = metrics["skipped"]
+    if "lr" in metrics:  # the means of an epoch have none
+        named["optimizer/lr"] = metrics["lr"]
+    return named
+
+
+def _validation_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The validation metrics that apply, of the answer and of each head."""
+    named = {f"validation/{name}": metrics.get(name) for name in ("top1", "top5", "mean_per_class", "map", "log_loss")}
+    for head, of_head in metrics.get("streams", {}).items():
+        named |= {f"validation_{name}_by_stream/{head}": of_head.get(name) for name in ("top1", "map")}
+    return {name: value for name, value in named.items() if value is not None}

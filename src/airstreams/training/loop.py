@@ -7,7 +7,7 @@ choose the checkpoint; without them the last epoch's weights are the result.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,12 +27,14 @@ from airstreams.evaluation.scoring import Scores, metrics_of, score_videos, targ
 from airstreams.machine import hardware
 from airstreams.recipe import from_dict
 from airstreams.runs import saved_model as saved_models
+from airstreams.runs import trackers
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord, Log, record_of
 from airstreams.runs.saved_model import KeptEpoch
 from airstreams.training.data import in_steps
 from airstreams.training.display import TrainingDisplay, is_validated
 from airstreams.training.metrics import EpochMetrics, StepClock, StepMetrics, summary
+from airstreams.training.pictures import Draw, Pictures
 from airstreams.training.setup import Training, set_up
 from airstreams.training.signals import Signals
 from airstreams.training.step import training_step
@@ -52,6 +54,8 @@ def train(
     init: Path | None = None,
     after_epoch: Callable[[EpochRecord], None] = lambda record: None,
     after_step: Callable[[int, int], None] = lambda done, total: None,
+    log_to: Sequence[str] = trackers.DEFAULT,
+    draw: Draw | None = None,
 ) -> EpochRecord:
     """Train a model on a source's training split and leave it in a run folder.
 
@@ -64,6 +68,8 @@ def train(
         init: a run to start from.
         after_epoch: called with the record of each epoch. An exception that it raises ends the training.
         after_step: called after each step with the number of finished steps and that of all steps.
+        log_to: the trackers that get the metrics, keys of `runs.trackers.PACKAGES`.
+        draw: draws what the streams see, now and then, for the trackers.
 
     Returns:
         The record of the last epoch.
@@ -76,48 +82,63 @@ def train(
         Stopped: a signal asked for it. The state is saved.
     """
     config = from_dict(asdict(config))  # checks a config that was made in Python as the command line checks its own
+    trackers.require_trackers(log_to)
     began = time.monotonic()
     with Signals() as signals:
         training = set_up(source, config, RunFolder(run), resume, console, init)
         if training is None:
             return record_of(run, config.training.epochs)
-        with TrainingDisplay(training, began, after_step) as display:
-            return _run_epochs(training, signals, display, after_epoch)
+        with TrainingDisplay(training, began, after_step) as display, _open_log(training, log_to) as log:
+            return _run_epochs(training, signals, display, log, Pictures(training, log, draw), after_epoch)
 
 
 def _run_epochs(
-    training: Training, signals: Signals, display: TrainingDisplay, after_epoch: Callable[[EpochRecord], None]
+    training: Training,
+    signals: Signals,
+    display: TrainingDisplay,
+    log: Log,
+    pictures: Pictures,
+    after_epoch: Callable[[EpochRecord], None],
 ) -> EpochRecord:
     """Train from the state to the last epoch."""
     state, epochs = training.state, training.config.training.epochs
-    with Log(training.folder.path, state.epoch, state.step, is_main_process()) as log:
-        signals.has_steps = True
-        saver = _Saver(training, signals)
-        while state.epoch < epochs:
-            metrics = EpochMetrics.resumed(state, is_main_process())
-            for epoch_ends in _steps(training, metrics, display.step):
-                saver.check(epoch_ends)
-                log_is_due = state.step % LOG_EVERY == 0
-                if has_read := log_is_due or saver.wants_save or epoch_ends:
-                    _read_metrics(training, metrics, epoch_ends)
-                if log_is_due and metrics.recent.steps:
-                    recent = metrics.since_last_line()
-                    rate = training.learner.schedule.get_last_lr()[0]
-                    log.write({"epoch": state.epoch + 1, "step": state.step, "lr": rate} | recent)
-                    display.show(recent)
-                display.say_total(has_read)
-                saver.save_if_due(metrics)
+    signals.has_steps = True
+    saver = _Saver(training, signals)
+    while state.epoch < epochs:
+        metrics = EpochMetrics.resumed(state, is_main_process())
+        for epoch_ends in _steps(training, metrics, display.step):
+            saver.check(epoch_ends)
+            log_is_due = state.step % LOG_EVERY == 0
+            if has_read := log_is_due or saver.wants_save or epoch_ends:
+                _read_metrics(training, metrics, epoch_ends)
+            if log_is_due and metrics.recent.steps:
+                recent = metrics.since_last_line()
+                rate = training.learner.schedule.get_last_lr()[0]
+                log.write({"epoch": state.epoch + 1, "step": state.step, "lr": rate} | recent)
+                display.show(recent)
+            display.say_total(has_read)
+            saver.save_if_due(metrics)
 
-            record = EpochRecord(state.epoch + 1, state.step, metrics.of_the_epoch())
-            record.train["hardware"] = hardware(training.accelerator.device)
-            scores = _validate(training, record, display)
-            _keep_if_best(training, record, scores, saver.epoch_end_is_due, metrics.whole.skipped_in_a_row)
-            log.write(record.as_dict())
-            say(training.console, summary(record, epochs))
-            state.start_epoch(state.epoch + 1, metrics.whole.skipped_in_a_row)
-            after_epoch(record)
-        training.finish()
+        record = EpochRecord(state.epoch + 1, state.step, metrics.of_the_epoch())
+        record.train["hardware"] = hardware(training.accelerator.device)
+        scores = _validate(training, record, display)
+        _keep_if_best(training, record, scores, saver.epoch_end_is_due, metrics.whole.skipped_in_a_row)
+        log.write(record.as_dict())
+        pictures.log_if_due(record.epoch)
+        say(training.console, summary(record, epochs))
+        state.start_epoch(state.epoch + 1, metrics.whole.skipped_in_a_row)
+        after_epoch(record)
+    training.finish()
     return record
+
+
+def _open_log(training: Training, log_to: Sequence[str]) -> Log:
+    """The run's log with its trackers, which only the main process has."""
+    folder, state = training.folder, training.state
+    if not is_main_process():
+        return Log(folder.path, state.epoch, state.step, False)
+    shown = trackers.Trackers(log_to, folder, state.step, training.config, training.console)
+    return Log(folder.path, state.epoch, state.step, True, shown)
 
 
 def _steps(training: Training, metrics: EpochMetrics, advance: Callable[[], None]) -> Iterator[bool]:

@@ -14,7 +14,7 @@ from airstreams.config import Config
 from airstreams.console import say, warn
 from airstreams.data.content import with_contents
 from airstreams.data.dataset import Batch, StepSampler
-from airstreams.data.label_maps import COCO_CLASSES
+from airstreams.data.label_maps import COCO_CLASSES, LabelStore
 from airstreams.data.listing import Source, Video, labels_digest
 from airstreams.distributed import gather, is_main_process
 from airstreams.errors import InputError, one_line
@@ -49,7 +49,9 @@ class Training:
     """A training that is ready to run.
 
     metric: which validation metric chooses the checkpoint, `top1` or `map`.
+    train_videos: the videos to learn from.
     val_videos: the videos that choose it; none: the last epoch's weights are the result.
+    label_store: the teacher's label maps, with the segmenter's classes; None: there are none.
     saved: the model with its description, as it is written to disk.
     state: where the training stands; the loop keeps it up to date.
     """
@@ -57,7 +59,9 @@ class Training:
     config: Config
     folder: RunFolder
     metric: str
+    train_videos: list[Video]
     val_videos: list[Video]
+    label_store: LabelStore | None
     sampler: StepSampler
     loader: DataLoader[Batch]
     accelerator: Accelerator
@@ -154,7 +158,19 @@ def set_up(
         _restore(learner, state, folder, config)
     accelerator.wait_for_everyone()
     return Training(
-        config, folder, source.metric, videos.val, sampler, loader, accelerator, learner, saved, state, console
+        config,
+        folder,
+        source.metric,
+        videos.train,
+        videos.val,
+        source.label_store,
+        sampler,
+        loader,
+        accelerator,
+        learner,
+        saved,
+        state,
+        console,
     )
 
 
