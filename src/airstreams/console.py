@@ -100,6 +100,10 @@ class Task:
             self.next_line = now + LINE_EVERY
             self._progress.print_line(self)
 
+    def speed(self) -> float | None:
+        """Units, or their work, per second; None: not known yet."""
+        return self._estimate.speed()
+
     @property
     def finished(self) -> bool:
         """Whether all units are finished."""

@@ -439,7 +439,7 @@ def bad_ones(tmp_path):
 
 def test_bad_videos_are_left_out_with_their_reasons(annotate, bad_ones, workshop, tmp_path):
     out = tmp_path / "labels"
-    status, printed, _ = annotate(bad_ones, out, "--batch-size", 3, "--json")
+    status, printed, stderr = annotate(bad_ones, out, "--batch-size", 3, "--json")
     assert status == 1
     found = json.loads(printed)
     assert {"videos", "labelled", "frames", "seconds", "left_out", "missing"} == set(found)
@@ -448,6 +448,7 @@ def test_bad_videos_are_left_out_with_their_reasons(annotate, bad_ones, workshop
     paths = [str(bad_ones / "wave" / f"{number}.mp4") for number in (1, 4, 6)]
     assert list(reasons) == paths
     assert [reasons[path].split(":")[0] for path in paths] == ["not a video", "truncated", "unreadable"]
+    assert "annotating: 96 of 96 frames in" in stderr  # of the 6 files whose header can be read
     assert 5 * 16 < found["frames"] == sum(count for _, count in calls(workshop)) < 6 * 16  # and some of the bad one
     files = content(out)
     assert set(files) == {"labels.json", "left_out.csv", *(f"wave/{number}.npz" for number in (0, 2, 3, 5, 7))}
@@ -534,21 +535,22 @@ def two_processes(synthetic, tmp_path_factory):
     assert process.returncode == 0, stderr
     statuses = [json.loads((folder / f"statuses{rank}.json").read_text()) for rank in (0, 1)]
     assert statuses == [[1, 1], [0, 0]], stderr  # the main process reports for both
-    return folder, [json.loads(line) for line in printed.splitlines()]
+    return folder, [json.loads(line) for line in printed.splitlines()], stderr
 
 
 def test_two_processes_write_the_same_store_as_one(annotate, two_processes):
-    folder, (found, _) = two_processes
+    folder, (found, _), stderr = two_processes
     status, printed, _ = annotate(folder / "videos", folder / "one", "--batch-size", 5, "--json", teacher="Batchwise")
     alone = json.loads(printed)
     assert (status, alone["labelled"]) == (1, 31)
     assert {**found, "seconds": 0} == {**alone, "seconds": 0}
     assert content(folder / "two") == content(folder / "one")
     assert len({pid for pid, count in calls(folder) if count == 5}) == 2  # both worked on the first job
+    assert stderr.count(f"annotating: {alone['frames']} frames\n") == 1
 
 
 def test_files_on_another_disk_are_reported_as_missing(synthetic, two_processes):
-    folder, (_, found) = two_processes
+    folder, (_, found), _ = two_processes
     assert (found["videos"], found["labelled"], found["left_out"]) == (32, 16, [])
     done = {str(path.relative_to(folder / "labels0").with_suffix("")) for path in folder.glob("labels0/**/*.npz")}
     names = {str(Path(path).relative_to(synthetic / "videos").with_suffix("")) for path in found["missing"]}

@@ -16,8 +16,9 @@ Legend of shape suffixes: T frames, H, W pixels.
 import csv
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,18 +26,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from airstreams.console import Progress
 from airstreams.data.clips import frame_range
 from airstreams.data.label_maps import LabelMapWriter, LabelStore, create, file_of
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import die_with_parent, loader_options, share_memory
 from airstreams.data.video import check, iterate_frames, probe
-from airstreams.distributed import gather, is_main_process, share
+from airstreams.distributed import SharedProgress, gather, is_main_process, share
 from airstreams.errors import InputError, VideoError
 from airstreams.files import is_temporary, temporary_name, write_rows
-from airstreams.machine import keep_freed_memory
+from airstreams.machine import cpus, keep_freed_memory
 from airstreams.teachers.teacher import Teacher, checked
 
 GROUP_FILES = 16
@@ -145,28 +146,61 @@ def annotate(
     # The main process makes the groups: another machine may see other file sizes. The others wait here for the store.
     groups = share(gather([_groups_of(files)] if is_main_process() else [])[0])
     job = _Job(out, groups, teacher, ids, batch_size)
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]:.1f} frames/s,", "left")
+    frames = _Frames(out, groups, settings, batch_size, _read_left_out(out / LEFT_OUT))
     started = time.perf_counter()
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not is_main_process()) as progress:
-        task = progress.add_task("annotating", total=sum(map(len, groups)), rate=0.0)
+    with Progress(console if is_main_process() else Console(quiet=True)) as progress:
+        expected = _count_frames(frames, progress)  # before the loader's processes start: they know the files then
         chunks = DataLoader(
-            _Frames(out, groups, settings, batch_size, _read_left_out(out / LEFT_OUT)),
+            frames,
             batch_size=None,
             prefetch_factor=4 if workers else None,
             **loader_options(workers, die_with_parent),
         )
-        for files_done in job.run(chunks):
-            rate = job.frames / (time.perf_counter() - started)
-            progress.update(task, advance=files_done, rate=rate)
+        _run(job, chunks, expected, progress)
     seconds = time.perf_counter() - started
-    frames = sum(gather([job.frames]))
+    labelled = sum(gather([job.frames]))
     left_out = sorted(gather(job.left_out))
     missing: list[str] = []
     if is_main_process():
         bad = {path for path, _ in left_out}
         missing += [str(f.path) for f in files if str(f.path) not in bad and not file_of(out, f.key).is_file()]
         _write_left_out(out / LEFT_OUT, left_out)
-    return AnnotationResult(len(files), frames, seconds, left_out, missing)
+    return AnnotationResult(len(files), labelled, seconds, left_out, missing)
+
+
+def _count_frames(frames: "_Frames", progress: Progress) -> list[int]:
+    """How many frames of each group are to be labelled, as far as the files' headers tell."""
+    to_do = {}
+    for number, group in enumerate(frames.groups):
+        if any(str(group[file].path) not in frames.suspects for file in frames.missing(group)):
+            to_do[number] = group
+    task = progress.add_task("counting frames", sum(map(len, to_do.values())), "files", brief=True)
+
+    def count(file: _File) -> int:
+        try:
+            return len(_frames_to_label(file, frames.settings.stride))
+        except VideoError:
+            return 0
+
+    expected = [0] * len(frames.groups)
+    with ThreadPoolExecutor(max_workers=cpus()) as pool:
+        for number, group in to_do.items():
+            expected[number] = sum(pool.map(count, group))
+            task.advance(len(group))
+    return expected
+
+
+def _run(job: "_Job", chunks: DataLoader[_Chunk], expected: Sequence[int], progress: Progress) -> None:
+    """Label all chunks. The display counts frames, because videos differ in length."""
+    task = progress.add_task("annotating", sum(expected), "frames", shared=SharedProgress())
+    before = [0] * len(expected)  # by group: the frames that the display has counted
+    with closing(job.run(chunks)) as steps:  # after Ctrl-C it removes its unfinished files
+        for group, ended in steps:
+            now = expected[group] if ended else min(expected[group], job.frames_of[group])
+            task.advance(now - before[group])
+            before[group] = now
+            if speed := task.speed():
+                task.notes = [f"{speed:.1f} frames/s"]
 
 
 class _Frames(IterableDataset[_Chunk]):
@@ -191,7 +225,7 @@ class _Frames(IterableDataset[_Chunk]):
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for group in range(first, len(self.groups), step):
             files = self.groups[group]
-            missing = {number for number, file in enumerate(files) if not file_of(self.out, file.key).is_file()}
+            missing = self.missing(files)
             # Where all missing files are bad, there is nothing to annotate: only report them again.
             begun = len(missing) < len(files) or any(str(file.path) in self.suspects for file in files)
             reasons = {number: _why_bad(files[number]) for number in missing} if begun else {}
@@ -201,6 +235,10 @@ class _Frames(IterableDataset[_Chunk]):
                     yield from self._chunks(group, number, file)
                 else:
                     yield _end(group, number, reasons.get(number))
+
+    def missing(self, files: Sequence[_File]) -> list[int]:
+        """The indices of the files without label maps."""
+        return [number for number, file in enumerate(files) if not file_of(self.out, file.key).is_file()]
 
     def _chunks(self, group: int, number: int, file: _File) -> Iterator[_Chunk]:
         indices: list[int] = []
@@ -227,6 +265,7 @@ class _Job:
 
     left_out: path and reason of each bad file so far.
     frames: how many the teacher has labelled.
+    frames_of: the same, by group.
     """
 
     def __init__(
@@ -235,25 +274,26 @@ class _Job:
         self.out, self.groups, self.teacher, self.ids, self.batch_size = out, groups, teacher, ids, batch_size
         self.left_out: list[tuple[str, str]] = []
         self.frames = 0
+        self.frames_of = [0] * len(groups)
         # By group: the file's index, the frame's index and the frame, of all frames that wait for the teacher.
         self._waiting: dict[int, list[tuple[int, int, np.ndarray]]] = defaultdict(list)
         self._writers: dict[tuple[int, int], LabelMapWriter] = {}
         # By group: the index of each file that has ended, and why it is bad.
         self._ended: dict[int, dict[int, str | None]] = defaultdict(dict)
 
-    def run(self, chunks: DataLoader[_Chunk]) -> Iterator[int]:
-        """Label all chunks; yield after each one how many more files are done."""
+    def run(self, chunks: DataLoader[_Chunk]) -> Generator[tuple[int, bool]]:
+        """Label all chunks; yield after each one its group, and whether that is finished."""
         try:
             for chunk in chunks:
-                yield self._add(chunk)
+                yield chunk.group, self._add(chunk)
         finally:
             for writer in self._writers.values():
                 writer.discard()
 
-    def _add(self, chunk: _Chunk) -> int:
+    def _add(self, chunk: _Chunk) -> bool:
         """Label as many full batches as there are, and finish the group where this was its last chunk.
 
-        Returns how many files that finished.
+        Returns whether it was.
         """
         waiting = self._waiting[chunk.group]
         frames_THW3 = chunk.frames_THW3.numpy()
@@ -261,14 +301,15 @@ class _Job:
         while len(waiting) >= self.batch_size:
             self._label_batch(chunk.group)
         if not chunk.ends:
-            return 0
+            return False
         ended = self._ended[chunk.group]
         ended[chunk.file] = chunk.reason
         if len(ended) < len(self.groups[chunk.group]):
-            return 0
+            return False
         while waiting:
             self._label_batch(chunk.group)
-        return self._finish(chunk.group)
+        self._finish(chunk.group)
+        return True
 
     def _label_batch(self, group: int) -> None:
         """Give the teacher the next frames of one size, at most a batch."""
@@ -280,13 +321,14 @@ class _Job:
         batch, self._waiting[group][:] = waiting[:count], waiting[count:]
         label_maps_THW = self.ids[self.teacher(np.stack([frame for _, _, frame in batch]))]
         self.frames += count
+        self.frames_of[group] += count
         for (number, index, _), label_map_HW in zip(batch, label_maps_THW, strict=True):
             if (group, number) not in self._writers:
                 self._writers[group, number] = LabelMapWriter(self.out, self.groups[group][number].key)
             self._writers[group, number].add(index, label_map_HW)
 
-    def _finish(self, group: int) -> int:
-        """Write the label maps of a group's good files; return how many files it has."""
+    def _finish(self, group: int) -> None:
+        """Write the label maps of a group's good files."""
         for number, reason in self._ended.pop(group).items():
             file, writer = self.groups[group][number], self._writers.get((group, number))
             if reason is not None:
@@ -299,7 +341,6 @@ class _Job:
                 LabelMapWriter(self.out, file.key).finish()
             self._writers.pop((group, number), None)
         del self._waiting[group]
-        return len(self.groups[group])
 
 
 def _files_of(videos: Sequence[Video]) -> list[_File]:
