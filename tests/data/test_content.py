@@ -85,9 +85,9 @@ def test_progress_is_shown_only_where_it_takes_a_while(videos, monkeypatch):
     shown = []
 
     class Recorder(content.Progress):
-        def add_task(self, description, total, **rest):
+        def add_task(self, description, total, *options, **more_options):
             shown.append((description, total))
-            return super().add_task(description, total, **rest)
+            return super().add_task(description, total, *options, **more_options)
 
     source = open_source(str(videos))
     monkeypatch.setattr(content, "Progress", Recorder)
