@@ -321,7 +321,9 @@ class VideoViews(Dataset[Views | BadVideo]):
             return BadVideo.from_error(self.videos[index], error)
 
     def in_one_pass(self) -> Iterator[Views]:
-        """The views of all videos, which must be segments of one file. The file is decoded once.
+        """The views of all videos, which must be segments of one file. The file is decoded once, to its end.
+
+        So damage anywhere in the file is found, as `check` does: if this ends without an error, the file is good.
 
         Decoding each segment by itself is slow where frames are found by counting, as in AVI: each read then starts at
         the file's beginning. Sort the segments by their ends to hold few frames in memory.
@@ -344,6 +346,7 @@ class VideoViews(Dataset[Views | BadVideo]):
                 uses[index] -= 1
                 if not uses[index]:
                     del frames[index]
+        next(decoded, None)  # decodes the rest
 
     def read(self, video: Video) -> Views:
         """The views of one video. VideoError: it cannot be read."""

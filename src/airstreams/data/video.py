@@ -247,6 +247,12 @@ def check(path: str | os.PathLike[str]) -> VideoInfo:
         return _table_of_version(*version).info
 
 
+def forget_files() -> None:
+    """Forget what `probe` and `check` remember. The times of long videos take memory."""
+    _table_of_version.cache_clear()
+    _check_version.cache_clear()
+
+
 @lru_cache(maxsize=2**20)
 def _check_version(path: str, mtime_ns: int, size: int) -> None:
     _refuse_truncated(path)

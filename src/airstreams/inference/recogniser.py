@@ -2,9 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from pathlib import Path
 from typing import TypeGuard, overload
@@ -13,38 +11,18 @@ import numpy as np
 from torch import Tensor
 
 from airstreams.config import Config
-from airstreams.data.dataset import FrameViews, VideoViews, Views
+from airstreams.data.dataset import FrameViews, VideoViews
 from airstreams.data.listing import Video
 from airstreams.data.video import check
-from airstreams.errors import InputError
-from airstreams.evaluation.scoring import score_views
-from airstreams.machine import device_named
+from airstreams.errors import InputError, VideoError
+from airstreams.evaluation.scoring import score_together, score_views
+from airstreams.inference.parts import Parts, Prediction, Window, parts_of, read_parts
+from airstreams.inference.pipeline import predictions
+from airstreams.machine import device_named, keep_freed_memory
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
 
-
-@dataclass
-class Window:
-    """The probabilities of a part of a video, from `start` to `end`, in s."""
-
-    start: float
-    end: float
-    probabilities: dict[str, float]
-
-
-@dataclass
-class Prediction:
-    """What a video shows.
-
-    probabilities: every class name with its probability, the highest first. With several labels per video each class
-        has a probability of its own, and they do not add up to 1.
-    windows: the same for each window of a long video; empty for a short one.
-    fps: frames per second of the video; None where it has a single frame.
-    """
-
-    probabilities: dict[str, float]
-    windows: list[Window]
-    fps: float | None = field(default=None, compare=False)
+__all__ = ["Prediction", "Recogniser", "Window"]
 
 
 class Recogniser:
@@ -77,42 +55,71 @@ class Recogniser:
         return self.saved.config
 
     @overload
-    def predict(self, videos: Path | str) -> Prediction: ...  # type: ignore[overload-overlap]
+    def predict(self, videos: Path | str, window: float | None = None) -> Prediction: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, videos: Iterable[Path | str]) -> list[Prediction]: ...
+    def predict(self, videos: Iterable[Path | str], window: float | None = None) -> list[Prediction]: ...
 
-    def predict(self, videos: Path | str | Iterable[Path | str]) -> Prediction | list[Prediction]:
-        """Score one video file, or each of many, by the views that evaluation uses.
+    def predict(
+        self, videos: Path | str | Iterable[Path | str], window: float | None = None
+    ) -> Prediction | list[Prediction]:
+        """Score one video file, or each of many.
 
-        A video longer than two windows is also scored window by window. A window lasts `evaluation.window` s of the
-        config; the last one lasts half to one and a half of that.
+        A short video is scored by the views that evaluation uses. A video longer than two windows is scored window by
+        window, each by such views; its own probabilities are the mean over its windows. The last window lasts half to
+        one and a half of a window.
 
         Args:
             videos: a path, or several.
+            window: the length of a window, s; None: `evaluation.window` of the config.
 
         Returns:
             A prediction for one path; a list in the same order for several.
 
         Raises:
-            InputError: `videos` is neither.
+            InputError: `videos` is neither, or `window` is not over 0.
             VideoError: a file cannot be read.
         """
+        _require_window(window)
         if _is_path(videos):
-            return self._predict(Path(videos))
+            return self._predict(Path(videos), window)
         paths = list(videos) if isinstance(videos, Iterable) else [videos]
         if not all(map(_is_path, paths)):
             wrong = next(path for path in paths if not _is_path(path))
             raise InputError(f"videos: got {type(wrong).__name__}, expected a path (str or Path), or a list of paths")
-        return [self._predict(Path(path)) for path in paths]
+        return [self._predict(Path(path), window) for path in paths]
 
-    def _predict(self, path: Path) -> Prediction:
-        video = Video(path=path, name=str(path), labels=())
-        info = check(video.path)  # decodes all frames, as evaluation does: a damaged file is never scored
-        windows = self._windows(info.times, info.duration)
-        reader = VideoViews([*_parts(video, windows), video], self.config)
-        views = reader.in_one_pass() if windows else [reader.read(video)]
-        return self._prediction(windows, views, info.fps if info.frames > 1 else None)
+    def predict_many(
+        self, videos: Iterable[Path | str | Video], workers: int = 2, window: float | None = None
+    ) -> Iterator[Prediction | VideoError]:
+        """Predict any number of videos, in their order and a few at a time: faster than `predict`, in bounded memory.
+
+        Args:
+            videos: paths, or `Video`s with `start` and `end` for segments of files. They are taken as they are needed.
+            workers: how many threads decode ahead.
+            window: the length of a window, s; None: `evaluation.window` of the config.
+
+        Yields:
+            The prediction of each video. A file that cannot be read gives a `VideoError`, which is not raised.
+
+        Raises:
+            InputError: an item is neither, there is no worker, or `window` is not over 0.
+
+        Example:
+            >>> for path, answer in zip(paths, recogniser.predict_many(paths)):  # doctest: +SKIP
+            ...     print(path, answer if isinstance(answer, VideoError) else next(iter(answer.probabilities)))
+        """
+        _require_window(window)
+        if not isinstance(workers, int) or workers < 1:
+            raise InputError(f"workers: got {workers}, expected at least 1")
+        if _is_path(videos) or not isinstance(videos, Iterable):
+            raise InputError(f"videos: got {type(videos).__name__}, expected paths (str or Path) in a list or iterator")
+        keep_freed_memory()
+        return predictions(self.saved, map(_as_video, videos), workers, window)
+
+    def _predict(self, path: Path, window: float | None) -> Prediction:
+        parts, views_of_parts = read_parts(_as_video(path), self.config, window)
+        return self._prediction(parts, views_of_parts)
 
     def predict_frames(self, frames: np.ndarray, fps: float) -> Prediction:
         """Score frames, such as a camera's, as `predict` scores a file.
@@ -129,11 +136,11 @@ class Recogniser:
             InputError: frames of another type or layout, or no rate.
         """
         _require_frames(frames, fps)
-        times, duration = np.arange(len(frames)) / fps, len(frames) / fps
+        times, rate = np.arange(len(frames)) / fps, fps if len(frames) > 1 else None
         video = Video(path=Path("frames"), name="frames", labels=())
-        windows = self._windows(times, duration)
-        reader = FrameViews([*_parts(video, windows), video], self.config, frames, times)
-        return self._prediction(windows, map(reader.read, reader.videos), fps if len(frames) > 1 else None)
+        parts = parts_of(times, rate, len(frames) / fps, video, self.config.evaluation.window)
+        reader = FrameViews(parts.of(video), self.config, frames, times)
+        return self._prediction(parts, (reader.read(part).clips for part in reader.videos))
 
     def features(self, path: Path | str) -> np.ndarray:
         """The features of a video file, for retrieval and clustering.
@@ -153,38 +160,26 @@ class Recogniser:
         _, _, features = score_views(self.saved, views.clips, [answer])
         return features[answer].numpy()
 
-    def _windows(self, times: np.ndarray, duration: float) -> list[tuple[float, float]]:
-        """Start and end of each window of frames at these times; none for a short video."""
-        length = self.config.evaluation.window
-        if duration <= 2 * length:
-            return []
-        edges = [index * length for index in range(int(duration / length + 0.5))] + [duration]
-        # A still part of a video may hold no frame.
-        return [(start, end) for start, end in pairwise(edges) if ((times >= start) & (times < end)).any()]
-
-    def _prediction(
-        self, windows: list[tuple[float, float]], views_of_all: Iterable[Views], fps: float | None
-    ) -> Prediction:
-        """From the views of each window and, last, of the whole video."""
-        answer = self.config.model.answer
-        scored = []
-        for views in views_of_all:
-            probabilities, *_ = score_views(self.saved, views.clips, [answer])
-            scored.append(self._by_class(probabilities[answer]))
-        *of_windows, whole = scored
-        return Prediction(whole, [Window(*w, scores) for w, scores in zip(windows, of_windows, strict=True)], fps)
-
-    def _by_class(self, probabilities_K: Tensor) -> dict[str, float]:
-        order = probabilities_K.argsort(descending=True).tolist()
-        return {self.classes[index]: float(probabilities_K[index]) for index in order}
+    def _prediction(self, parts: Parts, views_of_parts: Iterable[Tensor]) -> Prediction:
+        scores = [score_together(self.saved, [views])[0] for views in views_of_parts]
+        return parts.prediction(scores, self.classes)
 
 
 def _is_path(value: object) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(value, str | os.PathLike)
 
 
-def _parts(video: Video, windows: list[tuple[float, float]]) -> list[Video]:
-    return [replace(video, start=start, end=end) for start, end in windows]
+def _as_video(video: object) -> Video:
+    if isinstance(video, Video):
+        return video
+    if not _is_path(video):
+        raise InputError(f"videos: got {type(video).__name__}, expected a path (str or Path), or a Video")
+    return Video(path=Path(video), name=os.fspath(video), labels=())
+
+
+def _require_window(window: float | None) -> None:
+    if window is not None and not (isinstance(window, Real) and 0 < window < math.inf):
+        raise InputError(f"window: got {window}, expected seconds over 0")
 
 
 def _require_frames(frames: np.ndarray, fps: float) -> None:
