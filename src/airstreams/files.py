@@ -96,26 +96,41 @@ def exclusive_lock(folder: Path, work: str) -> Iterator[None]:
     The folder is made if necessary, and removed if it is still empty at the end. `work` completes "another process is".
     InputError: another process holds the lock, or the folder cannot be written.
     """
+    require_writable(folder)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}). Give another folder.") from error
+    try:
+        with exclusive_lock_file(folder / ".lock", folder, f"another process is {work} there"):
+            yield
+    finally:
+        if made:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+@contextmanager
+def exclusive_lock_file(path: Path, locked: Path, complaint: str) -> Iterator[None]:
+    """Lock something against other processes by a file that exists meanwhile.
+
+    InputError: another process holds the lock (`complaint` says what it does), or the file cannot be written.
+    """
     if sys.platform == "win32":  # it has no such locks
         yield
         return
-    require_writable(folder)
-    made, path = not folder.exists(), folder / ".lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
     except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}). Give another folder.") from error
+        raise InputError(f"{locked} cannot be written ({error.strerror}). Give another place.") from error
     if lock is None:
-        raise InputError(f"{folder}: another process is {work} there. Wait for it, or end it.")
+        raise InputError(f"{locked}: {complaint}. Wait for it, or end it.")
     with lock:
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
-            if made:
-                with suppress(OSError):  # not empty
-                    folder.rmdir()
 
 
 def lock_of_job(folder: Path, work: str) -> AbstractContextManager[None]:

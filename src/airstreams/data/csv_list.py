@@ -100,6 +100,22 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
     return replace(make_source(data, videos, multi_label), warnings=tuple(warnings))
 
 
+def read_paths(path: Path) -> tuple[list[Video], tuple[str, ...]]:
+    """List the videos and segments of a CSV file without regard to its labels, in the order of its rows.
+
+    Returns:
+        The videos, and what was ignored as sentences. A file may be missing, and a row may occur again.
+
+    Raises:
+        InputError: the file is no list of videos, or it has wrong cells, named by their lines.
+    """
+    optional = ("label", *COLUMNS.optional)
+    table = read_table(path, replace(COLUMNS, required=("path",), optional=optional))
+    rows = [_video_of_row(table, line, row, path.parent) for line, row in table.rows]
+    table.wrong.refuse()
+    return [video for video in rows if video is not None], table.notes
+
+
 def _video_of_row(table: Table, line: int, row: dict[str, str], folder: Path) -> Video | None:
     """The row's video; None for a wrong row, and what is wrong is noted in `table.wrong`."""
     wrong = table.wrong

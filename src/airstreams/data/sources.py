@@ -135,7 +135,7 @@ def _read_folder(data: str, root: Path) -> Source:
     empty: list[str] = []
     for parent, split in parents:
         for folder in _class_folders(parent):
-            paths = _videos_below(folder, other_suffixes)
+            paths = videos_below(folder, other_suffixes)
             if not paths:
                 empty.append(folder.relative_to(root).as_posix())
             videos += [_video_in_folder(path, root, folder.name, split) for path in paths]
@@ -214,7 +214,7 @@ def _class_folders(parent: Path) -> list[Path]:
     return _subfolders(parent)
 
 
-def _videos_below(folder: Path, other_suffixes: Counter[str]) -> list[Path]:
+def videos_below(folder: Path, other_suffixes: Counter[str]) -> list[Path]:
     """The videos. `other_suffixes` counts all other files. Of several links to a folder only one is followed."""
 
     def fail(error: OSError) -> None:

@@ -148,6 +148,12 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
     return SavedModel(**vars(description), model=model.eval().to(device))
 
 
+def identity_of(run: Path) -> str:
+    """A text that differs between models: of their weights, config and classes. InputError: `run` holds no model."""
+    read_description(run)
+    return hashlib.sha256(json.dumps(_sums(RunFolder(run).weights), sort_keys=True).encode()).hexdigest()
+
+
 def fix_for_other_weights(model: AIRStreams, weights: dict[str, Tensor], config: ModelConfig) -> str:
     """What to do about weights that do not fit the model of their config.
 

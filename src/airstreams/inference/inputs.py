@@ -1,0 +1,97 @@
+"""From the words of a call of `predict` to a list of videos: files, folders, CSV files, patterns, and stdin."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from airstreams.data.csv_list import read_paths
+from airstreams.data.listing import Video
+from airstreams.data.sources import videos_below
+from airstreams.errors import InputError
+from airstreams.plural import count_of
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a call names.
+
+    videos: each once, in the order of the call; inside a folder, sorted. `name` is the path as it was given, with the
+        segment as `#t=START,END`.
+    notes: what was left aside, as sentences.
+    """
+
+    videos: list[Video]
+    notes: list[str]
+
+
+def list_videos(words: Sequence[str], stdin: BinaryIO) -> Listed:
+    """List the videos of a call. No video is opened.
+
+    Args:
+        words: files, folders, CSV files, patterns such as `clips/*.mp4`, or `-` for paths from `stdin`.
+        stdin: one path a line, or paths with a NUL after each (`find -print0`).
+
+    Raises:
+        InputError: a pattern or a folder gives no video, a CSV file is wrong, or none of the files exists.
+    """
+    skipped: Counter[str] = Counter()
+    notes: list[str] = []
+    videos: dict[str, Video] = {}
+    total = 0
+    for word in words:
+        given = _paths_of(stdin) if word == STDIN else [word]
+        for path in given:
+            for video in _expanded(path, skipped, notes):
+                total += 1
+                videos.setdefault(video.name, video)
+    if not videos:
+        raise InputError("stdin has no paths. Give one a line.")
+    if not any(video.path.exists() for video in videos.values()):
+        named = ", ".join(list(videos)[:5])
+        raise InputError(f"no such file: {named}. Give video files on this machine, relative to the current folder.")
+    if skipped:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in skipped.most_common(5))
+        notes.append(f"{count_of(skipped.total(), 'file')} skipped, since the suffix is no video's: {kinds}.")
+    if total > len(videos):
+        notes.append(f"{count_of(total - len(videos), 'path')} given more than once: each video is predicted once.")
+    return Listed(list(videos.values()), notes)
+
+
+def _paths_of(stdin: BinaryIO) -> list[str]:
+    content = stdin.read()
+    lines = content.split(b"\0") if b"\0" in content else content.splitlines()
+    return [os.fsdecode(line) for line in lines if line.strip()]
+
+
+def _expanded(word: str, skipped: Counter[str], notes: list[str]) -> Iterator[Video]:
+    path = Path(word)
+    if path.is_dir():
+        found = sorted(videos_below(path, skipped))
+        if not found:
+            raise InputError(f"{word}: the folder holds no videos. Give a folder with files such as .mp4 or .avi.")
+        yield from (_video(str(video)) for video in found)
+    elif path.suffix.lower() == ".csv" and path.is_file():
+        videos, ignored = read_paths(path)
+        notes += ignored
+        for video in videos:
+            yield _video(str(video.path), video.start, video.end)
+    elif glob.has_magic(word) and not path.exists():
+        matches = sorted(glob.glob(word, recursive=True))
+        if not matches:
+            raise InputError(f"{word}: no file matches the pattern. Check it with `ls`.")
+        for match in matches:
+            yield from _expanded(match, skipped, notes)
+    else:
+        yield _video(word)
+
+
+def _video(path: str, start: float | None = None, end: float | None = None) -> Video:
+    times = ("" if time is None else f"{time}" for time in (start, end))
+    segment = "" if start is None and end is None else f"#t={','.join(times)}"
+    return Video(path=Path(path), name=path + segment, labels=(), start=start, end=end)
