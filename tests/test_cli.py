@@ -76,7 +76,7 @@ def test_under_torchrun_stdout_has_the_json_alone(synthetic):
 def test_verbs_that_torchrun_cannot_share_out_are_refused(call, run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert "--workers" not in complaint(call("predict", run, "a.mp4"), "torchrun", "predict")
+    assert "--workers" not in complaint(call("info", run), "torchrun", "info")
     complaint(call("evolve", "videos", "--out", "study"), "torchrun", "evolve", "--workers")
 
 

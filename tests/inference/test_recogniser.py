@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 import shutil
+import threading
 import weakref
 from fractions import Fraction
 
@@ -114,10 +115,11 @@ def test_windows_cover_every_frame_once_and_score_their_own_frames(run, tmp_path
     covered = [np.arange(part.first, part.last + 1) for part in map(frame_range, parts)]
     assert np.concatenate(covered).tolist() == list(range(30))
 
-    expected = scored(run, [*parts, Video(path, "whole", ())])
+    expected = scored(run, parts)
     for window, part in zip(windows, parts, strict=True):
         assert_same(window.probabilities, expected[part.name])
-    assert_same(prediction.probabilities, expected["whole"])
+    mean = {name: np.mean([w.probabilities[name] for w in windows]) for name in prediction.probabilities}
+    assert_same(prediction.probabilities, mean)
 
 
 def test_a_long_video_is_never_held_as_a_whole(run, tmp_path, monkeypatch):
@@ -136,7 +138,51 @@ def test_a_long_video_is_never_held_as_a_whole(run, tmp_path, monkeypatch):
     recogniser = Recogniser(with_window(run, 1.0), "cpu")
     assert len(recogniser.predict(tmp_path / "videos" / "test" / "disc_up" / "000.mp4").windows) == 30
     assert len(decoded) > 200
-    assert max(held) < 40  # of two windows, and the whole video's
+    assert max(held) < 40  # of two windows
+
+
+def test_many_videos_get_the_answers_of_one_at_a_time(run, videos):
+    """In order, with windows for some, and with an error in place of a bad file's answer."""
+    paths = sorted((videos / "test").rglob("*.mp4"))
+    paths[3].write_bytes(paths[3].read_bytes()[:-200])
+    recogniser = Recogniser(run, "cpu")
+    segment = Video(paths[0], "a segment", (), start=0.1, end=0.2)
+    for window in (None, 0.07):
+        results = list(recogniser.predict_many(iter([*paths, segment]), workers=3, window=window))
+        assert len(results) == len(paths) + 1
+        for path, result in zip(paths, results, strict=False):
+            if path == paths[3]:
+                assert isinstance(result, VideoError)
+                assert result.path == path
+                continue
+            alone = recogniser.predict(path, window=window)
+            assert result.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+            assert [(w.start, w.end) for w in result.windows] == [(w.start, w.end) for w in alone.windows]
+        assert results[-1].probabilities == pytest.approx(scored(run, [segment])["a segment"], abs=1e-6)
+
+
+def test_many_videos_are_taken_a_few_at_a_time(run, synthetic):
+    path = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
+    recogniser = Recogniser(run, "cpu")
+    threads = threading.active_count()
+    taken = 0
+
+    def endless():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield path
+
+    results = recogniser.predict_many(endless())
+    for _ in range(3):
+        next(results)
+    assert taken < 100
+    results.close()
+    assert threading.active_count() == threads
+    with pytest.raises(InputError, match="workers"):
+        recogniser.predict_many([path], workers=0)
+    with pytest.raises(InputError, match="videos"):
+        list(recogniser.predict_many([3]))
 
 
 def in_avi(path):

@@ -29,7 +29,7 @@ from airstreams.version import __version__
 POSITIONALS = {
     "source": "DATA",
     "run": "RUN",
-    "videos": "VIDEO",
+    "videos": "PATH",
     "labels": "LABELS",
     "table": "TABLE",
     "what": "RECIPE_OR_RUN",

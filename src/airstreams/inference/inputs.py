@@ -82,7 +82,7 @@ def _expanded(word: str, skipped: Counter[str], notes: list[str]) -> Iterator[Vi
         for video in videos:
             yield _video(str(video.path), video.start, video.end)
     elif glob.has_magic(word) and not path.exists():
-        matches = sorted(glob.glob(word, recursive=True))
+        matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not matches:
             raise InputError(f"{word}: no file matches the pattern. Check it with `ls`.")
         for match in matches:

@@ -130,7 +130,10 @@ class PredictionFile:
     def append(self, answer: Answer) -> None:
         """Write a video's row, and before it those of its windows. Several processes may do so."""
         if self.timeline is not None and answer.windows:
-            rows = (_as_csv([answer.path, start, end, *_cells(top)]) for start, end, top in answer.windows)
+            rows = (
+                _as_csv([answer.path, round(start, 3), round(end, 3), *_cells(top)])
+                for start, end, top in answer.windows
+            )
             _append(self.timeline, b"".join(rows))
         if self._is_csv:
             blank = [""] * (2 * self.settings.top - 2 * len(answer.top))
@@ -198,7 +201,7 @@ class PredictionFile:
             file.write(self._header(WINDOW_COLUMNS))
             for row, line in lines:
                 start, end = float(row["start"]), float(row["end"])
-                if any(first <= start and end <= last for first, last in segments.get(row["path"], ())):
+                if any(first - 0.001 <= start and end <= last + 0.001 for first, last in segments.get(row["path"], ())):
                     file.write(line)
 
 
