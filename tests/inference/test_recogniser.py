@@ -24,7 +24,7 @@ from airstreams.data.video import iterate_frames, probe, read_frames
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.scoring import score_videos
-from airstreams.inference.recogniser import Recogniser
+from airstreams.inference.recogniser import Prediction, Recogniser
 from airstreams.models.airstreams import build
 from airstreams.runs import saved_model as saved_models
 
@@ -156,8 +156,10 @@ def test_many_videos_get_the_answers_of_one_at_a_time(run, videos):
                 assert result.path == path
                 continue
             alone = recogniser.predict(path, window=window)
+            assert isinstance(result, Prediction)
             assert result.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
             assert [(w.start, w.end) for w in result.windows] == [(w.start, w.end) for w in alone.windows]
+        assert isinstance(results[-1], Prediction)
         assert results[-1].probabilities == pytest.approx(scored(run, [segment])["a segment"], abs=1e-6)
 
 
@@ -182,7 +184,7 @@ def test_many_videos_are_taken_a_few_at_a_time(run, synthetic):
     with pytest.raises(InputError, match="workers"):
         recogniser.predict_many([path], workers=0)
     with pytest.raises(InputError, match="videos"):
-        list(recogniser.predict_many([3]))
+        list(recogniser.predict_many([3]))  # type: ignore[list-item]
 
 
 def in_avi(path):

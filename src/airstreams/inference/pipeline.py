@@ -8,7 +8,7 @@ not grow with the number of videos.
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 
@@ -30,7 +30,7 @@ REMEMBERED = 100  # files whose times of frames are remembered
 
 def predictions(
     saved: SavedModel, videos: Iterable[Video], workers: int, window: float | None = None
-) -> Iterator[Prediction | VideoError]:
+) -> Generator[Prediction | VideoError]:
     """Predict videos, in their order. A video that cannot be read gives its error instead.
 
     Args:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from numbers import Real
 from pathlib import Path
 from typing import TypeGuard, overload
@@ -91,7 +91,7 @@ class Recogniser:
 
     def predict_many(
         self, videos: Iterable[Path | str | Video], workers: int = 2, window: float | None = None
-    ) -> Iterator[Prediction | VideoError]:
+    ) -> Generator[Prediction | VideoError]:
         """Predict any number of videos, in their order and a few at a time: faster than `predict`, in bounded memory.
 
         Args:
