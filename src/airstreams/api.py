@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from airstreams.config import Config
+from airstreams.config import Config, DataConfig
 from airstreams.data import sources
+from airstreams.data.grouping import with_groups
 from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import Source, Video
 from airstreams.errors import InputError
@@ -101,6 +102,7 @@ def evaluate(
     *,
     split: str = "test",
     labels: str | Path | None = None,
+    group_by: str | None = None,
     device: str | None = None,
     console: Console | None = None,
 ) -> Evaluation:
@@ -111,6 +113,7 @@ def evaluate(
         data: what `open_source` takes, or its result.
         split: `train`, `val` or `test`.
         labels: the folder of a teacher's label maps, to score the segmentation.
+        group_by: the groups of the 95 % intervals, as the config key `data.group_by`; None: those of the run.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
         console: for progress and warnings; None prints nothing.
 
@@ -121,6 +124,8 @@ def evaluate(
     folder, console = _path("run", run), _console(console)
     config = read_description(folder).config
     source = _with_useful_labels(_source(data, labels, for_training=False), labels, config)
+    if group_by is not None:
+        source = with_groups(source, DataConfig(group_by=group_by).group_by, console)
     return evaluation.evaluate(folder, source, split, console, device or "auto")
 
 

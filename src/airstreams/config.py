@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from airstreams.errors import did_you_mean, require
+from airstreams.errors import InputError, did_you_mean, require
 from airstreams.machine import DEVICE_NAMES
 from airstreams.towers import BACKBONES, OTHER_BACKBONES, BackboneName, Block
 
@@ -57,7 +57,10 @@ class DataConfig:
     colour: float = 0.3
     """Change brightness, contrast and saturation by up to this fraction."""
     balanced: bool = False
-    """Draw every class equally often."""
+    """Draw every class equally often. A video with several labels is drawn for each of them."""
+    group_by: str | None = None
+    """Which videos stay in one split: auto (they look like one recording), or a regular expression whose first group,
+    or whole match, in a video's name is its group. A video without a match stays alone. null: as the data says."""
     val_fraction: float = 0.1
     """The fraction of the videos for validation, if the data has no splits."""
     test_fraction: float = 0.2
@@ -88,6 +91,12 @@ class DataConfig:
             self.val_fraction + self.test_fraction,
             "below 1, so that something is left to train on",
         )
+        if self.group_by is not None:
+            try:
+                re.compile(self.group_by)
+            except re.error as error:
+                wrong = f"auto or a regular expression ({error})"
+                raise InputError(f"data.group_by: got {self.group_by!r}, expected {wrong}") from error
         if self.cache is not None:  # a run resumed from another working folder must find it
             self.cache = str(Path(self.cache).expanduser().absolute())
 

@@ -288,7 +288,7 @@ def test_targets_are_class_indices_or_multi_label_rows(forty):
 def sampler_of(labels, batch_size, process=0, processes=1, accumulate=1, balanced=False):
     training = TrainingConfig(batch_size=batch_size, accumulate=accumulate)
     config = Config(seed=1, data=DataConfig(balanced=balanced), training=training)
-    return StepSampler(labels, config, process, processes)
+    return StepSampler([(label,) if isinstance(label, str) else label for label in labels], config, process, processes)
 
 
 def test_each_epoch_takes_every_video_once_in_a_new_order():

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from airstreams.config import Config
 from airstreams.errors import InputError
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
@@ -18,6 +19,10 @@ ROOT_HELP = "for a CSV file: the folder that its paths are relative to"
 RUN_HELP = "the folder that training wrote"
 DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, else the CPU"
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
+GROUP_BY_HELP = (
+    "keep videos in one split: auto (they look like one recording), or a regular expression whose first group, or "
+    "whole match, in a video's name is its group; a video without a match stays alone"
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,17 @@ def with_root(data: str, root: Path | None) -> str:
 def print_json(result: Mapping[str, Any]) -> None:
     """Print one JSON object on one line of stdout."""
     print(json.dumps(result, allow_nan=False))
+
+
+def add_group_by(parser: ArgumentParser) -> None:
+    """Add `--group-by`, another name of the key `data.group_by`."""
+    parser.add_argument("--group-by", metavar="auto|REGEX", type=str, help=GROUP_BY_HELP)
+
+
+def set_group_by(call: Namespace, config: Config) -> None:
+    """Set the key `data.group_by` by `--group-by`, which is another name for it. InputError: a wrong expression."""
+    if call.group_by is not None:
+        config.data = replace(config.data, group_by=call.group_by)
 
 
 def require_at_least(call: Namespace, **lowest: int) -> None:

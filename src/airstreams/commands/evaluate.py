@@ -19,6 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
     add_data(parser)
     parser.add_argument("--split", metavar="NAME", type=str, default="test", help="train, val or test")
+    parser.add_argument("--group-by", metavar="auto|REGEX", type=str, help="groups of the 95 %% intervals (the run's)")
     parser.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
 
 
@@ -32,7 +33,13 @@ def run(call: Namespace) -> int:
     from airstreams.viewing.tables import baselines_in_words
 
     result = api.evaluate(
-        call.run, data_of(call), split=call.split, labels=call.labels, device=call.device, console=stderr
+        call.run,
+        data_of(call),
+        split=call.split,
+        labels=call.labels,
+        group_by=call.group_by,
+        device=call.device,
+        console=stderr,
     )
     if not is_main_process():
         return DONE

@@ -6,8 +6,18 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from airstreams.commands.command import DONE, LABELS_HELP, Command, add_data, data_of, print_json, require_at_least
-from airstreams.console import stderr, stdout, warn
+from airstreams.commands.command import (
+    DONE,
+    LABELS_HELP,
+    Command,
+    add_data,
+    add_group_by,
+    data_of,
+    print_json,
+    require_at_least,
+    set_group_by,
+)
+from airstreams.console import stderr, stdout
 from airstreams.errors import one_line
 from airstreams.percent import percent
 from airstreams.plural import count_of
@@ -19,6 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; resumes a study")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
+    add_group_by(parser)
     parser.add_argument("--trials", metavar="N", type=int, default=100, help="number of trials in all")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="trials side by side on this machine")
     parser.add_argument(
@@ -44,10 +55,10 @@ def run(call: Namespace) -> int:
 
     require_at_least(call, trials=1, workers=1)
     source = open_source(data_of(call), call.labels)
-    for warning in source.warnings:
-        warn(stderr, warning)
+    config = config_from(call)
+    set_group_by(call, config)
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
-    search = Search(source, config_from(call), call.out, url, call.trials, call.sampler)
+    search = Search(source, config, call.out, url, call.trials, call.sampler)
     try:
         results = evolve(search, call.workers, stderr)
     except StorageInternalError as error:

@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING
 import rich.table
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, LABELS_HELP, ROOT_HELP, Command, print_json, require_at_least, with_root
+from airstreams.commands.command import (
+    DONE,
+    LABELS_HELP,
+    ROOT_HELP,
+    Command,
+    add_group_by,
+    print_json,
+    require_at_least,
+    set_group_by,
+    with_root,
+)
 from airstreams.config import Config
-from airstreams.console import stderr, stdout, warn
+from airstreams.console import stderr, stdout
 from airstreams.errors import InputError
 from airstreams.experiments.study import read_results, weights_from
 from airstreams.experiments.tables import FIGURES, TABLES, Figure, Table, reproducible
@@ -33,6 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", metavar="FOLDER", type=Path, required=True, help="folder for runs and results; finished runs are kept"
     )
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
+    add_group_by(parser)
     parser.add_argument("--config", metavar="RECIPE", type=str, help="of all runs: a recipe's name or a YAML file")
     parser.add_argument(
         "--seeds", metavar="N", type=int, default=3, help="trainings per run of a table; a figure takes the first"
@@ -73,13 +84,12 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
 
     recipe = Config() if call.config is None else load_config(recipe_path(call.config))
     recipe.training.device = call.device or recipe.training.device
+    set_group_by(call, recipe)
     evolved = None
     if call.weights_from is not None:
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     sources = [open_source(with_root(data, call.root), call.labels) for data in call.data]
-    for warning in dict.fromkeys(warning for source in sources for warning in source.warnings):
-        warn(stderr, warning)
-    jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init)
+    jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init, stderr)
     if isinstance(wanted, Figure):
         paper_figures.require_fitting(call.table, jobs)
     if call.dry_run:

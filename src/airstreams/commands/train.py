@@ -4,7 +4,16 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, LABELS_HELP, Command, add_data, data_of, print_json
+from airstreams.commands.command import (
+    DONE,
+    LABELS_HELP,
+    Command,
+    add_data,
+    add_group_by,
+    data_of,
+    print_json,
+    set_group_by,
+)
 from airstreams.config import Config, LossWeights
 from airstreams.console import stderr
 from airstreams.errors import InputError
@@ -19,6 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run's folder")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
+    add_group_by(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own config")
     parser.add_argument("--log-to", metavar="TRACKERS", default="tensorboard", help=LOG_TO_HELP)
     parser.add_argument("--init", metavar="RUN", type=Path, help="start from this run's model, as far as it fits")
@@ -56,6 +66,7 @@ def run(call: Namespace) -> int:
 
 def _config_of_new_run(call: Namespace) -> Config:
     config = config_from(call)
+    set_group_by(call, config)
     config.loss_weights = _loss_weights(call, config)
     return config
 
@@ -69,7 +80,10 @@ def _config_to_resume(call: Namespace) -> Config:
             raise InputError(f"--resume cannot be combined with --{option}, which is for a new run. Leave one out.")
     folder = RunFolder(call.out)
     require_run(folder)
-    return config_to_resume(folder.config, config_from(call), call.config_keys)
+    config = config_from(call)
+    set_group_by(call, config)
+    keys = [*call.config_keys, *(["data.group_by"] if call.group_by is not None else [])]
+    return config_to_resume(folder.config, config, keys)
 
 
 def _loss_weights(call: Namespace, config: Config) -> LossWeights:

@@ -1,6 +1,7 @@
 """Which frames of a video a clip takes, and which labels are active in it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from airstreams.data.video import probe
 from airstreams.errors import VideoError
 
 LARGEST_RATE_RATIO = 1.3  # between similar frame rates, such as 24, 25 and 30 frames per second
+LENGTHS = 200  # videos whose lengths are compared with a clip's
 
 
 class FrameRange(NamedTuple):
@@ -76,6 +78,29 @@ def frame_rate_warning(rates: Collection[float], usual: float | None, clip: Clip
         f"{len(others)} of {len(rates)} videos have another frame rate than the usual {usual:.4g} per second, such as "
         f"{others[0]:.4g}, so motion looks faster or slower in their clips. Train with --clip.rate "
         f"{usual / clip.stride:.3g} to take frames by time."
+    )
+
+
+def clip_length_warning(videos: Sequence[Video], clip: ClipConfig) -> str | None:
+    """A warning where clips are longer than most videos, judged by about `LENGTHS` of those that can be read."""
+    short = known = 0
+    for video in videos[:: max(1, len(videos) // LENGTHS)]:
+        with suppress(VideoError):
+            part = frame_range(video)
+            span = part.times[part.last] - part.times[part.first]
+            frames = part.last - part.first + 1
+            known += 1
+            if clip.rate is None:
+                short += frames < (clip.frames - 1) * clip.stride + 1
+            else:
+                short += span < (clip.frames - 1.5) / clip.rate
+    if 2 * short <= known:
+        return None
+    step = f"clip.stride {clip.stride}" if clip.rate is None else f"clip.rate {clip.rate:g}"
+    return (
+        f"clips are longer than {short / known:.0%} of the videos (clip.frames {clip.frames}, {step}), so they end in "
+        f"copies of the last frame. Give a smaller --clip.frames or a {'smaller' if clip.rate is None else 'larger'} "
+        f"--{step.split()[0]}."
     )
 
 

@@ -97,7 +97,8 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
             f"{path}, line {line_of[unsplit[0].name]}: the split is empty ({len(unsplit)} of {len(videos)} rows have "
             "none); expected a split in every row or in none; fill the column or delete it"
         )
-    return replace(make_source(data, videos, multi_label), warnings=tuple(warnings))
+    source = make_source(data, videos, multi_label)
+    return replace(source, warnings=tuple(warnings), own_groups=any(video.group for video in videos))
 
 
 def read_paths(path: Path) -> tuple[list[Video], tuple[str, ...]]:

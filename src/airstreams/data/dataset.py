@@ -238,8 +238,13 @@ class StepSampler(Sampler[list[Key]]):
     A step takes the next `batch_size` draws of the epoch, for any number of processes and of accumulated batches. The
     draws left at the end of an epoch are dropped: a last batch of one or two clips would harm batch normalisation.
 
+    `data.balanced` samples by class (Shen, Lin and Huang 2016, section 3.2): every class gets equally many draws, and
+    each of its videos comes up in turn. A video with several labels is a member of each of its classes, and videos
+    without labels are a class of their own. So each class is drawn equally often for itself. A class that often occurs
+    together with others is seen more often than that.
+
     Args:
-        labels: each video's first label, for balanced sampling.
+        labels: each video's labels, for balanced sampling.
         config: seed, batch size, accumulation and balancing.
         process: the index of this process.
         processes: number of processes that train together.
@@ -248,7 +253,7 @@ class StepSampler(Sampler[list[Key]]):
         InputError: the clips of a step cannot be divided evenly.
     """
 
-    def __init__(self, labels: Sequence[str], config: Config, process: int = 0, processes: int = 1) -> None:
+    def __init__(self, labels: Sequence[Sequence[str]], config: Config, process: int = 0, processes: int = 1) -> None:
         self.labels = labels
         self.config = config
         self.process = process
@@ -287,7 +292,8 @@ class StepSampler(Sampler[list[Key]]):
     def _balanced(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         by_class: dict[str, list[int]] = {}
         for index in order:
-            by_class.setdefault(self.labels[index], []).append(int(index))
+            for label in self.labels[index] or ("",):
+                by_class.setdefault(label, []).append(int(index))
         turns = -(-len(order) // len(by_class))
         drawn = [members[turn % len(members)] for members in by_class.values() for turn in range(turns)]
         return rng.permutation(drawn)[: len(order)]

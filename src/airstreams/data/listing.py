@@ -9,11 +9,12 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path, PurePath, PurePosixPath
+from typing import Literal
 
 from airstreams.data.label_maps import LabelStore
 from airstreams.errors import InputError, did_you_mean
@@ -67,6 +68,18 @@ class Video:
         return f"{self.path}{mark}{part}"
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Videos that look like one recording: see `similar.py`.
+
+    names: of two videos or more.
+    by: what they have in common, their file names or their frames.
+    """
+
+    names: tuple[str, ...]
+    by: Literal["names", "frames"]
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set's videos, sorted by name, and its classes, sorted. `name` is DATA as it was given."""
@@ -78,6 +91,12 @@ class Source:
     label_store: LabelStore | None = None
     warnings: tuple[str, ...] = ()
     """What looks wrong in the data, such as skipped files: sentences that callers print as warnings."""
+    own_groups: bool = False
+    """Whether the groups were made by people: a CSV file's column, or a published list. `data.group_by` keeps them."""
+    grouped_by: str | None = None
+    """The value of `data.group_by` that the groups of the videos contain already."""
+    alike: tuple[Alike, ...] | None = None
+    """Videos that look like one recording; None: nobody has looked for them."""
 
     @property
     def metric(self) -> str:
@@ -153,11 +172,13 @@ def _part_of(name: str) -> tuple[str, float, float]:
     return name[: found.start()], float(found[1] or 0.0), float(found[2] or math.inf)
 
 
-def groups_of(videos: Iterable[Video]) -> dict[str, str]:
+def groups_of(videos: Iterable[Video], together: Iterable[Sequence[str]] = ()) -> dict[str, str]:
     """The group of each video, by the video's name.
 
     Videos that share a `group`, a file or a name are in one group, and so are videos connected through other videos.
     An automatic split never divides a group, and intervals resample whole groups.
+
+    together: names of videos that are in one group for another reason.
     """
     root: dict[tuple[int, str], tuple[int, str]] = {}
 
@@ -173,6 +194,10 @@ def groups_of(videos: Iterable[Video]) -> dict[str, str]:
         for node in [(1, str(video.path)), *([(0, video.group)] if video.group else [])]:
             first, second = sorted((find(node), find((2, video.name))))
             root[second] = first  # a `group` sorts before a path, so the result does not depend on the data's folder
+    for first_name, *others in together:
+        for other in others:
+            first, second = sorted((find((2, first_name)), find((2, other))))
+            root[second] = first
     return {name: find((2, name))[1] for name in names}
 
 

@@ -2,15 +2,26 @@
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
+from airstreams.config import Config
 from airstreams.data.listing import Source, Video, groups_of, overlapping, shortlist
 
+_FEWEST_VIDEOS = 5  # of a class
+_LARGEST_RATIO = 10  # between the sizes of two classes
+_PAIRS = 3  # that a warning names
+_SIDES = frozenset(
+    (
+        "left", "right", "clockwise", "counterclockwise", "anticlockwise", "links", "rechts", "gauche", "droite",
+        "izquierda", "derecha", "sinistra", "destra",
+    )
+)  # fmt: skip
+"""Words in class names that mirroring turns into another class."""
 _COMPARED_BYTES = 65536  # at the beginning and at the end of files of one size
 
 Copies = list[list[Video]]
@@ -127,3 +138,97 @@ def folder_level(videos: Sequence[Video]) -> list[str]:
         f"the classes are {shortlist(sorted(outer))}, and several of these folders contain {shortlist(shared)}. If the "
         "inner folders are the classes, put those of one name together, or list the videos in a CSV file."
     ]
+
+
+def training_warnings(source: Source, config: Config, drawn: bool) -> list[str]:
+    """Warnings about data with splits that a training with this config would run into.
+
+    drawn: the splits were drawn, and not given with the data.
+    """
+    training = [video for video in source.videos if video.split == "train"]
+    found = [
+        _alike_across_splits(source, drawn),
+        _small_classes(source.videos),
+        _classes_in_one_split(source.videos),
+        None if config.data.balanced else _imbalance(training),
+        _sides_in_class_names(source.classes) if config.data.flip else None,
+    ]
+    return [warning for warning in found if warning is not None]
+
+
+def _alike_across_splits(source: Source, drawn: bool) -> str | None:
+    """A warning of validation and test videos that look like training videos."""
+    split_of = {video.name: video.split for video in source.videos}
+    group_of = groups_of(source.videos)
+    pairs: dict[str, str] = {}
+    for alike in source.alike or ():
+        training = [name for name in alike.names if split_of.get(name) == "train"]
+        for name in alike.names:
+            # Groups in several splits have a warning of their own, unless they were made of these videos.
+            apart = [other for other in training if source.grouped_by == "auto" or group_of[other] != group_of[name]]
+            if split_of.get(name) in ("val", "test") and apart:
+                pairs.setdefault(name, f"{name} and {apart[0]} ({alike.by})")
+    if not pairs:
+        return None
+    held_out = sum(video.split in ("val", "test") for video in source.videos)
+    if not drawn:
+        fix = "Move each pair into one split."
+    elif source.own_groups:
+        fix = "Give both the same text in the column group."
+    else:
+        fix = "Give --group-by auto to keep such videos in one split."
+    named = "; ".join(list(pairs.values())[:_PAIRS])
+    more = f"; and {len(pairs) - _PAIRS} more" if len(pairs) > _PAIRS else ""
+    return (
+        f"{len(pairs)} of {held_out} validation and test videos {'of the automatic split ' if drawn else ''}look like "
+        f"training videos, by names or frames: "
+        f"{named}{more}. Metrics will be too high if they show one recording. {fix}"
+    )
+
+
+def _small_classes(videos: Sequence[Video]) -> str | None:
+    sizes = Counter(label for video in videos for label in video.labels)
+    small = [f"{name} ({size})" for name, size in sorted(sizes.items()) if size < _FEWEST_VIDEOS]
+    if not small:
+        return None
+    return (
+        f"classes with fewer than {_FEWEST_VIDEOS} videos: {shortlist(small)}. A metric of so few videos says little. "
+        "Add videos, or leave these classes out."
+    )
+
+
+def _imbalance(videos: Sequence[Video]) -> str | None:
+    sizes = Counter(label for video in videos for label in video.labels)
+    (large, most), (small, fewest) = sizes.most_common()[0], sizes.most_common()[-1]
+    if most <= _LARGEST_RATIO * fewest:
+        return None
+    return (
+        f"{large} has {most} training videos and {small} has {fewest}: over {_LARGEST_RATIO} to 1. Give "
+        "--data.balanced true to draw all classes equally often."
+    )
+
+
+def _classes_in_one_split(videos: Sequence[Video]) -> str | None:
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        for label in video.labels:
+            splits_of[label].add(video.split or "")
+    lonely = [f"{label} ({min(splits)})" for label, splits in sorted(splits_of.items()) if len(splits) == 1]
+    if not lonely or len({video.split for video in videos}) == 1:
+        return None
+    return (
+        f"classes in one split only: {shortlist(lonely)}. No metric can be given for them. Add videos of other "
+        "recordings, or move some into another split."
+    )
+
+
+def _sides_in_class_names(classes: Iterable[str]) -> str | None:
+    """A warning of class names with a word of `_SIDES`, also inside `TurnLeft`."""
+    split = {name: re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()) for name in classes}
+    sided = [name for name, words in split.items() if not _SIDES.isdisjoint(words)]
+    if not sided:
+        return None
+    return (
+        f"class names with a side: {shortlist(sided)}. Half of the training clips are mirrored, which swaps left and "
+        "right. Give --data.flip false if these classes differ in the side."
+    )

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +16,7 @@ from airstreams.console import Progress, say, warn
 from airstreams.data.check import check_distributed
 from airstreams.data.clips import frame_rate_warning
 from airstreams.data.content import with_contents
+from airstreams.data.grouping import with_groups
 from airstreams.data.label_maps import OTHER, LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, groups_of, require_consistent
 from airstreams.data.splits import with_splits
@@ -144,6 +145,9 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
         trained_on = {video.name for video in learned.overlapping(videos)}
         similar = _renamed_training_videos(given, videos, known, trained_on)
     _warn_of_trained_videos(videos, trained_on, similar, console)
+    if source.grouped_by is None:
+        scored = with_groups(replace(source, videos=tuple(videos)), saved.config.data.group_by, console, strict=False)
+        videos = scored.videos
     label_store = _label_store_to_score(saved, source, console)
     is_own_split = known.are_split(videos, split)
     folder = run_folder.evaluation(split, None if is_own_split else source.name)

@@ -32,7 +32,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from airstreams.config import LossWeights
 from airstreams.console import say, warn
 from airstreams.data.listing import Video, labels_digest
-from airstreams.data.splits import with_drawn_splits
 from airstreams.errors import InputError
 from airstreams.experiments.search import POLL_INTERVAL, Search, best_first, open_storage, valid_trials
 from airstreams.experiments.study import RESULTS, BestTrial, FreshSeeds, ScoredTrial, StudyResults, write_results
@@ -40,7 +39,7 @@ from airstreams.experiments.trials import run_worker, trial_source
 from airstreams.experiments.workers import EndedWorker, WorkerPool
 from airstreams.files import require_writable
 from airstreams.recipe import from_dict, training_settings
-from airstreams.training.data import with_segment_classes
+from airstreams.training.data import with_checked_splits, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 
 TOP = 10  # trials that `results.json` lists with their weights
@@ -62,7 +61,7 @@ def evolve(search: Search, workers: int, console: Console) -> StudyResults:
         FloatingPointError: the training of every trial diverged.
         RuntimeError: all workers died.
     """
-    search = _checked(search)
+    search = _checked(search, console)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     require_writable(search.folder)
@@ -132,7 +131,7 @@ def _with_mean(weights: dict[str, float], values: list[float | None]) -> FreshSe
     return FreshSeeds(weights, values, mean)
 
 
-def _checked(search: Search) -> Search:
+def _checked(search: Search, console: Console) -> Search:
     """The search, its data with splits. InputError: there is nothing to weigh, or the data do not fit."""
     streams = search.config.model.streams
     if len(search.config.model.heads) == 1:
@@ -142,7 +141,9 @@ def _checked(search: Search) -> Search:
             f"{search.source.name}: no label maps for the semantic stream. Give --labels LABELS, or leave semantic out "
             "of --model.streams."
         )
-    search = replace(search, source=with_drawn_splits(search.source, search.config))
+    search = replace(search, source=with_checked_splits(search.source, search.config, console))
+    for warning in search.source.warnings:
+        warn(console, warning)
     # These two raise InputError before anything is written.
     trial_source(search.source, search.config)
     with_segment_classes(search.source, search.config)

@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from airstreams.config import Config
-from airstreams.console import say
+from airstreams.console import say, warn
 from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.listing import Source
-from airstreams.data.splits import with_drawn_splits
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.results import EvaluationMetrics, read_metrics
@@ -32,10 +31,12 @@ from airstreams.recipe import load_config, training_settings
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import epoch_records
-from airstreams.training.data import with_segment_classes
+from airstreams.training.data import with_checked_splits, with_segment_classes
 from airstreams.training.learner import make_accelerator
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop, interrupted_by_signals
+
+QUIET = Console(quiet=True)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def plan(
     out: Path,
     evolved: Mapping[str, float] | None = None,
     init: Path | None = None,
+    console: Console = QUIET,
 ) -> list[Job]:
     """The trainings that a table or a figure needs, finished or not: all runs of one seed, then those of the next.
 
@@ -115,6 +117,7 @@ def plan(
         out: the folder in which `runs` is.
         evolved: loss weights of a study.
         init: the run from which pretrained runs start.
+        console: gets progress and warnings about the data.
 
     Raises:
         InputError: something that a run needs is missing, something is given that no run uses, or a folder holds a
@@ -124,7 +127,9 @@ def plan(
     if isinstance(wanted, Figure):
         sources, seeds = sources[:1], 1
     # Data without splits is split once, for all seeds.
-    sources = [with_drawn_splits(source, recipe) for source in sources]
+    sources = [with_checked_splits(source, recipe, console) for source in sources]
+    for warning in dict.fromkeys(warning for source in sources for warning in source.warnings):
+        warn(console, warning)
     _check_sources(wanted, sources)
     init_digest = None if init is None else _weights_digest(init)
     jobs = []

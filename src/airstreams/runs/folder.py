@@ -1,9 +1,11 @@
 """The run folder: every file name in it, who may begin, resume or replace a run, and the lists of videos it keeps."""
 
 import csv
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +14,7 @@ from airstreams.data.check import BadVideo
 from airstreams.data.csv_list import check_split
 from airstreams.data.listing import SPLITS, Source, to_nfc
 from airstreams.errors import InputError
-from airstreams.files import read_rows, write_rows
+from airstreams.files import read_rows, write_json, write_rows
 from airstreams.runs.known_videos import KnownVideo
 
 
@@ -113,6 +115,11 @@ class RunFolder:
         return self.path / "left_out.csv"
 
     @property
+    def data_warnings(self) -> Path:
+        """The warnings about the data at the run's beginning, a JSON list of lines. Older runs have none."""
+        return self.path / "data_warnings.json"
+
+    @property
     def trained_before(self) -> Path:
         """The videos that the starting model of `--init` was trained on."""
         return self.path / "learnt_before.csv"
@@ -148,7 +155,9 @@ class RunFolder:
 
     def may_begin(self) -> bool:
         """Whether a new training may write here: the folder is new, or holds the remains of one killed at its start."""
-        remains = {file.name for file in (self.left_out, self.splits, self.trained_before, self.states)}
+        remains = {
+            file.name for file in (self.left_out, self.splits, self.data_warnings, self.trained_before, self.states)
+        }
         if not self.path.exists():
             return True
         if not self.path.is_dir():
@@ -191,6 +200,16 @@ class RunFolder:
 
     def _split_rows(self) -> list[tuple[int, dict[str, str]]]:
         return read_rows(self.splits, required=("name", "split"), optional=("label", "content"))
+
+    def write_data_warnings(self, warnings: Sequence[str]) -> None:
+        """Write the warnings about the data, without the word "warning"."""
+        write_json(self.data_warnings, list(warnings))
+
+    def read_data_warnings(self) -> list[str]:
+        """The warnings, as `write_data_warnings` wrote them; of a run without that file, none."""
+        with suppress(OSError, ValueError):
+            return [str(line) for line in json.loads(self.data_warnings.read_text(encoding="utf-8"))]
+        return []
 
     def write_left_out(self, bad_videos: Iterable[BadVideo]) -> None:
         """List the videos that could not be read."""

@@ -1,7 +1,7 @@
 """The data of a training: splits and label maps of its source, the videos that can be read, and their batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median_low
 from typing import Any, TypeVar
@@ -14,10 +14,13 @@ from airstreams.config import Config
 from airstreams.console import Progress, say, warn
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import Checked, check_distributed
-from airstreams.data.clips import frame_rate_warning
+from airstreams.data.clips import clip_length_warning, frame_rate_warning
 from airstreams.data.dataset import Batch, StepSampler, TrainingClips
+from airstreams.data.grouping import with_alike, with_groups
 from airstreams.data.listing import Source, Video, require_consistent
 from airstreams.data.loader_processes import loader_options
+from airstreams.data.similar import MOST_FILES
+from airstreams.data.source_warnings import training_warnings
 from airstreams.data.splits import with_drawn_splits, with_splits
 from airstreams.distributed import SharedProgress, gather, share, share_on_this_machine
 from airstreams.errors import InputError
@@ -33,12 +36,14 @@ class TrainingVideos:
     train, val: the videos of the two splits.
     checked: what opening all files has found. A resumed training opens none.
     cache: decoded frames of the training videos; None: decode every time.
+    warnings: about frame rates and lengths. A resumed training has none.
     """
 
     train: list[Video]
     val: list[Video]
     checked: Checked
     cache: FrameCache | None
+    warnings: list[str] = field(default_factory=list)
 
 
 def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bool, console: Console) -> Source:
@@ -48,13 +53,10 @@ def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bo
     """
     require_consistent(source)
     _require_label_maps(source, config)
-    if config.data.balanced and source.multi_label and not resume:
-        raise InputError(
-            f"data.balanced: got true, but the videos of {source.name} have several labels. Set data.balanced to false."
-        )
+    source = _with_splits_of_the_run(source, folder) if resume else with_checked_splits(source, config, console)
     for warning in source.warnings:
         warn(console, warning)
-    source = with_segment_classes(_with_splits(source, config, folder, resume), config)
+    source = with_segment_classes(source, config)
     _require_label_maps_of(source.split("train"), source, config)
     return _with_compact_classes(source, console) if config.data.compact_classes else source
 
@@ -85,9 +87,19 @@ def prepare_videos(source: Source, config: Config, folder: RunFolder, resume: bo
         if cache is not None:
             label_store = source.label_store if config.needs_labels else None
             cache.prepare(train_videos, label_store, progress, share_on_this_machine())
-    videos = TrainingVideos(train_videos, val_videos, checked, cache)
+    warnings = [] if resume else _warnings_of_files(train_videos, checked, config)
+    videos = TrainingVideos(train_videos, val_videos, checked, cache, warnings)
     _report_videos(videos, wanted, source, config, folder, console)
     return videos
+
+
+def _warnings_of_files(train_videos: Sequence[Video], checked: Checked, config: Config) -> list[str]:
+    rates = [checked.rates[video.path] for video in checked.good if video.path in checked.rates]
+    found = (
+        frame_rate_warning(rates, usual_frame_rate(train_videos, checked.rates), config.clip),
+        clip_length_warning(train_videos, config.clip),
+    )
+    return [warning for warning in found if warning is not None]
 
 
 def make_loader(
@@ -96,7 +108,7 @@ def make_loader(
     """The training clips in batches, and the sampler that chooses the clips of each batch."""
     label_store = source.label_store if config.needs_labels else None
     clips = TrainingClips(videos.train, config, source.classes, source.multi_label, label_store, videos.cache)
-    labels = [video.labels[0] if video.labels else "" for video in videos.train]
+    labels = [video.labels for video in videos.train]
     sampler = StepSampler(labels, config, accelerator.process_index, accelerator.num_processes)
     loader: DataLoader[Any] = DataLoader(
         clips,
@@ -128,10 +140,22 @@ def with_segment_classes(source: Source, config: Config) -> Source:
     return replace(source, label_store=store.with_others_merged(config.data.segment_classes))
 
 
-def _with_splits(source: Source, config: Config, folder: RunFolder, resume: bool) -> Source:
-    """Give a source its own splits, or drawn ones. A resumed run keeps its splits, or test clips would leak."""
-    if not resume:
-        return with_drawn_splits(source, config)
+def with_checked_splits(source: Source, config: Config, console: Console) -> Source:
+    """Give a source its groups and splits by the config, and more warnings, which the caller prints.
+
+    console: gets notes and progress.
+    """
+    source = with_groups(source, config.data.group_by, console)
+    drawn = not source.has_splits
+    source = with_drawn_splits(source, config)
+    if len({video.split for video in source.videos}) > 1:
+        source = with_alike(source, console, MOST_FILES)
+    warnings = dict.fromkeys([*source.warnings, *training_warnings(source, config, drawn)])
+    return replace(source, warnings=tuple(warnings))
+
+
+def _with_splits_of_the_run(source: Source, folder: RunFolder) -> Source:
+    """The source with its own splits, or those of the run to resume: with others, test clips would leak."""
     splits = folder.read_splits()
     given = {video.name: video.split if source.has_splits else splits.get(video.name) for video in source.videos}
     different = [
@@ -184,14 +208,13 @@ def _report_videos(
     console: Console,
 ) -> None:
     """Say which videos are left out, play at another frame rate, or have no label maps."""
-    rates, bad = videos.checked.rates, videos.checked.bad
+    bad = videos.checked.bad
     if bad:
         warn(
             console, f"{len(bad)} of {len(wanted)} videos cannot be read and are left out. {folder.left_out} lists them"
         )
         say(console, f"  such as {bad[0].video.name}: {bad[0].reason}")
-    known_rates = [rates[video.path] for video in videos.checked.good if video.path in rates]
-    if warning := frame_rate_warning(known_rates, usual_frame_rate(videos.train, rates), config.clip):
+    for warning in videos.warnings:
         warn(console, warning)
     if config.needs_labels and source.label_store is not None and not console.quiet:  # goes through all label maps
         keys = {video.label_map for video in videos.train}

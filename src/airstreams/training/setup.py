@@ -186,6 +186,7 @@ def _begin_run(
     save_state(state, folder.path, keep=1)
     folder.write_left_out(videos.checked.bad)
     folder.write_splits(source)
+    folder.write_data_warnings([*source.warnings, *videos.warnings])
     folder.write_trained_before(trained_before)
     save_config(config, folder.config)
 

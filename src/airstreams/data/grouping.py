@@ -1,0 +1,97 @@
+"""`data.group_by`: which videos an automatic split keeps together."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import Console
+from rich.progress import Progress
+
+from airstreams.console import say
+from airstreams.data.listing import Source, Video, groups_of
+from airstreams.data.similar import find_alike
+from airstreams.data.source_warnings import shared_between_splits
+from airstreams.errors import InputError
+
+AUTO = "auto"
+"""The value of `data.group_by` that keeps videos of one recording together, as far as they can be recognised."""
+
+_Group = tuple[str, Sequence[str]]  # its name, and the names of its videos
+
+
+def with_groups(source: Source, group_by: str | None, console: Console, strict: bool = True) -> Source:
+    """The source with the groups of `data.group_by`, beside those that it has already.
+
+    Args:
+        source: the videos. Groups that people made, such as a CSV file's column, are kept as they are.
+        group_by: `auto`; or a regular expression, which is searched for in each video's name: its first group, or else
+            the whole match, is the video's group. A video without a match stays alone. None: nothing changes.
+        console: gets notes and progress.
+        strict: refuse an expression that matches no video.
+
+    Raises:
+        InputError: no video matches.
+    """
+    if group_by is None or source.grouped_by == group_by:
+        return source
+    if source.own_groups:
+        say(console, f"note: --group-by has no effect, because {source.name} has groups of its own.")
+        return replace(source, grouped_by=group_by)
+    if group_by == AUTO:  # `alike_across_splits` warns where the data's own splits divide these groups
+        source = with_alike(source, console)
+        groups = [(f"like {alike.names[0]}", alike.names) for alike in source.alike or ()]
+        return replace(source, videos=_joined(source.videos, groups), grouped_by=group_by)
+    videos = _joined(source.videos, _matches(source, group_by, console, strict))
+    before = shared_between_splits(source.videos)
+    warnings = [warning for warning in source.warnings if warning not in before] + shared_between_splits(videos)
+    return replace(source, videos=videos, warnings=tuple(warnings), grouped_by=group_by)
+
+
+def with_alike(source: Source, console: Console, limit: int | None = None) -> Source:
+    """The source with the videos that look like one recording, unless somebody has looked for them already.
+
+    limit: as for `find_alike`.
+    """
+    if source.alike is not None:
+        return source
+    with Progress(console=console) as progress:
+        alike, note = find_alike(source, progress, limit)
+    if note:
+        say(console, f"note: {note}")
+    return replace(source, alike=alike)
+
+
+def _matches(source: Source, expression: str, console: Console, strict: bool) -> list[_Group]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    alone = []
+    for video in source.videos:
+        found = re.search(expression, video.name.partition("#t=")[0])
+        text = (found[1] if found.re.groups else found[0]) if found else None
+        if text:
+            groups[text].append(video.name)
+        else:
+            alone.append(video.name)
+    if not groups and strict:
+        raise InputError(
+            f"--group-by {expression}: it matches none of the {len(source.videos)} videos of {source.name}, such as "
+            f"{alone[0]}. Write an expression for these names, or give --group-by auto."
+        )
+    if alone:
+        say(
+            console,
+            f"note: {len(alone)} of {len(source.videos)} videos do not match --group-by, such as {alone[0]}. "
+            "Each stays a group of its own.",
+        )
+    return [*groups.items()]
+
+
+def _joined(videos: Sequence[Video], groups: Sequence[_Group]) -> tuple[Video, ...]:
+    """The videos with these groups, joined with the groups that they overlap. A group keeps the name that it has."""
+    joined = groups_of(videos, [names for _, names in groups])
+    named = {video.group for video in videos}
+    name_of: dict[str, str] = {}
+    for group, names in groups:
+        for root in (joined[name] for name in names if name in joined):
+            name_of.setdefault(root, root if root in named else group)
+    return tuple(replace(video, group=name_of.get(joined[video.name], video.group)) for video in videos)
