@@ -59,8 +59,9 @@ class DataConfig:
     balanced: bool = False
     """Draw every class equally often. A video with several labels is drawn for each of them."""
     group_by: str | None = None
-    """Which videos stay in one split: auto (they look like one recording), or a regular expression whose first group,
-    or whole match, in a video's name is its group. A video without a match stays alone. null: as the data says."""
+    """Which videos stay in one split: auto (they look like one recording), or a regular expression. Its first group, or
+    else the whole match, in a video's name without suffix is the group. A video without a match stays alone. null: the
+    data's own groups."""
     val_fraction: float = 0.1
     """The fraction of the videos for validation, if the data has no splits."""
     test_fraction: float = 0.2

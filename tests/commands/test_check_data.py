@@ -8,6 +8,9 @@ def test_classes_and_splits_are_counted(call, synthetic):
     statistics = found.pop("statistics")
     assert statistics["resolutions"] == {"64x64": 32}
     assert statistics["remarks"] == {}
+    for told in ("--data.flip", "--clip.frames"):  # disc_left and square_left; the videos have 8 frames
+        assert sum(told in warning for warning in found["warnings"]) == 1
+    del found["warnings"]
     assert found == {
         "videos": 32,
         "good": 32,
@@ -15,7 +18,37 @@ def test_classes_and_splits_are_counted(call, synthetic):
         "classes": {"disc_left": 8, "disc_up": 8, "square_left": 8, "square_up": 8},
         "splits": {"train": 24, "test": 8},
         "frame_rates": {"lowest": 30.0, "highest": 30.0},
+        "groups": {"count": 32, "alike": [], "automatic_split": None},
     }
+
+
+def test_videos_that_look_like_one_recording_are_warned_of_until_they_are_grouped(call, videos, tmp_path):
+    data = tmp_path / "data"
+    for label in ("disc up", "square_up"):
+        (videos / "train" / label.replace(" ", "_")).rename(make(data) / label)
+        for number, path in enumerate(sorted((data / label).glob("*.mp4"))):
+            path.rename(path.with_name(f"Zoë, film {number // 2} [{number % 2}].mp4"))
+    found = with_json(call("check-data", data, "--json"))
+    sets = [set(alike["videos"]) for alike in found["groups"]["alike"]]
+    assert {"disc up/Zoë, film 0 [0].mp4", "disc up/Zoë, film 0 [1].mp4"} in sets
+    assert len(sets) == 6
+    assert found["groups"]["count"] == 12
+    assert sum("--group-by auto" in warning for warning in found["warnings"]) == 1
+    for group_by in ("auto", r"(.*) \["):
+        found = with_json(call("check-data", data, "--json", "--group-by", group_by))
+        assert found["groups"]["count"] == 6
+        assert sum(found["groups"]["automatic_split"].values()) == 12
+        assert not any("--group-by" in warning for warning in found["warnings"])
+
+
+def make(folder):
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_an_expression_that_is_wrong_or_matches_nothing_is_refused(call, videos):
+    complaint(call("check-data", videos, "--group-by", "([^/"), "data.group_by", "([^/")
+    complaint(call("check-data", videos, "--group-by", "no such text"), "--group-by no such text", "auto")
 
 
 def test_bad_files_are_listed_with_their_reasons(call, videos):

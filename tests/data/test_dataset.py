@@ -341,6 +341,18 @@ def test_balanced_sampling_draws_all_classes_equally_often():
     assert max(Counter(index for index in indices if labels[index] == "common").values()) == 1
 
 
+def test_balanced_sampling_of_several_labels_draws_each_class_equally_often_for_itself():
+    """`rare` occurs only together with `common`, so `common` is seen whenever `rare` is drawn, too."""
+    labels = [("common",)] * 60 + [("common", "rare")] * 4 + [("middle",)] * 24 + [()] * 8
+    sampler = sampler_of(labels, batch_size=12, balanced=True)
+    drawn = [labels[index] for batch in sampler for _, _, index in batch]
+    assert len(drawn) == 96
+    of_class = Counter(label for names in drawn for label in names or ("none",))
+    assert of_class["middle"] == of_class["none"] == 24
+    assert 24 <= of_class["rare"] <= 26  # 24 draws of the class `rare`, and a few of 24 among the 64 of `common`
+    assert of_class["common"] == 24 + 24
+
+
 def test_a_clips_target_is_its_active_labels(forty):
     """Frames 0 to 39 at 30 per second; each action covers one frame."""
     actions = tuple(Action(f"frame {n:02}", n / 30 - 0.005, n / 30 + 0.005) for n in range(40))

@@ -1,7 +1,13 @@
 """Warnings about a list of videos, and how copies and clips of one recording are grouped."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from airstreams.config import Config, DataConfig
+from airstreams.data.listing import Alike, Video, make_source
+from airstreams.data.source_warnings import training_warnings
 from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split
 from airstreams.errors import InputError
@@ -131,3 +137,57 @@ def test_an_automatic_split_does_not_depend_on_the_folder(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     drawn = [automatic_split(open_source(data).videos, 0) for data in ("a", "z", str(tmp_path / "z"))]
     assert drawn[0] == drawn[1] == drawn[2]
+
+
+def listed(rows, **more):
+    """A source with splits: rows of (label, split, number of videos)."""
+    videos = [
+        Video(Path(f"{label}-{split}-{number}"), f"{label}-{split}-{number}", (label,), split)
+        for label, split, count in rows
+        for number in range(count)
+    ]
+    return replace(make_source("data", videos, multi_label=False), **more)
+
+
+@pytest.mark.parametrize(
+    ("rows", "config", "told"),
+    [
+        ([("a", "train", 5), ("b", "train", 4), ("a", "test", 1), ("b", "test", 1)], {}, []),
+        (
+            [("a", "train", 5), ("b", "train", 3), ("a", "test", 1), ("b", "test", 1)],
+            {},
+            ["fewer than 5 videos: b (4)"],
+        ),
+        ([("a", "train", 50), ("b", "train", 5), ("a", "test", 1), ("b", "test", 1)], {}, []),
+        ([("a", "train", 51), ("b", "train", 5), ("a", "test", 1), ("b", "test", 1)], {}, ["--data.balanced true"]),
+        ([("a", "train", 51), ("b", "train", 5), ("a", "test", 1), ("b", "test", 1)], {"balanced": True}, []),
+        ([("a", "train", 5), ("b", "train", 5), ("a", "test", 1)], {}, ["one split only: b (train)"]),
+        ([("a", "train", 5), ("b", "train", 5)], {}, []),
+        ([("turn_Left", "train", 5), ("up", "train", 5)], {}, ["--data.flip false"]),
+        ([("TurnRight", "train", 5), ("up", "train", 5)], {"flip": False}, []),
+        ([("bright", "train", 5), ("leftover", "train", 5)], {}, []),
+        ([("nach rechts", "train", 5), ("up", "train", 5)], {}, ["nach rechts"]),
+    ],
+)
+def test_traps_of_a_training_are_warned_of(rows, config, told):
+    found = training_warnings(listed(rows), Config(data=DataConfig(**config)), drawn=False)
+    assert len(found) == len(told)
+    for words, warning in zip(told, found, strict=True):
+        assert words in warning
+
+
+def test_alike_videos_in_several_splits_are_warned_of():
+    rows = [("a", "train", 6), ("b", "train", 6), ("a", "test", 6), ("b", "test", 6)]
+    pairs = [(f"{label}-test-{number}", f"{label}-train-{number}") for label in "ab" for number in range(4)]
+    within = Alike(("a-train-4", "a-train-5"), "names")
+    source = listed(rows, alike=(within, *(Alike(names, "frames") for names in pairs)))
+    (warning,) = training_warnings(source, Config(), drawn=True)
+    assert "8 of 12" in warning
+    assert "a-test-0 and a-train-0 (frames)" in warning
+    assert "5 more" in warning
+    assert "--group-by auto" in warning
+    (given,) = training_warnings(source, Config(), drawn=False)
+    assert "--group-by" not in given
+    (own,) = training_warnings(replace(source, own_groups=True), Config(), drawn=True)
+    assert "column group" in own
+    assert training_warnings(replace(source, alike=(within,)), Config(), drawn=True) == []

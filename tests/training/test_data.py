@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from airstreams.config import LossWeights
+from airstreams.config import ClipConfig, LossWeights
 from airstreams.data.label_maps import save
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
@@ -183,13 +183,36 @@ def test_a_semantic_stream_without_label_maps_needs_interm_0(synthetic, tiny, tm
     train(source, config, tmp_path / "run", False, QUIET)
 
 
-def test_balance_is_rejected_for_multi_label_data(synthetic, trained, tiny, tmp_path):
+def test_balance_works_for_multi_label_data(synthetic, trained, tiny, tmp_path):
     source = replace(open_source(str(synthetic / "videos")), multi_label=True)
     config = replace(of_one_stream(tiny), data=replace(tiny.data, balanced=True))
-    with pytest.raises(InputError, match=r"data\.balanced"):
-        train(source, config, tmp_path / "run", False, QUIET)
-    assert not (tmp_path / "run").exists()
-    prepare_source(source, config, RunFolder(trained), True, QUIET)  # a run that an earlier version began is resumed
+    prepare_source(source, config, RunFolder(tmp_path / "run"), False, QUIET)
+    prepare_source(source, config, RunFolder(trained), True, QUIET)
+
+
+def test_warnings_about_the_data_are_printed_and_kept(synthetic, tiny, tmp_path):
+    config = replace(of_one_stream(tiny), clip=ClipConfig(9, stride=1, size=64), data=replace(tiny.data, flip=True))
+    config = replace(config, training=replace(config.training, epochs=1))
+    said = io.StringIO()
+    train(open_source(synthetic / "videos"), config, tmp_path / "run", False, Console(file=said, width=200))
+    flip, length = RunFolder(tmp_path / "run").read_data_warnings()
+    assert "data.flip" in flip
+    assert "clip.frames" in length
+    assert all(f"warning: {warning}\n" in said.getvalue() for warning in (flip, length))
+
+
+def test_the_groups_of_the_config_are_used(synthetic, tiny, tmp_path, monkeypatch):
+    """The files `NNN.mp4` of all classes with one number form a group."""
+    monkeypatch.setattr(setup, "prepare_videos", None)
+    source = open_source(synthetic / "videos")
+    source = replace(source, videos=tuple(replace(video, split=None) for video in source.split("train")))
+    config = replace(of_one_stream(tiny), data=replace(tiny.data, group_by=r"\d+$", val_fraction=0.3))
+    split = {
+        video.name: video.split for video in prepare_source(source, config, RunFolder(tmp_path), False, QUIET).videos
+    }
+    for number in range(6):
+        assert len({use for name, use in split.items() if f"{number:03}" in name}) == 1
+    assert set(split.values()) == {"train", "val", "test"}
 
 
 def test_segment_classes_merges_the_other_classes(synthetic, tiny, tmp_path):

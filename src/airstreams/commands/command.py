@@ -21,7 +21,7 @@ DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, 
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
 GROUP_BY_HELP = (
     "keep videos in one split: auto (they look like one recording), or a regular expression whose first group, or "
-    "whole match, in a video's name is its group; a video without a match stays alone"
+    "else whole match, in a video's name without suffix is its group; a video without a match stays alone"
 )
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from airstreams.console import say
-from airstreams.data.listing import Source, Video, groups_of
+from airstreams.data.listing import Source, Video, groups_of, without_suffix
 from airstreams.data.similar import find_alike
 from airstreams.data.source_warnings import shared_between_splits
 from airstreams.errors import InputError
@@ -25,8 +25,9 @@ def with_groups(source: Source, group_by: str | None, console: Console, strict: 
 
     Args:
         source: the videos. Groups that people made, such as a CSV file's column, are kept as they are.
-        group_by: `auto`; or a regular expression, which is searched for in each video's name: its first group, or else
-            the whole match, is the video's group. A video without a match stays alone. None: nothing changes.
+        group_by: `auto`; or a regular expression, which is searched for in each video's name without
+            suffix: its first group, or else the whole match, is the video's group. A video without a match stays alone.
+            None: nothing changes.
         console: gets notes and progress.
         strict: refuse an expression that matches no video.
 
@@ -66,12 +67,12 @@ def _matches(source: Source, expression: str, console: Console, strict: bool) ->
     groups: dict[str, list[str]] = defaultdict(list)
     alone = []
     for video in source.videos:
-        found = re.search(expression, video.name.partition("#t=")[0])
+        found = re.search(expression, _searched_name(video))
         text = (found[1] if found.re.groups else found[0]) if found else None
         if text:
             groups[text].append(video.name)
         else:
-            alone.append(video.name)
+            alone.append(_searched_name(video))
     if not groups and strict:
         raise InputError(
             f"--group-by {expression}: it matches none of the {len(source.videos)} videos of {source.name}, such as "
@@ -84,6 +85,11 @@ def _matches(source: Source, expression: str, console: Console, strict: bool) ->
             "Each stays a group of its own.",
         )
     return [*groups.items()]
+
+
+def _searched_name(video: Video) -> str:
+    """The name without suffix: `\\d` would find the 4 of `.mp4`."""
+    return without_suffix(video.name.partition("#t=")[0])
 
 
 def _joined(videos: Sequence[Video], groups: Sequence[_Group]) -> tuple[Video, ...]:

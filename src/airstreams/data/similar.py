@@ -116,20 +116,27 @@ def siblings(source: Source) -> list[Alike]:
         if number and _tells_recordings_apart(number[1] + number[2], class_words):
             numbered[*file.place, number[1], number[2]].append(file)
         else:
-            recordings[*file.place, file.stem].append(file.name)
+            recordings[_recording(file, class_words)].append(file.name)
     for key, files in numbered.items():
         size = sizes[files[0].place]
         counts = (len({file.stem for file in files}) > 2 and len(files) == size) or len(files) > max(10, size / 2)
         for file in files:
-            recordings[(*file.place, file.stem) if counts else (*key, "")].append(file.name)
+            recordings[_recording(file, class_words) if counts else (*key, "")].append(file.name)
     return [Alike(tuple(names), "names") for names in recordings.values() if len(names) > 1]
 
 
 class _File(NamedTuple):
-    """A file by its name: one of its videos, the class and folder, and the name without suffix in lower case."""
+    """A file by its name.
+
+    name: of one of its videos.
+    place: the class and the folder, without folders such as `train`.
+    folder: the whole folder.
+    stem: the file's name without suffix, in lower case.
+    """
 
     name: str
     place: tuple[str, ...]
+    folder: str
     stem: str
 
 
@@ -139,8 +146,13 @@ def _files(source: Source) -> list[_File]:
         path = PurePosixPath(video.name.partition("#t=")[0])
         labels = () if source.multi_label else video.labels
         folders = (part for part in path.parent.parts if part not in SPLITS and part not in labels)
-        files.setdefault(path, _File(video.name, (*labels, "in", *folders), path.stem.casefold()))
+        files.setdefault(path, _File(video.name, (*labels, "in", *folders), str(path.parent), path.stem.casefold()))
     return list(files.values())
+
+
+def _recording(file: _File, class_words: Collection[str]) -> tuple[str, ...]:
+    """The key of a file's recording by its whole name. `train/run/001` and `test/run/001` are two recordings."""
+    return (*file.place, file.stem) if _telling_words(file.stem, class_words) else ("in", file.folder, file.stem)
 
 
 def _without_marks(stem: str, class_words: Collection[str]) -> str:
