@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 
+from airstreams.console import Progress
 from airstreams.data import similar
 from airstreams.data.listing import Video, make_source
 from airstreams.data.similar import find_alike, near_identical, siblings
@@ -88,7 +88,7 @@ def test_a_real_clip_that_was_encoded_again_is_found(test_data, tmp_path):
     encode_again(clips[3], tmp_path / "wave" / "again.mp4")
     (tmp_path / "wave" / "broken.mp4").write_bytes(b"no video")
     names = [f"wave/{path.name}" for path in (tmp_path / "wave").iterdir()]
-    with Progress(console=Console(quiet=True)) as progress:
+    with Progress(Console(quiet=True)) as progress:
         found, note = find_alike(source_of(*names, "wave/absent.mp4", root=tmp_path), progress)
         _, too_many = find_alike(source_of(*names, root=tmp_path), progress, limit=3)
     assert note is None
@@ -98,7 +98,9 @@ def test_a_real_clip_that_was_encoded_again_is_found(test_data, tmp_path):
 
 def test_without_imagehash_only_names_are_compared(monkeypatch):
     monkeypatch.setattr(similar, "find_spec", lambda name: None)
-    found, note = find_alike(source_of("clap/tape1_1.mp4", "clap/tape1_2.mp4", "clap/x.mp4"), Progress(disable=True))
+    found, note = find_alike(
+        source_of("clap/tape1_1.mp4", "clap/tape1_2.mp4", "clap/x.mp4"), Progress(Console(quiet=True))
+    )
     assert [item.by for item in found] == ["names"]
     assert "airstreams[near-duplicates]" in str(note)
 

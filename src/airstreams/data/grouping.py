@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rich.console import Console
-from rich.progress import Progress
 
-from airstreams.console import say
+from airstreams.console import Progress, say
 from airstreams.data.listing import Source, Video, groups_of, without_suffix
 from airstreams.data.similar import find_alike
 from airstreams.data.source_warnings import shared_between_splits
@@ -56,7 +55,7 @@ def with_alike(source: Source, console: Console, limit: int | None = None) -> So
     """
     if source.alike is not None:
         return source
-    with Progress(console=console) as progress:
+    with Progress(console) as progress:
         alike, note = find_alike(source, progress, limit)
     if note:
         say(console, f"note: {note}")

@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
-from rich.progress import Progress
 
+from airstreams.console import Progress, Shared
 from airstreams.data.listing import SPLITS, Alike, Source
 from airstreams.data.video import probe, read_frames
 from airstreams.errors import VideoError
@@ -213,17 +213,17 @@ def _hashes(files: Sequence[Path], progress: Progress) -> dict[Path, np.ndarray]
     """The hashes of all readable files. Under `torchrun` each process reads its share."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _hashes_here(files, progress)
-    from airstreams.distributed import gather, share  # imports torch, which check-data does not need
+    from airstreams.distributed import SharedProgress, gather, share  # imports torch, which check-data does not need
 
-    return dict(gather(list(_hashes_here(share(files), progress).items())))
+    return dict(gather(list(_hashes_here(share(files), progress, SharedProgress()).items())))
 
 
-def _hashes_here(files: Sequence[Path], progress: Progress) -> dict[Path, np.ndarray]:
-    task = progress.add_task("comparing frames", total=len(files))
+def _hashes_here(files: Sequence[Path], progress: Progress, shared: Shared | None = None) -> dict[Path, np.ndarray]:
+    task = progress.add_task("comparing frames", len(files), brief=True, shared=shared)
     found = {}
     with ThreadPoolExecutor(max_workers=cpus()) as pool:
         for path, hashes in zip(files, pool.map(_hashes_or_none, files), strict=True):
-            progress.advance(task)
+            task.advance()
             if hashes is not None:
                 found[path] = hashes
     return found
