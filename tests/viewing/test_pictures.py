@@ -102,6 +102,40 @@ def test_palette_is_fixed_and_has_distinct_colours():
             label_colours(classes)
 
 
+# Viénot, Brettel and Mollon, "Digital video colourmaps for checking the legibility of displays by dichromats", Color
+# Research & Application 1999: from linear RGB to the cones, and the missing cone from the other two.
+CONES = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+MISSING_CONE = {
+    "protanopia": [[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]],
+    "deuteranopia": [[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]],
+}
+
+
+def cielab(rgb, blindness=None):
+    """sRGB in 0..255 to CIELAB (D65), as someone with this blindness sees it: a difference of 2.3 is just visible."""
+    encoded = np.asarray(rgb) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    if blindness is not None:
+        linear = np.clip(linear @ (np.linalg.inv(CONES) @ MISSING_CONE[blindness] @ CONES).T, 0, 1)
+    xyz = linear @ np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]).T
+    ratio = xyz / [0.9505, 1, 1.089]
+    f = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("blindness", [None, "protanopia", "deuteranopia"])
+def test_colours_differ_for_colour_blind_people(blindness):
+    def smallest(colours):
+        lab = cielab(colours, blindness)
+        return np.linalg.norm(lab[:, None] - lab[None], axis=2)[~np.eye(len(lab), dtype=bool)].min()
+
+    palette, no_label = label_colours(81).astype(float), [[0.78 * 255] * 3]
+    for count, least in ((8, 25), (12, 18), (24, 10), (81, 4)):
+        assert smallest(np.concatenate([palette[:count], no_label])) > least, count
+    over_grey = 0.7 * palette[:12] + 0.3 * 128  # as they lie over a frame
+    assert smallest(over_grey) > 12
+
+
 def size_of(path):
     """Width and height of a PNG, without decoding it."""
     header = path.read_bytes()[:24]

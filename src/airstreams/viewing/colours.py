@@ -24,6 +24,20 @@ WHEEL_CORNERS = {
 }
 
 
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+"""For lines of a plot. Okabe and Ito, "Color Universal Design" (2008), without its yellow, which is faint on white."""
+
+NO_LABEL_GREY = 199
+"""Of pixels without label, in 0..255 for each channel."""
+
+COLOUR_BLIND = {
+    "protanopia": ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998)),
+    "deuteranopia": ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.01182, 0.04294, 0.968881)),
+}
+"""From linear RGB to the linear RGB that looks the same to people without one kind of cone. Machado et al., "A
+Physiologically-based Model for Simulation of Color Vision Deficiency", IEEE TVCG 2009, severity 1."""
+
+
 def flow_to_colour(flow_HW2: ArrayLike, max_px: float | None = None) -> Bytes:
     """Draw flow in the colours of Baker et al.: hue is direction, white is no motion, full colour is `max_px`.
 
@@ -59,10 +73,14 @@ def flow_to_colour(flow_HW2: ArrayLike, max_px: float | None = None) -> Bytes:
 
 
 def label_colours(classes: int) -> Bytes:
-    """A fixed palette: class 0, the background, is almost black, and class 1 is a strong blue.
+    """A fixed palette that colour-blind people can use, too: class 0, the background, is almost black.
 
-    Each next colour is the one, from a coarse grid of strong colours, that looks most different from all before it. So
-    a class has the same colour in palettes of all sizes.
+    Each next colour is the one, from a coarse grid of strong colours, that looks most different from all before it and
+    from the grey of pixels without label. The difference of two colours is the smallest of three: as most people see
+    them, and as people with protanopia and deuteranopia do. So the first classes differ most, and even 81 colours stay
+    distinct side by side. Nobody can name one colour out of 81, so legends list only the classes that occur.
+
+    The choice does not depend on the number of classes: a class has the same colour in palettes of all sizes.
 
     Args:
         classes: S, from 1 to 255.
@@ -81,16 +99,26 @@ def label_colours(classes: int) -> Bytes:
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness = _oklab(candidates)[:, 0]
     # Near-black looks like background, and near-white or grey like a pixel without label.
-    strong = (lightness > 0.4) & (lightness < 0.93) & (np.ptp(candidates, axis=1) > 60)
-    candidates = candidates[strong]
+    candidates = candidates[(lightness > 0.4) & (lightness < 0.93) & (np.ptp(candidates, axis=1) > 60)]
+    seen_candidates = _seen(candidates)
+
+    def difference(colour: NDArray[np.number]) -> NDArray[np.float64]:
+        between = np.linalg.norm(seen_candidates - _seen(colour[None]), axis=-1)
+        return np.asarray(between.min(axis=0))
+
     chosen = [np.array([38, 38, 42]), np.array([30, 100, 255])]
-    candidates_oklab = _oklab(candidates)
-    distance = np.min([np.linalg.norm(candidates_oklab - _oklab(colour), axis=1) for colour in chosen], axis=0)
+    smallest = np.min([difference(colour) for colour in (*chosen, np.full(3, NO_LABEL_GREY))], axis=0)
     while len(chosen) < classes:
-        farthest = int(np.argmax(distance))
-        chosen.append(candidates[farthest])
-        distance = np.minimum(distance, np.linalg.norm(candidates_oklab - candidates_oklab[farthest], axis=1))
+        chosen.append(candidates[int(np.argmax(smallest))])
+        smallest = np.minimum(smallest, difference(chosen[-1]))
     return np.array(chosen[:classes]).astype(np.uint8)
+
+
+def _seen(rgb_N3: NDArray[np.number]) -> NDArray[np.float64]:
+    """Colours in Oklab as three kinds of eyes see them: (3, N, 3), most people's first."""
+    linear_N3 = _linear(rgb_N3)
+    matrices = (np.eye(3), *map(np.array, COLOUR_BLIND.values()))
+    return np.stack([_linear_to_oklab(np.clip(linear_N3 @ matrix.T, 0, 1)) for matrix in matrices])
 
 
 def full_colour_px(length_HW: NDArray[np.floating]) -> float:
@@ -110,8 +138,16 @@ def _colour_wheel() -> NDArray[np.float64]:
 
 def _oklab(rgb: NDArray[np.number]) -> NDArray[np.float64]:
     """sRGB in 0..255, on the last axis, to Oklab (Ottosson 2020), where equal distances look about equal."""
+    return _linear_to_oklab(_linear(rgb))
+
+
+def _linear(rgb: NDArray[np.number]) -> NDArray[np.float64]:
+    """sRGB in 0..255 to linear RGB in 0..1."""
     encoded = rgb / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+
+
+def _linear_to_oklab(linear: NDArray[np.float64]) -> NDArray[np.float64]:
     cones = linear @ np.array(
         [
             [0.4122214708, 0.2119034982, 0.0883024619],

@@ -22,9 +22,9 @@ from airstreams.data.label_maps import NO_LABEL, resized
 from airstreams.errors import InputError
 from airstreams.files import replacing
 from airstreams.teachers.inspect import LabelledFrame
-from airstreams.viewing.colours import Bytes, flow_to_colour, full_colour_px, label_colours
+from airstreams.viewing.colours import NO_LABEL_GREY, Bytes, flow_to_colour, full_colour_px, label_colours
 
-NO_LABEL_COLOUR = (0.78, 0.78, 0.78)
+NO_LABEL_COLOUR = (NO_LABEL_GREY / 255,) * 3
 DPI = 120
 
 

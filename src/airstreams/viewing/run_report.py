@@ -30,6 +30,7 @@ from airstreams.recipe import to_yaml
 from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import Description, read_description
+from airstreams.viewing.colours import LINE_COLOURS
 from airstreams.viewing.mistakes import MISTAKES_LISTED, STRIPS, Mistake, read_mistakes, strip_of
 from airstreams.viewing.pictures import confusion_plot, save_picture
 from airstreams.viewing.tables import (
@@ -208,6 +209,7 @@ def _curve_plot(curves: Mapping[str, tuple[list[int], list[float | None]]], labe
     """A plot of curves by name, each as epochs and values, as a `data:` address."""
     figure = Figure(figsize=(4.6, 3.2), facecolor="white", layout="constrained")
     ax = figure.subplots()
+    ax.set_prop_cycle(color=LINE_COLOURS)
     for name, (epochs, values) in curves.items():
         ax.plot(epochs, [np.nan if value is None else value for value in values], label=name)
         ax.lines[-1].set_marker("." if len(epochs) < 30 else "")
