@@ -21,7 +21,7 @@ def run(call: Namespace) -> int:
     if call.json:
         print_json({"report": str(page)})
     else:
-        say(stdout, f"report: {page}")
+        say(stdout, f"report: {page} ({page.stat().st_size / 1e6:.1f} MB)")
     return DONE
 
 

@@ -52,7 +52,7 @@ class TrainingSummary:
 
     def lines(self) -> list[str]:
         """The summary for people, a line each."""
-        rows = {"weights": self._weights()}
+        rows = {"weights": weights_in_words(self.kept, self.epochs)}
         if self.kept is not None and self.kept.metric is not None:
             score = with_interval(self.kept.value, self.kept.interval)
             rows[NAMES[self.kept.metric]] = f"{score} on {count_of(self.kept.videos, 'validation video')}"
@@ -79,13 +79,15 @@ class TrainingSummary:
         commands += [["predict", run, "VIDEO"], ["report", run]]
         return [shlex.join(["airstreams", *words]) for words in commands]
 
-    def _weights(self) -> str:
-        if self.kept is None:
-            return "of an epoch that was not recorded"
-        of = f"epoch {self.kept.epoch} of {self.epochs}"
-        if self.kept.why == "best":
-            return f"{of}, the best on the validation videos"
-        return f"{of}, the last one, because there are no validation scores"
+
+def weights_in_words(kept: KeptEpoch | None, epochs: int) -> str:
+    """Which epoch's weights a model has, and why."""
+    if kept is None:
+        return "of an epoch that was not recorded"
+    of = f"epoch {kept.epoch} of {epochs}"
+    if kept.why == "best":
+        return f"{of}, the best on the validation videos"
+    return f"{of}, the last one, because there are no validation scores"
 
 
 def summary_of(run: Path) -> TrainingSummary:
