@@ -352,6 +352,13 @@ def test_confusion_shows_counts_for_few_classes_only(tmp_path):
     np.testing.assert_array_equal(many, few)
 
 
+def test_names_may_have_dollar_signs(tmp_path, labels):
+    names = ["5$ x^{$", "b", "5$ x^{$"]
+    confusion_plot(tmp_path / "confusion.png", np.eye(3), names, note="always '5$ x^{$'")
+    contact_sheet(tmp_path / "sheet.png", [LabelledFrame("5$ x^{$", labels)], names)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_confusion_of_a_wrong_shape_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"\(2, 3\)"):
         confusion_plot(tmp_path / "a.png", np.zeros((2, 3), int), ["a", "b"])

@@ -273,7 +273,8 @@ def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str
     correct = int(np.trace(counts_KK))
     accuracy = f"{correct} of {videos} correct ({correct / videos:.1%})" if videos else "no videos"
     title = ax.set_title(f"{accuracy}\n{note}" if note else accuracy, fontsize=title_font, loc="left")
-    title.set_parse_math(False)
+    for text in (title, *ax.get_xticklabels(), *ax.get_yticklabels()):
+        text.set_parse_math(False)  # a name may have dollar signs
     if size <= 30:
         for true, predicted in np.argwhere(counts_KK > 0):
             ax.text(
@@ -340,7 +341,9 @@ class _Legend:
     def draw(self, figure: FigureBase, location: Literal["center", "center right", "lower left"]) -> None:
         if self.patches:
             columns = min(len(self.patches), self.names_per_line)
-            figure.legend(handles=self.patches, loc=location, ncols=columns, fontsize=9, frameon=False)
+            legend = figure.legend(handles=self.patches, loc=location, ncols=columns, fontsize=9, frameon=False)
+            for text in legend.get_texts():
+                text.set_parse_math(False)  # a name may have dollar signs
 
 
 def _show_labels(ax: Axes, labels_HW: NDArray[np.integer], frame_HW3: Bytes | None, colours: Bytes) -> None:
