@@ -219,7 +219,7 @@ def _curves(epochs: Sequence[EpochRecord]) -> list[str]:
 
 def _curve_plot(curves: Mapping[str, tuple[list[int], list[float | None]]], label: str, is_share: bool) -> str:
     """A plot of curves by name, each as epochs and values, as a `data:` address."""
-    figure = Figure(figsize=(4.6, 3.2), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(3.9, 2.9), facecolor="white", layout="constrained")
     ax = figure.subplots()
     ax.set_prop_cycle(color=LINE_COLOURS)
     for name, (epochs, values) in curves.items():
@@ -229,7 +229,7 @@ def _curve_plot(curves: Mapping[str, tuple[list[int], list[float | None]]], labe
     if is_share:
         ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=8)
     with tempfile.TemporaryDirectory() as folder:
