@@ -99,7 +99,7 @@ def label_colours(classes: int) -> Bytes:
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
     lightness = _oklab(candidates)[:, 0]
     # Near-black looks like background, and near-white or grey like a pixel without label.
-    candidates = candidates[(lightness > 0.4) & (lightness < 0.93) & (np.ptp(candidates, axis=1) > 60)]
+    candidates = candidates[(lightness > 0.38) & (lightness < 0.93) & (np.ptp(candidates, axis=1) > 60)]
     seen_candidates = _seen(candidates)
 
     def difference(colour: NDArray[np.number]) -> NDArray[np.float64]:
