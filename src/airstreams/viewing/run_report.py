@@ -87,6 +87,7 @@ def write_report(run: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    left_out = run_folder.read_left_out() if run_folder.left_out.is_file() else {}
     environment.filters |= {"percent": percent, "breakable": _breakable}
     page = environment.get_template("run_report.html").render(
         name=run.resolve().name if run.is_absolute() or run.name in ("", "..") else str(run),
@@ -97,7 +98,8 @@ def write_report(run: Path) -> Path:
             cost.count(described.config, len(described.classes), len(described.segment_classes)),
             described.config.clip.frames,
         ),
-        left_out=run_folder.read_left_out() if run_folder.left_out.is_file() else {},
+        warnings=[_without_folders(line) for line in run_folder.read_data_warnings()],
+        left_out={video: _without_folders(reason) for video, reason in left_out.items()},
         recipe=to_yaml(described.config),
     )
     with replacing(run_folder.report) as temporary:
@@ -108,6 +110,11 @@ def write_report(run: Path) -> Path:
 def _breakable(text: str) -> list[str]:
     """A text in parts, after each of which a line may end."""
     return re.findall(r".+?(?:[/_;]+|$)", text)
+
+
+def _without_folders(message: str) -> str:
+    """A message with only the last part of each absolute path."""
+    return re.sub(r"(?<![^\s'\"(:])(?:/[^\s/]+)*/(?=[^\s/])", "", message)
 
 
 def _about(run: Path, described: Description, epochs: Sequence[EpochRecord]) -> list[tuple[str, str]]:
