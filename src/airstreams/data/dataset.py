@@ -87,6 +87,22 @@ class Views(NamedTuple):
     masks: Tensor | None
 
 
+class ClipFrames(NamedTuple):
+    """Clips that may share frames: each frame once, and where each clip has it.
+
+    frames_NHW3: uint8.
+    places_VT: int64, for each clip its frames, as indices of `frames_NHW3`.
+    """
+
+    frames_NHW3: Tensor
+    places_VT: Tensor
+
+    @property
+    def clips(self) -> Tensor:
+        """uint8 (V, T, H, W, 3)."""
+        return self.frames_NHW3[self.places_VT]
+
+
 def target_of(labels: Sequence[str], classes: Sequence[str], multi_label: bool) -> Tensor:
     """A class index, or for multi-label data (K,) of 0 and 1."""
     if not multi_label:
@@ -326,7 +342,7 @@ class VideoViews(Dataset[Views | BadVideo]):
         except VideoError as error:
             return BadVideo.from_error(self.videos[index], error)
 
-    def in_one_pass(self) -> Iterator[Views]:
+    def in_one_pass(self) -> Iterator[ClipFrames]:
         """The views of all videos, which must be segments of one file. The file is decoded once, to its end.
 
         So damage anywhere in the file is found, as `check` does: if this ends without an error, the file is good.
@@ -342,12 +358,12 @@ class VideoViews(Dataset[Views | BadVideo]):
         frames: dict[int, np.ndarray] = {}
         wanted = sorted(uses)
         decoded = zip(wanted, iterate_frames(self.videos[0].path, self.config.decoded_side, wanted), strict=True)
-        for video, indices_VT in zip(self.videos, indices_of, strict=True):
+        for indices_VT in indices_of:
             unique = np.unique(indices_VT)
             while unique[-1] not in frames:
                 index, frame = next(decoded)
                 frames[index] = frame
-            yield self._views(video, indices_VT, np.stack([frames[index] for index in unique]))
+            yield self._cropped(indices_VT, np.stack([frames[index] for index in unique]))
             for index in unique.tolist():
                 uses[index] -= 1
                 if not uses[index]:
@@ -376,25 +392,32 @@ class VideoViews(Dataset[Views | BadVideo]):
             starts = np.linspace(part.first, latest, evaluation.views).astype(int)
         return np.stack([clip_indices(part, int(start), clip) for start in starts])
 
+    def _cropped(self, indices_VT: np.ndarray, frames_NHW3: np.ndarray) -> ClipFrames:
+        """The views, crop by crop of each, from `frames_NHW3`: the frames of all views, each once and sorted."""
+        inverse = np.unique(indices_VT, return_inverse=True)[1].reshape(indices_VT.shape)
+        crops = square_crops(frames_NHW3.shape[1], frames_NHW3.shape[2], self.config.evaluation.crops)
+        frames = torch.cat([crop_frames(frames_NHW3, crop, self.config.clip.size) for crop in crops])
+        first_C = len(frames_NHW3) * torch.arange(len(crops))
+        places_VCT = torch.from_numpy(inverse)[:, None] + first_C[:, None]
+        return ClipFrames(frames, places_VCT.flatten(0, 1))
+
     def _views(self, video: Video, indices_VT: np.ndarray, frames_NHW3: np.ndarray) -> Views:
         """Make the views from `frames_NHW3`: the frames of all views, each once and sorted."""
         clip, evaluation = self.config.clip, self.config.evaluation
-        unique, inverse = np.unique(indices_VT, return_inverse=True)
-        frames = frames_NHW3[inverse.reshape(indices_VT.shape)]
+        unique = np.unique(indices_VT)
         labelled_frames(self.label_store, video)  # raises where the label maps are of another video
         maps_NHW = read_label_maps(self.label_store, video, unique)
         mask = _read_mask(video) if self.masks else None
-        clips, label_maps, masks = [], [], []
-        for view, indices in enumerate(indices_VT):
-            for crop in square_crops(frames.shape[2], frames.shape[3], evaluation.crops):
-                clips.append(crop_frames(frames[view], crop, clip.size))
+        label_maps, masks = [], []
+        for indices in indices_VT:
+            for crop in square_crops(frames_NHW3.shape[1], frames_NHW3.shape[2], evaluation.crops):
                 if maps_NHW is not None:
                     label_maps.append(crop_label_map(maps_NHW[np.searchsorted(unique, indices)], crop, clip.size))
                 if mask is not None:
                     masks.append(crop_label_map(mask[np.minimum(indices, len(mask) - 1)], crop, clip.size))
         views = Views(
             video,
-            torch.stack(clips),
+            self._cropped(indices_VT, frames_NHW3).clips,
             torch.stack(label_maps) if label_maps else None,
             torch.stack(masks) if masks else None,
         )
@@ -416,6 +439,11 @@ class FrameViews(VideoViews):
         super().__init__(videos, config)
         self.frames_THW3 = frames_THW3
         self.times = times
+
+    def clip_frames(self, video: Video) -> ClipFrames:
+        """The views of one segment."""
+        indices_VT = self._indices(video)
+        return self._cropped(indices_VT, self._frames(video, np.unique(indices_VT)))
 
     def _range(self, video: Video) -> FrameRange:
         return frame_range(video, self.times)

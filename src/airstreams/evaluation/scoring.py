@@ -86,39 +86,12 @@ def score_views(
         {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in by_head.items()}
         for by_head in (probabilities, pooled)
     )
-    _require_finite(averaged.values())
+    require_finite(averaged.values())
     return averaged, torch.cat(segmentations) if segmentations else None, features
 
 
-def score_together(saved: SavedModel, views_of_videos: Sequence[Tensor], at_once: int = CLIPS_AT_ONCE) -> list[Tensor]:
-    """Score the views of several videos by the head that gives the answer, as `score_views` does, in shared batches.
-
-    Args:
-        saved: the model.
-        views_of_videos: the views of each video, uint8 (V, T, H, W, 3).
-        at_once: how many clips a pass through the model takes.
-
-    Returns:
-        For each video the probabilities (K,), on the CPU.
-
-    Raises:
-        FloatingPointError: a probability is NaN or infinite.
-    """
-    answer = saved.config.model.answer
-    device = next(saved.model.parameters()).device
-    autocast = torch.autocast("cuda", torch.bfloat16) if in_bfloat16(device) else nullcontext()
-    probabilities = []
-    with torch.inference_mode(), autocast:
-        for clips in torch.cat(list(views_of_videos)).split(at_once):
-            logits_NK = saved.model(clips.to(device).permute(0, 4, 1, 2, 3), [answer]).logits[answer].float()
-            probabilities.append(logits_NK.sigmoid() if saved.multi_label else logits_NK.softmax(dim=1))
-        of_videos = torch.cat(probabilities).cpu().split([len(views) for views in views_of_videos])
-        averaged = [of_views.mean(dim=0) for of_views in of_videos]
-    _require_finite(averaged)
-    return averaged
-
-
-def _require_finite(scores: Iterable[Tensor]) -> None:
+def require_finite(scores: Iterable[Tensor]) -> None:
+    """Raise FloatingPointError if a probability is NaN or infinite."""
     if not all(probabilities_K.isfinite().all() for probabilities_K in scores):
         raise FloatingPointError(
             "The model's scores are not numbers, because its training diverged. Train again with a lower --training.lr."

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from airstreams.config import Config
-from airstreams.data.dataset import VideoViews
+from airstreams.data.dataset import ClipFrames, VideoViews
 from airstreams.data.listing import Video
 from airstreams.data.video import probe
 
@@ -86,8 +86,8 @@ def parts_of(times: np.ndarray, fps: float | None, duration: float, video: Video
     )
 
 
-def read_parts(video: Video, config: Config, window: float | None = None) -> tuple[Parts, Iterator[Tensor]]:
-    """The parts of a video, and the views uint8 (V, T, H, W, 3) of each. The file is decoded once, as they are asked.
+def read_parts(video: Video, config: Config, window: float | None = None) -> tuple[Parts, Iterator[ClipFrames]]:
+    """The parts of a video, and the views of each. The file is decoded once, as they are asked for.
 
     window: the length of a window, s; None: `evaluation.window`.
 
@@ -97,7 +97,7 @@ def read_parts(video: Video, config: Config, window: float | None = None) -> tup
     info = probe(video.path)
     length = config.evaluation.window if window is None else window
     parts = parts_of(info.times, info.fps if info.frames > 1 else None, info.duration, video, length)
-    return parts, (views.clips for views in VideoViews(parts.of(video), config).in_one_pass())
+    return parts, VideoViews(parts.of(video), config).in_one_pass()
 
 
 def _by_class(probabilities_K: Tensor, classes: Sequence[str]) -> dict[str, float]:

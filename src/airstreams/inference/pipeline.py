@@ -15,11 +15,13 @@ from contextlib import contextmanager, suppress
 import torch
 from torch import Tensor
 
+from airstreams.data.dataset import ClipFrames
 from airstreams.data.listing import Video
 from airstreams.data.video import forget_files
 from airstreams.errors import VideoError
-from airstreams.evaluation.scoring import CLIPS_AT_ONCE, score_together
+from airstreams.evaluation.scoring import CLIPS_AT_ONCE
 from airstreams.inference.parts import Parts, Prediction, read_parts
+from airstreams.inference.scorer import Scorer
 from airstreams.runs.saved_model import SavedModel
 
 AHEAD = 64  # videos that may be begun before the first of them is finished
@@ -29,12 +31,13 @@ REMEMBERED = 100  # files whose times of frames are remembered
 
 
 def predictions(
-    saved: SavedModel, videos: Iterable[Video], workers: int, window: float | None = None
+    saved: SavedModel, scorer: Scorer, videos: Iterable[Video], workers: int, window: float | None = None
 ) -> Generator[Prediction | VideoError]:
     """Predict videos, in their order. A video that cannot be read gives its error instead.
 
     Args:
         saved: the model.
+        scorer: of this model.
         videos: they may be endless; only a few are taken ahead.
         workers: how many threads decode.
         window: the length of a window, s; None: `evaluation.window`.
@@ -42,7 +45,7 @@ def predictions(
     Raises:
         FloatingPointError: a probability is NaN or infinite.
     """
-    with _threads(saved, workers, window) as todo:
+    with _threads(saved, scorer, workers, window) as todo:
         waiting: deque[Future[Prediction | VideoError]] = deque()
         for video in videos:
             job = _Job(video, saved.classes)
@@ -94,12 +97,14 @@ class _Job:
             self.result.set_result(parts.prediction(in_order, self.classes))
 
 
-Part = tuple[_Job, int, Tensor]
-"""A job, the number of one of its parts, and the views of that part, uint8 (V, T, H, W, 3)."""
+Part = tuple[_Job, int, ClipFrames]
+"""A job, the number of one of its parts, and the views of that part."""
 
 
 @contextmanager
-def _threads(saved: SavedModel, workers: int, window: float | None) -> "Iterator[queue.SimpleQueue[_Job | None]]":
+def _threads(
+    saved: SavedModel, scorer: Scorer, workers: int, window: float | None
+) -> "Iterator[queue.SimpleQueue[_Job | None]]":
     """Run the threads; yields the queue of videos to predict."""
     on_cpu = next(saved.model.parameters()).device.type == "cpu"
     threads_of_torch = torch.get_num_threads()
@@ -108,7 +113,7 @@ def _threads(saved: SavedModel, workers: int, window: float | None) -> "Iterator
     decoded: queue.Queue[Part | None] = queue.Queue(DECODED * scorers)
     stopped = threading.Event()
     decoding = [threading.Thread(target=_decode, args=(saved, window, todo, decoded, stopped)) for _ in range(workers)]
-    scoring = [threading.Thread(target=_score, args=(saved, decoded, on_cpu)) for _ in range(scorers)]
+    scoring = [threading.Thread(target=_score, args=(saved, scorer, decoded, on_cpu)) for _ in range(scorers)]
     for thread in (*decoding, *scoring):
         thread.start()
     try:
@@ -150,24 +155,24 @@ def _decode(
             forget_files()
 
 
-def _score(saved: SavedModel, decoded: "queue.Queue[Part | None]", on_cpu: bool) -> None:
+def _score(saved: SavedModel, scorer: Scorer, decoded: "queue.Queue[Part | None]", on_cpu: bool) -> None:
     at_once = CLIPS_AT_ONCE
     if on_cpu:
         torch.set_num_threads(1)
         clip = saved.config.clip
         at_once = max(1, min(at_once, PIXELS_AT_ONCE // (clip.frames * clip.size**2)))
     while (first := decoded.get()) is not None:
-        batch, clips, ended = [first], len(first[2]), False
+        batch, clips, ended = [first], len(first[2].places_VT), False
         with suppress(queue.Empty):
-            while clips + len(first[2]) <= at_once:
+            while clips + len(first[2].places_VT) <= at_once:
                 following = decoded.get_nowait()
                 if following is None:
                     ended = True
                     break
                 batch.append(following)
-                clips += len(following[2])
+                clips += len(following[2].places_VT)
         try:
-            scores = score_together(saved, [views for _, _, views in batch], at_once)
+            scores = scorer.score([views for _, _, views in batch], at_once)
             for (job, number, _), probabilities_K in zip(batch, scores, strict=True):
                 job.scored(number, probabilities_K)
         except Exception as error:

@@ -3,21 +3,22 @@
 import math
 import os
 from collections.abc import Generator, Iterable
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import TypeGuard, overload
 
 import numpy as np
-from torch import Tensor
 
 from airstreams.config import Config
-from airstreams.data.dataset import FrameViews, VideoViews
+from airstreams.data.dataset import ClipFrames, FrameViews, VideoViews
 from airstreams.data.listing import Video
 from airstreams.data.video import check
 from airstreams.errors import InputError, VideoError
-from airstreams.evaluation.scoring import score_together, score_views
+from airstreams.evaluation.scoring import score_views
 from airstreams.inference.parts import Parts, Prediction, Window, parts_of, read_parts
 from airstreams.inference.pipeline import predictions
+from airstreams.inference.scorer import Scorer
 from airstreams.machine import device_named, keep_freed_memory
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
@@ -115,7 +116,7 @@ class Recogniser:
         if _is_path(videos) or not isinstance(videos, Iterable):
             raise InputError(f"videos: got {type(videos).__name__}, expected paths (str or Path) in a list or iterator")
         keep_freed_memory()
-        return predictions(self.saved, map(_as_video, videos), workers, window)
+        return predictions(self.saved, self._scorer, map(_as_video, videos), workers, window)
 
     def _predict(self, path: Path, window: float | None) -> Prediction:
         parts, views_of_parts = read_parts(_as_video(path), self.config, window)
@@ -140,7 +141,7 @@ class Recogniser:
         video = Video(path=Path("frames"), name="frames", labels=())
         parts = parts_of(times, rate, len(frames) / fps, video, self.config.evaluation.window)
         reader = FrameViews(parts.of(video), self.config, frames, times)
-        return self._prediction(parts, (reader.read(part).clips for part in reader.videos))
+        return self._prediction(parts, map(reader.clip_frames, reader.videos))
 
     def features(self, path: Path | str) -> np.ndarray:
         """The features of a video file, for retrieval and clustering.
@@ -160,8 +161,12 @@ class Recogniser:
         _, _, features = score_views(self.saved, views.clips, [answer])
         return features[answer].numpy()
 
-    def _prediction(self, parts: Parts, views_of_parts: Iterable[Tensor]) -> Prediction:
-        scores = [score_together(self.saved, [views])[0] for views in views_of_parts]
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.saved)
+
+    def _prediction(self, parts: Parts, views_of_parts: Iterable[ClipFrames]) -> Prediction:
+        scores = [self._scorer.score([views])[0] for views in views_of_parts]
         return parts.prediction(scores, self.classes)
 
 
