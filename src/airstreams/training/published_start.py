@@ -1,0 +1,108 @@
+"""Starting from published weights: every tower of their backbone takes them, whatever its stream (section 4.3.2).
+
+Weights for RGB also start the towers of other streams: the first layer is averaged over its input channels, and the
+mean stands for each of the stream's channels (cross-modality initialisation, Wang et al. 2016).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from airstreams.config import ModelConfig
+from airstreams.errors import InputError
+from airstreams.models.airstreams import AIRStreams
+from airstreams.models.pretrained import PublishedWeights
+from airstreams.training.transfer import Transfer
+
+CLASSIFIER = "classifier."
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """What a tower took: the names of its weights, and in words."""
+
+    names: list[str]
+    outcome: str
+
+
+def take_published(
+    model: AIRStreams, config: ModelConfig, everywhere: PublishedWeights | None, by_stream: Mapping[str, PublishedWeights]
+) -> Transfer:
+    """Copy published weights into the towers that have their backbone. The other parts keep their own weights.
+
+    Args:
+        model: freshly built; changed in place.
+        config: its config.
+        everywhere: the weights of all towers that `by_stream` does not name, the merged ones included.
+        by_stream: weights of single streams.
+
+    Raises:
+        InputError: no tower has the weights' backbone, or they take another number of channels than a named stream has.
+    """
+    outcomes: dict[str, str] = {}
+    taken: list[str] = []
+    parts = model.parts()
+    for name, part in parts.items():
+        head, kind = name.split(".")
+        stream = head if head in model.early else None
+        weights = by_stream.get(stream, everywhere) if stream else everywhere or _of_first(config, by_stream)
+        if kind == "representation":
+            continue
+        backbone = config.backbone_of(stream)
+        if weights is None:
+            outcomes[name] = "not taken: no weights are given for it"
+        elif weights.backbone != backbone:
+            outcomes[name] = f"not taken: the weights are for {weights.backbone}, the tower is {backbone or 'your own'}"
+        else:
+            copied = _copy(part, weights, named=stream in by_stream)
+            outcomes[name] = copied.outcome
+            taken += [f"{kind}.{head}.{key}" for key in copied.names]
+    if not taken:
+        given = everywhere or next(iter(by_stream.values()))
+        raise InputError(
+            f"--init {given.name}: the weights are for the backbone {given.backbone}, which no tower of the model has. "
+            f"Set --model.backbone {given.backbone}."
+        )
+    parameters = dict(model.named_parameters())
+    counted = sum(parameters[name].numel() for name in taken if name in parameters)
+    return Transfer(outcomes, (), counted, sum(p.numel() for p in parameters.values()), frozenset(taken))
+
+
+def _of_first(config: ModelConfig, by_stream: Mapping[str, PublishedWeights]) -> PublishedWeights | None:
+    """Merged towers without weights of their own start from the first stream's that has some."""
+    return next((by_stream[stream] for stream in config.streams if stream in by_stream), None)
+
+
+def _copy(part: nn.Module, weights: PublishedWeights, named: bool) -> _Copied:
+    """Copy the layers that the weights have into a tower, batch statistics included."""
+    state = part.state_dict()
+    new: dict[str, Tensor] = {}
+    notes = []
+    for key, own in state.items():
+        layer = re.sub(r"^blocks\.\d+\.", "", key)
+        published = weights.weights.get(layer)
+        if published is None:
+            continue
+        if layer.startswith(CLASSIFIER):
+            if published.shape != own.shape:
+                notes += [f"without its classifier ({len(published)} classes there, {len(own)} here)"]
+                continue
+        elif published.shape != own.shape:
+            published = _for_channels(published, own.shape[1], weights, named)
+            notes += [f"its first layer is the mean over {weights.input_channels} channels"]
+        new[key] = published
+    part.load_state_dict(new, strict=False)
+    return _Copied(list(new), ", ".join(["taken", *dict.fromkeys(notes)][:2]))
+
+
+def _for_channels(kernel: Tensor, channels: int, weights: PublishedWeights, named: bool) -> Tensor:
+    """A first layer (out, in, t, h, w) for another number of input channels."""
+    if named:
+        raise InputError(
+            f"--init {weights.name}: the weights take {kernel.shape[1]} channels, but the stream has {channels}. Give "
+            "weights for this kind of input, or leave the stream's name out."
+        )
+    return kernel.mean(dim=1, keepdim=True).expand(-1, channels, *[-1] * (kernel.ndim - 2)).to(torch.float32)
