@@ -23,6 +23,7 @@ from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord
 from airstreams.runs.saved_model import SavedModel, read_description
 from airstreams.training import loop
+from airstreams.training.start import read_start, with_backbone_of
 
 
 def load(run: str | Path, device: str | None = None) -> Recogniser:
@@ -58,6 +59,7 @@ def train(
     config: Config | str | Path | None = None,
     labels: str | Path | None = None,
     init: str | Path | None = None,
+    offline: bool = False,
     resume: bool = False,
     log_to: Sequence[str] = trackers.DEFAULT,
     console: Console | None = None,
@@ -69,7 +71,8 @@ def train(
         run: the folder to write. It must be new or empty, unless `resume`.
         config: a `Config`, a recipe's name or its YAML file; None: the defaults or, with `resume`, the run's own.
         labels: the folder of a teacher's label maps, for the semantic stream.
-        init: a run whose model to start from, as far as it fits.
+        init: what to start from: a run, a file of published weights, or the name of some, such as `i3d-kinetics400`.
+        offline: fetch no weights.
         resume: go on with the run from its last saved state.
         log_to: the trackers that get the metrics: `tensorboard`, `wandb`, `mlflow`.
         console: for progress and warnings; None prints nothing.
@@ -83,13 +86,14 @@ def train(
         FloatingPointError: no step gave finite numbers for some time; the last good state is kept.
     """
     folder = RunFolder(_path("run", run))
-    start = None if init is None else _path("init", init)
+    start = None if init is None else read_start(str(_path("init", init)), offline)
     console = _console(console)
     if resume:
         require_run(folder)
         settings = _config_to_resume(folder, config)
     else:
         settings = Config() if config is None else _config(config)
+        settings = settings if start is None else with_backbone_of(start, settings)
         _require_new(folder)
     source = _with_useful_labels(_source(data, labels), labels, settings)
     with lock_of_job(folder.path, "training"):

@@ -281,6 +281,12 @@ class TrainingConfig:
     """The optimiser. sgd has a Nesterov momentum of 0.9."""
     lr: float = 1e-3
     """The peak learning rate."""
+    lr_taken: float | None = None
+    """The peak learning rate of layers whose weights --init took. null: lr."""
+    hold_epochs: float = 0.0
+    """Epochs at the start in which the layers that --init took keep their weights."""
+    taken_norms: Literal["learnt", "fixed"] = "learnt"
+    """Batch statistics of the layers that --init took: follow the new videos, or stay as taken."""
     weight_decay: float = 0.05
     """Weight decay, except on norms, biases and the flow's parameters."""
     warmup_epochs: float = 2.0
@@ -315,6 +321,9 @@ class TrainingConfig:
         fits = accumulate >= 1 and self.batch_size % accumulate == 0
         require(fits, "training.accumulate", accumulate, f"a divisor of training.batch_size, {self.batch_size}")
         require(0 < self.lr < math.inf, "training.lr", self.lr, "over 0 and finite")
+        lr_taken = self.lr_taken
+        require(lr_taken is None or 0 <= lr_taken < math.inf, "training.lr_taken", lr_taken, "at least 0, or null")
+        require(self.hold_epochs >= 0, "training.hold_epochs", self.hold_epochs, "at least 0")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
         require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
         require(self.clip_norm >= 0, "training.clip_norm", self.clip_norm, "at least 0 (0: no clipping)")

@@ -36,6 +36,7 @@ from airstreams.training import loop, step
 from airstreams.training.data import TrainingVideos, make_loader
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.loop import train
+from airstreams.training.start import Start
 from airstreams.training.step import training_step
 from airstreams.viewing.representations import streams_picture
 from tests.training.runs import epochs, of_one_stream
@@ -571,7 +572,7 @@ def test_init_starts_from_the_weights_of_another_run(trained, synthetic, tiny, t
     source = open_source(str(synthetic / "videos"), synthetic / "labels")
     config = replace(tiny, training=replace(tiny.training, epochs=1, lr=1e-12, weight_decay=0.0))
     said = io.StringIO()
-    train(source, config, tmp_path / "run", False, Console(file=said, width=200), trained)
+    train(source, config, tmp_path / "run", False, Console(file=said, width=200), Start("run", trained))
     assert "rgb.early" in said.getvalue()
     assert "warning" not in said.getvalue()
     before, after = (load_file(run / "model.safetensors") for run in (trained, tmp_path / "run"))
@@ -594,7 +595,7 @@ def test_the_training_videos_of_init_runs_are_passed_on(trained, videos, tiny, t
     other = open_source(str(videos / "other.csv"))
     config = of_one_stream(tiny)
     said = io.StringIO()
-    train(other, config, tmp_path / "second", False, Console(file=said, width=300), trained)
+    train(other, config, tmp_path / "second", False, Console(file=said, width=300), Start("run", trained))
     assert re.search(rf"warning: {trained} .* 2 of the 2 .* train/disc_", said.getvalue())
     assert evaluate(tmp_path / "second", other, "test", QUIET).metrics.trained_on == 2
     whole = open_source(str(videos))

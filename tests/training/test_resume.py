@@ -24,6 +24,7 @@ from airstreams.runs.checkpoint import TrainingState, load_state, save_state, sa
 from airstreams.training import setup
 from airstreams.training.loop import train
 from airstreams.training.signals import STOP, Signals, asked_to_stop
+from airstreams.training.start import Start
 from tests.training.processes import Command
 from tests.training.runs import entries
 
@@ -226,7 +227,7 @@ def test_a_signal_before_the_first_step_stops_at_once(videos, config, trained, t
 
     source = open_source(str(videos / "videos"), videos / "labels")
     with pytest.raises(KeyboardInterrupt):
-        train(source, config, tmp_path / "run", False, Stops(quiet=True), trained)
+        train(source, config, tmp_path / "run", False, Stops(quiet=True), Start("run", trained))
     assert not (tmp_path / "run").exists()
 
 

@@ -31,7 +31,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_group_by(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own config")
     parser.add_argument("--log-to", metavar="TRACKERS", default="tensorboard", help=LOG_TO_HELP)
-    parser.add_argument("--init", metavar="RUN", type=Path, help="start from this run's model, as far as it fits")
+    parser.add_argument(
+        "--init",
+        metavar="WEIGHTS",
+        type=str,
+        help="start from a RUN, from a FILE of published weights, or from ones known by NAME: i3d-kinetics400",
+    )
+    parser.add_argument("--offline", action="store_true", help="fetch no weights")
     parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="take the loss weights of its best trial")
     parser.add_argument("--top", metavar="K", type=int, help="with --weights-from: the mean of the K best trials")
 
@@ -48,6 +54,7 @@ def run(call: Namespace) -> int:
         config=_config_to_resume(call) if call.resume else _config_of_new_run(call),
         labels=call.labels,
         init=call.init,
+        offline=call.offline,
         resume=call.resume,
         log_to=[name.strip() for name in call.log_to.split(",")],
         console=stderr,

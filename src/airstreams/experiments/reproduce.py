@@ -35,6 +35,7 @@ from airstreams.training.data import with_checked_splits, with_segment_classes
 from airstreams.training.learner import make_accelerator
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop, interrupted_by_signals
+from airstreams.training.start import Start
 
 QUIET = Console(quiet=True)
 
@@ -292,7 +293,8 @@ def run_job(job: Job) -> None:
     begun = run.has_begun()
     if not begun and not run.may_begin():
         raise InputError(f"{job.folder}: the folder holds something else. Delete it, or give another --out.")
-    train(job.source, job.config, job.folder, begun, quiet, None if begun else job.init)
+    start = None if begun or job.init is None else Start(str(job.init), job.init)
+    train(job.source, job.config, job.folder, begun, quiet, start)
     if asked_to_stop.is_set():
         raise KeyboardInterrupt
     evaluate(job.folder, job.source, "test", quiet, job.config.training.device)

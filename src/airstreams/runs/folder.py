@@ -125,6 +125,11 @@ class RunFolder:
         return self.path / "learnt_before.csv"
 
     @property
+    def start(self) -> Path:
+        """What the training started from, and which weights it took, JSON."""
+        return self.path / "start.json"
+
+    @property
     def report(self) -> Path:
         """The page of `airstreams report`."""
         return self.path / "report.html"
@@ -155,9 +160,8 @@ class RunFolder:
 
     def may_begin(self) -> bool:
         """Whether a new training may write here: the folder is new, or holds the remains of one killed at its start."""
-        remains = {
-            file.name for file in (self.left_out, self.splits, self.data_warnings, self.trained_before, self.states)
-        }
+        begun = (self.left_out, self.splits, self.data_warnings, self.trained_before, self.start, self.states)
+        remains = {file.name for file in begun}
         if not self.path.exists():
             return True
         if not self.path.is_dir():

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Learner:
     """Everything that changes during training.
 
     prepared: the model as a step calls it, wrapped for several processes.
-    frozen: the parts that stay as they are, batch statistics included.
+    frozen: the modules that stay as they are, batch statistics included.
     captured_pass: replays a step's pass as a CUDA graph; None: the kernels start one by one.
     """
 
@@ -65,13 +65,23 @@ def set_training_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:
 
 
 def make_learner(
-    model: AIRStreams, frozen: list[nn.Module], config: Config, sampler: StepSampler, accelerator: Accelerator
+    model: AIRStreams,
+    frozen: list[nn.Module],
+    config: Config,
+    sampler: StepSampler,
+    accelerator: Accelerator,
+    taken: Collection[str] = (),
 ) -> Learner:
-    """Put a model on its device and give it an optimiser and a schedule."""
+    """Put a model on its device and give it an optimiser and a schedule.
+
+    taken: the names of the weights that `--init` took.
+    """
+    if config.training.taken_norms == "fixed":
+        frozen = [*frozen, *_taken_norms(model, taken)]
     if config.training.sync_batch_norm and accelerator.num_processes > 1:
         synchronise_norms(model, accelerator.device)
     model = model.to(accelerator.device)
-    optimizer = make_optimizer(model, config.training)
+    optimizer = make_optimizer(model, config.training, taken)
     schedule = make_schedule(optimizer, config.training, sampler.steps)
     captured_pass = CapturedPass(trainable_parameters(model)) if can_be_captured(config, accelerator) else None
     return Learner(model, accelerator.prepare(model), frozen, optimizer, schedule, captured_pass)
@@ -121,13 +131,21 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW or SGD over the trainable parameters. Only weights of convolutions and linear layers decay."""
+def make_optimizer(model: nn.Module, config: TrainingConfig, taken: Collection[str] = ()) -> torch.optim.Optimizer:
+    """AdamW or SGD over the trainable parameters. Only weights of convolutions and linear layers decay.
+
+    The layers whose weights `--init` took have groups of their own if their learning rate differs. The entry `taken`
+    of a group says which it is.
+    """
     parameters = trainable_parameters(model)
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # norms, biases, the flow's three
-    ]
+    groups = _decay_groups(parameters, config)
+    if taken and (config.lr_taken is not None or config.hold_epochs):
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        old = [parameter for parameter in parameters if names[id(parameter)] in taken]
+        new = [parameter for parameter in parameters if names[id(parameter)] not in taken]
+        lr_taken = config.lr if config.lr_taken is None else config.lr_taken
+        groups = [group | {"taken": False} for group in _decay_groups(new, config)]
+        groups += [group | {"taken": True, "lr": lr_taken} for group in _decay_groups(old, config)]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
@@ -136,8 +154,20 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     return optimizer
 
 
+def _decay_groups(parameters: Sequence[nn.Parameter], config: TrainingConfig) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # norms, biases, the flow's three
+    ]
+
+
+def _taken_norms(model: nn.Module, taken: Collection[str]) -> list[nn.Module]:
+    """The batch normalisations whose statistics `--init` took."""
+    return [module for name, module in model.named_modules() if f"{name}.running_mean" in taken]
+
+
 def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps_per_epoch: int) -> LambdaLR:
-    """Linear warm-up, then a cosine that ends at 0."""
+    """Linear warm-up, then a cosine that ends at 0. The layers that `--init` took wait for `hold_epochs` before it."""
     warmup = config.warmup_epochs * steps_per_epoch
     total = config.epochs * steps_per_epoch
 
@@ -146,4 +176,9 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, step
             return (step + 1) / (warmup + 1)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1.0, total - warmup))))
 
-    return LambdaLR(optimizer, factor)
+    held = config.hold_epochs * steps_per_epoch
+
+    def factor_of_taken(step: int) -> float:
+        return 0.0 if step < held else factor(step)
+
+    return LambdaLR(optimizer, [factor_of_taken if group.get("taken") else factor for group in optimizer.param_groups])

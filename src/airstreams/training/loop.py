@@ -37,6 +37,7 @@ from airstreams.training.metrics import EpochMetrics, StepClock, StepMetrics, su
 from airstreams.training.pictures import Draw, Pictures
 from airstreams.training.setup import Training, set_up
 from airstreams.training.signals import Signals
+from airstreams.training.start import Start
 from airstreams.training.step import training_step
 
 LOG_EVERY = 10  # steps
@@ -51,7 +52,7 @@ def train(
     run: Path,
     resume: bool,
     console: Console,
-    init: Path | None = None,
+    init: Start | None = None,
     after_epoch: Callable[[EpochRecord], None] = lambda record: None,
     after_step: Callable[[int, int], None] = lambda done, total: None,
     log_to: Sequence[str] = trackers.DEFAULT,
@@ -65,7 +66,7 @@ def train(
         run: the run's folder.
         resume: go on from the run's newest state.
         console: receives progress and warnings.
-        init: a run to start from.
+        init: the weights to start from.
         after_epoch: called with the record of each epoch. An exception that it raises ends the training.
         after_step: called after each step with the number of finished steps and that of all steps.
         log_to: the trackers that get the metrics, keys of `runs.trackers.PACKAGES`.

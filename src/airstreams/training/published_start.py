@@ -15,7 +15,7 @@ from airstreams.config import ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import AIRStreams
 from airstreams.models.pretrained import PublishedWeights
-from airstreams.training.transfer import Transfer
+from airstreams.training.transfer import Transfer, weights_prefix
 
 CLASSIFIER = "classifier."
 
@@ -29,7 +29,10 @@ class _Copied:
 
 
 def take_published(
-    model: AIRStreams, config: ModelConfig, everywhere: PublishedWeights | None, by_stream: Mapping[str, PublishedWeights]
+    model: AIRStreams,
+    config: ModelConfig,
+    everywhere: PublishedWeights | None,
+    by_stream: Mapping[str, PublishedWeights],
 ) -> Transfer:
     """Copy published weights into the towers that have their backbone. The other parts keep their own weights.
 
@@ -42,6 +45,9 @@ def take_published(
     Raises:
         InputError: no tower has the weights' backbone, or they take another number of channels than a named stream has.
     """
+    unknown = ", ".join(stream for stream in by_stream if stream not in config.streams)
+    if unknown:
+        raise InputError(f"--init: {unknown} is no stream of the model. Choose from {', '.join(config.streams)}.")
     outcomes: dict[str, str] = {}
     taken: list[str] = []
     parts = model.parts()
@@ -59,7 +65,7 @@ def take_published(
         else:
             copied = _copy(part, weights, named=stream in by_stream)
             outcomes[name] = copied.outcome
-            taken += [f"{kind}.{head}.{key}" for key in copied.names]
+            taken += [f"{weights_prefix(name)}.{key}" for key in copied.names]
     if not taken:
         given = everywhere or next(iter(by_stream.values()))
         raise InputError(
@@ -68,7 +74,9 @@ def take_published(
         )
     parameters = dict(model.named_parameters())
     counted = sum(parameters[name].numel() for name in taken if name in parameters)
-    return Transfer(outcomes, (), counted, sum(p.numel() for p in parameters.values()), frozenset(taken))
+    total = sum(parameter.numel() for parameter in parameters.values())
+    origin = ", ".join(dict.fromkeys(given.name for given in (everywhere, *by_stream.values()) if given))
+    return Transfer(outcomes, (), counted, total, frozenset(taken), origin)
 
 
 def _of_first(config: ModelConfig, by_stream: Mapping[str, PublishedWeights]) -> PublishedWeights | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from airstreams.runs.metrics_log import epoch_records
 from airstreams.runs.saved_model import SavedModel
 from airstreams.training.data import TrainingVideos, make_loader, prepare_source, prepare_videos, usual_frame_rate
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
-from airstreams.training.transfer import take_over
+from airstreams.training.start import Start, StartRecord
 
 CHANGES = {
     "classes": "other classes",
@@ -97,7 +96,7 @@ class Training:
 
 
 def set_up(
-    source: Source, config: Config, folder: RunFolder, resume: bool, console: Console, init: Path | None
+    source: Source, config: Config, folder: RunFolder, resume: bool, console: Console, init: Start | None
 ) -> Training | None:
     """Make a training ready; None if the run to resume is finished already.
 
@@ -120,9 +119,12 @@ def set_up(
         if state.epoch == config.training.epochs:
             say(console, f"{folder.path}: all {state.epoch} epochs are done already")
             return None
+    torch.manual_seed(config.seed)
+    model = build(config.model, len(source.classes), len(segment_classes))
+    start, trained_before = StartRecord.read(folder) if resume else None, list[KnownVideo]()
     if init is not None:
         source = with_contents(source, console)  # finds the videos that the starting model was trained on
-    model, trained_before = _new_model(init, source, segment_classes, config, console)
+        start, trained_before = _start_from(init, model, source, segment_classes, config, console)
     frozen = freeze(model, config)
     for stream in config.model.streams:
         if stream in config.model.representations:
@@ -142,7 +144,7 @@ def set_up(
     sampler, loader = make_loader(videos, source, config, accelerator)
     if init is None and not resume:
         _warn_of_few_steps(config.training.epochs, sampler.steps, console)
-    learner = make_learner(model, frozen, config, sampler, accelerator)
+    learner = make_learner(model, frozen, config, sampler, accelerator, start.taken if start else ())
     # A resumed run describes its model by the config that it began with. The description then never changes, and a
     # crash between the model's two files leaves a pair that belongs together.
     described = load_config(folder.config) if resume else config
@@ -152,7 +154,7 @@ def set_up(
     if state is None:
         state = TrainingState(0, 0, 0, None, fingerprint, learner.state())
         if is_main_process():
-            _begin_run(folder, state, source, config, videos, trained_before)
+            _begin_run(folder, state, source, config, videos, trained_before, start)
     else:
         _require_same_data(state, fingerprint, source, folder)
         _restore(learner, state, folder, config)
@@ -181,6 +183,7 @@ def _begin_run(
     config: Config,
     videos: TrainingVideos,
     trained_before: Sequence[KnownVideo],
+    start: StartRecord | None,
 ) -> None:
     """Write the files of a run's beginning. The config comes last: a folder that has it can be resumed."""
     save_state(state, folder.path, keep=1)
@@ -188,6 +191,9 @@ def _begin_run(
     folder.write_splits(source)
     folder.write_data_warnings([*source.warnings, *videos.warnings])
     folder.write_trained_before(trained_before)
+    folder.start.unlink(missing_ok=True)  # of a training that was killed at its start
+    if start is not None:
+        start.write(folder)
     save_config(config, folder.config)
 
 
@@ -219,32 +225,29 @@ def _restore(learner: Learner, state: TrainingState, folder: RunFolder, config: 
         raise InputError(f"{folder.path}: its state does not fit the model ({one_line(error)[:200]}). {fix}") from error
 
 
-def _new_model(
-    init: Path | None, source: Source, segment_classes: Sequence[str], config: Config, console: Console
-) -> tuple[AIRStreams, list[KnownVideo]]:
-    """Build the model from the config's seed, and start it from `init` if there is one.
-
-    Also returns the videos that the weights were trained on before.
-    """
-    torch.manual_seed(config.seed)
-    model = build(config.model, len(source.classes), len(segment_classes))
-    return model, _start_from(init, model, source, segment_classes, console) if init else []
-
-
 def _start_from(
-    init: Path, model: AIRStreams, source: Source, segment_classes: Sequence[str], console: Console
-) -> list[KnownVideo]:
-    """Copy what fits from a run's model; returns the videos that it was trained on."""
-    say(console, str(take_over(model, source.classes, segment_classes, saved_models.load(init))))
-    trained_before = RunFolder(init).trained_on()
+    init: Start,
+    model: AIRStreams,
+    source: Source,
+    segment_classes: Sequence[str],
+    config: Config,
+    console: Console,
+) -> tuple[StartRecord, list[KnownVideo]]:
+    """Copy the weights that fit; returns what was taken, and the videos that a run was trained on before."""
+    transfer = init.apply(model, config.model, source.classes, segment_classes)
+    say(console, str(transfer))
+    record = StartRecord(init.given, init.source, sorted(transfer.names))
+    if init.run is None:
+        return record, []
+    trained_before = RunFolder(init.run).trained_on()
     held_out = [video for video in source.videos if video.split != "train"]
     if again := KnownVideos(trained_before).overlapping(held_out):
         warn(
             console,
-            f"{init} was trained on {len(again)} of the {len(held_out)} validation and test videos, such as "
+            f"{init.run} was trained on {len(again)} of the {len(held_out)} validation and test videos, such as "
             f"{again[0].name}. Metrics on these videos will be too high",
         )
-    return trained_before
+    return record, trained_before
 
 
 def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Config) -> dict[str, Any]:

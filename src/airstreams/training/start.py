@@ -1,24 +1,32 @@
 """What `--init` names: a run, published weights of a known name, a file of weights, or some of these by stream."""
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from airstreams.config import BUILT_IN_STREAMS
+from airstreams.config import Config, ModelConfig
 from airstreams.errors import InputError
+from airstreams.files import write_json
+from airstreams.models.airstreams import AIRStreams
 from airstreams.models.pretrained import KNOWN, PublishedWeights, published_weights, weights_of_file
-from airstreams.runs.saved_model import SavedModel
 from airstreams.runs import saved_model as saved_models
+from airstreams.runs.folder import RunFolder
+from airstreams.training.published_start import take_published
+from airstreams.training.transfer import Transfer, take_over
 
 
 @dataclass(frozen=True)
 class Start:
     """The weights that a training starts from.
 
+    given: as the user wrote it.
     run: the folder of a run; None: published weights.
     everywhere: published weights for every tower that `by_stream` does not name.
     by_stream: published weights of single streams.
     """
 
+    given: str
     run: Path | None = None
     everywhere: PublishedWeights | None = None
     by_stream: dict[str, PublishedWeights] = field(default_factory=dict)
@@ -28,6 +36,56 @@ class Start:
         """The backbone that the published weights are for; None for a run."""
         given = self.everywhere or next(iter(self.by_stream.values()), None)
         return given.backbone if given else None
+
+    @property
+    def source(self) -> str:
+        """Where published weights come from, with their licence; empty if that is not known."""
+        every = [self.everywhere, *self.by_stream.values()]
+        return "; ".join(dict.fromkeys(weights.source for weights in every if weights and weights.source))
+
+    def apply(
+        self, model: AIRStreams, config: ModelConfig, classes: Sequence[str], segment_classes: Sequence[str]
+    ) -> Transfer:
+        """Copy the weights that fit into a freshly built model. InputError: none fits."""
+        if self.run is not None:
+            return take_over(model, classes, segment_classes, saved_models.load(self.run))
+        return take_published(model, config, self.everywhere, self.by_stream)
+
+
+@dataclass(frozen=True)
+class StartRecord:
+    """What a run keeps about its start.
+
+    init: what `--init` named.
+    source: where published weights come from, with their licence.
+    taken: the names of the weights that were taken.
+    """
+
+    init: str
+    source: str
+    taken: list[str]
+
+    def write(self, folder: RunFolder) -> None:
+        """Write it into a run's folder."""
+        write_json(folder.start, asdict(self))
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> "StartRecord | None":
+        """Read it from a run's folder. None: the run started from random weights. InputError: the file is damaged."""
+        if not folder.start.is_file():
+            return None
+        try:
+            return cls(**json.loads(folder.start.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{folder.start}: the file is damaged ({error}). Copy the run again.") from error
+
+
+def with_backbone_of(start: Start, config: Config) -> Config:
+    """The config with the backbone of published weights, unless it names a tower itself."""
+    model = config.model
+    if start.backbone is None or model.backbone is not None or model.tower or model.backbones:
+        return config
+    return replace(config, model=replace(model, backbone=start.backbone))  # type: ignore[arg-type]
 
 
 def read_start(init: str, offline: bool = False) -> Start:
@@ -41,7 +99,7 @@ def read_start(init: str, offline: bool = False) -> Start:
         InputError: it names nothing, a damaged file, or weights that cannot be fetched.
     """
     if Path(init).is_dir():
-        return Start(run=Path(init))
+        return Start(init, Path(init))
     everywhere = None
     by_stream: dict[str, PublishedWeights] = {}
     for number, part in enumerate([init] if Path(init).is_file() else init.split(",")):
@@ -50,11 +108,9 @@ def read_start(init: str, offline: bool = False) -> Start:
             if number:
                 raise InputError(f"--init: {part} has no stream. Write STREAM={part}, such as flow={part}.")
             everywhere = _weights(part, offline)
-        elif stream not in BUILT_IN_STREAMS and not stream.isidentifier():
-            raise InputError(f"--init: {stream} is no stream. Give one of model.streams before the =.")
         else:
             by_stream[stream] = _weights(name, offline)
-    return Start(None, everywhere, by_stream)
+    return Start(init, None, everywhere, by_stream)
 
 
 def _weights(name: str, offline: bool) -> PublishedWeights:

@@ -25,16 +25,20 @@ class Transfer:
     parts: each part of the new model, and what happened to it, such as `taken` or `not taken: not in the saved model`.
     unused: the parts that only the saved model has.
     taken, total: parameters of the new model that were copied, and all of them.
+    names: the new model's weights that were copied, batch statistics included.
+    origin: what they were copied from, in words.
     """
 
     parts: dict[str, str]
     unused: tuple[str, ...]
     taken: int
     total: int
+    names: frozenset[str] = frozenset()
+    origin: str = "the saved model"
 
     def __str__(self) -> str:
         width = max(map(len, self.parts))
-        lines = [f"taken from the saved model: {self.taken / 1e6:.2f} of {self.total / 1e6:.2f} million parameters"]
+        lines = [f"taken from {self.origin}: {self.taken / 1e6:.2f} of {self.total / 1e6:.2f} million parameters"]
         lines += [f"  {name:{width}}  {outcome}" for name, outcome in self.parts.items()]
         if self.unused:
             lines.append(f"  not used from the saved model: {', '.join(self.unused)}")
@@ -86,14 +90,25 @@ def take_over(
         )
     for name, weights in fitting.items():
         parts[name].load_state_dict(weights, strict=False)
+    names = {
+        f"{weights_prefix(name)}.{key}"
+        for name, kept in fitting.items()
+        for key in parts[name].state_dict()
+        if key in kept
+    }
     return Transfer(
         outcomes,
         tuple(name for name in saved_parts if name not in parts),
-        sum(
-            own.numel() for name, kept in fitting.items() for key, own in parts[name].named_parameters() if key in kept
-        ),
+        sum(parameter.numel() for name, parameter in model.named_parameters() if name in names),
         sum(parameter.numel() for parameter in model.parameters()),
+        frozenset(names),
     )
+
+
+def weights_prefix(part: str) -> str:
+    """What the names of a part's weights in the model begin with: `early.rgb` for the part `rgb.early`."""
+    owner, kind = part.split(".")
+    return f"{'representations' if kind == 'representation' else kind}.{owner}"
 
 
 def _layers_to_renew(

