@@ -599,7 +599,7 @@ def test_the_training_videos_of_init_runs_are_passed_on(trained, videos, tiny, t
     assert re.search(rf"warning: {trained} .* 2 of the 2 .* train/disc_", said.getvalue())
     assert evaluate(tmp_path / "second", other, "test", QUIET).metrics.trained_on == 2
     whole = open_source(str(videos))
-    train(whole, config, tmp_path / "third", False, QUIET, tmp_path / "second")
+    train(whole, config, tmp_path / "third", False, QUIET, Start("second", tmp_path / "second"))
     assert names_trained_on(tmp_path / "third") == {video.name for video in whole.split("train")}
     (tmp_path / "alone").mkdir()
     shutil.copy(tmp_path / "second" / "learnt_before.csv", tmp_path / "alone")  # of a start that was killed
