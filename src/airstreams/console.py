@@ -100,6 +100,16 @@ class Task:
             self.next_line = now + LINE_EVERY
             self._progress.print_line(self)
 
+    def restart(self, work: int) -> None:
+        """Forget the speed so far, and time the work that is left."""
+        self._estimate = Estimate(work, clock=self._progress.clock)
+        self.time_left = self._estimate.left
+
+    @property
+    def timed(self) -> float:
+        """The work that was timed."""
+        return self._estimate.timed
+
     def speed(self) -> float | None:
         """Units, or their work, per second; None: not known yet."""
         return self._estimate.speed()
@@ -136,7 +146,7 @@ class Progress:
     def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
         self.console = console
         self.tasks: list[Task] = []
-        self._clock = clock
+        self.clock = clock
         self._live = (
             Live(get_renderable=self._picture, console=console, refresh_per_second=4) if is_live(console) else None
         )
@@ -177,7 +187,7 @@ class Progress:
         whole = total if work is None else work
         if shared is not None:
             total, whole = shared.totals(total, whole)
-        estimate = Estimate(whole, done if work is None else 0.0, self._clock)
+        estimate = Estimate(whole, done if work is None else 0.0, self.clock)
         task = Task(self, description, unit, brief, shared, estimate)
         task.done, task.total = done, total
         if total == 1:
@@ -186,7 +196,7 @@ class Progress:
             task.seconds = 0.0
         if not (task.finished and brief):
             self.tasks.append(task)
-        task.next_line = self._clock() + LINE_EVERY
+        task.next_line = self.clock() + LINE_EVERY
         if not brief and total > 1 and self._prints_lines:
             say(self.console, f"{description}: {task.count(' of ') if done else f'{total} {task.unit}'}")
         return task

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 
 WINDOW = 120.0  # s; the speed is that of this time or of half the time so far, whichever is longer
 SAMPLES = 100  # of the work done, in the time so far
+MOVED = 4 / 3  # a total time that moves by this factor is said again
+SAID_AGAIN_AFTER = 30.0  # s
 OVERDUE = 2.0  # s after the estimated end; from then on there is no estimate
 
 Clock = Callable[[], float]
@@ -68,6 +70,38 @@ class Estimate:
             return None
         left = (self.total - self.done) / speed - (self._clock() - self._last)
         return max(left, 0.0) if left > -OVERDUE else None
+
+
+class TotalTime:
+    """Says how long work takes in all: once, and again where the estimate has moved by a third.
+
+    Args:
+        began: when the work began, by `clock`; None: now.
+        clock: gives seconds.
+        now: gives the local time.
+    """
+
+    def __init__(
+        self, began: float | None = None, clock: Clock = time.monotonic, now: Callable[[], datetime] = datetime.now
+    ) -> None:
+        self._clock, self._now = clock, now
+        self._began = clock() if began is None else began
+        self._said, self._said_at = 0.0, 0.0
+
+    def news(self, left: float) -> str | None:
+        """The total time in words, such as "about 12 min in all, until 17:43"; None: it has not moved by much.
+
+        left: the estimate, in seconds from now on.
+        """
+        now = self._clock()
+        total = now - self._began + left
+        if self._said:
+            moved = not self._said / MOVED <= total <= self._said * MOVED
+            if not moved or now - self._said_at < SAID_AGAIN_AFTER:
+                return None
+        correction = "now " if self._said else ""
+        self._said, self._said_at = total, now
+        return correction + total_in_words(total, left, self._now())
 
 
 def clock_time(seconds: float) -> str:

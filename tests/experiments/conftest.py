@@ -48,6 +48,7 @@ class PoolWithoutProcesses:
         self._ended: list[EndedWorker] = []
         self.is_full = False
         self.running: list[int] = []
+        self.steps: dict[int, tuple[int, int]] = {}
 
     def start(self, device, function, *arguments):
         function(*arguments)

@@ -27,12 +27,13 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from airstreams.config import LossWeights
-from airstreams.console import say, warn
+from airstreams.console import Progress, warn
 from airstreams.data.listing import Video, labels_digest
 from airstreams.errors import InputError
+from airstreams.estimate import TotalTime
+from airstreams.experiments.display import TrainingsDisplay
 from airstreams.experiments.search import POLL_INTERVAL, Search, best_first, open_storage, valid_trials
 from airstreams.experiments.study import RESULTS, BestTrial, FreshSeeds, ScoredTrial, StudyResults, write_results
 from airstreams.experiments.trials import run_worker, trial_source
@@ -75,9 +76,16 @@ def evolve(search: Search, workers: int, console: Console) -> StudyResults:
         write_results(search.folder, results)
         return results
 
-    _run_workers(search, study, search.trials, workers, console, "evolving", update)
-    comparison, trainings = _comparison(search, study, storage)
-    _run_workers(search, comparison, trainings, workers, console, "fresh seeds", lambda: update(comparison))
+    with Progress(console) as progress:
+        total_time = TotalTime()
+        trials = TrainingsDisplay(progress, "searching", "trials", search.trials, total_time)
+        weightings = 1 + len(references(search.config.lambdas()))
+        trainings = search.config.evolution.fresh_seeds * weightings
+        fresh = TrainingsDisplay(progress, "fresh seeds", "trainings", trainings, total_time)
+        fresh.task.time_left = lambda: trials.seconds_for(trainings)
+        _run_workers(search, study, search.trials, workers, trials, fresh.task.time_left, update)
+        comparison = _comparison(search, study, storage)
+        _run_workers(search, comparison, trainings, workers, fresh, lambda: 0.0, lambda: update(comparison))
     return update(comparison)
 
 
@@ -185,8 +193,8 @@ def _names_digest(videos: Sequence[Video]) -> str:
     return sha256("\n".join(video.name for video in videos).encode()).hexdigest()
 
 
-def _comparison(search: Search, study: Study, storage: RDBStorage) -> tuple[Study, int]:
-    """A study of the trainings with fresh seeds that compare the best weights with the references, and their number."""
+def _comparison(search: Search, study: Study, storage: RDBStorage) -> Study:
+    """A study of the trainings with fresh seeds that compare the best weights with the references."""
     best = best_first(study.get_trials(deepcopy=False))
     if not best:
         raise FloatingPointError(
@@ -215,7 +223,7 @@ def _comparison(search: Search, study: Study, storage: RDBStorage) -> tuple[Stud
     for weights, attributes in trainings:
         if (attributes["weighting"], attributes["seed"]) not in entered:
             comparison.enqueue_trial(weights, user_attrs=attributes)
-    return comparison, len(trainings)
+    return comparison
 
 
 def _with_given_weights(comparison: Study) -> list[FrozenTrial]:
@@ -228,17 +236,24 @@ def _run_workers(
     study: Study,
     trials: int,
     workers: int,
-    console: Console,
-    title: str,
+    display: TrainingsDisplay,
+    later: Callable[[], float | None],
     update: Callable[[], StudyResults],
 ) -> None:
-    """Run workers until the study has `trials` finished trials; `update` is called after each."""
-    columns = (TextColumn(title), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, TextColumn("{task.fields[note]}"), console=console)
+    """Run workers until the study has `trials` finished trials.
+
+    Args:
+        search: the search.
+        study: its trials, or its comparison with fresh seeds.
+        trials: how many there are to be.
+        workers: processes on this machine.
+        display: shows the trials.
+        later: gives the seconds that other work takes after these trials.
+        update: called after each trial.
+    """
     died: list[EndedWorker] = []
     finished, started = -1, False
-    with progress, interrupted_by_signals(), WorkerPool(workers) as pool:
-        task = progress.add_task("", total=trials, note="")
+    with interrupted_by_signals(), WorkerPool(workers) as pool:
         while True:
             newly_died = [ended for ended in pool.wait(POLL_INTERVAL if started else 0.0) if ended.exit_code != 0]
             died += newly_died
@@ -247,10 +262,9 @@ def _run_workers(
                 finished = now
                 update()
                 best = best_first(valid)
-                note = f"best {best[0].value:.1%} (trial {best[0].number})" if best else ""
-                progress.update(task, completed=min(finished, trials), note=note)
-                if not console.is_terminal:
-                    say(console, f"{title}: {finished} of {trials} trials, {note}")
+                display.task.notes = [f"best {best[0].value:.1%} (trial {best[0].number})"] if best else []
+            display.update(min(finished, trials), [(*steps, 1.0) for steps in pool.steps.values()])
+            display.say_total("evolve", later() or 0.0)
             if finished >= trials and not pool.running:
                 return
             if finished < trials and not started:
@@ -262,7 +276,7 @@ def _run_workers(
                 raise _all_died(died)
             if newly_died:
                 reason = f" ({newly_died[-1].error})" if newly_died[-1].error else ""
-                warn(console, f"{len(died)} of {workers} workers died{reason}. The others continue.")
+                warn(display.progress.console, f"{len(died)} of {workers} workers died{reason}. The others continue.")
 
 
 def _all_died(died: Sequence[EndedWorker]) -> Exception:

@@ -14,17 +14,18 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from airstreams.config import Config
-from airstreams.console import say, warn
+from airstreams.console import Progress, say, warn
 from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.listing import Source
 from airstreams.errors import InputError
+from airstreams.estimate import TotalTime
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.results import EvaluationMetrics, read_metrics
+from airstreams.experiments.display import UPDATE_EVERY, TrainingsDisplay
 from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
-from airstreams.experiments.workers import EndedWorker, WorkerPool
+from airstreams.experiments.workers import EndedWorker, WorkerPool, show_steps
 from airstreams.models import cost
 from airstreams.models.airstreams import build
 from airstreams.recipe import load_config, training_settings
@@ -267,21 +268,28 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
     todo = [job for job in jobs if not job.done]
     waiting, failed = deque(todo), list[str]()
     running: dict[int, Job] = {}
-    columns = (TextColumn("runs"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress, interrupted_by_signals(), WorkerPool(workers) as pool:
-        task = progress.add_task("", total=len(jobs), completed=len(jobs) - len(todo))
+    work_of = dict(zip((job.folder for job in todo), multiply_adds(todo), strict=True))
+    done, done_work = len(jobs) - len(todo), 0.0
+    with Progress(console) as progress, interrupted_by_signals(), WorkerPool(workers) as pool:
+        average = sum(work_of.values()) / max(1, len(todo))
+        display = TrainingsDisplay(progress, "training", "runs", len(jobs), TotalTime(), average)
         while waiting or running:
+            at_work = [(*steps, work_of[running[number].folder]) for number, steps in pool.steps.items()]
+            display.update(done, at_work, done_work)
+            display.say_total("reproduce")
             while waiting and not pool.is_full:
                 job = waiting.popleft()
                 running[pool.start(job.config.training.device, run_job, job)] = job
-            for ended in pool.wait():
+            for ended in pool.wait(UPDATE_EVERY):
                 job = running.pop(ended.number)
+                done_work += work_of[job.folder]  # of a failed one too: it takes no more time
                 if ended.exit_code == 0:
-                    progress.advance(task)
+                    done += 1
                     say(console, f"{job.folder.name}: {job.score:.1%} in {job.seconds:.0f} s")
                 else:
                     failed.append(f"{job.folder.name}: {_reason(ended)}")
                     say(console, f"failed: {failed[-1]}")
+        display.update(done, [], done_work)
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(todo)} runs failed. Repeat the call to try again. {failed[0]}")
 
@@ -294,7 +302,7 @@ def run_job(job: Job) -> None:
     if not begun and not run.may_begin():
         raise InputError(f"{job.folder}: the folder holds something else. Delete it, or give another --out.")
     start = None if begun or job.init is None else Start(str(job.init), job.init)
-    train(job.source, job.config, job.folder, begun, quiet, start)
+    train(job.source, job.config, job.folder, begun, quiet, start, after_step=show_steps)
     if asked_to_stop.is_set():
         raise KeyboardInterrupt
     evaluate(job.folder, job.source, "test", quiet, job.config.training.device)

@@ -21,6 +21,7 @@ from airstreams.data.splits import automatic_split, with_splits
 from airstreams.errors import InputError, Stopped
 from airstreams.experiments.search import POLL_INTERVAL, Search, open_storage, trial_folder, valid_trials
 from airstreams.experiments.tournament import TournamentSampler
+from airstreams.experiments.workers import show_steps
 from airstreams.recipe import load_config, training_settings
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord
@@ -152,7 +153,8 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
 
     try:
         quiet = Console(quiet=True)
-        record = train(trial_source(search.source, config), config, folder, begun, quiet, after_epoch=after_epoch)
+        source = trial_source(search.source, config)
+        record = train(source, config, folder, begun, quiet, after_epoch=after_epoch, after_step=show_steps)
     except FloatingPointError as error:
         trial.set_user_attr("diverged", str(error))
         raise
@@ -160,6 +162,8 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         if not _is_lost(study, trial):
             _repeat(study, trial)
         raise
+    finally:
+        show_steps(0, 0)
     assert record.val is not None  # the last epoch is validated in any case
     return float(record.val[search.source.metric])
 

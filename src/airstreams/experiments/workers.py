@@ -3,6 +3,7 @@
 Each process gets an equal share of the CPU threads and of a card's memory. It ends when its parent does.
 """
 
+import ctypes
 import math
 import multiprocessing
 import signal
@@ -21,6 +22,14 @@ from airstreams.data.loader_processes import die_with_parent
 from airstreams.errors import InputError, Stopped, message_of
 from airstreams.machine import cpus
 from airstreams.training.signals import SAVE, STOP, asked_to_stop
+
+_steps_of_this_process: "ctypes.Array[ctypes.c_longlong] | None" = None
+
+
+def show_steps(done: int, total: int) -> None:
+    """Tell the pool how far the training of this process is. Outside of a pool it has no effect."""
+    if _steps_of_this_process is not None:
+        _steps_of_this_process[:] = [done, total]
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,18 @@ class WorkerPool:
     def __init__(self, size: int) -> None:
         self.size = size
         self._context = multiprocessing.get_context("spawn")
+        self._steps = [self._context.RawArray(ctypes.c_longlong, 2) for _ in range(size)]
         self._running: dict[SpawnProcess, tuple[int, Connection]] = {}
 
     @property
     def running(self) -> list[int]:
         """The numbers of the processes that have not been reported as ended."""
         return [number for number, _ in self._running.values()]
+
+    @property
+    def steps(self) -> dict[int, tuple[int, int]]:
+        """How far the training of each running process is, by the process's number: finished steps and all steps."""
+        return {number: (self._steps[number][0], self._steps[number][1]) for number in self.running}
 
     @property
     def is_full(self) -> bool:
@@ -72,7 +87,11 @@ class WorkerPool:
         """
         number = min(set(range(self.size)) - set(self.running))
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_run, args=(number, self.size, device, sender, function, arguments))
+        steps = self._steps[number]
+        steps[:] = [0, 0]
+        process = self._context.Process(
+            target=_run, args=(number, self.size, device, sender, steps, function, arguments)
+        )
         self._running[process] = number, receiver
         start_without_signals(process)
         sender.close()
@@ -133,10 +152,13 @@ def _run(
     workers: int,
     device: str,
     sender: Connection,
+    steps: "ctypes.Array[ctypes.c_longlong]",
     function: Callable[..., None],
     arguments: tuple[object, ...],
 ) -> None:
     """What a process of a pool does."""
+    global _steps_of_this_process
+    _steps_of_this_process = steps
     with worker_process(number, workers, device, sender.send):
         function(*arguments)
 

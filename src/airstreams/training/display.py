@@ -9,13 +9,11 @@ from types import TracebackType
 from airstreams.config import Config
 from airstreams.console import Progress, say
 from airstreams.distributed import SharedProgress, share
-from airstreams.estimate import Clock, Estimate, total_in_words
+from airstreams.estimate import Clock, Estimate, TotalTime
 from airstreams.training.metrics import notes
 from airstreams.training.setup import Training
 
 FIRST_STEPS, FIRST_SECONDS, FIRST_PART = 3, 5.0, 0.02  # before the first estimate; see `TrainingTime.news`
-MOVED = 4 / 3  # an estimate that moves by this factor is said again
-SAID_AGAIN_AFTER = 30.0  # s
 FORWARD_PART = 1 / 3  # of a training step: its forward pass
 
 
@@ -47,12 +45,12 @@ class TrainingTime:
     ) -> None:
         self.steps, self.done, self.validations = steps, done, validations
         self.steps_per_validation = steps_per_validation
-        self._began, self._clock, self._now = began, clock, now
+        self._clock = clock
+        self._total = TotalTime(began, clock, now)
         self._estimate: Estimate | None = None
         self._validating_since: float | None = None
         self._in_validations = 0.0
         self._last_validation: float | None = None
-        self._said, self._said_at = 0.0, 0.0
 
     def step(self) -> None:
         """Count a step."""
@@ -92,15 +90,8 @@ class TrainingTime:
             return None
         if estimate.seconds < FIRST_SECONDS and estimate.timed < FIRST_PART * self.steps:
             return None
-        now, left = self._clock(), self.left()
-        if left is None or (self._said and now - self._said_at < SAID_AGAIN_AFTER):
-            return None
-        total = now - self._began + left
-        if self._said and self._said / MOVED <= total <= self._said * MOVED:
-            return None
-        correction = "now " if self._said else ""
-        self._said, self._said_at = total, now
-        return correction + total_in_words(total, left, self._now())
+        left = self.left()
+        return None if left is None else self._total.news(left)
 
     @property
     def _in_this_validation(self) -> float:
