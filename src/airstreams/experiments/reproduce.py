@@ -271,7 +271,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, console: Console) -> None:
     work_of = dict(zip((job.folder for job in todo), multiply_adds(todo), strict=True))
     done, done_work = len(jobs) - len(todo), 0.0
     with Progress(console) as progress, interrupted_by_signals(), WorkerPool(workers) as pool:
-        average = sum(work_of.values()) / max(1, len(todo))
+        average = sum(work_of.values()) / len(todo) if todo else 1.0
         display = TrainingsDisplay(progress, "training", "runs", len(jobs), TotalTime(), average)
         while waiting or running:
             at_work = [(*steps, work_of[running[number].folder]) for number, steps in pool.steps.items()]
