@@ -176,6 +176,16 @@ def test_traps_of_a_training_are_warned_of(rows, config, told):
         assert words in warning
 
 
+def test_a_group_of_over_half_of_the_videos_is_warned_of():
+    source = listed([("a", "train", 5), ("b", "train", 5), ("a", "test", 5), ("b", "test", 5)])
+    videos = tuple(
+        replace(video, group="x" if "a" in video.labels or "0" in video.name else None) for video in source.videos
+    )
+    (warning,) = training_warnings(replace(source, videos=videos), Config(), drawn=True)
+    assert "12 of 20" in warning
+    assert training_warnings(replace(source, videos=videos[:10]), Config(), drawn=False) == []
+
+
 def test_alike_videos_in_several_splits_are_warned_of():
     rows = [("a", "train", 6), ("b", "train", 6), ("a", "test", 6), ("b", "test", 6)]
     pairs = [(f"{label}-test-{number}", f"{label}-train-{number}") for label in "ab" for number in range(4)]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def evaluated(trained, synthetic, tmp_path_factory):
     """The trained run, evaluated on its test videos. Tests must not write to its folder."""
     run = shutil.copytree(trained, tmp_path_factory.mktemp("evaluated") / "run")
     return evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET)
+
+
+@pytest.mark.parametrize(("of_run", "given", "groups"), [(None, None, 8), (r"\d+$", None, 2), (r"\d+$", "[a-z_]+/", 1)])
+def test_intervals_count_the_groups_of_the_run_or_of_the_call(run, synthetic, of_run, given, groups):
+    saved = saved_models.load(run)
+    saved = replace(saved, config=replace(saved.config, data=replace(saved.config.data, group_by=of_run)))
+    saved_models.save(saved, run)
+    assert airstreams.evaluate(run, synthetic / "videos", group_by=given).metrics.groups == groups
 
 
 def test_metrics_agree_with_the_written_scores(evaluated):

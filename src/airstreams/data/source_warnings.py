@@ -148,6 +148,7 @@ def training_warnings(source: Source, config: Config, drawn: bool) -> list[str]:
     training = [video for video in source.videos if video.split == "train"]
     found = [
         _alike_across_splits(source, drawn),
+        _large_group(source.videos) if drawn else None,
         _small_classes(source.videos),
         _classes_in_one_split(source.videos),
         None if config.data.balanced else _imbalance(training),
@@ -186,6 +187,19 @@ def _alike_across_splits(source: Source, drawn: bool) -> str | None:
     )
 
 
+def _large_group(videos: Sequence[Video]) -> str | None:
+    """A warning of a group that holds over half of the videos, as chains of alike videos may."""
+    group_of = groups_of(videos)
+    ((largest, size),) = Counter(group_of.values()).most_common(1)
+    if 2 * size <= len(videos):
+        return None
+    first = next(name for name, group in group_of.items() if group == largest)
+    return (
+        f"one group has {size} of {len(videos)} videos, such as {first}, so no split can come near its fraction. "
+        "Give --group-by an expression that divides this group."
+    )
+
+
 def _small_classes(videos: Sequence[Video]) -> str | None:
     sizes = Counter(label for video in videos for label in video.labels)
     small = [f"{name} ({size})" for name, size in sorted(sizes.items()) if size < _FEWEST_VIDEOS]
@@ -199,6 +213,8 @@ def _small_classes(videos: Sequence[Video]) -> str | None:
 
 def _imbalance(videos: Sequence[Video]) -> str | None:
     sizes = Counter(label for video in videos for label in video.labels)
+    if not sizes:
+        return None
     (large, most), (small, fewest) = sizes.most_common()[0], sizes.most_common()[-1]
     if most <= _LARGEST_RATIO * fewest:
         return None
