@@ -146,7 +146,7 @@ def test_probable_mistakes_in_labels_are_warned_of(folder):
         (b"<!DOCTYPE html>", "HTML"),
         (b"path,label\nv/a.mp4,x\0\n", "NUL"),
         ("path;label\nv/a.mp4;Läufe".encode("latin-1"), "line 2 is not UTF-8"),
-        (b'path,label\nv/a.mp4,"x\n', "line 2 has a quote"),
+        (b'path,label\nv/a.mp4,"x\n', "line 2 cannot be split"),
     ],
 )
 def test_files_of_another_kind_are_named(folder, content, kind):

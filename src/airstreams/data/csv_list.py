@@ -62,6 +62,7 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
     """
     table = read_table(path, COLUMNS)
     folder = path.parent if root is None else root
+    shown = folder.absolute()
     multi_label = any(";" in row["label"] for _, row in table.rows)
     line_of: dict[str, int] = {}
     videos = []
@@ -88,9 +89,9 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
     warnings = [*table.notes, *_label_warnings(table, multi_label)]
     missing = [video for video in videos if not video.path.is_file()]
     if missing and not include_missing:
-        raise InputError(_missing_files(path, folder, missing, videos, line_of))
+        raise InputError(_missing_files(path, shown, missing, videos, line_of))
     if missing and len(missing) == len(videos):
-        warnings.append(f"{path}: none of the files exists. {_where_they_are(path, folder, missing[0])}")
+        warnings.append(f"{path}: none of the files exists. {_where_they_are(path, shown, missing[0])}")
     unsplit = [video for video in videos if video.split is None]
     if 0 < len(unsplit) < len(videos):
         raise InputError(
@@ -211,10 +212,11 @@ def _label_warnings(table: Table, multi_label: bool) -> list[str]:
     for sign in ",|":
         if joined := [cell for cell in cells if re.search(rf"\S\s*[{sign}]\s*\S", cell)]:
             example, name = joined[0], {",": "comma", "|": "|"}[sign]
+            parts = [part.strip(" []\"'") for part in example.split(sign)]  # a list of Python, too
             warnings.append(
                 f"{path}: labels with a {name}: {shortlist([repr(cell) for cell in joined])}, first in line "
                 f"{first_line[example]}. Each is one class. If it means several labels, separate them by ; as in "
-                f"{'; '.join(part.strip() for part in example.split(sign))}."
+                f"{'; '.join(parts)}."
             )
     several = {cell: count for cell, count in cells.items() if len(_labels(cell)) > 1}
     rows = sum(several.values())
@@ -251,9 +253,10 @@ def _where_they_are(path: Path, folder: Path, first: Video) -> str:
     if cell.is_absolute() or cell.parts[0].startswith("~"):
         if (folder / cell.name).is_file():
             return f"A file {cell.name} is in {folder}. Write paths relative to it."
-        return f"Write paths relative to the CSV file, {path.parent}, or give --root DIR and paths relative to DIR."
-    relative_to = f"Paths are relative to {'the folder of the CSV file, ' if folder == path.parent else ''}{folder}."
-    for place in (Path.cwd(), path.parent, path.parent.parent, *sorted(path.parent.glob("*/"))):
+        return f"Write paths relative to {folder}, or relative to another folder DIR and give --root DIR."
+    own = path.parent.absolute()
+    relative_to = f"Paths are relative to {'the folder of the CSV file, ' if folder == own else ''}{folder}."
+    for place in (Path.cwd(), own, own.parent, *sorted(own.glob("*/"))):
         if place != folder and (place / cell).is_file():
             return f"{relative_to} The first file is in {place}. Give --root {place}."
     return f"{relative_to} {_near_file(first)}Give the folder that they are relative to as --root DIR."
@@ -261,7 +264,7 @@ def _where_they_are(path: Path, folder: Path, first: Video) -> str:
 
 def _near_file(video: Video) -> str:
     """A hint at a file with the same name but another suffix or case; else nothing."""
-    parent, name = video.path.parent, video.path.name
+    parent, name = video.path.parent.absolute(), video.path.name
     try:
         names = sorted(file.name for file in parent.iterdir())
     except OSError:

@@ -180,8 +180,8 @@ def _split_into_cells(path: Path, text: str, separator: str, expected: str) -> l
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{path} cannot be read as text: line {line} has a quote in a wrong place ({error}); {expected}. Double "
-            'a quote inside a cell ("").'
+            f"{path} cannot be read as text: line {line} cannot be split into cells ({error}); {expected}. Check "
+            'the quotes in it, and double a quote inside a cell ("").'
         ) from error
     return records
 
@@ -209,7 +209,9 @@ def _find_columns(path: Path, header: list[str], columns: Columns) -> tuple[dict
             similar = get_close_matches(name, [_folded(given) for given in header], n=1, cutoff=0.6)
             fix = f"Rename {similar[0]} to {name}" if similar else "Add it to the first line, which names the columns"
             raise InputError(f"{path} has no column {name!r} but {shortlist(header)}; {columns.expected}. {fix}.")
-    index = {place for place, name in enumerate(header[:1]) if not name or re.fullmatch(r"Unnamed: \d+", name)}
+    index = {place for place, name in enumerate(header) if re.fullmatch(r"Unnamed: [\d.]+", name)}
+    if not header[0]:
+        index.add(0)
     return places, [place for place in range(len(header)) if place not in {*places.values(), *index}]
 
 
