@@ -142,7 +142,7 @@ def test_split_folders_are_listed(tmp_path):
     ]
     assert [video.label_map for video in source.split("val")] == ["val/clap/a"]
     assert [video.labels for video in source.split("test")] == [("wave",)]
-    with pytest.raises(InputError, match="'dev'.*train, val, test"):
+    with pytest.raises(InputError, match=r"'dev'.*train, val, test"):
         source.split("dev")
 
 
