@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -22,11 +23,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     """DATA."""
     add_data(parser)
     add_group_by(parser)
+    parser.add_argument("--write-csv", metavar="FILE", type=Path, help="write the list of good videos as a CSV file")
 
 
 def run(call: Namespace) -> int:
     """Check, then print counts and bad files. The exit status is FAILED where a file is bad."""
     from airstreams.data.check import check_videos
+    from airstreams.data.csv_list import write_csv
     from airstreams.data.grouping import AUTO, with_groups
     from airstreams.data.sources import open_source
     from airstreams.data.statistics import summarise
@@ -45,6 +48,8 @@ def run(call: Namespace) -> int:
     remarks = [remark.sentence(len(files)) for remark in statistics.remarks] if statistics else []
     for warning in (*remarks, *found.warnings):
         warn(stderr, warning)
+    if call.write_csv is not None:
+        write_csv(call.write_csv, good, source.multi_label)
     classes = Counter(label for video in good for label in video.labels)
     splits = Counter(video.split for video in good if video.split)
     if call.json:

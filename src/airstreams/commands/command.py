@@ -14,7 +14,10 @@ from airstreams.errors import InputError
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 """Exit statuses: the work is done, the work failed, the call or its input is wrong."""
 
-DATA_HELP = "a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value]"
+DATA_HELP = (
+    "a folder of class folders, a folder of train/ val/ test/, a CSV file, a file of an annotation tool, or "
+    "NAME:ROOT[?key=value]"
+)
 ROOT_HELP = "for a CSV file: the folder that its paths are relative to"
 RUN_HELP = "the folder that training wrote"
 DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, else the CPU"
@@ -63,12 +66,13 @@ def data_of(call: Namespace) -> str:
 
 
 def with_root(data: str, root: Path | None) -> str:
-    """DATA with `--root DIR` in it. InputError: DATA is no CSV file."""
+    """DATA with `--root DIR` in it. InputError: DATA is no file."""
     if root is None:
         return data
-    if not Path(data).is_file():
-        raise InputError(f"--root {root}: {data} is not a CSV file, and only a CSV file takes --root. Leave it out.")
-    return f"{data}?root={root}"
+    whole = Path(data).is_file()
+    if not whole and not Path(data.partition("?")[0]).is_file():
+        raise InputError(f"--root {root}: {data} is not a file, and only a file takes --root. Leave it out.")
+    return f"{data}{'?' if whole else '&'}root={root}"
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from airstreams.data.listing import (
     without_suffix,
 )
 from airstreams.errors import InputError
+from airstreams.files import write_rows
 
 _NAMES_OF_COLUMNS = {
     "path": ("file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "clip_path"),
@@ -116,6 +117,32 @@ def read_paths(path: Path) -> tuple[list[Video], tuple[str, ...]]:
     rows = [_video_of_row(table, line, row, path.parent) for line, row in table.rows]
     table.wrong.refuse()
     return [video for video in rows if video is not None], table.notes
+
+
+def write_csv(path: Path, videos: Sequence[Video], multi_label: bool) -> None:
+    """Write a list of videos that `read_csv` reads back. The paths are relative to the file where that is possible.
+
+    Args:
+        path: the CSV file.
+        videos: with labels, and with splits, parts and groups if they have any.
+        multi_label: each label ends with `;`, so that a list in which no video has several stays multi-label.
+
+    Raises:
+        InputError: the file is there already.
+    """
+    if path.exists():
+        raise InputError(f"{path} is there already. Delete it, or give another file.")
+    folder = path.absolute().parent
+    rows = []
+    for video in videos:
+        file = video.path.absolute()
+        place = file.relative_to(folder) if file.is_relative_to(folder) else file
+        times = ["" if time is None else f"{time}" for time in (video.start, video.end)]
+        labels = "".join(f"{label};" for label in video.labels) if multi_label else video.labels[0]
+        rows.append((place.as_posix(), labels, video.split or "", *times, video.group or ""))
+    used = [0, 1, *(column for column in range(2, 6) if any(row[column] for row in rows))]
+    header = ("path", "label", "split", "start", "end", "group")
+    write_rows(path, [header[column] for column in used], [[row[column] for column in used] for row in rows])
 
 
 def _video_of_row(table: Table, line: int, row: dict[str, str], folder: Path) -> Video | None:

@@ -1,7 +1,8 @@
 """From the command line's DATA to a list of videos with class names and splits.
 
 DATA is a folder of class folders, a folder with `train/`, `val/`, `test/` of class folders, a CSV file (with
-`?root=DIR` for paths relative to DIR), or a published data set (`benchmarks/`). The list is checked before anything
+`?root=DIR` for paths relative to DIR), a file of an annotation tool (`importers/`), or a published data set
+(`benchmarks/`). The list is checked before anything
 runs: a mistake costs a second here and a night of training later. No video is decoded here; `check-data` does that.
 """
 
@@ -14,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from airstreams.data.benchmarks import BENCHMARKS, open_benchmark
 from airstreams.data.csv_list import read_csv
+from airstreams.data.importers import TOOLS, is_annotation_file, read_annotations
+from airstreams.data.importers.annotation import number
 from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import (
     CONTROL_CHARACTERS,
@@ -56,7 +59,7 @@ def open_source(
     """List the videos of a data source. No video is opened.
 
     Args:
-        data: a folder, a CSV file, FILE.csv?root=DIR or NAME:ROOT[?key=value&...].
+        data: a folder, a CSV file or that of an annotation tool, FILE?root=DIR, or NAME:ROOT[?key=value&...].
         labels: the folder of a label store, used instead of the data set's own store. Its keys are the videos' names
             without suffix.
         for_training: refuse what no model can be trained on, such as a single class.
@@ -70,7 +73,7 @@ def open_source(
             require(isinstance(given, str | os.PathLike), key, repr(given), "a path as str or Path")
     name = os.fspath(data)
     source = _read(name, include_missing)
-    if _file_and_root(name)[0].exists():
+    if _file_and_options(name)[0].exists():
         _refuse_files_with_two_names(source)
         source = group_copies(source)
         found = shared_between_splits(source.videos) + similar_class_names(source.classes)
@@ -92,29 +95,45 @@ def _read(data: str, include_missing: bool) -> Source:
             raise InputError(f"{error.filename} cannot be listed ({error.strerror}); make it readable") from error
     if path.is_file() and _is_video(path.name):
         raise InputError(f"{data} is a video; expected a folder of class folders or a CSV file; predict takes videos")
-    path, root = _file_and_root(data)
+    path, options = _file_and_options(data)
+    root = Path(options["root"]) if "root" in options else None
     if path.is_file():
         if root is not None and not root.is_dir():
             raise InputError(
                 f"{data}: the root {root} is not a folder. Give the folder that the paths are relative to."
             )
+        if is_annotation_file(path):
+            around = _around(data, options)
+            return read_annotations(data, path, root, options.get("tier"), around, include_missing)
+        if options.keys() - {"root"}:
+            raise InputError(f"{data}: a CSV file takes no ?tier= and no ?around=. Leave them out.")
         return read_csv(data, path, include_missing, root)
-    if path.is_dir():
-        raise InputError(f"{data}: {path} is a folder, and only a CSV file takes a root. Leave the root out.")
+    if path.is_dir() and options:
+        raise InputError(f"{data}: {path} is a folder, and only a file takes options. Leave them out.")
     if ":" in data:
         return replace(open_benchmark(data), name=data)
     raise InputError(
-        f"{data} does not exist; expected a folder of class folders, a CSV file, or NAME:ROOT of a published data "
-        f"set ({', '.join(BENCHMARKS)})"
+        f"{data} does not exist; expected a folder of class folders, a CSV file, a file of {TOOLS}, or NAME:ROOT of "
+        f"a published data set ({', '.join(BENCHMARKS)})"
     )
 
 
-def _file_and_root(data: str) -> tuple[Path, Path | None]:
-    """The path of a file or folder, and the DIR of `FILE.csv?root=DIR`."""
-    file, mark, root = data.partition("?root=")
-    if Path(data).exists() or not mark:
-        return Path(data), None
-    return Path(file), Path(root)
+def _file_and_options(data: str) -> tuple[Path, dict[str, str]]:
+    """The path of a file or folder, and the options of `FILE?root=DIR&tier=NAME&around=SECONDS`."""
+    parts = re.split(r"[?&](?=(?:root|tier|around)=)", data)
+    if Path(data).exists() or len(parts) == 1:
+        return Path(data), {}
+    return Path(parts[0]), dict(part.split("=", 1) for part in parts[1:])
+
+
+def _around(data: str, options: dict[str, str]) -> float | None:
+    """The seconds of `?around=SECONDS`. InputError: they are no number over 0."""
+    if "around" not in options:
+        return None
+    seconds = number(options["around"])
+    if seconds is None or seconds <= 0:
+        raise InputError(f"{data}: around is {options['around']!r}. Give seconds over 0, such as ?around=1.")
+    return seconds
 
 
 def _with_label_store(source: Source, labels: Path) -> Source:
