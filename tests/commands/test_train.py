@@ -226,3 +226,18 @@ def test_a_second_training_in_a_folder_is_refused(call, synthetic, recipe, held,
     with held(tmp_path / "run"):
         told = call("train", synthetic / "videos", "--out", tmp_path / "run", "--config", recipe)
     complaint(told, f"{tmp_path / 'run'}: another process is training there")
+
+
+@pytest.mark.parametrize("words", [("train",), ("evolve",), ("reproduce", "table1", "--data"), ("evaluate",)])
+def test_a_wrong_expression_of_group_by_is_refused(call, words, trained, synthetic, tmp_path):
+    where = () if words == ("evaluate",) else ("--out", tmp_path / "out")
+    run = (trained,) if words == ("evaluate",) else ()
+    complaint(call(*words, *run, synthetic / "videos", *where, "--group-by", "([^/"), "data.group_by", "([^/")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_resumed_with_its_own_groups_only(call, run, synthetic):
+    """The fixture's run has no `data.group_by`."""
+    words = ("train", synthetic / "videos", "--labels", synthetic / "labels", "--out", run, "--resume")
+    complaint(call(*words, "--group-by", "auto"), "--resume")
+    assert call(*words)[0] == 0

@@ -146,7 +146,8 @@ def _look_for_traps(source: Source, config: Config) -> _Traps:
     if too_long := clip_length_warning(source.videos, config.clip):
         found.append(too_long)
     alike = source.alike or ()
-    recording_of = groups_of(source.videos, [item.names for item in alike])
+    ungrouped = [replace(video, group=None) for video in source.videos]
+    recording_of = groups_of(ungrouped, [item.names for item in alike])
     sizes = Counter(video.split or "" for video in source.videos)
     return _Traps(
         found,
