@@ -23,8 +23,8 @@ RUN_HELP = "the folder that training wrote"
 DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, else the CPU"
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
 GROUP_BY_HELP = (
-    "keep videos in one split: auto (they look like one recording), or a regular expression whose first group, or "
-    "else whole match, in a video's name without suffix is its group; a video without a match stays alone"
+    "keep videos in one split: auto (they look like one recording), or a regular expression (its first group, or else "
+    "its match, is equal in their names without suffix; a video without a match stays alone)"
 )
 
 

@@ -19,7 +19,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
     add_data(parser)
     parser.add_argument("--split", metavar="NAME", type=str, default="test", help="train, val or test")
-    parser.add_argument("--group-by", metavar="auto|REGEX", type=str, help="groups of the 95 %% intervals (the run's)")
+    parser.add_argument(
+        "--group-by", metavar="auto|REGEX", type=str, help="the groups that intervals count, as in train (the run's)"
+    )
     parser.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
 
 
