@@ -67,7 +67,10 @@ def test_the_file_gives_the_models_probabilities(tiny, tmp_path, capsys, name, s
     model = replace(tiny.model, streams=streams, flow=flow, tower=tower)
     saved = random_run(replace(tiny, model=model), run, multi_label)
     assert main(["export", str(run), "--out", str(out), "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    steps = [line.split()[1] for line in captured.err.splitlines() if line.startswith("export: ")]
+    assert steps == ["reading", "capturing", "writing", "verifying"]
+    printed = json.loads(captured.out)
     assert (printed["frames"], printed["classes"]) == ([None, 4, 64, 64, 3], 3)
     assert printed["largest_difference"] < 1e-5
     assert [path.name for path in out.parent.iterdir()] == [name]

@@ -21,8 +21,7 @@ def run(call: Namespace) -> int:
     from airstreams.inference.export import export
     from airstreams.runs.saved_model import read_description
 
-    with stderr.status("exporting the model; this takes about a minute"):
-        difference = export(call.run, call.out)
+    difference = export(call.run, call.out, lambda step: say(stderr, f"export: {step}"))
     described = read_description(call.run)
     clip, classes = described.config.clip, len(described.classes)
     if call.json:

@@ -51,12 +51,13 @@ class ClipScorer(nn.Module):
         return logits_BK.sigmoid() if self.multi_label else logits_BK.softmax(dim=1)
 
 
-def export(run: Path | str, out: Path | str) -> float | None:
+def export(run: Path | str, out: Path | str, on_step: Callable[[str], None] = lambda step: None) -> float | None:
     """Write a run's model to a file. It is read back and must give the model's answers, else no file is left.
 
     Args:
         run: the folder that training wrote.
         out: NAME.onnx or NAME.pt2. An existing file is replaced.
+        on_step: called before each step of the work with what it does.
 
     Returns:
         The largest difference of a probability from the model's, on generated clips. None: nothing was compared,
@@ -69,6 +70,7 @@ def export(run: Path | str, out: Path | str) -> float | None:
     run, out = Path(run), Path(out)
     write = _writer(out)
     require_writable(out.parent)
+    on_step(f"reading {run}")
     saved = saved_models.load(run)
     scorer = ClipScorer(saved).eval()
     clips = _test_clips(saved)
@@ -76,10 +78,15 @@ def export(run: Path | str, out: Path | str) -> float | None:
     if not torch.equal(scorer(clips), expected_BK):
         raise RuntimeError(f"{run}: its model is random, so a file cannot be compared with it. Remove the randomness.")
     with _quiet_torch():
+        on_step("capturing the model as a graph")
         program = _supported(saved, "torch.export", lambda: _program(scorer, clips[:2]))
         with replacing(out) as temporary:
+            on_step(f"writing {out}")
             scores = write(saved, program, temporary, json.dumps(_about(saved), indent=2))
-            return None if scores is None else _largest_difference(out, scores(clips), expected_BK)
+            if scores is None:
+                return None
+            on_step("verifying the file's probabilities on generated clips")
+            return _largest_difference(out, scores(clips), expected_BK)
 
 
 def _writer(out: Path) -> Writer:
