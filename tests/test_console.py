@@ -131,6 +131,16 @@ def test_no_color_leaves_no_colours(monkeypatch):
     assert not re.search(r"\x1b\[(3|4|9|10)\d[;m]", printed)
 
 
+def test_under_torchrun_only_the_first_process_shows_progress(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("RANK", "1")
+    for is_terminal in (True, False):
+        file = io.StringIO()
+        with Progress(Console(file=file, force_terminal=is_terminal), Clock()) as progress:
+            list(progress.track(range(3), 3, "reading"))
+        assert file.getvalue() == ""
+
+
 def test_work_apart_from_the_count_decides_the_time_left():
     clock = Clock()
     task = Progress(Console(quiet=True), clock).add_task("annotating", 2, "files", work=1000)

@@ -1,6 +1,7 @@
 """What the package prints: lines, warnings and progress, and the two consoles of the command line."""
 
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,7 +49,12 @@ def _broken(line: str, width: int) -> Iterator[str]:
 
 def is_live(console: Console) -> bool:
     """Whether the console can redraw its last lines: a terminal, and not a "dumb" one."""
-    return console.is_terminal and not console.is_dumb_terminal and not console.quiet
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def _shows(console: Console) -> bool:
+    """Whether progress is shown: not on a quiet console, and under torchrun only by the process of rank 0."""
+    return not console.quiet and ("LOCAL_RANK" not in os.environ or os.environ.get("RANK", "0") == "0")
 
 
 class Shared(Protocol):
@@ -139,7 +145,7 @@ class Progress:
     minute between them. A task of one unit gets none.
 
     Args:
-        console: where to show it; a quiet one shows nothing.
+        console: where to show it; a quiet one shows nothing. Under torchrun only the process of rank 0 shows it.
         clock: gives seconds.
     """
 
@@ -148,7 +154,9 @@ class Progress:
         self.tasks: list[Task] = []
         self.clock = clock
         self._live = (
-            Live(get_renderable=self._picture, console=console, refresh_per_second=4) if is_live(console) else None
+            Live(get_renderable=self._picture, console=console, refresh_per_second=4)
+            if is_live(console) and _shows(console)
+            else None
         )
 
     def __enter__(self) -> "Progress":
@@ -226,7 +234,7 @@ class Progress:
 
     @property
     def _prints_lines(self) -> bool:
-        return self._live is None and not self.console.quiet
+        return self._live is None and _shows(self.console)
 
     def _picture(self) -> Group:
         colours = self.console.color_system is not None and not self.console.no_color

@@ -5,7 +5,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.commands.command import DONE, Command, print_json
-from airstreams.console import say, stdout
+from airstreams.console import say, stderr, stdout
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def run(call: Namespace) -> int:
     """Write the page."""
     from airstreams.viewing.run_report import write_report
 
-    page = write_report(call.run)
+    page = write_report(call.run, stderr)
     if call.json:
         print_json({"report": str(page)})
     else:

@@ -18,7 +18,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from rich.console import Console
 
+from airstreams.console import Progress
 from airstreams.data.listing import SPLITS
 from airstreams.errors import InputError
 from airstreams.evaluation.published import NAMES
@@ -74,8 +76,16 @@ class _EvaluatedSplit:
     picture: str | None
 
 
-def write_report(run: Path) -> Path:
-    """Write RUN/report.html, which needs no other file, and return its path. InputError: no run, or a damaged one."""
+def write_report(run: Path, console: Console | None = None) -> Path:
+    """Write RUN/report.html, which needs no other file, and return its path.
+
+    Args:
+        run: the run's folder.
+        console: shows the progress; None: nothing does.
+
+    Raises:
+        InputError: there is no run, or it is damaged.
+    """
     described = read_description(run)
     require_writable(run)
     run_folder = RunFolder(run)
@@ -88,11 +98,15 @@ def write_report(run: Path) -> Path:
         lstrip_blocks=True,
     )
     left_out = run_folder.read_left_out() if run_folder.left_out.is_file() else {}
+    folders = run_folder.evaluations()
+    with Progress(console or Console(quiet=True)) as progress:
+        shown = progress.track(folders, len(folders), "reading evaluations", "evaluations", brief=True)
+        evaluations = [_evaluated_split(folder, described) for folder in shown]
     environment.filters |= {"percent": percent, "breakable": _breakable}
     page = environment.get_template("run_report.html").render(
         name=run.resolve().name if run.is_absolute() or run.name in ("", "..") else str(run),
         about=_about(run, described, epochs),
-        evaluations=[_evaluated_split(folder, described) for folder in run_folder.evaluations()],
+        evaluations=evaluations,
         curves=_curves(epochs),
         cost=cost_table(
             cost.count(described.config, len(described.classes), len(described.segment_classes)),
