@@ -175,8 +175,9 @@ def test_the_json_of_a_table_has_the_documented_keys(finished):
     content = results_of("table1", TABLES["table1"], finished, "the call").as_dict()
     assert list(content) == [
         *("table", "metric", "command", "data", "classes", "seeds", "videos", "groups", "hardware", "deviations"),
-        *("training_hours", "reference", "runs", "pairs"),
+        *("training_hours", "reference", "runs", "pairs", "distinguishable", "reason", "baseline"),
     ]
+    assert (content["distinguishable"], content["baseline"]) == (False, 0.25)  # trainings of one epoch, on four videos
     difference = ["difference", "difference_interval", "undecided"]
     assert list(content["runs"]["all"]["top1"]) == ["mean", "values", "interval", *difference]
     assert list(content["pairs"][0]) == ["run", "minus", *difference]
@@ -741,12 +742,16 @@ def test_the_command_draws_figures_of_a_study(tmp_path, capsys):
         assert main([*call, "--dry-run", "--json"]) == 0
         assert not (tmp_path / "out").exists()
         capsys.readouterr()
-    for name in ("figure5", "figure8"):
-        call = ["reproduce", name, "--study", str(tmp_path), "--out", str(tmp_path / "out")]
-        assert main([*call, "--json"]) == 0
-        printed = json.loads(capsys.readouterr().out)
-        assert printed["runs"] == []
-        assert imread(printed["picture"]).ndim == 3
+    no_best = replace(study_results(weights, trials=3), distinguishable=False, reason="noise", baseline=0.25)
+    for results in (study_results(weights, trials=3), no_best):
+        write_results(tmp_path, results)
+        for name in ("figure5", "figure8"):
+            call = ["reproduce", name, "--study", str(tmp_path), "--out", str(tmp_path / "out")]
+            assert main([*call, "--json"]) == 0
+            printed = json.loads(capsys.readouterr().out)
+            assert printed["runs"] == []
+            assert printed.get("distinguishable") == results.distinguishable
+            assert imread(printed["picture"]).ndim == 3
 
 
 def test_the_command_trains_with_the_weights_of_a_study(call, capsys, tmp_path):

@@ -17,7 +17,7 @@ from airstreams.commands.command import (
     require_at_least,
     set_group_by,
 )
-from airstreams.console import stderr, stdout
+from airstreams.console import say, stderr, stdout
 from airstreams.errors import one_line
 from airstreams.percent import percent
 from airstreams.plural import count_of
@@ -64,21 +64,24 @@ def run(call: Namespace) -> int:
     except StorageInternalError as error:
         reason = one_line(error.__cause__ or error)[:200]
         raise RuntimeError(f"the study's database failed ({reason}). Repair it, or give another --out.") from error
-    weights_plot(call.out / "weights.png", [trial.weights for trial in results.top[:5]])
-    search_plot(call.out / "search.png", {call.sampler: results.values}, NAMES[results.metric])
+    no_best = results.no_best()
+    weights_plot(call.out / "weights.png", [trial.weights for trial in results.top[:5]], no_best)
+    search_plot(call.out / "search.png", {call.sampler: results.values}, NAMES[results.metric], no_best)
     if call.json:
         print_json(results.as_dict())
         return DONE
     best = results.best
     assert best is not None  # a finished search has one
     assert best.fresh is not None
-    table = Table("weights", *best.weights, "search, the best", "fresh seeds, mean (each)")
+    table = Table("weights", *best.weights, "search, the highest", "fresh seeds, mean (each)")
     for name, row in {"evolved": best.fresh, **results.references}.items():
         weights = [f"{weight:.2f}" for weight in row.weights.values()]
         each = ", ".join("diverged" if value is None else percent(value) for value in row.values)
         score = best.value if name == "evolved" else None
         table.add_row(name, *weights, percent(score), f"{percent(row.mean)} ({each})")
     stdout.print(table)
+    if no_best is not None:
+        say(stdout, no_best)
     stdout.print(f"{count_of(results.trials, 'trial')}, {results.diverged} diverged; plots in {call.out}")
     return DONE
 

@@ -21,7 +21,7 @@ from airstreams.commands.command import (
 from airstreams.config import Config
 from airstreams.console import stderr, stdout
 from airstreams.errors import InputError
-from airstreams.experiments.study import read_results, weights_from
+from airstreams.experiments.study import read_results, warning_of, weights_from
 from airstreams.experiments.tables import FIGURES, TABLES, Figure, Table, reproducible
 from airstreams.files import require_writable
 from airstreams.recipe import load_config, recipe_path
@@ -87,6 +87,8 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
     set_group_by(call, recipe)
     evolved = None
     if call.weights_from is not None:
+        if warning := warning_of(call.weights_from):
+            warn(stderr, warning)
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     sources = [open_source(with_root(data, call.root), call.labels) for data in call.data]
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init, stderr)

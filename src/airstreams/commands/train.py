@@ -15,9 +15,9 @@ from airstreams.commands.command import (
     set_group_by,
 )
 from airstreams.config import Config, LossWeights
-from airstreams.console import stderr
+from airstreams.console import stderr, warn
 from airstreams.errors import InputError
-from airstreams.experiments.study import weights_from
+from airstreams.experiments.study import warning_of, weights_from
 from airstreams.recipe import config_from, config_to_resume
 
 LOG_TO_HELP = "where the metrics go: tensorboard, wandb, mlflow; several are joined by commas"
@@ -98,6 +98,8 @@ def _loss_weights(call: Namespace, config: Config) -> LossWeights:
         if call.top is not None:
             raise InputError("--top has no effect without --weights-from. Give --weights-from STUDY too.")
         return config.loss_weights
+    if warning := warning_of(call.weights_from):
+        warn(stderr, warning)
     evolved = weights_from(call.weights_from, call.top or 1, config.lambdas())
     return config.loss_weights.updated(evolved)
 

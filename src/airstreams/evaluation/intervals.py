@@ -44,7 +44,7 @@ def draw_groups(rng: np.random.Generator, groups: int) -> np.ndarray:
     return np.bincount(rng.integers(groups, size=groups), minlength=groups)
 
 
-def proportion_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
+def proportion_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int, comparisons: int = 1) -> list[float]:
     """The 95 % interval of a metric in 0..1, averaged over seeds. It stays within 0..1.
 
     It is Wilson's interval for the number of independent videos that would give the estimated variance. Where the
@@ -54,11 +54,12 @@ def proportion_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int)
         values_S: the metric of each seed.
         drawn_RS: the same for each bootstrap draw.
         groups: how many groups there are.
+        comparisons: of how many intervals all are to hold together with 95 % (Bonferroni).
     """
     if groups == 1:
         return [0.0, 1.0]
     share = float(values_S.mean())
-    variance, t = _spread(values_S, drawn_RS, groups)
+    variance, t = _spread(values_S, drawn_RS, groups, comparisons)
     videos = share * (1 - share) / variance if variance > 0 else 0.0
     a = t**2 / (videos or groups)
     # Wilson (1927): each bound is a proportion p whose own interval, of variance p (1 - p) / videos, ends at `share`.
@@ -66,7 +67,7 @@ def proportion_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int)
     return [float(np.clip((middle + side * half) / (1 + a), 0, 1)) for side in (-1, 1)]
 
 
-def difference_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> list[float]:
+def difference_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int, comparisons: int = 1) -> list[float]:
     """The 95 % interval of the difference of two metrics, averaged over seeds. Arguments as in `proportion_interval`.
 
     Where the variance is 0, no group of videos changes the difference. Such groups may still exist, and their share is
@@ -74,13 +75,13 @@ def difference_interval(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int)
     """
     if groups == 1:
         return [-1.0, 1.0]
-    variance, t = _spread(values_S, drawn_RS, groups)
+    variance, t = _spread(values_S, drawn_RS, groups, comparisons)
     half = t * np.sqrt(variance) if variance > 0 else t**2 / (groups + t**2)
     return [float(np.clip(values_S.mean() + side * half, -1, 1)) for side in (-1, 1)]
 
 
-def _spread(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> tuple[float, float]:
-    """The variance of the mean over seeds, and the t value of its 95 % interval.
+def _spread(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int, comparisons: int) -> tuple[float, float]:
+    """The variance of the mean over seeds, and the t value of its 95 % interval, wider for several comparisons.
 
     The variance has two parts. The part over videos comes from the bootstrap. The part over seeds is the variance among
     the seeds' values, minus what the choice of videos alone would cause among them: the first part has this already.
@@ -96,6 +97,7 @@ def _spread(values_S: np.ndarray, drawn_RS: np.ndarray, groups: int) -> tuple[fl
         by_videos = (drawn_RS - drawn_RS.mean(axis=1, keepdims=True)).var(axis=0).sum() / (S - 1) / bias
         variance += max(0.0, among_seeds - by_videos) / S
         uncertainty += (among_seeds / S) ** 2 / (S - 1)
+    quantile = 1 - 0.025 / comparisons
     if variance < 1e-18:  # 0 but for rounding
-        return 0.0, float(stdtrit(groups - 1, 0.975))
-    return float(variance), float(stdtrit(max(1.0, variance**2 / uncertainty), 0.975))
+        return 0.0, float(stdtrit(groups - 1, quantile))
+    return float(variance), float(stdtrit(max(1.0, variance**2 / uncertainty), quantile))

@@ -18,7 +18,7 @@ Optuna uses the clock of the database, so the clocks of the machines may differ.
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
@@ -34,6 +34,7 @@ from airstreams.data.listing import Video, labels_digest
 from airstreams.errors import InputError
 from airstreams.estimate import TotalTime
 from airstreams.experiments.display import TrainingsDisplay
+from airstreams.experiments.noise import Verdict, baseline_of, independent_videos, judge_trials
 from airstreams.experiments.search import POLL_INTERVAL, Search, best_first, open_storage, valid_trials
 from airstreams.experiments.study import RESULTS, BestTrial, FreshSeeds, ScoredTrial, StudyResults, write_results
 from airstreams.experiments.trials import run_worker, trial_source
@@ -106,6 +107,7 @@ def results_of(search: Search, study: Study, comparison: Study | None) -> StudyR
     best = best_first(trials)
     top = [ScoredTrial(trial.number, trial.value or 0.0, trial.params) for trial in best[:TOP]]
     fresh = {} if comparison is None else _fresh_seeds(comparison)
+    verdict = _verdict(search, [trial.value or 0.0 for trial in best], fresh)
     evolved = fresh.pop("evolved", None)
     return StudyResults(
         trials=sum(trial.state.is_finished() for trial in valid_trials(trials)),
@@ -117,7 +119,18 @@ def results_of(search: Search, study: Study, comparison: Study | None) -> StudyR
         references=fresh,
         top=top,
         values=[(trial.number, trial.value or 0.0) for trial in trials if trial.state == TrialState.COMPLETE],
+        distinguishable=verdict.distinguishable,
+        reason=verdict.reason,
+        baseline=verdict.baseline,
     )
+
+
+def _verdict(search: Search, values: Sequence[float], fresh: Mapping[str, FreshSeeds]) -> Verdict:
+    """Whether the best trial stands out from the others and from chance."""
+    source = trial_source(search.source, search.config)
+    scores = [[value for value in row.values if value is not None] for row in fresh.values()]
+    winner = fresh["evolved"].mean if "evolved" in fresh else None
+    return judge_trials(values, scores, baseline_of(source), independent_videos(source), winner)
 
 
 def _fresh_seeds(comparison: Study) -> dict[str, FreshSeeds]:
@@ -262,7 +275,7 @@ def _run_workers(
                 finished = now
                 update()
                 best = best_first(valid)
-                display.task.notes = [f"best {best[0].value:.1%} (trial {best[0].number})"] if best else []
+                display.task.notes = [f"highest {best[0].value:.1%} (trial {best[0].number})"] if best else []
             display.update(min(finished, trials), [(*steps, 1.0) for steps in pool.steps.values()])
             display.say_total("evolve", later() or 0.0)
             if finished >= trials and not pool.running:

@@ -4,10 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from airstreams.errors import InputError
 from airstreams.files import write_json
+from airstreams.percent import percent
+from airstreams.plural import count_of
 
 RESULTS = "results.json"
 
@@ -51,6 +53,10 @@ class StudyResults:
     references: the weightings that the best trial is compared with, by name.
     top: the ten best trials, the best first.
     values: the number and the score of each complete trial.
+    distinguishable: whether the best trial stands out from noise and is above chance; None: unknown, as in files of
+        earlier versions.
+    reason: why not: `chance` or `noise` (`experiments/noise.py`).
+    baseline: the score that needs no look at the videos, in 0..1.
     """
 
     trials: int
@@ -62,6 +68,24 @@ class StudyResults:
     references: dict[str, FreshSeeds]
     top: list[ScoredTrial]
     values: list[tuple[int, float]]
+    distinguishable: bool | None = None
+    reason: Literal["chance", "noise"] | None = None
+    baseline: float | None = None
+
+    def no_best(self) -> str | None:
+        """Why no trial is called the best, in a sentence; None: there is a best one, or it is not known."""
+        if self.best is None or self.distinguishable is not False:
+            return None
+        trials, score = count_of(len(self.values), "trial"), percent(self.best.value)
+        if self.reason == "chance":
+            return (
+                f"No weights are best: the scores of {trials} are not above chance. {percent(self.baseline)} needs no "
+                f"look at the videos, and the highest score is {score}."
+            )
+        return (
+            f"No weights are best: the scores of {trials} lie within noise of each other. The highest of as many "
+            f"equally good trials may well be {score}."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `results.json`."""
@@ -83,6 +107,14 @@ def read_results(folder: Path) -> StudyResults:
     if not results.top:
         raise InputError(f"{folder}: the study has no complete trial yet. Repeat its `airstreams evolve` first.")
     return results
+
+
+def warning_of(folder: Path) -> str | None:
+    """What to warn of before loss weights are taken from a study. InputError: as `read_results`."""
+    no_best = read_results(folder).no_best()
+    if no_best is None:
+        return None
+    return f"{folder}: {no_best} Leave out --weights-from, or search again with more videos or longer trials."
 
 
 def weights_from(folder: Path, top: int, wanted: Sequence[str]) -> dict[str, float]:

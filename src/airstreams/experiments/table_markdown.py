@@ -8,6 +8,7 @@ from airstreams.experiments.reproduce import Job
 from airstreams.experiments.table_results import Difference, TableResults
 from airstreams.experiments.tables import DATA_SETS, EVOLVED, Cell, Table
 from airstreams.files import replacing, write_json
+from airstreams.plural import count_of
 
 
 def write_table(out: Path, results: TableResults, markdown: str) -> None:
@@ -39,6 +40,8 @@ def markdown_of(table: Table, results: TableResults, jobs: Sequence[Job]) -> str
     if results.pairs:
         lines += [""]
         lines += [f"- {pair.run} minus {pair.minus}: {_in_points(pair.difference)}" for pair in results.pairs]
+    if results.reason is not None:
+        lines += ["", _no_best(results)]
     if not data.startswith(f"{published}:"):
         lines += ["", f"The paper's numbers are for {DATA_SETS[published]}, not for these data."]
     if results.deviations:
@@ -71,6 +74,22 @@ def _description(results: TableResults) -> str:
     elif results.reference is not None:
         sentences.append("One seed gives no verdict on them.")
     return " ".join(sentences)
+
+
+def _no_best(results: TableResults) -> str:
+    """That no run of the table is the best, and why."""
+    runs = len(results.runs)
+    if results.reason == "chance":
+        assert results.baseline is not None
+        return (
+            f"**No run is above chance, so no run is the best one.** {results.baseline:.1%} needs no look at the "
+            f"videos, and no interval lies above it ({count_of(runs, 'run')}; the intervals are widened so that all "
+            "hold together with 95 %)."
+        )
+    return (
+        "**All scores lie within noise of each other, so no run is the best one.** Each difference of two of the "
+        f"{runs} runs has an interval that spans 0 (the intervals are widened so that all hold together with 95 %)."
+    )
 
 
 def _published_data_set(table: Table, data: str) -> str:

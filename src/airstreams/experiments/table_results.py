@@ -14,7 +14,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from airstreams.errors import InputError
 from airstreams.evaluation.intervals import REPLICATES, difference_interval, draw_groups, proportion_interval
 from airstreams.evaluation.metrics import Outcomes, outcomes_of, scored_mask
 from airstreams.evaluation.published import deviations, options_of, published_for
+from airstreams.experiments.noise import Verdict, judge_runs
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import Table
 from airstreams.plural import count_of
@@ -98,6 +99,7 @@ class TableResults:
     deviations: what keeps our metrics from being compared with published ones.
     reference: the run that differences are taken to.
     runs: run and metric to our result.
+    distinguishable, reason, baseline: see `noise.Verdict`, of the runs' metric of the data.
     costs: by run; None if the table shows no costs.
     """
 
@@ -115,6 +117,9 @@ class TableResults:
     reference: str | None
     runs: dict[str, dict[str, RunMetric]]
     pairs: list[Pair]
+    distinguishable: bool | None = None
+    reason: Literal["chance", "noise"] | None = None
+    baseline: float | None = None
     costs: dict[str, ScoringCost] | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -147,6 +152,7 @@ def results_of(name: str, table: Table, jobs: Sequence[Job], command: str) -> Ta
     metric = jobs[0].source.metric
     runs: dict[str, dict[str, RunMetric]] = {run: {} for run in table.runs}
     pairs: list[Pair] = []
+    verdict = Verdict(None, None, None)
     for cell_metric in (cell_metric or metric for cell_metric in table.metrics):
         resampled = outcomes.resample(table.runs, cell_metric)
         for run in table.runs:
@@ -155,6 +161,8 @@ def results_of(name: str, table: Table, jobs: Sequence[Job], command: str) -> Ta
             pairs = [
                 Pair(run, other, _difference(outcomes, resampled, run, other, metric)) for run, other in table.pairs
             ]
+            values = {run: outcomes.values(run, metric) for run in table.runs}
+            verdict = judge_runs(values, resampled, outcomes.groups, _baseline(jobs, metric))
     return TableResults(
         table=name,
         metric=metric,
@@ -170,6 +178,9 @@ def results_of(name: str, table: Table, jobs: Sequence[Job], command: str) -> Ta
         reference=table.reference,
         runs=runs,
         pairs=pairs,
+        distinguishable=verdict.distinguishable,
+        reason=verdict.reason,
+        baseline=verdict.baseline,
         costs=_costs(table, jobs) if table.costs else None,
     )
 
@@ -252,6 +263,19 @@ def _difference(
     low, high = difference_interval(differences_S, resampled[run] - resampled[other], outcomes.groups)
     significant = not low <= 0 <= high if len(outcomes.seeds) > 1 else None
     return Difference(float(differences_S.mean()), [low, high], significant)
+
+
+def _baseline(jobs: Sequence[Job], metric: str) -> float | None:
+    """The metric that needs no look at the videos, the mean over the DATA; None: not all evaluations recorded it."""
+    by_data: dict[str, float] = {}
+    for job in jobs:
+        baselines = job.read_metrics().baselines
+        known = [] if baselines is None else [row[metric] for row in baselines.by_description().values()]
+        values = [value for value in known if value is not None]
+        if not values:
+            return None
+        by_data[job.source.name] = max(values)  # the same for all runs on the same data
+    return sum(by_data.values()) / len(by_data)
 
 
 def _costs(table: Table, jobs: Sequence[Job]) -> dict[str, ScoringCost]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from airstreams.estimate import clock_time
 from airstreams.evaluation.published import NAMES
 from airstreams.percent import with_interval
 from airstreams.plural import count_of
@@ -56,7 +57,7 @@ class TrainingSummary:
         if self.kept is not None and self.kept.metric is not None:
             score = with_interval(self.kept.value, self.kept.interval)
             rows[NAMES[self.kept.metric]] = f"{score} on {count_of(self.kept.videos, 'validation video')}"
-        rows["time"] = f"{_duration(self.seconds)} on {' and '.join(self.hardware)}"
+        rows["time"] = f"{clock_time(self.seconds)} on {' and '.join(self.hardware)}"
         rows["model"] = f"{RunFolder(self.run).weights}"
         if self.tensorboard is not None:
             rows["curves"] = shlex.join(["tensorboard", "--logdir", str(self.tensorboard)])
@@ -104,12 +105,3 @@ def summary_of(run: Path) -> TrainingSummary:
         tensorboard=folder.tensorboard if folder.tensorboard.is_dir() else None,
         splits=dict(Counter(folder.read_splits().values() if folder.splits.is_file() else ())),
     )
-
-
-def _duration(seconds: float) -> str:
-    """Such as `3 h 5 min`, `12 min 40 s` and `8 s`."""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,5 +1,6 @@
 """Plots of a search for loss weights: its best trials (the paper's Figure 5) and its progress (Figure 8)."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from airstreams.errors import InputError
 from airstreams.viewing.pictures import save_picture
 
 
-def weights_plot(path: Path, best: Sequence[Mapping[str, float]]) -> None:
+def weights_plot(path: Path, best: Sequence[Mapping[str, float]], no_best: str | None = None) -> None:
     """Write a PNG of grouped bars: for each loss its weight in the best trials.
 
     Args:
         path: of the PNG.
         best: the loss weights of each trial, the best trial first.
+        no_best: why none of them is called the best; None: they are.
 
     Raises:
         InputError: there are no trials.
@@ -36,17 +38,22 @@ def weights_plot(path: Path, best: Sequence[Mapping[str, float]]) -> None:
     ax.set_ylabel("loss weight")
     ax.set_ylim(0, 1)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(title="best trials", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    title = "best trials" if no_best is None else "highest scores"
+    _say_above(figure, no_best)
+    ax.legend(title=title, frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     save_picture(figure, path)
 
 
-def search_plot(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]], metric: str) -> None:
+def search_plot(
+    path: Path, searches: Mapping[str, Sequence[tuple[int, float]]], metric: str, no_best: str | None = None
+) -> None:
     """Write a PNG of the best score so far against the number of trials, with a dot for each trial's score.
 
     Args:
         path: of the PNG.
         searches: name to (trial, score in 0..1), in the order of the trials.
         metric: the name of the score.
+        no_best: why no score is called the best, which leaves out the line; None: the highest one is.
 
     Raises:
         InputError: there are no trials.
@@ -58,12 +65,24 @@ def search_plot(path: Path, searches: Mapping[str, Sequence[tuple[int, float]]],
     for name, values in searches.items():
         scores = np.array([score for _, score in values])
         evaluated = np.arange(1, len(scores) + 1)
-        (line,) = ax.step(evaluated, np.maximum.accumulate(scores), where="post", label=name)
-        ax.plot(evaluated, scores, ".", markersize=3, alpha=0.5, color=line.get_color())
+        colour = None
+        if no_best is None:
+            (line,) = ax.step(evaluated, np.maximum.accumulate(scores), where="post", label=name)
+            colour = line.get_color()
+        label = None if colour else name
+        ax.plot(evaluated, scores, ".", markersize=3, alpha=0.5 if colour else 1, color=colour, label=label)
     ax.set_xlabel("trials evaluated")
-    ax.set_ylabel(f"held-out {metric}: best so far (line), each trial (dot)", fontsize=8)
+    shown = "best so far (line), each trial (dot)" if no_best is None else "each trial"
+    ax.set_ylabel(f"held-out {metric}: {shown}", fontsize=8)
+    _say_above(figure, no_best)
     ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     ax.spines[["top", "right"]].set_visible(False)
     if len(searches) > 1:
         ax.legend(frameon=False, fontsize=8)
     save_picture(figure, path)
+
+
+def _say_above(figure: Figure, text: str | None) -> None:
+    if text is not None:
+        lines = textwrap.fill(text, width=int(16 * figure.get_figwidth()))
+        figure.suptitle(lines, fontsize=7, x=0.01, ha="left", parse_math=False)

@@ -1,7 +1,7 @@
 """The paper's figures, drawn from finished runs or from a study."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class DrawnFigure:
     study: its folder.
     weights: those of the best trials.
     metric: of the study's scores.
-    best: the best score, in 0..1.
+    best: the highest score, in 0..1.
+    distinguishable, reason: of the study, as in `StudyResults`.
     """
 
     videos: list[str] | None = None
@@ -39,6 +40,8 @@ class DrawnFigure:
     weights: list[dict[str, float]] | None = None
     metric: str | None = None
     best: float | None = None
+    distinguishable: bool | None = None
+    reason: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What `airstreams reproduce --json` prints of it."""
@@ -82,12 +85,13 @@ def draw(name: str, jobs: Sequence[Job], picture: Path, console: Console) -> Dra
 def draw_study(name: str, study: Path, picture: Path) -> DrawnFigure:
     """Draw a figure of a search for loss weights into a PNG. InputError: no study."""
     results = read_results(study)
+    drawn = DrawnFigure(study=str(study), distinguishable=results.distinguishable, reason=results.reason)
     if name == "figure5":
         best = [trial.weights for trial in results.top[:BEST]]
-        weights_plot(picture, best)
-        return DrawnFigure(study=str(study), weights=best)
-    search_plot(picture, {results.sampler: results.values}, NAMES[results.metric])
-    return DrawnFigure(study=str(study), metric=results.metric, best=results.top[0].value)
+        weights_plot(picture, best, results.no_best())
+        return replace(drawn, weights=best)
+    search_plot(picture, {results.sampler: results.values}, NAMES[results.metric], results.no_best())
+    return replace(drawn, metric=results.metric, best=results.top[0].value)
 
 
 def draw_peers(results: TableResults, table: Table, picture: Path) -> None:
