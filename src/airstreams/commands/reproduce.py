@@ -19,7 +19,7 @@ from airstreams.commands.command import (
     with_root,
 )
 from airstreams.config import Config
-from airstreams.console import stderr, stdout
+from airstreams.console import stderr, stdout, warn
 from airstreams.errors import InputError
 from airstreams.experiments.study import read_results, warning_of, weights_from
 from airstreams.experiments.tables import FIGURES, TABLES, Figure, Table, reproducible
