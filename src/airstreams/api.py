@@ -43,7 +43,8 @@ def open_source(data: str | Path, *, labels: str | Path | None = None) -> Source
     """List the videos of a data set. No video is opened.
 
     Args:
-        data: a folder of class folders, a folder of train/ val/ test/, a CSV file, or NAME:ROOT[?key=value].
+        data: a folder of class folders, a folder of train/ val/ test/, a CSV file (FILE.csv?root=DIR: its paths are
+            relative to DIR), or NAME:ROOT[?key=value].
         labels: the folder of a teacher's label maps, as `airstreams annotate` wrote it.
 
     Raises:

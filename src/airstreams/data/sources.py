@@ -36,6 +36,7 @@ from airstreams.data.source_warnings import (
     spelling,
 )
 from airstreams.errors import InputError, require
+from airstreams.plural import count_of
 
 VIDEO_SUFFIXES = (
     ".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m2v", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
@@ -47,6 +48,7 @@ _LEFT_BY_SYSTEMS = {
     "__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
     "ehthumbs.db", "desktop.ini",
 }  # fmt: skip
+_ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"}
 _UCF_RECORDING = re.compile(r"(.+_g\d+)_c\d+")  # UCF-101 gives the clips of one recording such names
 
 
@@ -162,7 +164,7 @@ def _read_folder(data: str, root: Path) -> Source:
         found = f" but {_kinds(other_suffixes)}" if other_suffixes else ""
         raise InputError(
             f"{data} holds no videos{found}; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, "
-            ".mov or .webm"
+            f".mov or .webm{'; unpack the archives' if _ARCHIVES & set(other_suffixes) else ''}"
         )
     _refuse_repeated_names(data, videos)
     source = make_source(data, videos, multi_label=False)
@@ -202,8 +204,8 @@ def _folder_warnings(videos: list[Video], empty: list[str], other_suffixes: Coun
     if empty:
         warnings.append(f"folders without videos are not classes: {shortlist(empty)}.")
     if other_suffixes:
-        total = other_suffixes.total()
-        warnings.append(f"{total} files are skipped, since their suffix is no video's: {_kinds(other_suffixes)}.")
+        skipped = count_of(other_suffixes.total(), "file")
+        warnings.append(f"{skipped} skipped, since the suffix is no video's: {_kinds(other_suffixes)}.")
     if videos[0].split is None:
         warnings += folder_level(videos)
         if any(video.group for video in videos):
@@ -227,7 +229,7 @@ def _class_folders(parent: Path) -> list[Path]:
     loose = sorted(p.name for p in parent.iterdir() if _is_video(p.name) and p.is_file())
     if loose:
         raise InputError(
-            f"{parent} holds {len(loose)} videos outside any class folder, such as {loose[0]}; expected "
+            f"{parent} holds {count_of(len(loose), 'video')} outside any class folder, such as {loose[0]}; expected "
             f"{parent}/<class>/<video>; move each into a folder named after its class, or list them in a CSV file"
         )
     return _subfolders(parent)
