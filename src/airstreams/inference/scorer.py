@@ -1,19 +1,21 @@
 """Scores clips by the head that gives a model's answer, as fast as a CPU can.
 
 The views of a short video overlap, so they share frames: on average, five views of a J-HMDB video have 23 different
-frames out of 40. On a CPU each is segmented once, and the flow between two frames is computed once. Batch
-normalisations are folded into the convolutions before them. Probabilities differ from those of the model itself by
-rounding alone, about 1e-7. On a GPU the model itself scores.
+frames out of 40. On a CPU, all that depends on one frame, or on the flow from one frame to another, is computed once:
+up to the first layer that sees several frames. Batch normalisations are folded into the convolutions before them.
+Probabilities differ from those of the model itself by rounding alone, about 1e-7. On a GPU the model itself scores.
 
 Legend of shape suffixes: N frames, P pairs of frames, B clips, T frames of a clip, C channels, H, W pixels, K classes.
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -21,7 +23,7 @@ from airstreams.data.dataset import ClipFrames
 from airstreams.evaluation.scoring import CLIPS_AT_ONCE, require_finite
 from airstreams.machine import in_bfloat16
 from airstreams.models.airstreams import AIRStreams, to_unit_range
-from airstreams.models.tower import EarlyTower
+from airstreams.models.tower import EarlyTower, FrameNorm, Shrink, SpatialConv, SpatialPool, TowerBlock, on_frames
 from airstreams.representations.flow import Flow
 from airstreams.representations.rgb import RGB
 from airstreams.representations.semantic import Semantic
@@ -89,46 +91,103 @@ class OnCPU:
         frames_N3HW = to_unit_range(frames_NHW3.permute(0, 3, 1, 2))
         features = []
         for stream, tower in self.early.items():
-            seen_BCTHW = self._tower_input(self.representations[stream], frames_N3HW, places_BT)
-            features_BCTHW = tower(seen_BCTHW, self.level)[self.level]
+            seen_NCHW, places = _seen(self.representations[stream], frames_N3HW, places_BT)
+            features_BCTHW = _features(tower, seen_NCHW, places, self.level)
             features.append(tower.for_merge(features_BCTHW, self.level) if self.merges else features_BCTHW)
         # A model without a merge has one stream.
         merged_BCTHW = torch.stack(features).mean(dim=0) if self.merges else features[0]
         logits_BK: Tensor = self.late(merged_BCTHW)[0]
         return logits_BK.float()
 
-    def _tower_input(self, representation: nn.Module, frames_N3HW: Tensor, places_BT: Tensor) -> Tensor:
-        """The representation (B, C, T, H, W) of each clip."""
-        T = places_BT.shape[1]
-        if isinstance(representation, RGB):
-            return _clips(frames_N3HW, places_BT)
-        if isinstance(representation, Semantic):  # frame by frame
-            all_3NHW = frames_N3HW.transpose(0, 1)
-            return _clips(representation(all_3NHW[None]).tower_input[0].transpose(0, 1), places_BT)
-        if isinstance(representation, Flow) and T > 1:  # from a frame to the next; the last repeats the one before
-            pairs_BT2 = torch.stack((places_BT[:, :-1], places_BT[:, 1:]), dim=2)
-            pairs_BT2 = torch.cat((pairs_BT2, pairs_BT2[:, -1:]), dim=1)
-            pairs_P2, places = pairs_BT2.flatten(0, 1).unique(dim=0, return_inverse=True)
-            flow_PC2HW = representation(_clips(frames_N3HW, pairs_P2)).tower_input
-            return _clips(flow_PC2HW[:, :, 0], places.view_as(places_BT))
-        seen_BCTHW: Tensor = representation(_clips(frames_N3HW, places_BT)).tower_input
-        return seen_BCTHW
+
+def _seen(representation: nn.Module, frames_N3HW: Tensor, places_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """What a stream's tower sees: representations of single frames (N, C, H, W), and their places (B, T) in clips."""
+    B, T = places_BT.shape
+    if isinstance(representation, RGB):
+        return frames_N3HW, places_BT
+    if isinstance(representation, Semantic):  # frame by frame
+        return _frames_of(representation(_one_clip(frames_N3HW)).tower_input), places_BT
+    if isinstance(representation, Flow) and T > 1:  # from a frame to the next; the last repeats the one before
+        pairs_BT2 = torch.stack((places_BT[:, :-1], places_BT[:, 1:]), dim=2)
+        pairs_BT2 = torch.cat((pairs_BT2, pairs_BT2[:, -1:]), dim=1)
+        pairs_P2, places = pairs_BT2.flatten(0, 1).unique(dim=0, return_inverse=True)
+        return representation(_clips(frames_N3HW, pairs_P2)).tower_input[:, :, 0], places.view(B, T)
+    # Nothing is known of a custom stream, so it sees whole clips.
+    seen_BCTHW = representation(_clips(frames_N3HW, places_BT)).tower_input
+    return seen_BCTHW.transpose(1, 2).flatten(0, 1), torch.arange(B * T).view(B, T)
+
+
+def _features(tower: EarlyTower, seen_NCHW: Tensor, places_BT: Tensor, level: int) -> Tensor:
+    """The tower's features (B, C, T, H, W) at a level. The layers before the first one that sees time run once."""
+    block = tower.blocks[0]
+    if not isinstance(block, TowerBlock):
+        return tower(_clips(seen_NCHW, places_BT), level)[level]
+    clip_1CNHW = tower.input_norm(_one_clip(seen_NCHW).contiguous()).contiguous(memory_format=torch.channels_last_3d)
+    layers = list(block.body)
+    of_frames = list(itertools.takewhile(_sees_single_frames, layers))
+    body_BCTHW = _clips(_frames_of(nn.Sequential(*of_frames)(clip_1CNHW)), places_BT)
+    body_BCTHW = nn.Sequential(*layers[len(of_frames) :])(body_BCTHW)
+    if block.shortcut is not None:
+        if all(_sees_single_frames(layer) for layer in block.shortcut.children()):
+            body_BCTHW = body_BCTHW + _clips(_frames_of(block.shortcut(clip_1CNHW)), places_BT)
+        else:
+            body_BCTHW = body_BCTHW + block.shortcut(_clips(_frames_of(clip_1CNHW), places_BT))
+    return tower.after(1, block.activation(body_BCTHW), level)[level]
+
+
+def _sees_single_frames(layer: nn.Module) -> bool:
+    single = isinstance(layer, SpatialConv | SpatialPool | FrameNorm | nn.ReLU | nn.Identity | _ShrinkingConv)
+    return single or (isinstance(layer, Shrink) and layer.temporal == 1)
+
+
+def _one_clip(frames_NCHW: Tensor) -> Tensor:
+    """Frames as a single clip (1, C, N, H, W)."""
+    return frames_NCHW.transpose(0, 1)[None]
+
+
+def _frames_of(clip_1CNHW: Tensor) -> Tensor:
+    """The frames (N, C, H, W) of a single clip."""
+    return clip_1CNHW[0].transpose(0, 1)
 
 
 def _clips(frames_NCHW: Tensor, places_BT: Tensor) -> Tensor:
-    """(B, C, T, H, W) from frames and their places."""
-    return frames_NCHW[places_BT].transpose(1, 2)
+    """Clips (B, C, T, H, W), channels last in memory, from frames and their places."""
+    frames_NHWC = frames_NCHW.permute(0, 2, 3, 1).contiguous()
+    chosen = frames_NHWC.index_select(0, places_BT.flatten())
+    return chosen.unflatten(0, places_BT.shape).permute(0, 4, 1, 2, 3)
 
 
 def _folded(module: nn.Module) -> nn.Module:
     """A copy of a module in evaluation mode, with each batch normalisation folded into the convolution before it."""
     module = copy.deepcopy(module).eval()
-    for sequence in [part for part in module.modules() if isinstance(part, nn.Sequential)]:
+    sequences = [part for part in module.modules() if isinstance(part, nn.Sequential)]
+    for sequence in sequences:
         for number, (conv, norm) in enumerate(zip(list(sequence)[:-1], list(sequence)[1:], strict=True)):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 _fold(conv, norm)
                 sequence[number + 1] = nn.Identity()
+    for sequence in sequences:
+        if len(sequence) > 1 and isinstance(sequence[0], Shrink) and sequence[0].temporal == 1:
+            sequence[0], sequence[1] = nn.Identity(), _ShrinkingConv(sequence[0], cast(SpatialConv, sequence[1]))
     return module.requires_grad_(False)
+
+
+class _ShrinkingConv(nn.Module):
+    """The mean over windows of pixels, then a 1x1 convolution: as one convolution, where whole windows fill a frame."""
+
+    def __init__(self, shrink: Shrink, conv: SpatialConv) -> None:
+        super().__init__()
+        self.shrink, self.conv = shrink, conv
+        side = shrink.spatial
+        spread = conv.weight.expand(-1, -1, side, side) / side**2
+        self.weight = nn.Parameter(spread.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, features_BCTHW: Tensor) -> Tensor:
+        side = self.shrink.spatial
+        if features_BCTHW.shape[3] % side or features_BCTHW.shape[4] % side:
+            smaller: Tensor = self.conv(self.shrink(features_BCTHW))
+            return smaller
+        return on_frames(lambda frames: F.conv2d(frames, self.weight, self.conv.bias, stride=side), features_BCTHW)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

@@ -82,9 +82,11 @@ class EarlyTower(nn.Module):
         """Features (B, C, T, H, W) by merge level, up to the level `last`, channels last in memory."""
         # Channels first: CPUs normalise a few channels several times faster this way.
         normalised_BCTHW = self.input_norm(representation_BCTHW.contiguous())
-        x = normalised_BCTHW.contiguous(memory_format=torch.channels_last_3d)
+        return self.after(0, normalised_BCTHW.contiguous(memory_format=torch.channels_last_3d), last)
+
+    def after(self, done: int, x: Tensor, last: int) -> dict[int, Tensor]:
+        """`forward` from the output (B, C, T, H, W) of the first `done` modules of `blocks` on."""
         features: dict[int, Tensor] = {}
-        done = 0
         for level, end in self.ends.items():
             for block in list(self.blocks)[done:end]:
                 x = block(x)
