@@ -232,7 +232,7 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _cells(top: Top) -> list[str]:
-    return [cell for label, probability in top for cell in (label, f"{probability:.7g}")]
+    return [cell for label, probability in top for cell in (label, f"{probability:.6f}")]
 
 
 def _top_as_json(top: Top) -> list[dict[str, Any]]:
