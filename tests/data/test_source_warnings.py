@@ -201,3 +201,5 @@ def test_alike_videos_in_several_splits_are_warned_of():
     (own,) = training_warnings(replace(source, own_groups=True), Config(), drawn=True)
     assert "column group" in own
     assert training_warnings(replace(source, alike=(within,)), Config(), drawn=True) == []
+    absent = (Alike(("walk/absent.mp4", within.names[0]), "names"),)  # a trial trains on a part of a source's videos
+    assert training_warnings(replace(source, alike=absent), Config(), drawn=True) == []

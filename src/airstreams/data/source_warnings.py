@@ -163,11 +163,12 @@ def _alike_across_splits(source: Source, drawn: bool) -> str | None:
     group_of = groups_of(source.videos)
     pairs: dict[str, str] = {}
     for alike in source.alike or ():
-        training = [name for name in alike.names if split_of.get(name) == "train"]
-        for name in alike.names:
+        names = [name for name in alike.names if name in split_of]  # a trial's source has only some of the videos
+        training = [name for name in names if split_of[name] == "train"]
+        for name in names:
             # Groups in several splits have a warning of their own, unless they were made of these videos.
             apart = [other for other in training if source.grouped_by == "auto" or group_of[other] != group_of[name]]
-            if split_of.get(name) in ("val", "test") and apart:
+            if split_of[name] in ("val", "test") and apart:
                 pairs.setdefault(name, f"{name} and {apart[0]} ({alike.by})")
     if not pairs:
         return None
