@@ -17,12 +17,15 @@ from rich.console import Console
 
 from airstreams.cli import main
 from airstreams.data.sources import open_source
+from airstreams.errors import InputError
+from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.results import read_metrics
 from airstreams.files import write_rows
 from airstreams.models.airstreams import build
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import EvaluationFolder, RunFolder
-from airstreams.runs.saved_model import SavedModel
+from airstreams.runs.saved_model import SavedModel, read_description
+from airstreams.training.summary import weights_in_words
 from airstreams.viewing.mistakes import FRAMES_PER_STRIP, STRIPS, Mistake, read_mistakes, strip_of, write_strips
 from airstreams.viewing.run_report import write_report
 
@@ -191,6 +194,60 @@ def test_shared_files_have_no_absolute_path(evaluated, synthetic, tmp_path):
         for folder in (synthetic, evaluated.parent, tmp_path):
             assert str(folder).encode() not in content, path.name
     assert read_metrics(run / "evaluation" / "test" / "figures.json").data == "videos"
+
+
+def test_names_are_escaped(tiny, tmp_path):
+    classes = ("<script>alert(1)</script>", "rock & roll")
+    random_run(replace(tiny, model=replace(tiny.model, streams=["rgb"])), classes, tmp_path)
+    write_rows(tmp_path / "left_out.csv", ("name", "reason"), [("<b>a</b>.mp4", "no frames")])
+    RunFolder(tmp_path).write_data_warnings(["<i> in one split only, in '/home/anna/a & b.mp4' and x/y.mp4"])
+    page = report_of(tmp_path)
+    assert "<i> in one split only, in 'a & b.mp4' and x/y.mp4" in page.text
+    assert f"2: {', '.join(classes)}" in page.text
+    assert ["<b>a</b>.mp4", "no frames"] in page.rows
+
+
+def test_the_page_says_which_weights_were_kept(run):
+    kept = read_description(run).kept
+    assert kept is not None
+    assert ["weights", weights_in_words(kept, 2)] in report_of(run).rows  # without validation there is no metric
+
+
+def test_multi_label_runs_show_average_precision(tiny, synthetic, tmp_path):
+    videos = synthetic / "videos" / "test"
+    rows = [(videos / name / "000.mp4", name.replace("_", ";"), "test") for name in ("disc_left", "disc_up")]
+    rows.append((videos / "disc_up" / "001.mp4", "", "test"))
+    write_rows(tmp_path / "videos.csv", ("path", "label", "split"), rows)
+    random_run(replace(tiny, model=replace(tiny.model, streams=["flow"])), ("disc", "left", "up"), tmp_path, True)
+    metrics = evaluate(tmp_path, open_source(str(tmp_path / "videos.csv")), "test", Console(quiet=True)).metrics
+    page = report_of(tmp_path)
+    assert f"mAP {metrics.map:.1%} (" in page.text
+    assert f"{metrics.map_unlabelled_as_negatives:.1%} (map_unlabelled_as_negatives)" in page.text
+    assert ["chance", f"{(2 / 2 + 1 / 2 + 1 / 2) / 3:.1%}"] in page.rows
+    assert ["disc", f"{metrics.per_class['disc'].average_precision:.1%}", "2"] in page.rows
+    assert not page.pictures
+
+
+def test_missing_and_damaged_runs_are_refused(run_with_test_split, tmp_path):
+    run = run_with_test_split
+    with pytest.raises(InputError, match=r"model\.json"):
+        write_report(tmp_path)
+    path = run / "evaluation" / "test" / "figures.json"
+    for content in ("{", '{"videos": 3}', "[]"):
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"test.figures\.json.*airstreams evaluate"):
+            write_report(run)
+    path.unlink()
+    (run / "left_out.csv").write_text("video\na.mp4\n")
+    with pytest.raises(InputError, match=r"left_out\.csv"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+
+
+def test_damaged_scores_are_refused(run_with_test_split):
+    (run_with_test_split / "evaluation" / "test" / "scores.csv").write_text("")
+    with pytest.raises(InputError, match="airstreams evaluate"):
+        write_report(run_with_test_split)
 
 
 WIDTHS = (390, 1280)
