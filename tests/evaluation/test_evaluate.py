@@ -278,7 +278,7 @@ def test_replacing_the_metrics_of_other_data_is_reported(run, synthetic, videos)
     for source, reported in ((synthetic / "videos", False), (videos, True)):
         output = io.StringIO()
         evaluate(run, open_source(str(source)), "test", Console(file=output, width=500))
-        assert (f"{synthetic / 'videos'} will be replaced" in output.getvalue()) is reported
+        assert ("videos will be replaced" in output.getvalue()) is reported
 
 
 def test_a_split_without_readable_videos_is_refused(run, tmp_path):

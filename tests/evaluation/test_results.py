@@ -42,6 +42,7 @@ METRICS = EvaluationMetrics(
     groups=3,
     intervals=INTERVALS,
     per_class={"jump": ClassMetrics(2, accuracy=0.5), "run": ClassMetrics(1, accuracy=0.0)},
+    data_sum="0123456789abcdef",
     baselines=Baselines(
         ActionMetrics(top1=0.5, mean_per_class=0.5), MostFrequentClass(top1=0.75, mean_per_class=0.5, label="jump")
     ),
@@ -105,6 +106,7 @@ def test_the_json_keeps_its_keys_and_their_order():
         },
         "similar_names": 0,
         "new_only": None,
+        "data_sum": "0123456789abcdef",
     }
     assert json.dumps(content) == json.dumps(expected)
 
@@ -134,9 +136,9 @@ def test_classes_are_sorted_by_their_metric():
 
 def test_metrics_of_early_versions_are_read(tmp_path):
     content = METRICS.as_dict()
-    del content["trained_on"], content["baselines"]
+    del content["trained_on"], content["baselines"], content["data_sum"]
     (tmp_path / "figures.json").write_text(json.dumps(content))
-    assert read_metrics(tmp_path / "figures.json") == replace(METRICS, baselines=None)
+    assert read_metrics(tmp_path / "figures.json") == replace(METRICS, baselines=None, data_sum=None)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"videos": 3}', None])

@@ -119,6 +119,11 @@ class Source:
         root, mark, options = place.partition("?")
         return f"{benchmark}{colon}{PurePath(root).name}{mark}{options}"
 
+    @property
+    def name_sum(self) -> str:
+        """A checksum of DATA as it was given. It tells apart two that have the same short name."""
+        return sha256(self.name.encode(errors="surrogateescape")).hexdigest()[:16]
+
     def split(self, name: str) -> tuple[Video, ...]:
         """The videos of the split "train", "val" or "test". InputError: there are none."""
         if name not in SPLITS:

@@ -257,9 +257,9 @@ def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -
 
 def _announce_replacement(folder: EvaluationFolder, source: Source, console: Console) -> None:
     with suppress(InputError):  # the folder is new, or its file is damaged
-        before = read_metrics(folder.metrics).data
-        if before not in (source.name, source.short_name):
-            say(console, f"{folder.path}: the metrics of {before} will be replaced.")
+        before = read_metrics(folder.metrics)
+        if not before.are_of(source):
+            say(console, f"{folder.path}: the metrics of {before.data} will be replaced.")
 
 
 def _score(task: _Task, console: Console) -> Scores:
@@ -310,6 +310,7 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
     return EvaluationMetrics(
         **vars(measured) | {"streams": streams},
         data=task.source.short_name,
+        data_sum=task.source.name_sum,
         split=task.split,
         trained_on=sum(video.name in task.trained_on for video in scores.videos),
         similar_names=task.similar_names,

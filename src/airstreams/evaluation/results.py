@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airstreams.data.listing import Source
 from airstreams.errors import InputError
 from airstreams.evaluation.intervals import Intervals
 from airstreams.evaluation.metrics import METRICS, ActionMetrics, Overlap, SegmentationMetrics
@@ -152,6 +153,7 @@ class EvaluationMetrics(SplitMetrics):
     baselines: None in files of versions up to 0.2.
     similar_names: how many of the others look like training videos, by their names only.
     new_only: None where the model was trained on none or all of them.
+    data_sum: `Source.name_sum`; None in files of versions up to 0.2, whose `data` is the whole name.
     """
 
     data: str
@@ -165,6 +167,11 @@ class EvaluationMetrics(SplitMetrics):
     baselines: Baselines | None = None
     similar_names: int = 0
     new_only: NewVideosMetrics | None = None
+    data_sum: str | None = None
+
+    def are_of(self, source: Source) -> bool:
+        """Whether these are metrics of the same DATA, as it was given."""
+        return self.data == source.name if self.data_sum is None else self.data_sum == source.name_sum
 
     @property
     def metric(self) -> str:

@@ -63,8 +63,7 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether nothing is left to do. A run that was evaluated on other data since then is not done."""
-        names = (self.source.short_name, self.source.name)  # versions up to 0.2 wrote the second
-        return self.metrics_file.is_file() and self.read_metrics().data in names
+        return self.metrics_file.is_file() and self.read_metrics().are_of(self.source)
 
     @property
     def score(self) -> float:
