@@ -56,6 +56,7 @@ def test_inconsistent_videos_are_named(source, expected):
 @pytest.mark.parametrize(
     ("data", "short"),
     [
+        ("/home/me/list.csv?root=/mnt/videos", "list.csv"),
         ("videos/", "videos/"),
         ("/home/anna/videos", "videos"),
         ("/home/anna/list.csv", "list.csv"),

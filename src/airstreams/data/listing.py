@@ -110,12 +110,13 @@ class Source:
 
     @property
     def short_name(self) -> str:
-        """DATA without the folders of an absolute path, which tell only where one person keeps it."""
-        if PurePath(self.name).is_absolute():
-            return PurePath(self.name).name or self.name
-        benchmark, colon, place = self.name.partition(":")
+        """DATA without a root and the folders of an absolute path, which tell only where one person keeps it."""
+        name, _, _ = self.name.partition("?root=")
+        if PurePath(name).is_absolute():
+            return PurePath(name).name or name
+        benchmark, colon, place = name.partition(":")
         if not PurePath(place).is_absolute():
-            return self.name
+            return name
         root, mark, options = place.partition("?")
         return f"{benchmark}{colon}{PurePath(root).name}{mark}{options}"
 
