@@ -47,6 +47,7 @@ def run(call: Namespace) -> int:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy import URL
 
+    from airstreams.data.content import follow_label_maps, with_contents
     from airstreams.data.sources import open_source
     from airstreams.evaluation.published import NAMES
     from airstreams.experiments.evolve import evolve
@@ -55,6 +56,7 @@ def run(call: Namespace) -> int:
 
     require_at_least(call, trials=1, workers=1)
     source = open_source(data_of(call), call.labels)
+    source = follow_label_maps(with_contents(source, stderr), stderr)  # once, and not again in each trial
     config = config_from(call)
     set_group_by(call, config)
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))

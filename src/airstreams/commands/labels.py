@@ -29,6 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(call: Namespace) -> int:
     """Count, draw the contact sheet, and score. The exit status is FAILED where a file is bad."""
+    from airstreams.data.content import follow_label_maps
     from airstreams.data.label_maps import LabelStore
     from airstreams.data.sources import open_source
     from airstreams.teachers import inspect as label_report
@@ -40,13 +41,13 @@ def run(call: Namespace) -> int:
         raise InputError(f"{call.labels}: the contact sheet cannot be written there. Give --picture PNG.")
     data, videos = call.data or call.truth, {}
     if data is not None:
-        source = open_source(with_root(data, call.root), call.labels, for_training=False)
+        source = follow_label_maps(open_source(with_root(data, call.root), call.labels, for_training=False), stderr)
         videos = {video.label_map: video.path for video in source.videos if video.label_map is not None}
+    with_masks = None
+    if call.truth is not None:
+        with_masks = follow_label_maps(open_source(call.truth, call.labels, for_training=False), stderr)
     with Progress(stderr) as progress:
-        truth = None
-        if call.truth is not None:
-            source = open_source(call.truth, call.labels, for_training=False)
-            truth = label_report.score_against_masks(store, source.videos, progress)
+        truth = None if with_masks is None else label_report.score_against_masks(store, with_masks.videos, progress)
         report = label_report.count_labels(store, progress, None if data is None else videos)
     frames, unread = label_report.read_samples(store, report.samples, videos)
     if frames:

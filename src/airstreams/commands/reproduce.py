@@ -78,6 +78,7 @@ def _show_study(call: Namespace) -> int:
 
 
 def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
+    from airstreams.data.content import follow_label_maps, with_contents
     from airstreams.data.sources import open_source
     from airstreams.experiments import reproduce as experiments
     from airstreams.viewing import paper_figures
@@ -91,6 +92,8 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
             warn(stderr, warning)
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     sources = [open_source(with_root(data, call.root), call.labels) for data in call.data]
+    if not call.dry_run:  # once, and not again in each training
+        sources = [follow_label_maps(with_contents(source, stderr), stderr) for source in sources]
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init, stderr)
     if isinstance(wanted, Figure):
         paper_figures.require_fitting(call.table, jobs)

@@ -6,7 +6,7 @@ again or cut gets another.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
@@ -16,11 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from airstreams.console import Progress
-from airstreams.data.listing import Source
+from airstreams.console import Progress, say, warn
+from airstreams.data.listing import Source, Video, require_label_maps
 from airstreams.data.video import Packet, file_version, packets
 from airstreams.errors import VideoError
 from airstreams.machine import cpus
+from airstreams.plural import count_of
 
 _START_CODE = b"\0\0\1"
 SHOW_PROGRESS_AFTER = 1.0  # seconds
@@ -77,20 +78,28 @@ def _units_by_length(packet: Packet) -> Iterator[bytes]:
 def with_contents(source: Source, console: Console, split: str | None = None) -> Source:
     """The source with the content of each video; None where the file cannot be read.
 
-    In a distributed run each process reads its share of the files, and all get the same result.
-
     Args:
         source: videos whose content is known already keep it.
         console: shows the progress if it takes more than a second.
         split: only the videos of this split; None: all.
     """
-    from airstreams.distributed import gather, share  # imports torch, which takes longer than reading many videos
-
     chosen = [video for video in source.videos if split is None or video.split == split]
-    paths = sorted({video.path for video in chosen if video.content is None})
-    contents = dict(gather(_read(share(paths), console))) if paths else {}
+    contents = contents_of((video.path for video in chosen if video.content is None), console)
     videos = (replace(video, content=video.content or contents.get(video.path)) for video in source.videos)
     return replace(source, videos=tuple(videos))
+
+
+def contents_of(paths: Iterable[Path], console: Console) -> dict[Path, str]:
+    """The content of each file that can be read.
+
+    In a distributed run each process reads its share of the files, and all get the same result.
+    """
+    in_order = sorted(set(paths))
+    if not in_order:
+        return {}
+    from airstreams.distributed import gather, share  # imports torch, which takes longer than reading many videos
+
+    return dict(gather(_read(share(in_order), console)))
 
 
 def _read(paths: Sequence[Path], console: Console) -> list[tuple[Path, str]]:
@@ -114,3 +123,70 @@ def content_or_none(path: Path) -> str | None:
         return content_of(path)
     except VideoError:
         return None
+
+
+def follow_label_maps(source: Source, console: Console, split: str | None = None) -> Source:
+    """The source with each video's key in its label store, found by content. Files are read only if the store has some.
+
+    A video whose content the store does not know keeps the key of its name.
+
+    Args:
+        source: with or without contents.
+        console: gets a line about videos that were renamed or changed since they were annotated.
+        split: only the videos of this split; None: all.
+
+    InputError: the store has label maps for none of the videos.
+    """
+    store = source.label_store
+    if store is None or not store.knows_contents:
+        return source
+    source = with_contents(source, console, split)
+    known = store.read_contents()
+    keys_of: dict[str, list[str]] = {}
+    for key, content in known.items():
+        keys_of.setdefault(content, []).append(key)
+    of_source = {video.content for video in source.videos}
+    renamed, changed, ambiguous = list[str](), list[str](), list[str]()
+
+    def key_of(video: Video) -> str | None:
+        own = video.label_map
+        if video.content is None or (own is not None and known.get(own) == video.content and store.has(own)):
+            return own
+        if keys := [key for key in keys_of.get(video.content, ()) if store.has(key)]:
+            renamed.append(f"{keys[0]} for {video.name}")
+            if len(keys) > 1:
+                ambiguous.append(f"{keys[0]} and {keys[1]}")
+            return keys[0]
+        if own in known and store.has(own):
+            if known[own] in of_source:  # they are the label maps of another video
+                return None
+            changed.append(video.name)
+        return own
+
+    source = replace(source, videos=tuple(replace(video, label_map=key_of(video)) for video in source.videos))
+    require_label_maps(source)
+    _report_keys(store.root, renamed, changed, ambiguous, console)
+    return source
+
+
+def _report_keys(
+    root: Path, renamed: Sequence[str], changed: Sequence[str], ambiguous: Sequence[str], console: Console
+) -> None:
+    if renamed:
+        say(
+            console,
+            f"{root} has the label maps of {count_of(len(renamed), 'video')} under other names, such as {renamed[0]}. "
+            "They are found by content.",
+        )
+    if ambiguous:
+        warn(
+            console,
+            f"{root} has the label maps of {count_of(len(ambiguous), 'video')} several times, such as {ambiguous[0]}. "
+            "The first are used. Delete the others.",
+        )
+    if changed:
+        warn(
+            console,
+            f"{count_of(len(changed), 'video')} changed since {root} was made, such as {changed[0]}. The label maps of "
+            "these names are used. If the videos show something else now, annotate them into a new folder.",
+        )

@@ -1,5 +1,8 @@
 """The teacher's label maps on disk: a folder with `labels.json` and, for each labelled video, `<key>.npz`.
 
+The key is the video's name when it was annotated. `contents.csv` has the content of each video (`content.py`), so that
+its label maps are found after it was moved or renamed. Stores of versions up to 0.2 lack this file.
+
 `labels.json` records the teacher, its settings and its class names. An npz file holds `frame_indices` int32 (N,), the
 labelled frames in ascending order, and `labels` uint8 (N, H, W), their maps: class ids, where 0 is the background and
 255 means *no label here*. More than 16 maps are split into chunks `labels_000000`, `labels_000016` and so on, so that
@@ -22,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from airstreams.errors import InputError, VideoError, one_line
-from airstreams.files import move_into_place, temporary_name, write_json
+from airstreams.files import move_into_place, read_rows, temporary_name, write_json, write_rows
 from airstreams.machine import cpus
 
 MAPS_PER_CHUNK = 16
@@ -144,6 +147,26 @@ class LabelStore:
                         folders.append(Path(entry.path))
                     elif entry.name.endswith(".npz"):
                         yield _key_of(self.root, Path(entry.path))
+
+    @property
+    def _contents(self) -> Path:
+        return self.root / "contents.csv"
+
+    @property
+    def knows_contents(self) -> bool:
+        """Whether the store knows the contents of its videos."""
+        return self._contents.is_file()
+
+    def read_contents(self) -> dict[str, str]:
+        """The content of each video by its key; empty for a store that does not know them. InputError: damaged."""
+        if not self.knows_contents:
+            return {}
+        rows = read_rows(self._contents, required=("key", "content"))
+        return {row["key"]: row["content"] for _, row in rows}
+
+    def write_contents(self, contents: Mapping[str, str]) -> None:
+        """Write the content of each video by its key."""
+        write_rows(self._contents, ("key", "content"), sorted(contents.items()))
 
     def has(self, key: str) -> bool:
         """Whether a video has label maps."""

@@ -235,6 +235,22 @@ def require_consistent(source: Source) -> None:
         names.add(video.name)
 
 
+def require_label_maps(source: Source, unless_contents: bool = False) -> None:
+    """Raise InputError if the source's label store has none of its videos.
+
+    unless_contents: accept a store that knows the contents of its videos, as these may have other names.
+    """
+    store = source.label_store
+    keys = [video.label_map for video in source.videos if video.label_map is not None]
+    if store is None or any(store.has(key) for key in keys) or (unless_contents and store.knows_contents):
+        return
+    example = f"; expected files such as {keys[0]}.npz" if keys else ""
+    raise InputError(
+        f"{store.root} has no label maps for any of the {len(source.videos)} videos of {source.name}{example}; give "
+        "the folder with the label maps of these videos"
+    )
+
+
 def labels_digest(videos: Iterable[Video]) -> str:
     """A checksum of the videos' names, labels, segments and actions."""
     annotations = [(video.name, video.labels, video.start, video.end, video.actions) for video in videos]

@@ -24,6 +24,7 @@ from airstreams.data.listing import (
     Source,
     Video,
     make_source,
+    require_label_maps,
     shortlist,
     to_nfc,
     without_suffix,
@@ -63,7 +64,7 @@ def open_source(
     Args:
         data: a folder, a CSV file or that of an annotation tool, FILE?root=DIR, or NAME:ROOT[?key=value&...].
         labels: the folder of a label store, used instead of the data set's own store. Its keys are the videos' names
-            without suffix.
+            without suffix. `follow_label_maps` finds label maps by the videos' contents, too.
         for_training: refuse what no model can be trained on, such as a single class.
         include_missing: list the videos of a CSV file that do not exist, too.
 
@@ -139,14 +140,9 @@ def _around(data: str, options: dict[str, str]) -> float | None:
 
 
 def _with_label_store(source: Source, labels: Path) -> Source:
-    store = LabelStore.open(labels)
-    keys = [video.label_map for video in source.videos if video.label_map is not None]
-    if not any(store.has(key) for key in keys):
-        raise InputError(
-            f"{labels} has no label maps for any of the {len(source.videos)} videos of {source.name}; expected files "
-            f"such as {keys[0]}.npz; give the folder with the label maps of these videos"
-        )
-    return replace(source, label_store=store)
+    source = replace(source, label_store=LabelStore.open(labels))
+    require_label_maps(source, unless_contents=True)
+    return source
 
 
 def _read_folder(data: str, root: Path) -> Source:

@@ -15,7 +15,7 @@ from airstreams.config import EvaluationConfig
 from airstreams.console import Progress, say, warn
 from airstreams.data.check import check_distributed
 from airstreams.data.clips import frame_rate_warning
-from airstreams.data.content import with_contents
+from airstreams.data.content import follow_label_maps, with_contents
 from airstreams.data.grouping import with_groups
 from airstreams.data.label_maps import OTHER, LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, groups_of, require_consistent
@@ -148,7 +148,8 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
     if source.grouped_by is None:
         scored = with_groups(replace(source, videos=tuple(videos)), saved.config.data.group_by, console, strict=False)
         videos = scored.videos
-    label_store = _label_store_to_score(saved, source, console)
+    if (label_store := _label_store_to_score(saved, source, console)) is not None:
+        videos = follow_label_maps(replace(source, videos=tuple(videos)), console).videos
     is_own_split = known.are_split(videos, split)
     folder = run_folder.evaluation(split, None if is_own_split else source.name)
     require_writable(folder.path)

@@ -21,15 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from rich.console import Console
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from airstreams.console import Progress
+from airstreams.console import Progress, say
 from airstreams.data.clips import frame_range
+from airstreams.data.content import contents_of
 from airstreams.data.label_maps import LabelMapWriter, LabelStore, create, file_of
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import die_with_parent, loader_options, share_memory
@@ -38,7 +39,10 @@ from airstreams.distributed import SharedProgress, gather, is_main_process, shar
 from airstreams.errors import InputError, VideoError
 from airstreams.files import is_temporary, temporary_name, write_rows
 from airstreams.machine import cpus, keep_freed_memory
+from airstreams.plural import count_of
 from airstreams.teachers.teacher import Teacher, checked
+
+T = TypeVar("T")
 
 GROUP_FILES = 16
 GROUP_BYTES = 20_000_000  # of video files; a larger file is a group of its own
@@ -143,8 +147,9 @@ def annotate(
     if is_main_process():
         _open(out, teacher.name, classes, settings)
         _remove_temporary_files(out, files)
-    # The main process makes the groups: another machine may see other file sizes. The others wait here for the store.
-    groups = share(gather([_groups_of(files)] if is_main_process() else [])[0])
+    files = _identified(files, out, console)
+    # The main process makes the groups: another machine may see other file sizes.
+    groups = share(_of_main_process(_groups_of(files)))
     job = _Job(out, groups, teacher, ids, batch_size)
     frames = _Frames(out, groups, settings, batch_size, _read_left_out(out / LEFT_OUT))
     started = time.perf_counter()
@@ -349,6 +354,39 @@ def _files_of(videos: Sequence[Video]) -> list[_File]:
     for video in videos:
         by_key[video.label_map or video.name].append(video)
     return [_File(key, tuple(by_key[key])) for key in sorted(by_key)]
+
+
+def _identified(files: Sequence[_File], out: Path, console: Console) -> list[_File]:
+    """The files with the keys that they have in the store, which then knows their contents.
+
+    A file that was annotated under another name keeps that name's key, unless another file has this name now.
+    """
+    known = LabelStore.open(out).read_contents() if is_main_process() else {}
+    done = {file.key for file in files if file_of(out, file.key).is_file()}
+    unknown = _of_main_process([file.path for file in files if file.key not in done or file.key not in known])
+    contents = contents_of(unknown, console)
+    if is_main_process():
+        own_keys = {file.key for file in files}
+        others = (key for key in sorted(known, reverse=True) if key not in own_keys and file_of(out, key).is_file())
+        moved = {known[key]: key for key in others}  # of several keys the first
+        keys = [file.key if file.key in done else moved.get(contents.get(file.path, ""), file.key) for file in files]
+        known |= {
+            file.key: contents[file.path]
+            for file, key in zip(files, keys, strict=True)
+            if key == file.key and file.path in contents
+        }
+        LabelStore.open(out).write_contents(known)
+        if count := sum(key not in own_keys for key in keys):
+            say(console, f"{out} has the label maps of {count_of(count, 'file')} under other names already")
+        renamed = [file._replace(key=key) for file, key in zip(files, keys, strict=True)]
+        files = sorted(renamed, key=lambda file: file.key)
+    return _of_main_process(list(files))
+
+
+def _of_main_process(value: T) -> T:
+    """The value that the main process has, for all processes."""
+    values: list[T] = gather([value] if is_main_process() else [])
+    return values[0]
 
 
 def _groups_of(files: Sequence[_File]) -> list[list[_File]]:

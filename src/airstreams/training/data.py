@@ -15,6 +15,7 @@ from airstreams.console import Progress, say, warn
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import Checked, check_distributed
 from airstreams.data.clips import clip_length_warning, frame_rate_warning
+from airstreams.data.content import follow_label_maps
 from airstreams.data.dataset import Batch, StepSampler, TrainingClips
 from airstreams.data.grouping import with_alike, with_groups
 from airstreams.data.listing import Source, Video, require_consistent
@@ -57,6 +58,8 @@ def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bo
     for warning in source.warnings:
         warn(console, warning)
     source = with_segment_classes(source, config)
+    if config.needs_labels:
+        source = follow_label_maps(_with_recorded_contents(source, folder) if resume else source, console)
     _require_label_maps_of(source.split("train"), source, config)
     return _with_compact_classes(source, console) if config.data.compact_classes else source
 
@@ -176,6 +179,17 @@ def _with_splits_of_the_run(source: Source, folder: RunFolder) -> Source:
             "Give the DATA that the run began with, with all of its videos."
         )
     return source if source.has_splits else with_splits(source, splits)
+
+
+def _with_recorded_contents(source: Source, folder: RunFolder) -> Source:
+    """The source with the contents that its files had when the run began, so that no file need be read.
+
+    A run of version 0.2 knows none. It goes on with the names that it began with.
+    """
+    contents = {video.name: video.content for video in folder.read_videos()}
+    if not any(contents.values()):
+        return source
+    return replace(source, videos=tuple(replace(video, content=contents.get(video.name)) for video in source.videos))
 
 
 def _with_compact_classes(source: Source, console: Console) -> Source:
