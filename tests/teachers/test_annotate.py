@@ -209,7 +209,7 @@ def test_every_nth_frame_has_the_teachers_label_map(annotate, synthetic, tmp_pat
         read = source.label_store.read(video.label_map, range(8))  # type: ignore[arg-type, union-attr]
         np.testing.assert_array_equal(read[[0, 3, 6]], rule(read_frames(video.path, [0, 3, 6])))  # type: ignore[index]
         assert (read[[1, 2, 4, 5, 7]] == 255).all()  # type: ignore[index]
-    assert len(content(out)) == 33
+    assert len(content(out)) == 34  # with labels.json and contents.csv
     assert not (out / "left_out.csv").exists()
 
 
@@ -405,7 +405,7 @@ def test_a_keyboard_interrupt_leaves_no_traceback(annotate, synthetic, uninterru
     assert process.returncode == 1
     assert stderr.splitlines()[-1].startswith("airstreams: interrupted")
     assert "Traceback" not in stderr
-    assert list(content(out)) == ["labels.json"]
+    assert set(content(out)) == {"labels.json", "contents.csv"}
 
 
 @pytest.mark.parametrize("teacher", ["Fails", "FailsOtherwise"])
@@ -416,9 +416,9 @@ def test_a_failing_teacher_leaves_only_finished_files(annotate, synthetic, works
     assert (status, printed) == (1, "")
     assert "out of paint" in stderr
     assert "Traceback" not in stderr
-    assert len(content(out)) == 1 + 16  # the first group's
+    assert len(content(out)) == 2 + 16  # the first group's
     assert annotate(synthetic / "videos", out, *options, teacher="Batchwise")[0] == 0
-    assert len(content(out)) == 1 + 32
+    assert len(content(out)) == 2 + 32
     assert [count for _, count in calls(workshop)[30:]] == [*[5] * 25, 3]
 
 
@@ -451,7 +451,8 @@ def test_bad_videos_are_left_out_with_their_reasons(annotate, bad_ones, workshop
     assert "annotating: 96 of 96 frames in" in stderr  # of the 6 files whose header can be read
     assert 5 * 16 < found["frames"] == sum(count for _, count in calls(workshop)) < 6 * 16  # and some of the bad one
     files = content(out)
-    assert set(files) == {"labels.json", "left_out.csv", *(f"wave/{number}.npz" for number in (0, 2, 3, 5, 7))}
+    about = {"labels.json", "contents.csv", "left_out.csv"}
+    assert set(files) == {*about, *(f"wave/{number}.npz" for number in (0, 2, 3, 5, 7))}
     rows = list(csv.reader(files["left_out.csv"].decode().splitlines()))
     assert rows == [["path", "reason"], *([path, reasons[path]] for path in paths)]
 
@@ -481,7 +482,7 @@ def test_a_known_bad_video_is_not_annotated_again(annotate, workshop, tmp_path):
     break_midway(film(tmp_path / "films" / "wave" / "a.mp4", frames=16))
     answers = [annotate(tmp_path / "films", tmp_path / "labels", "--batch-size", 4) for _ in range(2)]
     assert [status for status, _, _ in answers] == [1, 1]
-    assert set(content(tmp_path / "labels")) == {"labels.json", "left_out.csv"}
+    assert set(content(tmp_path / "labels")) == {"labels.json", "contents.csv", "left_out.csv"}
     assert sum(count for _, count in calls(workshop)) == 8  # those before the damage, once
 
 
@@ -493,7 +494,7 @@ def test_lost_files_are_reported_as_missing(annotate, synthetic, workshop, tmp_p
     assert (found["labelled"], len(found["missing"]), found["left_out"]) == (31, 1, [])
     assert str(synthetic / "videos") in found["missing"][0]
     assert annotate(synthetic / "videos", out)[0] == 0
-    assert len(content(out)) == 33
+    assert len(content(out)) == 34
 
 
 # Several processes
