@@ -1,5 +1,6 @@
 """The content of a video file: the same for copies under any name, in any container; another after encoding again."""
 
+import io
 import shutil
 
 import av
@@ -7,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from airstreams.data import content
+from airstreams.data import content, label_maps
 from airstreams.data.content import content_of, with_contents
 from airstreams.data.sources import open_source
-from airstreams.errors import VideoError
+from airstreams.errors import InputError, VideoError
 
 QUIET = Console(quiet=True)
 
@@ -96,3 +97,83 @@ def test_progress_is_shown_only_where_it_takes_a_while(videos, monkeypatch):
     monkeypatch.setattr(content, "SHOW_PROGRESS_AFTER", 0.0)
     with_contents(source, QUIET)
     assert shown == [("identifying videos", 32)]
+
+
+@pytest.fixture
+def store(videos, tmp_path):
+    """Label maps of the four classes' first test videos, which the store knows by content too."""
+    source = with_contents(open_source(str(videos)), QUIET)
+    kept = label_maps.create(tmp_path / "labels", "somebody", ["background", "thing"], {})
+    contents = {}
+    for video in source.split("test")[::2]:
+        label_maps.save(kept.root, str(video.label_map), np.zeros((1, 32, 32), np.uint8), [0])
+        contents[str(video.label_map)] = str(video.content)
+    kept.write_contents(contents)
+    return kept
+
+
+def found(data, store, split=None):
+    """The key of each video that has label maps, and what was printed."""
+    output = io.StringIO()
+    source = content.follow_label_maps(open_source(str(data), store.root), Console(file=output, width=500), split)
+    keys = {video.name: video.label_map for video in source.videos}
+    return {name: key for name, key in keys.items() if key is not None and store.has(key)}, output.getvalue()
+
+
+def test_label_maps_are_found_after_a_move_from_a_folder_to_a_csv(videos, store, tmp_path):
+    names = [f"test/{name}/000.mp4" for name in ("disc_left", "disc_up", "square_left", "square_up")]
+    expected = {name: name[:-4] for name in names}
+    assert found(videos, store) == (expected, "")
+    shutil.move(videos / "test", tmp_path / "[x] ö")
+    rows = [f'"[x] ö/{name[5:]}",{name.split("/")[1]}' for name in names]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    keys, said = found(tmp_path / "list.csv", store)
+    assert keys == {f"[x] ö/{name[5:]}": name[:-4] for name in names}
+    assert "4 videos under other names, such as test/disc_left/000 for [x] ö/disc_left/000.mp4" in said
+    assert "warning" not in said
+
+
+def test_the_content_decides_between_two_label_maps(videos, store):
+    first, second = (videos / "test" / name / "000.mp4" for name in ("disc_left", "disc_up"))
+    first.rename(videos / "swapped.mp4")
+    second.rename(first)
+    (videos / "swapped.mp4").rename(second)
+    keys, _ = found(videos, store)
+    assert keys["test/disc_left/000.mp4"] == "test/disc_up/000"
+    assert keys["test/disc_up/000.mp4"] == "test/disc_left/000"
+    # Another video has the name now, and the label maps of that name belong to `second`.
+    encode(first)
+    keys, _ = found(videos, store)
+    assert "test/disc_left/000.mp4" not in keys
+    assert keys["test/disc_up/000.mp4"] == "test/disc_left/000"
+
+
+def test_a_changed_video_keeps_the_label_maps_of_its_name_with_a_warning(videos, store):
+    encode(videos / "test" / "disc_up" / "000.mp4")
+    keys, said = found(videos, store)
+    assert keys["test/disc_up/000.mp4"] == "test/disc_up/000"
+    assert "warning: 1 video changed" in said
+    assert "test/disc_up/000.mp4" in said
+
+
+def test_label_maps_that_are_there_twice_give_one_warning(videos, store):
+    shutil.copy(store.root / "test/disc_up/000.npz", store.root / "copy.npz")
+    store.write_contents(store.read_contents() | {"copy": store.read_contents()["test/disc_up/000"]})
+    assert found(videos, store)[1] == ""  # the name decides
+    (videos / "test" / "disc_up" / "000.mp4").rename(videos / "test" / "disc_up" / "new.mp4")
+    keys, said = found(videos, store)
+    assert keys["test/disc_up/new.mp4"] == "copy"
+    assert "warning" in said
+    assert "copy and test/disc_up/000" in said
+
+
+def test_a_store_without_these_videos_is_refused(videos, store, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        encode(tmp_path / "other" / name / "1.mp4", gop=ord(name))
+    with pytest.raises(InputError, match="no label maps"):
+        found(tmp_path / "other", store)
+    (store.root / "contents.csv").unlink()  # as of version 0.2
+    with pytest.raises(InputError, match="no label maps"):
+        open_source(str(tmp_path / "other"), store.root)
+    assert len(found(videos, store)[0]) == 4

@@ -21,6 +21,7 @@ from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.metrics import ActionMetrics
 from airstreams.evaluation.results import ClassMetrics, MostFrequentClass, ScoringProtocol, read_metrics
 from airstreams.runs import saved_model as saved_models
+from airstreams.viewing.run_report import write_report
 from airstreams.runs.folder import RunFolder
 
 QUIET = Console(quiet=True)
@@ -206,6 +207,52 @@ def test_data_without_splits_gets_the_runs_split(run, videos):
     (run / "split.csv").unlink()
     with pytest.raises(InputError, match=r"split\.csv"):
         evaluate(run, open_source(str(videos / "list.csv")), "test", QUIET)
+
+
+def moved_to_a_csv(videos, split_of):
+    """The videos in one folder under new names, and a CSV file that lists them with the given splits, "" for none."""
+    rows = ["path,label,split"]
+    (videos.parent / "moved").mkdir()
+    for number, path in enumerate(sorted(videos.rglob("*.mp4"))):
+        moved = shutil.copy(path, videos.parent / "moved" / f"[{number}] ö, x.mp4")
+        split = split_of(path)
+        if split is not None:
+            rows.append(f'"moved/{moved.name}",{path.parent.name},{split}')
+    (videos.parent / "my list.csv").write_text("\n".join(rows))
+    return videos.parent / "my list.csv"
+
+
+def test_a_csv_of_the_same_videos_gives_the_same_metrics_of_the_runs_split(run, videos, evaluated):
+    data = moved_to_a_csv(videos, lambda path: "")
+    output = io.StringIO()
+    result = evaluate(run, open_source(str(data)), "test", Console(file=output, width=200))
+    assert "32 of 32 videos get the run's own split: 24 train, 8 test" in output.getvalue()
+    assert "warning" not in output.getvalue()
+    assert result.folder.path == run / "evaluation" / "test"
+    assert (result.metrics.videos, result.metrics.trained_on, result.metrics.new_only) == (8, 0, None)
+    assert result.metrics.top1 == evaluated.metrics.top1
+    assert result.metrics.intervals == evaluated.metrics.intervals
+
+
+def test_other_videos_do_not_replace_the_metrics_of_the_runs_split(run, source, videos, call):
+    own = evaluate(run, source, "test", QUIET).folder.metrics.read_bytes()
+    data = moved_to_a_csv(videos, lambda path: "test" if path.stem in ("000", "001") else None)
+    status, printed, said = call("evaluate", run, data, "--json")
+    content = json.loads(printed)
+    assert status == 0
+    assert (content["videos"], content["trained_on"], content["new_only"]["videos"]) == (16, 8, 8)
+    assert content["new_only"]["top1"] == pytest.approx(json.loads(own)["top1"])
+    assert "warning: the run was trained on 8 of these 16 videos" in said
+    assert (run / "evaluation" / "test" / "figures.json").read_bytes() == own
+    (folder,) = run.glob("evaluation/my-list.csv-*-test")
+    assert json.loads((folder / "figures.json").read_text()) == content
+    assert str(folder) in said
+    page = write_report(run).read_text()
+    headlines = page.split('class="headline"')
+    assert len(headlines) == 3
+    assert "trained on" not in headlines[1].split("<table>")[0]
+    assert "trained on 8 of these 16 videos" in headlines[2].split("<table>")[0]
+    assert headlines[1].split("<h2>")[1].startswith(f"Other data: {folder.name}")
 
 
 def test_renamed_training_videos_cause_a_warning(run, videos, tmp_path):

@@ -486,6 +486,26 @@ def test_a_known_bad_video_is_not_annotated_again(annotate, workshop, tmp_path):
     assert sum(count for _, count in calls(workshop)) == 8  # those before the damage, once
 
 
+def test_renamed_videos_are_not_annotated_again(annotate, workshop, tmp_path):
+    for number in range(3):
+        film(tmp_path / "films" / "wave" / f"{number}.mp4", seed=number)
+    assert annotate(tmp_path / "films", tmp_path / "labels")[0] == 0
+    before, files = len(calls(workshop)), content(tmp_path / "labels")
+    rows = ["path,label"]
+    for number in range(3):
+        (tmp_path / "films" / "wave" / f"{number}.mp4").rename(tmp_path / f"new {number}.mp4")
+        rows.append(f"new {number}.mp4,wave")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    status, printed, stderr = annotate(tmp_path / "list.csv", tmp_path / "labels")
+    assert (status, len(calls(workshop)), content(tmp_path / "labels")) == (0, before, files)
+    assert "3 files under other names" in stderr
+    assert "3 of 3 files labelled" in printed
+    film(tmp_path / "new 3.mp4", seed=3)
+    (tmp_path / "list.csv").write_text("\n".join([*rows, "new 3.mp4,wave"]))
+    assert annotate(tmp_path / "list.csv", tmp_path / "labels")[0] == 0
+    assert set(content(tmp_path / "labels")) == {*files, "new 3.npz"}
+
+
 def test_lost_files_are_reported_as_missing(annotate, synthetic, workshop, tmp_path):
     out = tmp_path / "labels"
     status, printed, _ = annotate(synthetic / "videos", out, "--json", teacher="Forgets")
