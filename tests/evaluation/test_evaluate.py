@@ -21,8 +21,8 @@ from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.metrics import ActionMetrics
 from airstreams.evaluation.results import ClassMetrics, MostFrequentClass, ScoringProtocol, read_metrics
 from airstreams.runs import saved_model as saved_models
-from airstreams.viewing.run_report import write_report
 from airstreams.runs.folder import RunFolder
+from airstreams.viewing.run_report import write_report
 
 QUIET = Console(quiet=True)
 
@@ -234,16 +234,16 @@ def test_a_csv_of_the_same_videos_gives_the_same_metrics_of_the_runs_split(run, 
     assert result.metrics.intervals == evaluated.metrics.intervals
 
 
-def test_other_videos_do_not_replace_the_metrics_of_the_runs_split(run, source, videos, call):
-    own = evaluate(run, source, "test", QUIET).folder.metrics.read_bytes()
+def test_other_videos_do_not_replace_the_metrics_of_the_runs_split(run, evaluated, videos):
+    shutil.copytree(evaluated.folder.path, run / "evaluation" / "test")
     data = moved_to_a_csv(videos, lambda path: "test" if path.stem in ("000", "001") else None)
-    status, printed, said = call("evaluate", run, data, "--json")
-    content = json.loads(printed)
-    assert status == 0
-    assert (content["videos"], content["trained_on"], content["new_only"]["videos"]) == (16, 8, 8)
-    assert content["new_only"]["top1"] == pytest.approx(json.loads(own)["top1"])
+    output = io.StringIO()
+    metrics = evaluate(run, open_source(str(data)), "test", Console(file=output, width=500)).metrics
+    content, said = metrics.as_dict(), output.getvalue()
+    assert (metrics.videos, metrics.trained_on, content["new_only"]["videos"]) == (16, 8, 8)
+    assert content["new_only"]["top1"] == pytest.approx(evaluated.metrics.top1)
     assert "warning: the run was trained on 8 of these 16 videos" in said
-    assert (run / "evaluation" / "test" / "figures.json").read_bytes() == own
+    assert read_metrics(run / "evaluation" / "test" / "figures.json") == evaluated.metrics
     (folder,) = run.glob("evaluation/my-list.csv-*-test")
     assert json.loads((folder / "figures.json").read_text()) == content
     assert str(folder) in said
