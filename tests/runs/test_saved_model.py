@@ -50,6 +50,15 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
+def test_the_folder_of_the_cache_is_not_saved(tmp_path):
+    saved = some_model()
+    saved.config = replace(saved.config, data=replace(saved.config.data, cache=str(tmp_path / "cache")))
+    save(saved, tmp_path / "run")
+    assert str(tmp_path) not in (tmp_path / "run" / "model.json").read_text()
+    assert load(tmp_path / "run").config.data.cache is None
+    assert saved.config.data.cache is not None
+
+
 def complaint(run):
     with pytest.raises(InputError) as raised:
         load(run)
