@@ -81,7 +81,7 @@ class Task:
         self.notes: Sequence[str] = ()
         self.done, self.total = 0, 0
         self._shared = shared
-        self.time_left: Callable[[], float | None] = estimate.left
+        self.time_left: Callable[[], float | None] = self.estimated_left
         self._estimate, self._progress = estimate, progress
         self.next_line = 0.0
         self.seconds: float | None = None  # that it took; None: it is not finished
@@ -109,7 +109,10 @@ class Task:
     def restart(self, work: int) -> None:
         """Forget the speed so far, and time the work that is left."""
         self._estimate = Estimate(work, clock=self._progress.clock)
-        self.time_left = self._estimate.left
+
+    def estimated_left(self) -> float | None:
+        """Seconds until the end, from the speed so far; None: not known."""
+        return self._estimate.left()
 
     @property
     def timed(self) -> float:

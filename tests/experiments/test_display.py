@@ -63,6 +63,22 @@ def test_a_row_counts_the_steps_of_all_running_trainings():
     assert [task.unit for task in display.progress.tasks] == ["trials"]
 
 
+def test_other_trainings_are_guessed_from_these_until_their_own_steps_are_timed():
+    clock = Clock()
+    display, later = display_on(clock, 4), display_on(clock, 6)
+    later.guess = lambda: display.seconds_for(6)
+    for _ in run(display, clock, 4):
+        pass
+    for _ in range(5):  # processes end and start
+        clock.now += 10.0
+        display.update(4, [])
+        later.update(0, [(0, 0, 1.0)])
+        assert later.task.time_left() == pytest.approx(300, rel=0.02)
+    for _ in zip(range(10), run(later, clock, 6), strict=False):
+        pass
+    assert later.task.time_left() == pytest.approx(290, rel=0.02)
+
+
 def test_the_total_is_said_once_a_tenth_of_a_training_is_done():
     clock = Clock()
     display = display_on(clock, 10)

@@ -1,6 +1,6 @@
 """What many trainings show while they run: how many are done, the steps of the running ones, and the time left."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from airstreams.console import Progress, Task, say
 from airstreams.estimate import TotalTime
@@ -21,6 +21,9 @@ class TrainingsDisplay:
         total: how many there are.
         total_time: says how long all takes.
         average: the average work of those left, in any unit.
+
+    Attributes:
+        guess: gives the seconds that are left, as long as no step was timed.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class TrainingsDisplay:
         self._worked, self._has_begun = 0, False
         self._steps: Task | None = None
         self._total_time = total_time
+        self.guess: Callable[[], float | None] = lambda: None
+        self.task.time_left = self._left
 
     def update(
         self, finished: int, running: Iterable[tuple[int, int, float]], finished_work: float | None = None
@@ -59,7 +64,8 @@ class TrainingsDisplay:
         worked = finished_work + sum(steps / total * work for steps, total, work in running)
         parts = round(worked / self._average * PART)
         if self._has_begun or parts == 0:
-            self.task.advance(finished - self.task.done, parts - self._worked)
+            if (finished, parts) != (self.task.done, self._worked):  # else the speed would fall while nothing runs
+                self.task.advance(finished - self.task.done, parts - self._worked)
         else:
             self._has_begun = True
             self.task.restart((self.task.total - self._done_before) * PART - parts)
@@ -77,9 +83,12 @@ class TrainingsDisplay:
 
         later: seconds that other work takes after these trainings.
         """
-        left = self.task.time_left()
+        left = self._left()
         if left is not None and self.task.timed >= FIRST_PART * PART and (news := self._total_time.news(left + later)):
             say(self.progress.console, f"{name}: {news}")
+
+    def _left(self) -> float | None:
+        return self.guess() if self.task.speed() is None else self.task.estimated_left()
 
     def _show_steps(self, running: Sequence[tuple[int, int, float]]) -> None:
         """One row for the steps of all running trainings together. It takes as long as the one with the most left."""

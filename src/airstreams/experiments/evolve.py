@@ -83,8 +83,8 @@ def evolve(search: Search, workers: int, console: Console) -> StudyResults:
         weightings = 1 + len(references(search.config.lambdas()))
         trainings = search.config.evolution.fresh_seeds * weightings
         fresh = TrainingsDisplay(progress, "fresh seeds", "trainings", trainings, total_time)
-        fresh.task.time_left = lambda: trials.seconds_for(trainings)
-        _run_workers(search, study, search.trials, workers, trials, fresh.task.time_left, update)
+        fresh.guess = lambda: trials.seconds_for(trainings)
+        _run_workers(search, study, search.trials, workers, trials, fresh.guess, update)
         comparison = _comparison(search, study, storage)
         _run_workers(search, comparison, trainings, workers, fresh, lambda: 0.0, lambda: update(comparison))
     return update(comparison)
