@@ -88,6 +88,11 @@ class TotalTime:
         self._began = clock() if began is None else began
         self._said, self._said_at = 0.0, 0.0
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last estimate was said a moment ago, so that `news` gives none yet."""
+        return self._said > 0 and self._clock() - self._said_at < SAID_AGAIN_AFTER
+
     def news(self, left: float) -> str | None:
         """The total time in words, such as "about 12 min in all, until 17:43"; None: it has not moved by much.
 
@@ -95,10 +100,8 @@ class TotalTime:
         """
         now = self._clock()
         total = now - self._began + left
-        if self._said:
-            moved = not self._said / MOVED <= total <= self._said * MOVED
-            if not moved or now - self._said_at < SAID_AGAIN_AFTER:
-                return None
+        if self.is_silent or (self._said and self._said / MOVED <= total <= self._said * MOVED):
+            return None
         correction = "now " if self._said else ""
         self._said, self._said_at = total, now
         return correction + total_in_words(total, left, self._now())

@@ -86,7 +86,7 @@ class TrainingTime:
         It is known when 3 steps were timed that took 5 s or are 2 % of the training.
         """
         estimate = self._estimate
-        if estimate is None or estimate.timed < min(FIRST_STEPS, self.steps - 1):
+        if self._total.is_silent or estimate is None or estimate.timed < min(FIRST_STEPS, self.steps - 1):
             return None
         if estimate.seconds < FIRST_SECONDS and estimate.timed < FIRST_PART * self.steps:
             return None
