@@ -94,9 +94,9 @@ def test_a_folder_in_use_is_not_overwritten_and_an_empty_one_not_resumed(small_r
     with pytest.raises(InputError, match="already there"):
         airstreams.train(synthetic / "videos", small_run, config=small)
     assert (small_run / "model.safetensors").read_bytes() == before
-    with pytest.raises(InputError, match="no run"):
-        airstreams.train(synthetic / "videos", tmp_path / "absent", resume=True)
-    assert not (tmp_path / "absent").exists()
+    with pytest.raises(InputError, match="already there"):
+        airstreams.train(synthetic / "videos", synthetic, config=small, resume=True)
+    assert not (synthetic / "config.yaml").exists()
 
 
 def test_an_argument_of_a_wrong_type_is_an_input_error_that_names_it(small_run, synthetic, tmp_path):

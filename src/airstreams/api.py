@@ -1,29 +1,32 @@
 """What a script calls: `load`, `open_source`, `train`, `evaluate`. `import airstreams` has all of it."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from airstreams.config import Config, DataConfig
+from airstreams.config import Config, DataConfig, LossWeights
+from airstreams.console import say
 from airstreams.data import sources
 from airstreams.data.grouping import with_groups
 from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import Source, Video
+from airstreams.distributed import device_of_process, is_main_process
 from airstreams.errors import InputError
 from airstreams.evaluation import evaluate as evaluation
 from airstreams.evaluation.evaluate import Evaluation
 from airstreams.files import lock_of_job
 from airstreams.inference.recogniser import Recogniser
-from airstreams.recipe import load_config, recipe_path, training_settings
+from airstreams.recipe import GivenConfig, config_to_resume, key_types, load_recipe, named_keys, recipe_path
 from airstreams.runs import trackers
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord
 from airstreams.runs.saved_model import SavedModel, read_description
 from airstreams.training import loop
-from airstreams.training.start import read_start, with_backbone_of
+from airstreams.training.defaults import config_of_new_run
+from airstreams.training.start import Start, read_start, with_backbone_of
 
 
 def load(run: str | Path, device: str | None = None) -> Recogniser:
@@ -70,11 +73,14 @@ def train(
     Args:
         data: what `open_source` takes, or its result.
         run: the folder to write. It must be new or empty, unless `resume`.
-        config: a `Config`, a recipe's name or its YAML file; None: the defaults or, with `resume`, the run's own.
-        labels: the folder of a teacher's label maps, for the semantic stream.
+        config: a `Config`, a recipe's name or its YAML file. None: the defaults, or `small` without a CUDA card; with
+            `resume` the run's own. With `resume`, more epochs than the run has lengthen it.
+        labels: the folder of a teacher's label maps, for the semantic stream. Without label maps, the model gets no
+            semantic stream, unless the config names `model.streams`.
         init: what to start from: a run, a file of published weights, or the name of some, such as `i3d-kinetics400`.
+            A run that is resumed ignores it.
         offline: fetch no weights.
-        resume: go on with the run from its last saved state.
+        resume: go on with the run from its last saved state, or begin it if there is none.
         log_to: the trackers that get the metrics: `tensorboard`, `wandb`, `mlflow`.
         console: for progress and warnings; None prints nothing.
 
@@ -86,19 +92,81 @@ def train(
         VideoError: no clip could be read for some time.
         FloatingPointError: no step gave finite numbers for some time; the last good state is kept.
     """
-    folder = RunFolder(_path("run", run))
-    start = None if init is None else read_start(str(_path("init", init)), offline)
-    console = _console(console)
-    if resume:
-        require_run(folder)
-        settings = _config_to_resume(folder, config)
-    else:
-        settings = Config() if config is None else _config(config)
-        settings = settings if start is None else with_backbone_of(start, settings)
-        _require_new(folder)
-    source = _with_useful_labels(_source(data, labels), labels, settings)
+    return carry_out(
+        TrainingCall(
+            data,
+            _path("run", run),
+            _given_config(config),
+            labels=labels,
+            init=None if init is None else str(_path("init", init)),
+            offline=offline,
+            resume=resume,
+            log_to=log_to,
+            console=_console(console),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class TrainingCall:
+    """What a call of `train`, in Python or on the command line, asks for.
+
+    given: the config, and the keys of it that the caller named.
+    evolved: gives the loss weights of a study for a config; None: the config has its own.
+    The other fields are the arguments of `train`.
+    """
+
+    data: str | Path | Source
+    run: Path
+    given: GivenConfig
+    labels: str | Path | None
+    init: str | None
+    offline: bool
+    resume: bool
+    log_to: Sequence[str]
+    console: Console
+    evolved: Callable[[Config], LossWeights] | None = None
+
+
+def carry_out(call: TrainingCall) -> EpochRecord:
+    """Train, or go on with a training. Returns and raises what `train` does."""
+    folder = RunFolder(call.run)
+    goes_on = call.resume and folder.has_begun()  # asked before the processes of torchrun meet, or one might begin it
+    source, config, init = _resumed(call, folder) if goes_on else _new(call, folder)
+    source = _with_useful_labels(source, call.labels, config)
     with lock_of_job(folder.path, "training"):
-        return loop.train(source, settings, folder.path, resume, console, start, log_to=log_to, draw=_streams_picture)
+        return loop.train(
+            source, config, folder.path, goes_on, call.console, init, log_to=call.log_to, draw=_streams_picture
+        )
+
+
+def _new(call: TrainingCall, folder: RunFolder) -> tuple[Source, Config, Start | None]:
+    """The data, the config and the start of a run that begins."""
+    _require_new(folder)
+    start = None if call.init is None else read_start(call.init, call.offline)
+    source = _source(call.data, call.labels)
+    config = config_of_new_run(call.given, source, call.console, published=start is not None and start.run is None)
+    if start is not None:
+        config = with_backbone_of(start, config)
+    if call.evolved is not None:
+        config = replace(config, loss_weights=call.evolved(config))
+    if call.resume and is_main_process():
+        say(call.console, f"{folder.path} holds no run yet: starting a new one.")
+    return source, config, start
+
+
+def _resumed(call: TrainingCall, folder: RunFolder) -> tuple[Source, Config, None]:
+    """The data and the config of a run that goes on. The call may be the one that began it: schedulers repeat it."""
+    given = call.given
+    if call.evolved is not None:  # the run has the weights of the study
+        given = replace(given, named=frozenset(key for key in given.named if not key.startswith("loss_weights.")))
+    config = config_to_resume(folder.config, given)
+    source = _source(call.data, call.labels)
+    device_of_process(config.training.device, "training.device")  # is_main_process must know it
+    ignored = [name for name, value in (("--init", call.init), ("--weights-from", call.evolved)) if value is not None]
+    if ignored and is_main_process():
+        say(call.console, f"{folder.path} goes on from its own state. For a new run alone: {', '.join(ignored)}.")
+    return source, config, None
 
 
 def evaluate(
@@ -134,12 +202,6 @@ def evaluate(
     return evaluation.evaluate(folder, source, split, console, device or "auto")
 
 
-def require_run(folder: RunFolder) -> None:
-    """Raise InputError for a folder that holds no run to resume."""
-    if not folder.has_begun():
-        raise InputError(f"{folder.path} holds no run to resume. Leave out --resume, or give the folder of a run.")
-
-
 def _streams_picture(
     path: Path, saved: SavedModel, videos: Sequence[Video], store: LabelStore | None, console: Console
 ) -> None:
@@ -155,23 +217,15 @@ def _require_new(folder: RunFolder) -> None:
     raise InputError(f"{folder.path} is already there. Give another folder{resume}.")
 
 
-def _config(config: Config | str | Path) -> Config:
-    if isinstance(config, Config):
-        return config
-    if isinstance(config, str | Path):
-        return load_config(recipe_path(str(config)))
-    raise InputError(f"config: got {type(config).__name__}, expected a Config, or a recipe's name or YAML file")
-
-
-def _config_to_resume(folder: RunFolder, config: Config | str | Path | None) -> Config:
-    """The run's own config, or one that trains the same model, perhaps on another device."""
-    own = load_config(folder.config)
+def _given_config(config: Config | str | Path | None) -> GivenConfig:
     if config is None:
-        return own
-    given = _config(config)
-    if training_settings(given) != training_settings(own):
-        raise InputError(f"config: it differs from {folder.config}, which resuming goes by. Leave config out.")
-    return given
+        return GivenConfig(Config())
+    if isinstance(config, Config):
+        return GivenConfig(config, frozenset(key_types()), has_recipe=True)
+    if isinstance(config, str | Path):
+        values, whole = load_recipe(recipe_path(str(config)))
+        return GivenConfig(whole, frozenset(named_keys(values)), has_recipe=True)
+    raise InputError(f"config: got {type(config).__name__}, expected a Config, or a recipe's name or YAML file")
 
 
 def _source(data: str | Path | Source, labels: str | Path | None, for_training: bool = True) -> Source:

@@ -16,7 +16,14 @@ from jsonargparse import Namespace
 
 from airstreams.commands import COMMANDS
 from airstreams.commands.command import FAILED, WRONG_INPUT, Command
-from airstreams.commands.parser import complaint_about, config_keys, for_parser, make_parser, with_current_options
+from airstreams.commands.parser import (
+    complaint_about,
+    config_keys,
+    for_parser,
+    given_config,
+    make_parser,
+    with_current_options,
+)
 from airstreams.console import stderr, warn
 from airstreams.errors import InputError, VideoError, is_limit_of_mps, message_of, one_line
 from airstreams.machine import device_named, heed_cpu_quota
@@ -76,7 +83,9 @@ def _run(argv: Sequence[str]) -> int:
         raise InputError(f"torchrun cannot share out {parsed.verb}. Call airstreams without torchrun{workers}.")
     if command.computes:
         _require_device(call, command)
-    call.command, call.config_keys = shlex.join(["airstreams", *argv]), keys
+    call.command = shlex.join(["airstreams", *argv])
+    if command.takes_config:
+        call.given = given_config(argv, call)
     return command.run(call)
 
 

@@ -2,9 +2,9 @@
 
 import re
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.config import Config
-from airstreams.errors import InputError, did_you_mean, one_line
+from airstreams.errors import InputError, did_you_mean, one_line, require
 from airstreams.files import replacing
 from airstreams.old_keys import with_current_keys
 
@@ -138,42 +138,74 @@ def training_settings(config: Config) -> dict[str, Any]:
     return values
 
 
-def with_machine_keys(config: Config, other: Config, keys: Iterable[str]) -> Config:
-    """A config with the values of another one for those of the keys that are `MACHINE_KEYS`."""
-    return _with_keys(config, other, MACHINE_KEYS.intersection(keys))
+@dataclass(frozen=True)
+class GivenConfig:
+    """A config, and what its author named of it. All other keys have their defaults.
+
+    named: the keys, such as `training.epochs`.
+    has_recipe: a recipe or a whole `Config` was given, not keys alone.
+    """
+
+    config: Config
+    named: frozenset[str] = frozenset()
+    has_recipe: bool = False
 
 
-def _with_keys(config: Config, other: Config, keys: Iterable[str]) -> Config:
+def named_keys(values: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The keys that the values of a recipe set."""
+    names: set[str] = set()
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        names |= named_keys(value, f"{key}.") if isinstance(value, Mapping) and value else {key}
+    return names
+
+
+def with_keys(config: Config, other: Config, keys: Iterable[str]) -> Config:
     """A config with the values of another one for these keys, such as `training.epochs`."""
     config = deepcopy(config)
     for key in keys:
-        target, source, path = config, other, key.split(".")
-        # A dict such as loss_weights.custom is copied as a whole.
-        while len(path) > 1 and is_dataclass(getattr(target, path[0])):
-            target, source, path = getattr(target, path[0]), getattr(source, path[0]), path[1:]
-        setattr(target, path[0], getattr(source, path[0]))
+        section, name = _place(config, key)
+        setattr(section, name, getattr(_place(other, key)[0], name))
     return config
 
 
-def config_to_resume(path: Path, given: Config, keys: Sequence[str]) -> Config:
-    """A run's own config, with the values given of the keys that are `MACHINE_KEYS`.
+def _place(config: Config, key: str) -> tuple[Any, str]:
+    """The section of a key, and its name there. A dict such as loss_weights.custom counts as a whole."""
+    section, (name, *path) = config, key.split(".")
+    while path and is_dataclass(getattr(section, name)):
+        section, (name, *path) = getattr(section, name), path
+    return section, name
+
+
+def _value(config: Config, key: str) -> Any:
+    section, name = _place(config, key)
+    return getattr(section, name)
+
+
+def config_to_resume(path: Path, given: GivenConfig) -> Config:
+    """A run's own config, with the values given of the keys that are `MACHINE_KEYS`, and with more epochs if asked.
 
     Args:
         path: the run's config.
-        given: the config of the call: the defaults where the call says nothing.
-        keys: those that the call names.
+        given: what the caller asks for. Every other key that it names must be as the run has it.
 
     Raises:
         InputError: the call asks for another training.
     """
     run = load_config(path)
-    config = with_machine_keys(run, given, keys)
-    only_keys = given == _with_keys(Config(), given, keys)  # the call gave no recipe
-    if not (given == config or (only_keys and run == _with_keys(run, given, set(keys) - MACHINE_KEYS))):
-        raise InputError(
-            f"--resume uses {path}. Leave out --config and all keys but {', '.join(sorted(MACHINE_KEYS))}. To train on "
-            "with other values, start a new --out with --init RUN."
-        )
+    for key in sorted(given.named - MACHINE_KEYS - {"training.epochs"}):
+        value, own = _value(given.config, key), _value(run, key)
+        if value != own:
+            raise InputError(
+                f"config: --resume goes by {path}, where {key} is {own}, not {value}. Leave out all keys but "
+                f"{', '.join(sorted(MACHINE_KEYS))} and training.epochs. To train on with other values, start a new "
+                "--out with --init RUN."
+            )
+    epochs = given.config.training.epochs if "training.epochs" in given.named else run.training.epochs
+    expected = f"at least {run.training.epochs}, as {path} has it. A run can only be lengthened"
+    require(epochs >= run.training.epochs, "training.epochs", epochs, expected)
+    config = with_keys(run, given.config, given.named & MACHINE_KEYS)
+    config.training.epochs = epochs
     return config
 
 

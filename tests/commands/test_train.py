@@ -1,16 +1,20 @@
 """`airstreams train`: new runs, resumed runs, warnings, and data that it refuses."""
 
+import math
 import shutil
+from dataclasses import replace
 
 import av
 import pytest
 import torch
 
+import airstreams
+from airstreams import Config, InputError
 from airstreams.data.video import probe, read_frames
-from airstreams.recipe import load_config
+from airstreams.recipe import load_config, recipe_path
 from airstreams.runs import saved_model as saved_models
 from tests.calls import complaint, with_json
-from tests.training.runs import epochs
+from tests.training.runs import entries, epochs
 
 
 def test_a_folder_of_videos_becomes_a_recogniser(call, videos, recipe, tmp_path):
@@ -77,8 +81,8 @@ def test_init_and_compact_classes_start_from_weights_of_a_run(call, trained, rec
 
 def test_resume_refuses_other_settings(call, run, synthetic):
     data = (synthetic / "videos", "--labels", synthetic / "labels")
-    complaint(call("train", *data, "--out", run, "--resume", "--training.epochs", "9"), "--resume", "config.yaml")
-    complaint(call("train", *data, "--out", run, "--resume", "--weights-from", run), "--resume", "--weights-from")
+    complaint(call("train", *data, "--out", run, "--resume", "--training.lr", "9"), "--resume", "config.yaml")
+    complaint(call("train", *data, "--out", run, "--resume", "--training.epochs", "1"), "training.epochs", "at least 2")
     complaint(call("train", *data, "--out", run, "--resume", "--data.compact_classes", "true"), "--resume")
     assert call("train", *data, "--out", run, "--resume", "--training.epochs", "2")[0] == 0  # as the run has it
     elsewhere = ("--data.workers", "1", "--training.device=cpu")  # which changes no model
@@ -198,9 +202,67 @@ def test_an_existing_run_is_not_overwritten(call, run, synthetic):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_resuming_a_folder_without_a_run_is_refused(call, synthetic, tmp_path):
-    complaint(call("train", synthetic / "videos", "--out", tmp_path / "absent", "--resume"), "--resume", "absent")
-    assert not (tmp_path / "absent").exists()
+def test_one_repeated_call_begins_a_run_goes_on_and_lengthens_it(call, trained, recipe, synthetic, tmp_path):
+    """As a scheduler does it."""
+    run = tmp_path / "run"
+    data = (synthetic / "videos", "--out", run, "--config", recipe, "--model.streams", "rgb")
+    words = ("train", *data, "--resume", "--init", trained, "--training.epochs")
+    status, _, said = call(*words, "1")
+    assert status == 0
+    assert f"{run} holds no run yet" in said
+    status, _, said = call(*words, "1")
+    assert status == 0
+    assert any("--init" in line for line in said.splitlines())
+    assert "all 1 epochs are done already" in said
+    assert call(*words, "3")[0] == 0
+    assert load_config(run / "config.yaml").training.epochs == 3
+    assert saved_models.read_description(run).config.training.epochs == 3
+    assert [entry["epoch"] for entry in epochs(run)] == [1, 2, 3]
+    rates = {line["step"]: line["lr"] for line in entries(run) if "lr" in line}
+    peak, warmup, total = 1e-3, 3, 18  # of the new length
+    assert rates[10] == pytest.approx(peak * 0.5 * (1 + math.cos(math.pi * (10 - warmup) / (total - warmup))))
+    complaint(call(*words, "2"), "training.epochs", "at least 3")
+
+
+def test_resuming_a_folder_of_other_files_is_refused(call, synthetic, tmp_path):
+    (tmp_path / "mine.txt").touch()
+    complaint(call("train", synthetic / "videos", "--out", tmp_path, "--resume"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_without_a_card_a_recipe_and_label_maps_training_is_small_and_has_no_semantics(
+    call, synthetic, tmp_path, monkeypatch
+):
+    asked = {}
+
+    def train(source, config, run, resume, console, init=None):
+        asked[run.name] = config
+        raise InputError("asked")
+
+    monkeypatch.setattr("airstreams.training.loop.train", train)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    videos, labels = synthetic / "videos", ("--labels", synthetic / "labels")
+    small, full = load_config(recipe_path("small")), Config()
+    said = {}
+    for name, words in {
+        "first": (),
+        "labelled": (*labels, "--training.epochs", "3", "--seed", "4"),
+        "recipe": ("--config", "jhmdb"),
+        "explicit": ("--model.streams", "rgb,semantic"),
+        "unweighted": ("--loss_weights.interm", "0"),
+    }.items():
+        said[name] = call("train", videos, "--out", tmp_path / name, *words)[2]
+    assert asked["first"] == replace(small, model=replace(small.model, streams=["rgb", "flow"]))
+    assert asked["labelled"] == replace(small, training=replace(small.training, epochs=3), seed=4)
+    assert asked["recipe"].clip == full.clip
+    assert asked["recipe"].model.streams == ["rgb", "flow"]
+    assert asked["explicit"].model.streams == ["rgb", "semantic"]  # the training refuses it
+    assert asked["unweighted"].model.streams == ["rgb", "flow", "semantic"]
+    assert {name for name, text in said.items() if "airstreams annotate" in text} == {"first", "recipe"}
+    assert {name for name, text in said.items() if "--config jhmdb" in text} == said.keys() - {"recipe"}
+    with pytest.raises(InputError, match="asked"):
+        airstreams.train(videos, tmp_path / "in python")
+    assert asked["in python"] == asked["first"]
 
 
 def test_a_semantic_stream_without_label_maps_is_refused(call, synthetic, recipe, tmp_path):

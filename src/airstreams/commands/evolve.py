@@ -15,13 +15,11 @@ from airstreams.commands.command import (
     data_of,
     print_json,
     require_at_least,
-    set_group_by,
 )
 from airstreams.console import say, stderr, stdout
 from airstreams.errors import one_line
 from airstreams.percent import percent
 from airstreams.plural import count_of
-from airstreams.recipe import config_from
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -52,15 +50,14 @@ def run(call: Namespace) -> int:
     from airstreams.evaluation.published import NAMES
     from airstreams.experiments.evolve import evolve
     from airstreams.experiments.search import Search
+    from airstreams.training.defaults import config_of_new_run
     from airstreams.viewing.evolution import search_plot, weights_plot
 
     require_at_least(call, trials=1, workers=1)
     source = open_source(data_of(call), call.labels)
     source = follow_label_maps(with_contents(source, stderr), stderr)  # once, and not again in each trial
-    config = config_from(call)
-    set_group_by(call, config)
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
-    search = Search(source, config, call.out, url, call.trials, call.sampler)
+    search = Search(source, config_of_new_run(call.given, source, stderr), call.out, url, call.trials, call.sampler)
     try:
         results = evolve(search, call.workers, stderr)
     except StorageInternalError as error:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.commands import COMMANDS
 from airstreams.commands.command import DEVICE_HELP
@@ -17,9 +17,12 @@ from airstreams.commands.help import ShowHelp, help_of, overview, usage_of
 from airstreams.errors import did_you_mean
 from airstreams.old_keys import with_current_key_options
 from airstreams.recipe import (
+    GivenConfig,
     add_config_arguments,
+    config_from,
     key_types,
     load_recipe,
+    named_keys,
     readable_type_error,
     recipe_path,
     similar_keys,
@@ -75,7 +78,9 @@ def _verb_parser(name: str, with_keys: bool) -> ArgumentParser:
 
 
 def with_current_options(argv: Sequence[str]) -> list[str]:
-    """The words of a call with the options and keys of version 0.1 under today's names, and `--device` as a key.
+    """The words of a call with the options and keys of version 0.1 under today's names.
+
+    `--device` and `--group-by` become the keys that they stand for.
 
     A DeprecationWarning names each old one that had an effect.
     """
@@ -84,8 +89,9 @@ def with_current_options(argv: Sequence[str]) -> list[str]:
             "--compact-classes is now --data.compact_classes true. Change the option.", DeprecationWarning, stacklevel=1
         )
     words = ["--data.compact_classes=true" if word == "--compact-classes" else word for word in argv]
-    if _takes_config(argv):  # a run keeps its device with its other keys
-        words = [re.sub(r"^--device(?==|$)", "--training.device", word) for word in words]
+    if _takes_config(argv):  # a run keeps them with its other keys
+        for option, key in {"--device": "--training.device", "--group-by": "--data.group_by"}.items():
+            words = [re.sub(f"^{option}(?==|$)", key, word) for word in words]
     return with_current_key_options(words)
 
 
@@ -143,6 +149,26 @@ def _with_lists(argv: Sequence[str]) -> list[str]:
 def config_keys(argv: Sequence[str]) -> list[str]:
     """The config's keys among the words of a call."""
     return [found[1] for word in argv if (found := re.match(r"--(\w+\.[\w.]+)", word))]
+
+
+def given_config(argv: Sequence[str], parsed: Namespace) -> GivenConfig:
+    """The config of a call with `takes_config`, and the keys that its words and its recipes name."""
+    named: set[str] = set()
+    sections = {key.partition(".")[0] for key in key_types()}
+    words = for_parser(argv)
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        key = option.removeprefix("--").removesuffix("+")
+        if not option.startswith("--") or key.partition(".")[0] not in {"config", *sections}:
+            continue
+        values = yaml.safe_load(value if equals else following) if key == "config" or _is_section(key) else None
+        named |= named_keys(values, "" if key == "config" else f"{key}.") if isinstance(values, dict) else {key}
+    has_recipe = any(word.startswith("--config=") for word in words)
+    return GivenConfig(config_from(parsed), frozenset(named), has_recipe)
+
+
+def _is_section(key: str) -> bool:
+    return any(leaf.startswith(f"{key}.") for leaf in key_types())
 
 
 def complaint_about(argv: Sequence[str], complaint: str) -> str:

@@ -1,5 +1,6 @@
 """`airstreams train DATA --out RUN`: train a recogniser."""
 
+from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -12,13 +13,11 @@ from airstreams.commands.command import (
     add_group_by,
     data_of,
     print_json,
-    set_group_by,
 )
 from airstreams.config import Config, LossWeights
 from airstreams.console import stderr, warn
 from airstreams.errors import InputError
 from airstreams.experiments.study import warning_of, weights_from
-from airstreams.recipe import config_from, config_to_resume
 
 LOG_TO_HELP = "where the metrics go: tensorboard, wandb, mlflow; several are joined by commas"
 
@@ -29,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run's folder")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     add_group_by(parser)
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, by its own config")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, or begin it")
     parser.add_argument("--log-to", metavar="TRACKERS", default="tensorboard", help=LOG_TO_HELP)
     parser.add_argument(
         "--init",
@@ -48,16 +47,21 @@ def run(call: Namespace) -> int:
     from airstreams.distributed import is_main_process
     from airstreams.training.summary import summary_of
 
-    record = api.train(
-        data_of(call),
-        call.out,
-        config=_config_to_resume(call) if call.resume else _config_of_new_run(call),
-        labels=call.labels,
-        init=call.init,
-        offline=call.offline,
-        resume=call.resume,
-        log_to=[name.strip() for name in call.log_to.split(",")],
-        console=stderr,
+    if call.top is not None and call.weights_from is None:
+        raise InputError("--top has no effect without --weights-from. Give --weights-from STUDY too.")
+    record = api.carry_out(
+        api.TrainingCall(
+            data_of(call),
+            call.out,
+            call.given,
+            labels=call.labels,
+            init=call.init,
+            offline=call.offline,
+            resume=call.resume,
+            log_to=[name.strip() for name in call.log_to.split(",")],
+            console=stderr,
+            evolved=None if call.weights_from is None else partial(_evolved, call),
+        )
     )
     if not is_main_process():
         return DONE
@@ -71,42 +75,16 @@ def run(call: Namespace) -> int:
     return DONE
 
 
-def _config_of_new_run(call: Namespace) -> Config:
-    config = config_from(call)
-    set_group_by(call, config)
-    config.loss_weights = _loss_weights(call, config)
-    return config
-
-
-def _config_to_resume(call: Namespace) -> Config:
-    from airstreams.api import require_run
-    from airstreams.runs.folder import RunFolder
-
-    for option in ("init", "weights-from", "top"):
-        if call[option.replace("-", "_")] is not None:
-            raise InputError(f"--resume cannot be combined with --{option}, which is for a new run. Leave one out.")
-    folder = RunFolder(call.out)
-    require_run(folder)
-    config = config_from(call)
-    set_group_by(call, config)
-    keys = [*call.config_keys, *(["data.group_by"] if call.group_by is not None else [])]
-    return config_to_resume(folder.config, config, keys)
-
-
-def _loss_weights(call: Namespace, config: Config) -> LossWeights:
-    if call.weights_from is None:
-        if call.top is not None:
-            raise InputError("--top has no effect without --weights-from. Give --weights-from STUDY too.")
-        return config.loss_weights
+def _evolved(call: Namespace, config: Config) -> LossWeights:
+    """The loss weights of --weights-from for a config."""
     if warning := warning_of(call.weights_from):
         warn(stderr, warning)
-    evolved = weights_from(call.weights_from, call.top or 1, config.lambdas())
-    return config.loss_weights.updated(evolved)
+    return config.loss_weights.updated(weights_from(call.weights_from, call.top or 1, config.lambdas()))
 
 
 COMMAND = Command(
     "Train a recogniser",
-    "train videos/ --labels labels/ --out runs/mine --config demo",
+    "train videos/ --out runs/first",
     add_arguments,
     run,
     takes_config=True,

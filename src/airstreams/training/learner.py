@@ -51,10 +51,16 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Set everything to a state."""
+        """Set everything to a state. The learning rate is that of this training's schedule at the state's step.
+
+        It differs from the saved one only if the run is lengthened.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        rates = zip(self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        for group, (rate, factor) in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor(self.schedule.last_epoch)
 
 
 def set_training_mode(model: nn.Module, frozen: Sequence[nn.Module]) -> None:

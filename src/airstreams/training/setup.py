@@ -1,7 +1,7 @@
 """From a source and a config to a training that is ready to run, or to go on where it stopped."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -145,9 +145,7 @@ def set_up(
     if init is None and not resume:
         _warn_of_few_steps(config.training.epochs, sampler.steps, console)
     learner = make_learner(model, frozen, config, sampler, accelerator, start.taken if start else ())
-    # A resumed run describes its model by the config that it began with. The description then never changes, and a
-    # crash between the model's two files leaves a pair that belongs together.
-    described = load_config(folder.config) if resume else config
+    described = _config_of_run(folder, config) if resume else config
     saved = SavedModel(
         described, source.classes, segment_classes, source.multi_label, fingerprint["frame_rate"], learner.model
     )
@@ -158,6 +156,8 @@ def set_up(
     else:
         _require_same_data(state, fingerprint, source, folder)
         _restore(learner, state, folder, config)
+        if is_main_process() and described != load_config(folder.config):
+            save_config(described, folder.config)
     accelerator.wait_for_everyone()
     return Training(
         config,
@@ -174,6 +174,16 @@ def set_up(
         state,
         console,
     )
+
+
+def _config_of_run(folder: RunFolder, config: Config) -> Config:
+    """The config that describes a resumed run and its model: the one that it began with, perhaps with more epochs.
+
+    Unless the run is lengthened, the description of its model then never changes, and a crash between the model's two
+    files leaves a pair that belongs together.
+    """
+    began = load_config(folder.config)
+    return replace(began, training=replace(began.training, epochs=config.training.epochs))
 
 
 def _begin_run(
