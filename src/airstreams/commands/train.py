@@ -66,8 +66,8 @@ def run(call: Namespace) -> int:
     if not is_main_process():
         return DONE
     summary = summary_of(call.out)
-    labels = [] if call.labels is None else ["--labels", str(call.labels)]
-    commands = summary.next_commands(call.source, labels)
+    options = [word for name in ("root", "labels") if call[name] for word in (f"--{name}", str(call[name]))]
+    commands = summary.next_commands(call.source, options)
     if call.json:
         print_json({"run": str(call.out), **record.as_dict(), **summary.as_dict(), "next": commands})
     else:  # no console: it would break a command between words

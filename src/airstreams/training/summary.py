@@ -56,7 +56,7 @@ class TrainingSummary:
         rows = {"weights": weights_in_words(self.kept, self.epochs)}
         if self.kept is not None and self.kept.metric is not None:
             score = with_interval(self.kept.value, self.kept.interval)
-            rows[NAMES[self.kept.metric]] = f"{score} on {count_of(self.kept.videos, 'validation video')}"
+            rows[NAMES[self.kept.metric]] = f"{score}, on {count_of(self.kept.videos, 'validation video')}"
         rows["time"] = f"{clock_time(self.seconds)} on {' and '.join(self.hardware)}"
         rows["model"] = f"{RunFolder(self.run).weights}"
         if self.tensorboard is not None:
