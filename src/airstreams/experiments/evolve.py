@@ -8,10 +8,11 @@ If a worker dies, its heartbeat stops. Another worker then repeats the trial, fr
 on a shared disk. The repeated trial renames the folder first. A worker that was only suspended can therefore do no harm
 there, and it gives its trial up when it notices.
 
-Each trial trains on a part of the training split and is scored on the rest, apart by group. The test split is never
-used. A search score is optimistic: it is the best of many on the same few videos. The best, the fixed and the uniform
-weights are therefore compared at the end, by trainings with fresh seeds. Fresh seeds also draw other held-out videos;
-some of these were scored during the search too.
+Each trial trains on a part of the training split and is scored on the rest, apart by group. The test split chooses
+nothing: a few of its frames are only compared with training videos, to warn of copies. A search score is optimistic: it
+is the best of many on the same few videos. The best, the fixed and the uniform weights are therefore compared at the
+end, by trainings with fresh seeds. Fresh seeds also draw other held-out videos; some of these were scored during the
+search too.
 
 Optuna uses the clock of the database, so the clocks of the machines may differ.
 """

@@ -2,8 +2,9 @@
 
 It runs as one process on a CPU or a CUDA card, or as several under `torchrun`, through Accelerate. It computes in
 float32 on a CPU, and with bfloat16 autocast on CUDA cards that support it. A step never waits for the device: its
-metrics are read every `LOG_EVERY` steps. Test videos are never looked at. The validation videos, if there are any,
-choose the checkpoint; without them the last epoch's weights are the result.
+metrics are read every `LOG_EVERY` steps. Test videos choose nothing. A few of their frames are compared with training
+videos, to warn of copies. The validation videos, if there are any, choose the checkpoint; without them the last epoch's
+weights are the result.
 """
 
 import time
