@@ -342,7 +342,7 @@ class EvaluationConfig:
     crops: int = 1
     """Square crops per clip, evenly spaced along the longer side. 1: the centre."""
     window: float = 10.0
-    """The length of a window, in s. `predict` also scores each window of a video longer than two."""
+    """The length of a window, in s. `predict` scores videos longer than two of these in windows."""
 
     def __post_init__(self) -> None:
         require(self.views >= 1, "evaluation.views", self.views, "at least 1")

@@ -44,7 +44,8 @@ def run(call: Namespace) -> int:
     from airstreams.distributed import SharedProgress, device_of_process, gather, is_main_process, share
 
     _check(call)
-    recogniser = api.load(call.run, str(device_of_process(call.device or "auto")))
+    device = device_of_process(call.device or "auto")
+    recogniser = api.load(call.run, "cpu" if device.type == "cpu" else str(device))  # torchrun numbers CPUs too
     file = _file(call, recogniser)
     answers: list[Answer] = []
     left_out: list[Answer] = []
