@@ -86,5 +86,8 @@ def test_the_folder_of_other_data_has_its_name_and_is_no_split(tmp_path, monkeyp
     assert not run.evaluation("test", str(tmp_path / "b/test")).is_own_split
     monkeypatch.chdir(tmp_path / "b")
     assert run.evaluation("test", "test").path.name in folders
+    with_root = run.evaluation("test", "[x] ö, z.csv?root=test").path.name
+    assert with_root.startswith("x-ö-z.csv-")
+    assert with_root not in folders
     for data in (".", "/", "jhmdb:x/jhmdb?split=1", "a\0b", "?"):
         assert run.evaluation("val", data).path.parent == run.path / "evaluation"

@@ -252,9 +252,10 @@ class RunFolder:
 
 def _folder_name(data: str) -> str:
     """A name made from DATA: its last part, and digits that tell apart two DATA with the same last part."""
-    path = Path(data)
-    address, last = (
-        (path.resolve(), path.resolve().name) if path.exists() else (data, Path(data.partition("?")[0]).name)
-    )
+    file, mark, options = (data, "", "") if Path(data).exists() else data.partition("?")
+    path = Path(file)
+    if path.exists():  # the same from every working folder
+        path = path.resolve()
+    address, last = f"{path}{mark}{options}", path.name
     readable = re.sub(r"[^\w.]+", "-", to_nfc(last)).strip("-.")[:40]
     return "-".join(filter(None, (readable, sha256(os.fsencode(address)).hexdigest()[:8])))
