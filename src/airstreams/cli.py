@@ -8,7 +8,7 @@ import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -24,7 +24,7 @@ from airstreams.commands.parser import (
     make_parser,
     with_current_options,
 )
-from airstreams.console import stderr, warn
+from airstreams.console import say, stderr, warn
 from airstreams.errors import InputError, VideoError, is_limit_of_mps, message_of, one_line
 from airstreams.machine import device_named, heed_cpu_quota
 
@@ -135,6 +135,5 @@ def _complain(message: str, status: int, debug: bool) -> int:
         traceback.print_exc()
     if "Traceback" in message:  # of a loader's process; its last line is the error itself
         message = message.strip().splitlines()[-1].removeprefix("RuntimeError: ")
-    with suppress(OSError):
-        print(f"airstreams: {one_line(message)}", file=sys.stderr)
+    say(stderr, f"airstreams: {one_line(message)}")
     return status
