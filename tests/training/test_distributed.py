@@ -107,7 +107,7 @@ EXACT = """
         return real(frames, box.double(), inside, flip, colour.double(), size)
 
     real, step.augment = step.augment, augment
-    learner.make_optimizer = lambda model, config: Sgd(
+    learner.make_optimizer = lambda model, config, taken: Sgd(
         [parameter for parameter in model.parameters() if parameter.requires_grad], config.lr, momentum=0.9
     )
     config, videos, labels, run = sys.argv[1:]
