@@ -16,7 +16,7 @@ from typing import Literal
 
 from airstreams.errors import InputError, did_you_mean, require
 from airstreams.machine import DEVICE_NAMES
-from airstreams.towers import BACKBONES, OTHER_BACKBONES, BackboneName, Block
+from airstreams.towers import BACKBONES, LEAST_FRAMES, OTHER_BACKBONES, BackboneName, Block
 
 STREAMS = ("rgb", "flow", "semantic")
 
@@ -397,6 +397,9 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, "seed", self.seed, "at least 0")
+        for name in {self.model.backbone_of(stream) for stream in (*self.model.streams, None)}:
+            least = LEAST_FRAMES.get(name, 1)
+            require(self.clip.frames >= least, "clip.frames", self.clip.frames, f"at least {least} with {name}")
         merged = self.loss_weights.merged
         has_answer = len(self.model.streams) == 1 or merged > 0
         require(has_answer, "loss_weights.merged", merged, "over 0, because the merged head gives the answer")

@@ -100,10 +100,37 @@ def r2plus1d18() -> list[Block]:
     return [stem, *stages]
 
 
-BackboneName = Literal["airstreams", "r2plus1d18", "i3d"]
+def r2plus1d50() -> list[Block]:
+    """The (2+1)D ResNet-50: a stem and four stages of bottlenecks, as PyTorchVideo publishes it (R(2+1)D R50 16x4).
 
-BACKBONES: dict[str, Callable[[], list[Block]]] = {"airstreams": default_tower, "r2plus1d18": r2plus1d18}
+    Tran et al. (2018) define (2+1)D residual networks without bottlenecks. A bottleneck's 3x3 convolution becomes one
+    along time and one over the frame, both with the bottleneck's channels.
+    """
+
+    def bottleneck(channels: int, temporal_stride: int) -> list[Layer]:
+        along_time = Layer("conv1d", stride=temporal_stride, channels=channels)
+        over_the_frame = Layer("conv2d", stride=2, channels=channels)
+        return [Layer("conv2d", kernel=1, channels=channels), along_time, over_the_frame, Layer("conv2d", kernel=1)]
+
+    stem = Block(64, [Layer("conv2d", kernel=7, stride=2)], skip=False)
+    stages = [
+        Block(4 * channels, bottleneck(channels, temporal_stride), repeats=repeats)
+        for channels, temporal_stride, repeats in [(64, 1, 3), (128, 1, 4), (256, 2, 6), (512, 2, 3)]
+    ]
+    return [stem, *stages]
+
+
+BackboneName = Literal["airstreams", "r2plus1d18", "r2plus1d50", "i3d", "r2plus1d_18", "r3d_18", "mc3_18", "s3d"]
+
+BACKBONES: dict[str, Callable[[], list[Block]]] = {
+    "airstreams": default_tower,
+    "r2plus1d18": r2plus1d18,
+    "r2plus1d50": r2plus1d50,
+}
 """The packaged towers that blocks describe."""
 
-OTHER_BACKBONES: dict[str, int] = {"i3d": 6}
+OTHER_BACKBONES: dict[str, int] = {"i3d": 6, "r2plus1d_18": 5, "r3d_18": 5, "mc3_18": 5, "s3d": 6}
 """The number of blocks of each backbone with layers of its own (airstreams.models.backbones)."""
+
+LEAST_FRAMES: dict[str, int] = {"s3d": 5}
+"""The fewest frames of a clip that a backbone can take, if more than one."""
