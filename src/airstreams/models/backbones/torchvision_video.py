@@ -22,8 +22,8 @@ level means the same in both:
 | 5 | 11, 12 | 832 | 16 | 4 |
 | 6 | 13 to 15 | 1024 | 32 | 8 |
 
-The head takes the mean over all frames and pixels. torchvision's s3d takes means of windows of 2 x 7 x 7 first, which is
-the same for 16 frames of 224 px. Elsewhere its answers differ a little.
+The head takes the mean over all frames and pixels. torchvision's s3d takes means of windows of 2 x 7 x 7 first. That is
+the same for 16 frames of 224 px. For longer or larger clips the answers differ a little.
 """
 
 import copy
