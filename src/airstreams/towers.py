@@ -132,5 +132,6 @@ BACKBONES: dict[str, Callable[[], list[Block]]] = {
 OTHER_BACKBONES: dict[str, int] = {"i3d": 6, "r2plus1d_18": 5, "r3d_18": 5, "mc3_18": 5, "s3d": 6}
 """The number of blocks of each backbone with layers of its own (airstreams.models.backbones)."""
 
-LEAST_FRAMES: dict[str, int] = {"s3d": 5}
-"""The fewest frames of a clip that a backbone can take, if more than one."""
+LEAST_FRAMES: dict[str, int] = {"s3d": 8}
+"""The fewest frames of a clip that a backbone can take, if more than one. With four, s3d's last pooling has no output;
+with five, the gradient of its first convolution along time crashes torch 2.13 on CPUs."""

@@ -93,9 +93,9 @@ def test_the_first_layer_takes_the_channels_of_each_stream(video):
         assert model.early[stream].state_dict()["blocks.0.stem.0.weight"].shape[1] == channels
 
 
-def test_s3d_needs_five_frames():
+def test_s3d_needs_eight_frames():
     with pytest.raises(InputError, match=r"clip\.frames"):
-        Config(clip=ClipConfig(frames=4), model=ModelConfig(streams=["rgb"], backbone="s3d"))
+        Config(clip=ClipConfig(frames=7), model=ModelConfig(streams=["rgb"], backbone="s3d"))
 
 
 def test_a_missing_torchvision_is_named_with_what_to_install(monkeypatch):
