@@ -9,11 +9,22 @@ from airstreams.config import Config, ModelConfig
 from airstreams.errors import InputError
 from airstreams.files import write_json
 from airstreams.models.airstreams import AIRStreams
-from airstreams.models.pretrained import KNOWN, PublishedWeights, published_weights, weights_of_file
+from airstreams.models.pretrained import (
+    KNOWN,
+    PublishedWeights,
+    published_weights,
+    torchvision_weights_of,
+    weights_of_file,
+)
+from airstreams.models.pretrained.torchvision_weights import NETWORKS, SEGMENTER
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.hub import download_run
 from airstreams.training.published_start import take_published
 from airstreams.training.transfer import Transfer, take_over
+
+HUB, TORCHVISION = "hf:", "torchvision:"
+"""What the names of a run on the Hugging Face hub, and of torchvision's weights, begin with."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +35,14 @@ class Start:
     run: the folder of a run; None: published weights.
     everywhere: published weights for every tower that `by_stream` does not name.
     by_stream: published weights of single streams.
+    segmenter: published weights of a ResNet-18 for the segmenter.
     """
 
     given: str
     run: Path | None = None
     everywhere: PublishedWeights | None = None
     by_stream: dict[str, PublishedWeights] = field(default_factory=dict)
+    segmenter: PublishedWeights | None = None
 
     @property
     def backbone(self) -> str | None:
@@ -40,7 +53,7 @@ class Start:
     @property
     def source(self) -> str:
         """Where published weights come from, with their licence; empty if that is not known."""
-        every = [self.everywhere, *self.by_stream.values()]
+        every = [self.everywhere, *self.by_stream.values(), self.segmenter]
         return "; ".join(dict.fromkeys(weights.source for weights in every if weights and weights.source))
 
     def apply(
@@ -49,7 +62,7 @@ class Start:
         """Copy the weights that fit into a freshly built model. InputError: none fits."""
         if self.run is not None:
             return take_over(model, classes, segment_classes, saved_models.load(self.run))
-        return take_published(model, config, self.everywhere, self.by_stream)
+        return take_published(model, config, self.everywhere, self.by_stream, self.segmenter)
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,8 @@ def with_backbone_of(start: Start, config: Config) -> Config:
 def read_start(init: str, offline: bool = False) -> Start:
     """Read what `--init` names.
 
-    init: `RUN`, `FILE`, `NAME`, or several with commas between them, those after the first with their stream:
-        `rgb_imagenet.pt,flow=flow_imagenet.pt`.
+    init: `RUN`, `hf:REPO`, `FILE`, `NAME`, `torchvision:NAME`, or several of the last three with commas between them,
+        those after the first with their stream or `segmenter`: `rgb_imagenet.pt,flow=flow_imagenet.pt`.
     offline: fetch nothing.
 
     Raises:
@@ -100,27 +113,44 @@ def read_start(init: str, offline: bool = False) -> Start:
     """
     if Path(init).is_dir():
         return Start(init, Path(init))
-    everywhere = None
+    if init.startswith(HUB):
+        return Start(init, download_run(init.removeprefix(HUB), offline))
+    everywhere = segmenter = None
     by_stream: dict[str, PublishedWeights] = {}
     for number, part in enumerate([init] if Path(init).is_file() else init.split(",")):
         stream, equals, name = part.partition("=")
         if not equals or Path(part).is_file():
             if number:
                 raise InputError(f"--init: {part} has no stream. Write STREAM={part}, such as flow={part}.")
-            everywhere = _weights(part, offline)
+            everywhere = _weights_of_tower(part, offline)
+        elif stream == "segmenter":
+            segmenter = _weights(name, offline)
+            if segmenter.backbone != SEGMENTER:
+                raise InputError(
+                    f"--init {part}: these weights are for {segmenter.backbone}. Give {SEGMENTER} to the segmenter."
+                )
         else:
-            by_stream[stream] = _weights(name, offline)
-    return Start(init, None, everywhere, by_stream)
+            by_stream[stream] = _weights_of_tower(name, offline)
+    return Start(init, None, everywhere, by_stream, segmenter)
+
+
+def _weights_of_tower(name: str, offline: bool) -> PublishedWeights:
+    weights = _weights(name, offline)
+    if weights.backbone == SEGMENTER:
+        raise InputError(f"--init {name}: no tower is a {SEGMENTER}, but the segmenter is. Give segmenter={name}.")
+    return weights
 
 
 def _weights(name: str, offline: bool) -> PublishedWeights:
+    if name.startswith(TORCHVISION):
+        return torchvision_weights_of(name.removeprefix(TORCHVISION), offline)
     if name in KNOWN:
         return published_weights(name, offline)
     if Path(name).is_dir():
         raise InputError(f"--init {name}: a run's weights are for the whole model. Give the run alone.")
     if not Path(name).is_file():
         raise InputError(
-            f"--init {name}: there is no such run or file. Give a run's folder, a file of weights, or one of "
-            f"{', '.join(KNOWN)}."
+            f"--init {name}: there is no such run or file. Give a run's folder, a file of weights, hf:REPO, or one of "
+            f"{', '.join((*KNOWN, *(TORCHVISION + network for network in NETWORKS)))}."
         )
     return weights_of_file(Path(name))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from airstreams.errors import InputError, one_line
-from airstreams.models.pretrained import i3d
+from airstreams.models.pretrained import i3d, torchvision_weights
 from airstreams.models.pretrained.download import cached_weights
 
 Weights = dict[str, Tensor]
@@ -25,7 +25,7 @@ class PublishedWeights:
     """A tower's weights.
 
     name: as the user gave it.
-    backbone: the backbone that they are for.
+    backbone: the backbone that they are for; resnet18: they are for the segmenter.
     input_channels: 3 for RGB, 2 for flow.
     weights: by layer, batch statistics included.
     source: where they come from, with the licence, in a sentence; empty if the file does not say.
@@ -69,6 +69,16 @@ def published_weights(name: str, offline: bool) -> PublishedWeights:
     return _recognised(name, load_file(path), known.source)
 
 
+def torchvision_weights_of(name: str, offline: bool) -> PublishedWeights:
+    """The weights that torchvision knows by a name. torchvision downloads them once and keeps them in torch's cache.
+
+    Raises:
+        InputError: torchvision is missing, the name is unknown, or the weights are not there and cannot be fetched.
+    """
+    found, source = torchvision_weights.fetch(name, offline)
+    return _recognised(f"torchvision:{name}", _read(found) if isinstance(found, Path) else found, source)
+
+
 def weights_of_file(path: Path) -> PublishedWeights:
     """The weights in a file of a published format.
 
@@ -102,7 +112,11 @@ def _unreadable(path: Path, reason: str) -> InputError:
 def _recognised(name: str, weights: Weights, source: str) -> PublishedWeights:
     if (found := i3d.recognise(weights)) is not None:
         return PublishedWeights(name, "i3d", found[i3d.FIRST_LAYER].shape[1], found, source)
+    if (known := torchvision_weights.recognise(weights)) is not None:
+        network, channels, found = known
+        return PublishedWeights(name, network, channels, found, source)
     raise InputError(
         f"--init {name}: its layers ({', '.join(list(weights)[:3])}, ...) are of no known format. Give I3D weights as "
-        "safetensors, or the rgb_imagenet.pt or flow_imagenet.pt of pytorch-i3d."
+        "safetensors, the rgb_imagenet.pt or flow_imagenet.pt of pytorch-i3d, or torchvision's "
+        f"{', '.join(torchvision_weights.NETWORKS)}."
     )
