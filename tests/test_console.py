@@ -100,6 +100,19 @@ def test_a_file_gets_plain_lines_at_most_one_a_minute():
     ]
 
 
+def test_the_line_of_a_finished_task_is_printed_once():
+    clock, file = Clock(), io.StringIO()
+    with Progress(Console(file=file, width=200), clock) as progress:
+        task = progress.add_task("fresh seeds", 2, "trainings", work=2000)
+        for amount, work in ((1, 1000), (1, 990), (0, 10)):
+            task.advance(amount, work)
+            clock.now += 70.0
+    assert [line.split(",")[0] for line in file.getvalue().splitlines()] == [
+        "fresh seeds: 2 trainings",
+        "fresh seeds: 2 of 2 trainings in 1:10",
+    ]
+
+
 def test_a_brief_task_leaves_no_row_and_only_minute_lines():
     clock, file = Clock(), io.StringIO()
     with Progress(Console(file=file, width=200), clock) as progress:

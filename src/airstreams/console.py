@@ -102,7 +102,7 @@ class Task:
         if self.finished and self.seconds is None:
             self.seconds = self._estimate.seconds
             self._progress.ended(self)
-        elif now >= self.next_line:
+        elif not self.finished and now >= self.next_line:
             self.next_line = now + LINE_EVERY
             self._progress.print_line(self)
 

@@ -137,6 +137,17 @@ def test_probable_mistakes_in_labels_are_warned_of(folder):
     assert open_source(write(folder, "path,label\nv/a.mp4,sit;\nv/b.mp4,\n")).multi_label
 
 
+def test_labels_that_differ_only_by_a_blank_or_in_case_are_warned_of(folder):
+    source = open_source(write(folder, "path,label\nv/a.mp4,clap\nv/b.mp4,clap \nv/c.mp4,run \n"))
+    assert source.classes == ("clap", "run")
+    (blank,) = source.warnings  # a blank in all cells of a label makes no difference
+    for words in ("'clap'", "'clap '", "line 3"):
+        assert words in blank
+    (case,) = open_source(write(folder, "path,label\nv/a.mp4,clap\nv/b.mp4,Clap\n")).warnings
+    assert "clap" in case
+    assert "Clap" in case
+
+
 @pytest.mark.parametrize(
     ("content", "kind"),
     [

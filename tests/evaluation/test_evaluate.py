@@ -320,12 +320,23 @@ def test_a_failed_evaluation_leaves_no_metrics(run, source, monkeypatch):
     assert not (run / "evaluation" / "test" / "figures.json").exists()
 
 
-def test_replacing_the_metrics_of_other_data_is_reported(run, synthetic, videos):
+def test_replacing_the_metrics_of_other_videos_is_reported(run, synthetic, videos):
     evaluate(run, open_source(str(synthetic / "videos")), "test", QUIET)
-    for source, reported in ((synthetic / "videos", False), (videos, True)):
+
+    def is_reported(folder):
         output = io.StringIO()
-        evaluate(run, open_source(str(source)), "test", Console(file=output, width=500))
-        assert ("videos will be replaced" in output.getvalue()) is reported
+        evaluate(run, open_source(str(folder)), "test", Console(file=output, width=500))
+        return "videos will be replaced" in output.getvalue()
+
+    assert not is_reported(synthetic / "videos")
+    assert not is_reported(videos)  # the same videos in another folder
+    figures = RunFolder(run).evaluation("test").metrics
+    before = json.loads(figures.read_text())
+    figures.write_text(json.dumps(before | {"videos_sum": "of others"}))
+    assert is_reported(synthetic / "videos")
+    del before["videos_sum"]  # as in version 0.2, where only the name of DATA is known
+    figures.write_text(json.dumps(before))
+    assert is_reported(synthetic / "videos")
 
 
 def test_a_split_without_readable_videos_is_refused(run, tmp_path):

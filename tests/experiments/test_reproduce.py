@@ -25,6 +25,7 @@ from rich.console import Console
 import airstreams
 from airstreams.cli import main
 from airstreams.config import Config, LossWeights
+from airstreams.data.content import with_contents
 from airstreams.data.listing import Source, Video
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
@@ -316,6 +317,21 @@ def test_tables_share_finished_runs(finished, few, recipe):
     turned = replace(few, videos=tuple(replace(video, split=another[video.split]) for video in few.videos))
     with pytest.raises(InputError, match=r"data0-seed5: .* videos or splits"):
         plan(TABLES["table1"], recipe, [turned], 2, out)
+
+
+def test_test_videos_that_were_encoded_again_are_refused(finished, few, recipe, tmp_path, without_processes):
+    out = tmp_path / "out"
+    folder = shutil.copytree(finished[0].folder, out / "runs" / finished[0].folder.name)
+    known = with_contents(few, QUIET)
+    assert next(job for job in plan(TABLES["table1"], recipe, [known], 1, out) if job.folder == folder).done
+    of_another = {video.name: known.videos[0].content for video in known.split("test")}
+    changed = tuple(replace(video, content=of_another.get(video.name, video.content)) for video in known.videos)
+    with pytest.raises(InputError, match=f"{folder.name}: .* test video.* changed"):
+        plan(TABLES["table1"], recipe, [replace(known, videos=changed)], 1, out)
+    # They change after the plan was made, or their contents are not known to the caller.
+    job = replace(finished[0], folder=folder, source=replace(few, videos=changed))
+    with pytest.raises(InputError, match=f"{folder.name}: .* test video.* changed"):
+        run_job(job)
 
 
 def test_a_run_that_was_evaluated_on_other_data_is_scored_again(finished, few_videos, tmp_path, without_processes):

@@ -54,6 +54,17 @@ def test_a_csv_file_gives_segments(clips):
     assert (videos[0].start, videos[0].end) == (0.5, 2.0)
 
 
+def test_paths_of_a_csv_file_are_relative_to_the_root(clips):
+    (clips / "list.csv").write_text("path,label\na/1.mp4,x\n")
+    with pytest.raises(InputError, match="--root DIR"):
+        names("list.csv")
+    listed = list_videos(["list.csv"], io.BytesIO(), root=clips / "clips")
+    assert [video.path for video in listed.videos] == [clips / "clips" / "a" / "1.mp4"]
+    for word, root in (("list.csv", clips / "absent"), ("clips/a/1.mp4", clips)):
+        with pytest.raises(InputError, match="--root"):
+            list_videos([word], io.BytesIO(), root)
+
+
 def test_a_video_that_is_named_twice_is_listed_once(clips):
     listed = list_videos(["clips/a/1.mp4", "clips/a", "clips/a/1.mp4"], io.BytesIO())
     assert len(listed.videos) == 2

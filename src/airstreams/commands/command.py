@@ -57,6 +57,11 @@ class Command:
 def add_data(parser: ArgumentParser) -> None:
     """The arguments DATA and --root of a verb. `data_of` gives what they say."""
     parser.add_argument("source", metavar="DATA", type=str, help=DATA_HELP)
+    add_root(parser)
+
+
+def add_root(parser: ArgumentParser) -> None:
+    """The argument --root."""
     parser.add_argument("--root", metavar="DIR", type=Path, help=ROOT_HELP)
 
 

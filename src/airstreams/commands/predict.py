@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, FAILED, RUN_HELP, Command, print_json, require_at_least
+from airstreams.commands.command import DONE, FAILED, RUN_HELP, Command, add_root, print_json, require_at_least
 from airstreams.console import Progress, say, stderr, warn
 from airstreams.errors import InputError, VideoError
 from airstreams.plural import count_of
@@ -30,6 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """RUN, videos and options."""
     parser.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
     parser.add_argument("videos", metavar="PATH", type=str, nargs="+", help=PATHS_HELP)
+    add_root(parser)
     parser.add_argument("--out", metavar="FILE", type=Path, help=OUT_HELP)
     parser.add_argument("--timeline", metavar="FILE", type=Path, help=TIMELINE_HELP)
     parser.add_argument("--top", type=int, default=TOP, help="how many classes to show, the most probable first")
@@ -118,7 +119,7 @@ def _pending(call: Namespace, file: "PredictionFile | None") -> "tuple[list[Vide
 
     listed = []
     if is_main_process():
-        found = list_videos(call.videos, sys.stdin.buffer)
+        found = list_videos(call.videos, sys.stdin.buffer, call.root)
         for note in found.notes:
             say(stderr, note)
         finished = set() if file is None else file.begin()

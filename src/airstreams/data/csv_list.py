@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -103,8 +103,12 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
     return replace(source, warnings=tuple(warnings), own_groups=any(video.group for video in videos))
 
 
-def read_paths(path: Path) -> tuple[list[Video], tuple[str, ...]]:
+def read_paths(path: Path, root: Path | None = None) -> tuple[list[Video], tuple[str, ...]]:
     """List the videos and segments of a CSV file without regard to its labels, in the order of its rows.
+
+    Args:
+        path: the CSV file.
+        root: the folder that the paths are relative to; None: the CSV file's.
 
     Returns:
         The videos, and what was ignored as sentences. A file may be missing, and a row may occur again.
@@ -114,7 +118,8 @@ def read_paths(path: Path) -> tuple[list[Video], tuple[str, ...]]:
     """
     optional = ("label", *COLUMNS.optional)
     table = read_table(path, replace(COLUMNS, required=("path",), optional=optional))
-    rows = [_video_of_row(table, line, row, path.parent) for line, row in table.rows]
+    folder = path.parent if root is None else root
+    rows = [_video_of_row(table, line, row, folder) for line, row in table.rows]
     table.wrong.refuse()
     return [video for video in rows if video is not None], table.notes
 
@@ -232,7 +237,10 @@ def _seconds(table: Table, line: int, column: str, cell: str) -> float | None:
 
 
 def _label_warnings(table: Table, multi_label: bool) -> list[str]:
-    """What is probably not meant: a wrong separator between labels, or a single cell that makes a list multi-label."""
+    """What is probably not meant.
+
+    A blank beside a label, a wrong separator between labels, or a single cell that makes a list multi-label.
+    """
     warnings, path = [], table.wrong.path
     cells = Counter(row["label"] for _, row in table.rows)
     first_line = {row["label"]: line for line, row in reversed(table.rows)}
@@ -245,6 +253,16 @@ def _label_warnings(table: Table, multi_label: bool) -> list[str]:
                 f"{first_line[example]}. Each is one class. If it means several labels, separate them by ; as in "
                 f"{'; '.join(parts)}."
             )
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for cell in table.written["label"]:
+        spellings[cell.strip()].append(cell)
+    if differ := [names for label, names in spellings.items() if label and len(names) > 1]:
+        named = shortlist([" and ".join(map(repr, names[:2])) for names in differ])
+        line = next(table.written["label"][name] for name in differ[0] if name != name.strip())
+        warnings.append(
+            f"{path}: labels that differ only by an outer blank: {named} (line {line}). Each pair is one class. Delete "
+            "the blank, or give the second class another name."
+        )
     several = {cell: count for cell, count in cells.items() if len(_labels(cell)) > 1}
     rows = sum(several.values())
     if multi_label and len(table.rows) > rows > 0 and (len(several) == 1 or rows < _FEW * len(table.rows)):

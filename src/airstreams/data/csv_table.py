@@ -87,12 +87,14 @@ class Table:
     rows: for each row its line number and a text without outer blanks for every known column, "" where it has none.
     separator: the sign between the cells.
     notes: what was ignored, as sentences.
+    written: for each known column every text as it is in the file, with its outer blanks, and its first line.
     wrong: rows that are not among `rows`, since they have too many or too few cells.
     """
 
     rows: list[tuple[int, dict[str, str]]]
     separator: str
     notes: tuple[str, ...]
+    written: Mapping[str, Mapping[str, int]]
     wrong: WrongCells
 
 
@@ -114,24 +116,30 @@ def read_table(path: Path, columns: Columns) -> Table:
     records = _split_into_cells(path, text, separator, columns.expected)
     if not records:
         raise InputError(f"{path} is empty; {columns.expected}")
-    header = records[0][1]
+    header = _stripped(records[0][1])
     places, ignored = _find_columns(path, header, columns)
     if len(records) == 1:
         raise InputError(f"{path} has a header but no rows; {columns.expected} and a row for each video; add rows")
     rows, wrong = [], WrongCells(path)
+    written: dict[str, dict[str, int]] = {name: {} for name in places}
     quote = {",": "a comma", ";": "a semicolon", "\t": "a tab"}.get(separator, separator)
-    for line, cells in records[1:]:
+    for line, as_written in records[1:]:
+        cells = _stripped(as_written)
         if len(cells) < len(header) or any(cells[len(header) :]):
             fix = f'Put a cell that holds {quote} in double quotes ("")'
             wrong.add(line, f"{len(cells)} cells; expected {len(header)} as in the header", fix)
         else:
             cell_of = {name: cells[place] for name, place in places.items()}
             rows.append((line, dict.fromkeys(columns.required + columns.optional, "") | cell_of))
+            for name, place in places.items():
+                written[name].setdefault(as_written[place], line)
     used = [
-        place for place in ignored if header[place] or any("".join(cells[place : place + 1]) for _, cells in records)
+        place
+        for place in ignored
+        if header[place] or any("".join(cells[place : place + 1]).strip() for _, cells in records)
     ]
     named = [header[place] or f"number {place + 1} (without a name)" for place in used]
-    return Table(rows, separator, tuple(_notes(path, named, columns)), wrong)
+    return Table(rows, separator, tuple(_notes(path, named, columns)), written, wrong)
 
 
 def _read_text(path: Path, expected: str) -> str:
@@ -174,9 +182,8 @@ def _split_into_cells(path: Path, text: str, separator: str, expected: str) -> l
     records, line = [], 1
     try:
         for cells in reader:
-            stripped = [cell.strip() for cell in cells]
-            if any(stripped):
-                records.append((line, stripped))
+            if any(_stripped(cells)):
+                records.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
@@ -184,6 +191,10 @@ def _split_into_cells(path: Path, text: str, separator: str, expected: str) -> l
             'the quotes in it, and double a quote inside a cell ("").'
         ) from error
     return records
+
+
+def _stripped(cells: list[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
 
 
 def _find_columns(path: Path, header: list[str], columns: Columns) -> tuple[dict[str, int], list[int]]:

@@ -50,7 +50,7 @@ from airstreams.files import require_writable, write_json, write_rows
 from airstreams.machine import cpus, keep_freed_memory
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import EvaluationFolder, RunFolder
-from airstreams.runs.known_videos import KnownVideos
+from airstreams.runs.known_videos import KnownVideos, checksum
 from airstreams.runs.saved_model import SavedModel
 
 
@@ -155,7 +155,8 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
     require_writable(folder.path)
     if not is_own_split:
         say(console, f"These videos are not the run's own {split} split. Their metrics go to {folder.path}")
-    _announce_replacement(folder, source, console)
+    videos_sum = checksum(videos)
+    _announce_replacement(folder, source, videos_sum, console)
     training_labels = _training_labels(run_folder, source, known)
     return _Task(saved, source, split, videos, trained_on, len(similar), training_labels, label_store, folder)
 
@@ -256,10 +257,11 @@ def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -
     return store.with_classes(saved.segment_classes)
 
 
-def _announce_replacement(folder: EvaluationFolder, source: Source, console: Console) -> None:
+def _announce_replacement(folder: EvaluationFolder, source: Source, videos_sum: str, console: Console) -> None:
     with suppress(InputError):  # the folder is new, or its file is damaged
         before = read_metrics(folder.metrics)
-        if not before.are_of(source):
+        same = before.are_of(source) if before.videos_sum is None else before.videos_sum == videos_sum
+        if not same:
             say(console, f"{folder.path}: the metrics of {before.data} will be replaced.")
 
 
@@ -312,6 +314,7 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
         **vars(measured) | {"streams": streams},
         data=task.source.short_name,
         data_sum=task.source.name_sum,
+        videos_sum=checksum(task.videos),
         split=task.split,
         trained_on=sum(video.name in task.trained_on for video in scores.videos),
         similar_names=task.similar_names,

@@ -154,6 +154,7 @@ class EvaluationMetrics(SplitMetrics):
     similar_names: how many of the others look like training videos, by their names only.
     new_only: None where the model was trained on none or all of them.
     data_sum: `Source.name_sum`; None in files of versions up to 0.2, whose `data` is the whole name.
+    videos_sum: a checksum of the split's videos (`known_videos.checksum`); None in files of versions up to 0.2.
     """
 
     data: str
@@ -168,6 +169,7 @@ class EvaluationMetrics(SplitMetrics):
     similar_names: int = 0
     new_only: NewVideosMetrics | None = None
     data_sum: str | None = None
+    videos_sum: str | None = None
 
     def are_of(self, source: Source) -> bool:
         """Whether these are metrics of the same DATA, as it was given."""

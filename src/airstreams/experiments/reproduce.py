@@ -28,6 +28,7 @@ from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
 from airstreams.experiments.workers import EndedWorker, WorkerPool, show_steps
 from airstreams.models import cost
 from airstreams.models.airstreams import build
+from airstreams.plural import count_of
 from airstreams.recipe import load_config, training_settings
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
@@ -199,6 +200,21 @@ def _check_job(job: Job) -> None:
             f"{job.folder}: the folder holds a training on other videos or splits than {job.source.name}. Give another "
             "--out, or delete the folder."
         )
+    content_of = {video.name: video.content for video in job.source.split("test")}
+    changed = [
+        known.name
+        for known in run.read_videos()
+        if known.content and (now := content_of.get(known.name)) and now != known.content
+    ]
+    if changed:
+        raise InputError(_changed_videos(job, changed))
+
+
+def _changed_videos(job: Job, names: Sequence[str]) -> str:
+    return (
+        f"{job.folder}: {count_of(len(names), 'test video')} changed since that training began, such as {names[0]}, so "
+        "runs cannot be compared. Restore the files, or give another --out."
+    )
 
 
 def multiply_adds(jobs: Sequence[Job]) -> list[int]:
@@ -304,7 +320,9 @@ def run_job(job: Job) -> None:
     train(job.source, job.config, job.folder, begun, quiet, start, after_step=show_steps)
     if asked_to_stop.is_set():
         raise KeyboardInterrupt
-    evaluate(job.folder, job.source, "test", quiet, job.config.training.device)
+    evaluation = evaluate(job.folder, job.source, "test", quiet, job.config.training.device)
+    if not evaluation.folder.is_own_split:
+        raise InputError(_changed_videos(job, [video.name for video in evaluation.videos]))
 
 
 def _reason(ended: EndedWorker) -> str:

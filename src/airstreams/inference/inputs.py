@@ -30,31 +30,44 @@ class Listed:
     notes: list[str]
 
 
-def list_videos(words: Sequence[str], stdin: BinaryIO) -> Listed:
+def list_videos(words: Sequence[str], stdin: BinaryIO, root: Path | None = None) -> Listed:
     """List the videos of a call. No video is opened.
 
     Args:
         words: files, folders, CSV files, patterns such as `clips/*.mp4`, or `-` for paths from `stdin`.
         stdin: one path a line, or paths with a NUL after each (`find -print0`).
+        root: the folder that the paths in CSV files are relative to; None: the folder of each file.
 
     Raises:
-        InputError: a pattern or a folder gives no video, a CSV file is wrong, or none of the files exists.
+        InputError: the root is no folder or no CSV file is given with it, a pattern or a folder gives no video, a CSV
+            file is wrong, or none of the files exists.
     """
+    if root is not None and not root.is_dir():
+        raise InputError(
+            f"--root {root}: not a folder. Give the folder that the paths in the CSV file are relative to."
+        )
     skipped: Counter[str] = Counter()
+    csv_files = 0
     notes: list[str] = []
     videos: dict[str, Video] = {}
     total = 0
     for word in words:
         given = _paths_of(stdin) if word == STDIN else [word]
         for path in given:
-            for video in _expanded(path, skipped, notes):
+            csv_files += _is_csv(path)
+            for video in _expanded(path, root, skipped, notes):
                 total += 1
                 videos.setdefault(video.name, video)
     if not videos:
         raise InputError("stdin has no paths. Give one a line.")
     if not any(video.path.exists() for video in videos.values()):
         named = ", ".join(list(videos)[:5])
-        raise InputError(f"no such file: {named}. Give video files on this machine, relative to the current folder.")
+        fix = "Give video files on this machine, relative to the current folder."
+        if csv_files:
+            fix = "Give the folder that the CSV file's paths are relative to as --root DIR."
+        raise InputError(f"no such file: {named}. {fix}")
+    if root is not None and not csv_files:
+        raise InputError(f"--root {root}: no CSV file is given, and only CSV files take --root. Leave it out.")
     if skipped:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in skipped.most_common(5))
         notes.append(f"{count_of(skipped.total(), 'file')} skipped, since the suffix is no video's: {kinds}.")
@@ -69,15 +82,19 @@ def _paths_of(stdin: BinaryIO) -> list[str]:
     return [os.fsdecode(line) for line in lines if line.strip()]
 
 
-def _expanded(word: str, skipped: Counter[str], notes: list[str]) -> Iterator[Video]:
+def _is_csv(word: str) -> bool:
+    return word.lower().endswith(".csv") and Path(word).is_file()
+
+
+def _expanded(word: str, root: Path | None, skipped: Counter[str], notes: list[str]) -> Iterator[Video]:
     path = Path(word)
     if path.is_dir():
         found = sorted(videos_below(path, skipped))
         if not found:
             raise InputError(f"{word}: the folder holds no videos. Give a folder with files such as .mp4 or .avi.")
         yield from (_video(str(video)) for video in found)
-    elif path.suffix.lower() == ".csv" and path.is_file():
-        videos, ignored = read_paths(path)
+    elif _is_csv(word):
+        videos, ignored = read_paths(path, root)
         notes += ignored
         for video in videos:
             yield _video(str(video.path), video.start, video.end)
@@ -86,7 +103,7 @@ def _expanded(word: str, skipped: Counter[str], notes: list[str]) -> Iterator[Vi
         if not matches:
             raise InputError(f"{word}: no file matches the pattern. Check it with `ls`.")
         for match in matches:
-            yield from _expanded(match, skipped, notes)
+            yield from _expanded(match, root, skipped, notes)
     else:
         yield _video(word)
 

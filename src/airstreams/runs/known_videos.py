@@ -7,6 +7,7 @@ contents, and files that cannot be read have none. There the names decide.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 from airstreams.data.listing import SPLITS, Video, overlapping, segment_of
 
@@ -109,6 +110,12 @@ class KnownVideos:
         if (key := _content_key(video.name, video.content)) is None:
             return named
         return self._by_key.get(key, []) or [known for known in named if not known.content]
+
+
+def checksum(videos: Iterable[Video]) -> str:
+    """A checksum of videos, the same in another order and, if their contents are known, under other names."""
+    keys = sorted(_content_key(video.name, video.content) or video.name for video in videos)
+    return sha256("\n".join(keys).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def _content_key(name: str, content: str | None) -> str | None:
