@@ -87,16 +87,23 @@ class Unit(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: Size, stride: Size = (1, 1, 1)) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
+        self.conv = SameConv(in_channels, out_channels, kernel, stride, bias=False)
         # The published statistics were taken with these two numbers (Sonnet's batch normalisation).
         self.bn = nn.BatchNorm3d(out_channels, eps=1e-3, momentum=1e-3)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T', H', W'), each size divided by the stride, rounded up."""
-        conv = self.conv
-        padded, padding = _padded(features_BCTHW, conv.kernel_size, conv.stride)
-        return F.relu(self.bn(F.conv3d(padded, conv.weight, None, conv.stride, padding)), inplace=True)
+        return F.relu(self.bn(self.conv(features_BCTHW)), inplace=True)
+
+
+class SameConv(nn.Conv3d):
+    """A 3D convolution without a bias, with TensorFlow's padding "SAME"."""
+
+    def forward(self, features_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) to (B, C', T', H', W'), each size divided by the stride, rounded up."""
+        padded, padding = _padded(features_BCTHW, self.kernel_size, self.stride)
+        return F.conv3d(padded, self.weight, None, self.stride, padding)
 
 
 class SamePool(nn.Module):
