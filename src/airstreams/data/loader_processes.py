@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 NO_WORKERS = "or decode with 0 workers (data.workers of a run, --workers of annotate)"
@@ -105,6 +105,21 @@ def _start_method(workers: int) -> str | None:
     On Linux they are forks: they start at once and inherit what this process knows about the videos.
     """
     return "fork" if workers and sys.platform == "linux" else None
+
+
+@contextmanager
+def ending(loader: DataLoader[Any]) -> Iterator[None]:
+    """End the persistent processes of a loader after the block.
+
+    The loader would do this when Python frees it. But within a cycle of references, Python closes its queues first.
+    Then a process is never told to end, and Python waits for it forever.
+    """
+    try:
+        yield
+    finally:
+        iterator, loader._iterator = loader._iterator, None
+        if iterator is not None:
+            iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from rich.console import Console
 from airstreams.config import Config
 from airstreams.console import say, warn
 from airstreams.data.listing import Source, groups_of
-from airstreams.data.loader_processes import ends_its_loaders
+from airstreams.data.loader_processes import ending, ends_its_loaders
 from airstreams.distributed import any_process, broadcast_buffers, gather, is_main_process
 from airstreams.errors import Stopped, VideoError
 from airstreams.evaluation.intervals import intervals
@@ -90,7 +90,11 @@ def train(
         training = set_up(source, config, RunFolder(run), resume, console, init)
         if training is None:
             return record_of(run, config.training.epochs)
-        with TrainingDisplay(training, began, after_step) as display, _open_log(training, log_to) as log:
+        with (
+            ending(training.loader),
+            TrainingDisplay(training, began, after_step) as display,
+            _open_log(training, log_to) as log,
+        ):
             return _run_epochs(training, signals, display, log, Pictures(training, log, draw), after_epoch)
 
 
