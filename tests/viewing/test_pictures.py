@@ -356,7 +356,20 @@ def test_names_may_have_dollar_signs(tmp_path, labels):
     names = ["5$ x^{$", "b", "5$ x^{$"]
     confusion_plot(tmp_path / "confusion.png", np.eye(3), names, note="always '5$ x^{$'")
     contact_sheet(tmp_path / "sheet.png", [LabelledFrame("5$ x^{$", labels)], names)
-    assert len(list(tmp_path.iterdir())) == 2
+    frame, flow = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 2), np.float32)
+    representations_picture(tmp_path / "streams.png", [RepresentationRow(title="5$ x^{$", frame=frame, flow=flow)], [])
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_long_title_stays_beside_its_frame(tmp_path):
+    rows = [RepresentationRow(title="right_" + "x" * 90, frame=np.zeros((64, 64, 3), np.uint8), flow=None)] * 2
+    representations_picture(tmp_path / "streams.png", rows, [])
+    dark = imread(tmp_path / "streams.png")[..., :3].max(axis=2) < 0.3
+    frames = dark.sum(axis=1) > 200
+    first_column = np.nonzero(dark.sum(axis=0) > 300)[0][0]
+    titles = dark[:, : first_column - 2].any(axis=1)
+    assert titles.sum() > 200
+    assert not (titles & ~frames).any()
 
 
 def test_confusion_of_a_wrong_shape_is_refused(tmp_path):

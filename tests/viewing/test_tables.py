@@ -59,6 +59,14 @@ def test_the_console_shows_every_cell():
     assert all(cell in file.getvalue() for cell in "ab1234")
 
 
+def test_short_names_of_parts_are_whole_at_80_columns():
+    file = io.StringIO()
+    wide = "training, G multiply-adds"
+    Console(file=file, width=80).print(for_console([("part", wide, wide, wide), ("semantic.representation", *"123")]))
+    assert "semantic.representation" in file.getvalue()
+    assert max(map(len, file.getvalue().splitlines())) <= 80
+
+
 def metrics_with(top1, interval, baselines):
     """Metrics of four videos with this top-1, all else the least that the type takes."""
     intervals = {"top1": interval, "top5": None, "mean_per_class": None, "map": None}

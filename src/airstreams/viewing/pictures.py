@@ -6,6 +6,7 @@ the calling program. So the code below sets all sizes and fonts itself.
 Legend of shape suffixes: H, W pixels, K action classes, S segmentation classes.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +103,10 @@ def representations_picture(
     pictures, footer = parts_21[:, 0]
     axes = pictures.subplots(len(rows), len(columns), squeeze=False, height_ratios=panel_heights)
 
-    for row, row_axes in zip(rows, axes, strict=True):
+    for row, height, row_axes in zip(rows, panel_heights, axes, strict=True):
         flows = [flow_HW2 for flow_HW2 in (row.flow_before, row.flow) if flow_HW2 is not None]
         max_px = max((full_colour_px(np.linalg.norm(flow_HW2, axis=2)) for flow_HW2 in flows), default=0.0)
-        row_axes[0].set_ylabel(row.title, fontsize=9)
+        row_axes[0].set_ylabel(_in_two_lines(row.title, height), fontsize=9, parse_math=False)
         for name, ax in zip(columns, row_axes, strict=True):
             _bare(ax)
             panel = getattr(row, name)
@@ -165,7 +166,7 @@ def segmentations_picture(path: str | Path, frames: Sequence[SegmentedFrame], se
         for ax, label_map in zip(others, segmented.maps.values(), strict=True):
             _show_labels(ax, label_map, segmented.frame, legend.colours)
     for title, row_axes in zip(titles, axes, strict=True):
-        row_axes[0].set_ylabel(title, fontsize=9)
+        row_axes[0].set_ylabel(title, fontsize=9, parse_math=False)
         for ax in row_axes:
             _bare(ax)
     legend.draw(footer, "center")
@@ -292,6 +293,11 @@ def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str
     bar.ax.tick_params(labelsize=title_font * 0.8)
     bar.outline.set_visible(False)
     save_picture(figure, Path(path), crop=True)
+
+
+def _in_two_lines(title: str, height: float) -> str:
+    """A title at 9 points that fits beside a panel of this height in inches; the rest of a longer one is left out."""
+    return "\n".join(textwrap.wrap(title, max(8, int(height * 12)), max_lines=2, placeholder=" …"))
 
 
 def _bare(ax: Axes) -> None:

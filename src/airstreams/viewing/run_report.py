@@ -179,7 +179,7 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
             untrained=untrained_note(metrics.streams, described.config),
             segmentation=segmentation_table(metrics.segmentation) if metrics.segmentation else [],
             classes=[
-                ("class", NAMES["map"] if described.multi_label else "accuracy", "videos"),
+                ("class", "average precision" if described.multi_label else "accuracy", "videos"),
                 *((name, percent(row.value), str(row.videos)) for name, row in weakest_first(metrics)),
             ],
             mistakes=mistakes[:MISTAKES_LISTED],

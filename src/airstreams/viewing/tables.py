@@ -5,7 +5,7 @@ A table is a list of rows, and its first row is the header.
 
 from collections.abc import Iterable, Mapping
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from airstreams.config import Config
 from airstreams.evaluation.metrics import SegmentationMetrics
@@ -22,6 +22,7 @@ from airstreams.percent import percent, with_interval
 from airstreams.plural import count_of
 
 Rows = list[tuple[str, ...]]
+_SHORT = 24  # characters
 
 
 def heads_table(
@@ -178,7 +179,9 @@ def _cost_row(name: str, parameters: int | None, inference: float, training: flo
 def for_console(rows: Rows, totals: int = 0) -> Table:
     """The rows as a table of rich, which `Console.print` shows, with a line above the last `totals` rows."""
     header, *body = rows
-    table = Table(*header)
+    longest = max(len(row[0]) for row in rows)
+    # Short names stay on one line at 80 columns, so the other columns break there.
+    table = Table(Column(header[0], no_wrap=longest <= _SHORT, overflow="fold"), *header[1:])
     for number, row in enumerate(body):
         if number == len(body) - totals:
             table.add_section()
