@@ -27,7 +27,8 @@ def download_run(repo: str, offline: bool) -> Path:
     except Exception as error:  # of its HTTP library, of the hub, and OSError
         fix = "Leave out --offline once" if offline else "Check the name, the network and, for a private one, HF_TOKEN"
         what = "is not in the cache" if offline else "cannot be fetched"
-        raise InputError(f"--init hf:{repo} {what} ({describe(error)[:160].strip(" .")}). {fix}.") from error
+        reason = describe(error)[:160].strip(" .")
+        raise InputError(f"--init hf:{repo} {what} ({reason}). {fix}.") from error
     if not (RunFolder(folder).description.is_file() and RunFolder(folder).weights.is_file()):
         raise InputError(
             f"--init hf:{repo}: the repository holds no run (no model.json or model.safetensors). Give one that holds "
