@@ -105,7 +105,7 @@ def test_another_frame_rate_gives_a_warning_unless_clips_have_a_rate(call, video
     test_videos = sorted((videos / "test").rglob("*.mp4"))
     for path in test_videos[:3]:
         at_60_frames_a_second(path)
-    assert "30 to 60\n" in call("check-data", videos)[1]
+    assert "frame rates: 30 (29), 60 (3)\n" in call("check-data", videos)[1]
     assert "warning: 3 of 8 videos" in call("evaluate", run, videos)[2]
     assert "warning: 1 of 2 videos" in call("predict", run, test_videos[0], test_videos[3])[2]
     assert "warning" not in call("predict", run, test_videos[3])[2]

@@ -107,6 +107,7 @@ def test_the_json_keeps_its_keys_and_their_order():
         "similar_names": 0,
         "new_only": None,
         "data_sum": "0123456789abcdef",
+        "videos_sum": None,
     }
     assert json.dumps(content) == json.dumps(expected)
 
@@ -136,7 +137,7 @@ def test_classes_are_sorted_by_their_metric():
 
 def test_metrics_of_early_versions_are_read(tmp_path):
     content = METRICS.as_dict()
-    del content["trained_on"], content["baselines"], content["data_sum"]
+    del content["trained_on"], content["baselines"], content["data_sum"], content["videos_sum"]
     (tmp_path / "figures.json").write_text(json.dumps(content))
     assert read_metrics(tmp_path / "figures.json") == replace(METRICS, baselines=None, data_sum=None)
 

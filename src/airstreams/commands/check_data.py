@@ -12,10 +12,10 @@ from rich.table import Table
 from airstreams.commands.command import DONE, FAILED, Command, add_data, add_group_by, data_of, print_json, set_group_by
 from airstreams.config import Config
 from airstreams.console import Progress, say, stderr, stdout, warn
-from airstreams.data.listing import SPLITS, Alike, Source, groups_of, shortlist
 from airstreams.plural import count_of
 
 if TYPE_CHECKING:
+    from airstreams.data.listing import Alike, Source
     from airstreams.data.statistics import Statistics
 
 
@@ -93,6 +93,8 @@ def run(call: Namespace) -> int:
 
 
 def _print_statistics(statistics: "Statistics") -> None:
+    from airstreams.data.listing import shortlist
+
     table = Table("", "lowest", "median", "highest")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -125,16 +127,17 @@ class _Traps:
     """
 
     warnings: list[str]
-    alike: Sequence[Alike]
+    alike: Sequence["Alike"]
     recordings: int
     groups: int
     automatic_split: dict[str, int] | None
 
 
-def _look_for_traps(source: Source, config: Config) -> _Traps:
+def _look_for_traps(source: "Source", config: Config) -> _Traps:
     """The warnings that a training by this config would give, beside the source's own."""
     from airstreams.data.clips import clip_length_warning
     from airstreams.data.grouping import with_alike, with_groups
+    from airstreams.data.listing import SPLITS, groups_of
     from airstreams.data.source_warnings import training_warnings
     from airstreams.data.splits import with_drawn_splits
 

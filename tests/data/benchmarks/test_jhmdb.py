@@ -78,7 +78,7 @@ def test_a_split_file_of_another_format_is_refused(small_root, line):
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        ("jhmbd:{root}", "'jhmbd' .*expected one of jhmdb"),
+        ("jhmbd:{root}", "'jhmbd' .*jhmdb"),
         ("jhmdb:{root}?split=4", r"'split=4' .*expected split=1\|2\|3"),
         ("jhmdb:{root}?fold=1", r"'fold=1' .*expected split=1\|2\|3"),
         ("jhmdb:{root}/nowhere?split=1", "the folder .*nowhere"),
