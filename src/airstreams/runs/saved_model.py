@@ -12,7 +12,7 @@ They do not protect against forgery, because a forger can write new ones.
 import hashlib
 import json
 import platform
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,9 +92,11 @@ def save(saved: SavedModel, run: Path) -> None:
     a crash between the two files leaves two that match. The kept epoch has a sum of its own: after such a crash it is
     unknown.
     """
+    config = asdict(saved.config)
+    config["data"]["cache"] = None
     description = {
         "format": FORMAT,
-        "config": asdict(replace(saved.config, data=replace(saved.config.data, cache=None))),
+        "config": config,
         "classes": list(saved.classes),
         "segment_classes": list(saved.segment_classes),
         "multi_label": saved.multi_label,
