@@ -8,23 +8,21 @@ Probabilities differ from those of the model itself by rounding alone, about 1e-
 Legend of shape suffixes: N frames, P pairs of frames, B clips, T frames of a clip, C channels, H, W pixels, K classes.
 """
 
-import copy
 import itertools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from airstreams.data.dataset import ClipFrames
 from airstreams.evaluation.scoring import CLIPS_AT_ONCE, require_finite
+from airstreams.inference.folding import FoldedBlock, FoldedConv, ShrinkingConv, folded
 from airstreams.machine import in_bfloat16
 from airstreams.models.airstreams import AIRStreams, to_unit_range
-from airstreams.models.tower import EarlyTower, FrameNorm, Shrink, SpatialConv, SpatialPool, TowerBlock, on_frames
-from airstreams.representations.flow import Flow
+from airstreams.models.tower import EarlyTower, SpatialConv, SpatialPool
+from airstreams.representations.flow import Flow, grey
 from airstreams.representations.rgb import RGB
 from airstreams.representations.semantic import Semantic
 from airstreams.runs.saved_model import SavedModel
@@ -78,11 +76,11 @@ class OnCPU:
 
     def __init__(self, model: AIRStreams) -> None:
         self.representations = {
-            stream: _folded(part) if isinstance(part, Semantic) else part
+            stream: folded(part) if isinstance(part, Semantic) else part
             for stream, part in model.representations.items()
         }
-        self.early = {stream: cast(EarlyTower, _folded(tower)) for stream, tower in model.early.items()}
-        self.late = _folded(model.late[model.answer])
+        self.early = {stream: cast(EarlyTower, folded(tower)) for stream, tower in model.early.items()}
+        self.late = folded(model.late[model.answer])
         self.level = model.levels[model.answer]
         self.merges = model.answer not in model.early
 
@@ -108,10 +106,12 @@ def _seen(representation: nn.Module, frames_N3HW: Tensor, places_BT: Tensor) -> 
     if isinstance(representation, Semantic):  # frame by frame
         return _frames_of(representation(_one_clip(frames_N3HW)).tower_input), places_BT
     if isinstance(representation, Flow) and T > 1:  # from a frame to the next; the last repeats the one before
+        grey_NHW = grey(frames_N3HW)
         pairs_BT2 = torch.stack((places_BT[:, :-1], places_BT[:, 1:]), dim=2)
         pairs_BT2 = torch.cat((pairs_BT2, pairs_BT2[:, -1:]), dim=1)
         pairs_P2, places = pairs_BT2.flatten(0, 1).unique(dim=0, return_inverse=True)
-        return representation(_clips(frames_N3HW, pairs_P2)).tower_input[:, :, 0], places.view(B, T)
+        flow_P22HW = representation.layer(grey_NHW[pairs_P2][:, None])
+        return flow_P22HW[:, :, 0], places.view(B, T)
     # Nothing is known of a custom stream, so it sees whole clips.
     seen_BCTHW = representation(_clips(frames_N3HW, places_BT)).tower_input
     return seen_BCTHW.transpose(1, 2).flatten(0, 1), torch.arange(B * T).view(B, T)
@@ -120,24 +120,26 @@ def _seen(representation: nn.Module, frames_N3HW: Tensor, places_BT: Tensor) -> 
 def _features(tower: EarlyTower, seen_NCHW: Tensor, places_BT: Tensor, level: int) -> Tensor:
     """The tower's features (B, C, T, H, W) at a level. The layers before the first one that sees time run once."""
     block = tower.blocks[0]
-    if not isinstance(block, TowerBlock):
-        return tower(_clips(seen_NCHW, places_BT), level)[level]
-    clip_1CNHW = tower.input_norm(_one_clip(seen_NCHW).contiguous()).contiguous(memory_format=torch.channels_last_3d)
-    layers = list(block.body)
-    of_frames = list(itertools.takewhile(_sees_single_frames, layers))
-    body_BCTHW = _clips(_frames_of(nn.Sequential(*of_frames)(clip_1CNHW)), places_BT)
-    body_BCTHW = nn.Sequential(*layers[len(of_frames) :])(body_BCTHW)
-    if block.shortcut is not None:
-        if all(_sees_single_frames(layer) for layer in block.shortcut.children()):
-            body_BCTHW = body_BCTHW + _clips(_frames_of(block.shortcut(clip_1CNHW)), places_BT)
-        else:
-            body_BCTHW = body_BCTHW + block.shortcut(_clips(_frames_of(clip_1CNHW), places_BT))
-    return tower.after(1, block.activation(body_BCTHW), level)[level]
+    clip_1CNHW = tower.input_norm(_one_clip(seen_NCHW))
+    if not isinstance(block, FoldedBlock):  # I3D sees time from its first layer on
+        return tower.after(0, _clips(_frames_of(clip_1CNHW), places_BT), level)[level]
+    of_frames = [*itertools.takewhile(_sees_single_frames, block.body)]
+    body = clip_1CNHW
+    for layer in of_frames:
+        body = layer(body)
+    body = _clips(_frames_of(body), places_BT)
+    for layer in block.body[len(of_frames) :]:
+        body = layer(body)
+    shortcut = None
+    if isinstance(block.shortcut, ShrinkingConv):
+        shortcut = _clips(_frames_of(block.shortcut(clip_1CNHW)), places_BT)
+    elif block.shortcut is not None:
+        shortcut = block.shortcut(_clips(_frames_of(clip_1CNHW), places_BT))
+    return tower.after(1, block.end(body, shortcut), level)[level]
 
 
 def _sees_single_frames(layer: nn.Module) -> bool:
-    single = isinstance(layer, SpatialConv | SpatialPool | FrameNorm | nn.ReLU | nn.Identity | _ShrinkingConv)
-    return single or (isinstance(layer, Shrink) and layer.temporal == 1)
+    return isinstance(layer, SpatialPool) or (isinstance(layer, FoldedConv) and isinstance(layer.conv, SpatialConv))
 
 
 def _one_clip(frames_NCHW: Tensor) -> Tensor:
@@ -155,48 +157,3 @@ def _clips(frames_NCHW: Tensor, places_BT: Tensor) -> Tensor:
     frames_NHWC = frames_NCHW.permute(0, 2, 3, 1).contiguous()
     chosen = frames_NHWC.index_select(0, places_BT.flatten())
     return chosen.unflatten(0, places_BT.shape).permute(0, 4, 1, 2, 3)
-
-
-def _folded(module: nn.Module) -> nn.Module:
-    """A copy of a module in evaluation mode, with each batch normalisation folded into the convolution before it."""
-    module = copy.deepcopy(module).eval()
-    sequences = [part for part in module.modules() if isinstance(part, nn.Sequential)]
-    for sequence in sequences:
-        for number, (conv, norm) in enumerate(zip(list(sequence)[:-1], list(sequence)[1:], strict=True)):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fold(conv, norm)
-                sequence[number + 1] = nn.Identity()
-    for sequence in sequences:
-        if len(sequence) > 1 and isinstance(sequence[0], Shrink) and sequence[0].temporal == 1:
-            sequence[0], sequence[1] = nn.Identity(), _ShrinkingConv(sequence[0], cast(SpatialConv, sequence[1]))
-    return module.requires_grad_(False)
-
-
-class _ShrinkingConv(nn.Module):
-    """The mean over windows of pixels, then a 1x1 convolution: as one convolution, where whole windows fill a frame."""
-
-    def __init__(self, shrink: Shrink, conv: SpatialConv) -> None:
-        super().__init__()
-        self.shrink, self.conv = shrink, conv
-        side = shrink.spatial
-        spread = conv.weight.expand(-1, -1, side, side) / side**2
-        self.weight = nn.Parameter(spread.contiguous(memory_format=torch.channels_last))
-
-    def forward(self, features_BCTHW: Tensor) -> Tensor:
-        side = self.shrink.spatial
-        if features_BCTHW.shape[3] % side or features_BCTHW.shape[4] % side:
-            smaller: Tensor = self.conv(self.shrink(features_BCTHW))
-            return smaller
-        return on_frames(lambda frames: F.conv2d(frames, self.weight, self.conv.bias, stride=side), features_BCTHW)
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    bias = None if conv.bias is None else conv.bias.double()
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert variance is not None
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight.double(), bias, mean.double(), variance.double(), norm.eps, norm.weight.double(), norm.bias.double()
-    )
-    conv.weight = nn.Parameter(weight.float().contiguous(memory_format=torch.channels_last))
-    conv.bias = nn.Parameter(bias.float())

@@ -24,7 +24,11 @@ class Flow(nn.Module):
 
     def forward(self, clip_B3THW: Tensor) -> Representation:
         """From a clip in 0..1 to its `Representation`."""
-        red, green, blue = clip_B3THW.unbind(1)
-        grey_B1THW = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).unsqueeze(1)
-        flow_BCTHW = self.layer(grey_B1THW)
+        flow_BCTHW = self.layer(grey(clip_B3THW).unsqueeze(1))
         return Representation(flow_BCTHW, flow_BCTHW)
+
+
+def grey(colours_B3X: Tensor) -> Tensor:
+    """The brightness (B, ...) of frames or clips (B, 3, ...)."""
+    red, green, blue = colours_B3X.unbind(1)
+    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue

@@ -98,12 +98,12 @@ class Unit(nn.Module):
 
 
 class SameConv(nn.Conv3d):
-    """A 3D convolution without a bias, with TensorFlow's padding "SAME"."""
+    """A 3D convolution with TensorFlow's padding "SAME"."""
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T', H', W'), each size divided by the stride, rounded up."""
         padded, padding = _padded(features_BCTHW, self.kernel_size, self.stride)
-        return F.conv3d(padded, self.weight, None, self.stride, padding)
+        return F.conv3d(padded, self.weight, self.bias, self.stride, padding)
 
 
 class SamePool(nn.Module):
