@@ -25,8 +25,8 @@ from airstreams.inference.scorer import Scorer
 from airstreams.runs.saved_model import SavedModel
 
 AHEAD = 64  # videos that may be begun before the first of them is finished
-DECODED = 4  # parts of videos that wait for each scoring thread
-PIXELS_AT_ONCE = 2**21  # of all frames that a scoring thread on a CPU takes at once; limits memory
+DECODED = 6  # parts of videos that wait for each scoring thread
+PIXELS_AT_ONCE = 2**20  # of all frames that a scoring thread on a CPU takes at once; limits memory
 REMEMBERED = 100  # files whose times of frames are remembered
 
 
@@ -160,7 +160,7 @@ def _score(saved: SavedModel, scorer: Scorer, decoded: "queue.Queue[Part | None]
     if on_cpu:
         torch.set_num_threads(1)
         clip = saved.config.clip
-        at_once = max(1, min(at_once, PIXELS_AT_ONCE // (clip.frames * clip.size**2)))
+        at_once = max(1, PIXELS_AT_ONCE // (clip.frames * clip.size**2))
     while (first := decoded.get()) is not None:
         batch, clips, ended = [first], len(first[2].places_VT), False
         with suppress(queue.Empty):
