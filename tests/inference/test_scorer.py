@@ -16,6 +16,7 @@ MODELS = {
     "several merges": {"merge_levels": [2, 4]},
     "differences": {"streams": ["flow", "semantic"], "flow": {"kind": "difference"}},
     "another tower": {"streams": ["rgb", "flow"], "backbone": "r2plus1d18", "width": 0.125},
+    "i3d": {"streams": ["rgb"], "backbone": "i3d", "width": 1.0},
 }
 
 

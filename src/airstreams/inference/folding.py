@@ -1,11 +1,10 @@
 """A model's parts for inference on a CPU: fewer passes over memory, with the same answers but for rounding.
 
-Each batch normalisation is folded into the convolution before it. ReLUs and sums work in place, or inside the
-convolution where torch has oneDNN.
+Each batch normalisation is folded into the convolution before it. ReLUs and sums work in place.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import cast
 
 import torch
@@ -16,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from airstreams.models.backbones.i3d import Unit
 from airstreams.models.segmenter import ResidualBlock
 from airstreams.models.tower import (
+    EarlyTower,
     FactorisedConv,
     InputNorm,
     Shrink,
@@ -36,13 +36,17 @@ def _replaced(module: nn.Module) -> nn.Module:
         return FoldedBlock(module.body, module.shortcut)
     if isinstance(module, ResidualBlock):
         return FoldedBlock(module.body, module.skip)
+    if isinstance(module, EarlyTower):  # it counts its modules
+        module.blocks = nn.Sequential(*map(_replaced, module.blocks))
+        module.input_norm = _replaced(module.input_norm)
+        return module
     if isinstance(module, nn.Sequential):
         return nn.Sequential(*_layers(module))
     if isinstance(module, InputNorm):
         return FoldedInputNorm(module)
     if isinstance(module, Unit):
         _fold(module.conv, module.bn)
-        module.bn = nn.Identity()
+        module.bn = nn.Identity()  # type: ignore[assignment]
         return module
     for name, child in module.named_children():
         setattr(module, name, _replaced(child))
@@ -91,25 +95,23 @@ class FoldedConv(nn.Module):
         self.conv = conv
         self.relu = False
 
-    def forward(self, features: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """Features to features, of the shapes that the convolution takes. The ReLU is after the shortcut's sum."""
+    def forward(self, features: Tensor) -> Tensor:
+        """Features to features, of the shapes that the convolution takes."""
         out: Tensor = self.conv(features)
-        if shortcut is not None:
-            out = out.add_(shortcut)
         return out.relu_() if self.relu else out
 
 
 class FoldedBlock(nn.Module):
     """A block's layers with its skip connection and last ReLU."""
 
-    def __init__(self, body: Sequence[nn.Module], shortcut: nn.Module | None) -> None:
+    def __init__(self, body: Iterable[nn.Module], shortcut: nn.Module | None) -> None:
         super().__init__()
         self.body = nn.ModuleList(_layers(body))
         self.shortcut = None if shortcut is None else _replaced(shortcut)
         if isinstance(self.shortcut, nn.Sequential) and len(self.shortcut) == 2:
             shrink, conv = self.shortcut
             if isinstance(shrink, Shrink) and shrink.temporal == 1:
-                self.shortcut = ShrinkingConv(shrink, conv.conv)
+                self.shortcut = ShrinkingConv(shrink, cast(nn.Conv2d, conv.conv))
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T', H', W'), or single frames without T."""
@@ -146,8 +148,9 @@ class SlicedPool(nn.Module):
 
     def __init__(self, pool: TemporalPool) -> None:
         super().__init__()
-        (self.kernel, _), (self.stride, _) = pool.kernel_size, pool.stride
-        self.padding, self.extra = pool.padding[0], pool.extra
+        sizes = (pool.kernel_size, pool.stride, pool.padding)
+        self.kernel, self.stride, self.padding = (cast(tuple[int, int], size)[0] for size in sizes)
+        self.extra = pool.extra
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C, ceil(T / stride), H, W)."""

@@ -57,7 +57,10 @@ class Scorer:
             first += len(views.frames_NHW3)
         autocast = torch.autocast("cuda", torch.bfloat16) if in_bfloat16(self.device) else nullcontext()
         with torch.inference_mode(), autocast:
-            logits_BK = torch.cat([self._logits(frames_NHW3, part) for part in torch.cat(places).split(at_once)])
+            # Views of a short video may be the same clip.
+            clips_BT, clip_of_view = torch.cat(places).unique(dim=0, return_inverse=True)
+            logits_BK = torch.cat([self._logits(frames_NHW3, part) for part in clips_BT.split(at_once)])
+            logits_BK = logits_BK[clip_of_view.to(logits_BK.device)]
             probabilities_BK = logits_BK.sigmoid() if self.multi_label else logits_BK.softmax(dim=1)
             averaged = [of_views.mean(dim=0) for of_views in probabilities_BK.cpu().split([*map(len, places)])]
         require_finite(averaged)
