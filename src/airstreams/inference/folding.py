@@ -40,7 +40,7 @@ def _replaced(module: nn.Module) -> nn.Module:
         module.blocks = nn.Sequential(*map(_replaced, module.blocks))
         module.input_norm = _replaced(module.input_norm)
         return module
-    if isinstance(module, nn.Sequential):
+    if type(module) is nn.Sequential:  # a subclass may have a forward of its own
         return nn.Sequential(*_layers(module))
     if isinstance(module, InputNorm):
         return FoldedInputNorm(module)
