@@ -119,16 +119,13 @@ def set_up(
         if state.epoch == config.training.epochs:
             say(console, f"{folder.path}: all {state.epoch} epochs are done already")
             return None
-    torch.manual_seed(config.seed)
-    model = build(config.model, len(source.classes), len(segment_classes))
-    start, trained_before = StartRecord.read(folder) if resume else None, list[KnownVideo]()
     if init is not None:
         source = with_contents(source, console)  # finds the videos that the starting model was trained on
-        start, trained_before = _start_from(init, model, source, segment_classes, config, console)
+    model = _new_model(source, segment_classes, config, accelerator.device)
     frozen = freeze(model, config)
-    for stream in config.model.streams:
-        if stream in config.model.representations:
-            try_out(model.representations[stream], config.clip, accelerator.device)
+    start, trained_before = StartRecord.read(folder) if resume else None, list[KnownVideo]()
+    if init is not None:
+        start, trained_before = _start_from(init, model, source, segment_classes, config, console)
     require_writable(folder.path)
 
     videos = prepare_videos(source, config, folder, resume, console)
@@ -174,6 +171,16 @@ def set_up(
         state,
         console,
     )
+
+
+def _new_model(source: Source, segment_classes: Sequence[str], config: Config, device: torch.device) -> AIRStreams:
+    """Build the model from the config's seed, and run its custom streams once. InputError: one of them fails."""
+    torch.manual_seed(config.seed)
+    model = build(config.model, len(source.classes), len(segment_classes))
+    for stream in config.model.streams:
+        if stream in config.model.representations:
+            try_out(model.representations[stream], config.clip, device)
+    return model
 
 
 def _config_of_run(folder: RunFolder, config: Config) -> Config:

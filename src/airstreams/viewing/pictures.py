@@ -277,22 +277,21 @@ def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str
     for text in (title, *ax.get_xticklabels(), *ax.get_yticklabels()):
         text.set_parse_math(False)  # a name may have dollar signs
     if size <= 30:
-        for true, predicted in np.argwhere(counts_KK > 0):
-            ax.text(
-                predicted,
-                true,
-                str(counts_KK[true, predicted]),
-                ha="center",
-                va="center",
-                fontsize=font,
-                color="white" if share_KK[true, predicted] > 0.55 else "0.15",
-            )
+        _write_counts(ax, counts_KK, share_KK, font)
     bar_ax = ax.inset_axes((1 + 0.2 / (size * cell), 0, 0.15 / (size * cell), 1))
     bar = figure.colorbar(image, cax=bar_ax, ticks=[0, 0.5, 1], format="{x:.0%}")
     bar.set_label("share of the true class", fontsize=title_font * 0.9)
     bar.ax.tick_params(labelsize=title_font * 0.8)
     bar.outline.set_visible(False)
     save_picture(figure, Path(path), crop=True)
+
+
+def _write_counts(ax: Axes, counts_KK: np.ndarray, share_KK: np.ndarray, font: float) -> None:
+    """Write each count over 0 into its cell, in white on a dark cell."""
+    for true, predicted in np.argwhere(counts_KK > 0):
+        dark = share_KK[true, predicted] > 0.55
+        text = str(counts_KK[true, predicted])
+        ax.text(predicted, true, text, ha="center", va="center", fontsize=font, color="white" if dark else "0.15")
 
 
 def _in_two_lines(title: str, height: float) -> str:
