@@ -131,12 +131,7 @@ def set_up(
     videos = prepare_videos(source, config, folder, resume, console)
     if not resume:
         source = with_contents(source, console)
-    fingerprint["labels"] = labels_digest([*videos.train, *videos.val])
-    fingerprint["frame_rate"] = (
-        usual_frame_rate(videos.train, videos.checked.rates)
-        if state is None
-        else state.data_fingerprint.get("frame_rate")
-    )
+    fingerprint |= _fingerprint_of_videos(videos, state)
     _say_sizes(source, videos, console)
     sampler, loader = make_loader(videos, source, config, accelerator)
     if init is None and not resume:
@@ -153,8 +148,7 @@ def set_up(
     else:
         _require_same_data(state, fingerprint, source, folder)
         _restore(learner, state, folder, config)
-        if is_main_process() and described != load_config(folder.config):
-            save_config(described, folder.config)
+        _keep_config(described, folder)
     accelerator.wait_for_everyone()
     return Training(
         config,
@@ -181,6 +175,12 @@ def _new_model(source: Source, segment_classes: Sequence[str], config: Config, d
         if stream in config.model.representations:
             try_out(model.representations[stream], config.clip, device)
     return model
+
+
+def _keep_config(described: Config, folder: RunFolder) -> None:
+    """Rewrite the config of a run that is lengthened."""
+    if is_main_process() and described != load_config(folder.config):
+        save_config(described, folder.config)
 
 
 def _config_of_run(folder: RunFolder, config: Config) -> Config:
@@ -275,6 +275,14 @@ def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Co
         "multi_label": source.multi_label,
         "teacher": source.label_store.identity if source.label_store and config.needs_labels else None,
     }
+
+
+def _fingerprint_of_videos(videos: TrainingVideos, state: TrainingState | None) -> dict[str, Any]:
+    """The part of the data fingerprint that needs the videos. A resumed run keeps the frame rate that it began with."""
+    labels = labels_digest([*videos.train, *videos.val])
+    if state is None:
+        return {"labels": labels, "frame_rate": usual_frame_rate(videos.train, videos.checked.rates)}
+    return {"labels": labels, "frame_rate": state.data_fingerprint.get("frame_rate")}
 
 
 def _require_same_data(state: TrainingState, fingerprint: dict[str, Any], source: Source, folder: RunFolder) -> None:
