@@ -23,6 +23,7 @@ from airstreams.evaluation.results import ClassMetrics, MostFrequentClass, Scori
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.viewing.run_report import write_report
+from airstreams.viewing.tables import trained_on_warnings
 
 QUIET = Console(quiet=True)
 
@@ -253,6 +254,19 @@ def test_other_videos_do_not_replace_the_metrics_of_the_runs_split(run, evaluate
     assert "trained on" not in headlines[1].split("<table>")[0]
     assert "trained on 8 of these 16 videos" in headlines[2].split("<table>")[0]
     assert headlines[1].split("<h2>")[1].startswith(f"Other data: {folder.name}")
+
+
+def test_validation_videos_are_not_new(run, videos, evaluated):
+    splits = (run / "split.csv").read_text().splitlines()
+    tested = [line for line in splits if ",test," in line]
+    changed = [line.replace(",test,", ",val,") if line in tested[:3] else line for line in splits]
+    (run / "split.csv").write_text("\n".join(changed) + "\n")
+    data = moved_to_a_csv(videos, lambda path: "test" if "test" in path.parts else None)
+    metrics = evaluate(run, open_source(str(data)), "test", QUIET).metrics
+    assert (metrics.videos, metrics.trained_on, metrics.chose_epoch) == (8, 0, 3)
+    assert metrics.new_only is not None
+    assert metrics.new_only.videos == 5
+    assert "chosen on 3 others" in trained_on_warnings(metrics)[0]
 
 
 def test_renamed_training_videos_cause_a_warning(run, videos, tmp_path):

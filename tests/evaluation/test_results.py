@@ -108,6 +108,7 @@ def test_the_json_keeps_its_keys_and_their_order():
         "new_only": None,
         "data_sum": "0123456789abcdef",
         "videos_sum": None,
+        "chose_epoch": 0,
     }
     assert json.dumps(content) == json.dumps(expected)
 

@@ -1,5 +1,6 @@
 """A run finds its videos again by their content, or by their names where it does not know it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,13 @@ def test_names_decide_for_runs_without_contents():
     assert not old.are_split(both[:1], "test")
     assert not old.are_split([video("x.mp4", "BB"), both[1]], "test")
     assert old.overlapping([video("a.mp4", "AA"), video("x.mp4", "AA")]) == [video("a.mp4", "AA")]
+
+
+def test_other_labels_make_other_data():
+    known = KnownVideos([KnownVideo("b.mp4", "test", "BB", "jump"), KnownVideo("d.mp4", "test", "DD", "run;jump")])
+    own = [video("x/b.mkv", "BB"), Video(Path("d.mp4"), "d.mp4", ("jump", "run"), content="DD")]
+    assert known.are_split(own, "test")
+    assert known.relabelled(own) == []
+    wrong = [replace(own[0], labels=("run",)), own[1]]
+    assert not known.are_split(wrong, "test")
+    assert known.relabelled(wrong) == [(wrong[0], "jump")]

@@ -81,6 +81,7 @@ class _Task:
     source: with splits.
     videos: those of the split.
     trained_on: the names of those that the model was trained on.
+    chose_epoch: the names of validation videos of the training.
     similar_names: how many of the others look like training videos, by their names only.
     training_labels: those of the training videos, as far as they are known.
     label_store: with the segmenter's classes; None where the segmentation cannot be scored.
@@ -91,6 +92,7 @@ class _Task:
     split: str
     videos: Sequence[Video]
     trained_on: set[str]
+    chose_epoch: set[str]
     similar_names: int
     training_labels: Sequence[str]
     label_store: LabelStore | None
@@ -140,16 +142,20 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
         source = with_contents(source, console, split if source.has_splits else None)
     given, source = source, _with_splits_of_the_run(source, known, console)
     videos = source.split(split)
-    trained_on, similar = set[str](), dict[str, str]()
+    trained_on, chose_epoch, similar = set[str](), set[str](), dict[str, str]()
     if split != "train":
         trained_on = {video.name for video in learned.overlapping(videos)}
         similar = _renamed_training_videos(given, videos, known, trained_on)
+    if split == "test":
+        validation = KnownVideos(video for video in known if video.split == "val")
+        chose_epoch = {video.name for video in validation.overlapping(videos)} - trained_on
     _warn_of_trained_videos(videos, trained_on, similar, console)
     if source.grouped_by is None:
         scored = with_groups(replace(source, videos=tuple(videos)), saved.config.data.group_by, console, strict=False)
         videos = scored.videos
     if (label_store := _label_store_to_score(saved, source, console)) is not None:
         videos = follow_label_maps(replace(source, videos=tuple(videos)), console).videos
+    _warn_of_other_labels(videos, known, console)
     is_own_split = known.are_split(videos, split)
     folder = run_folder.evaluation(split, None if is_own_split else source.name)
     require_writable(folder.path)
@@ -158,7 +164,9 @@ def _check(run: Path, source: Source, split: str, device: torch.device, console:
     videos_sum = checksum(videos)
     _announce_replacement(folder, source, videos_sum, console)
     training_labels = _training_labels(run_folder, source, known)
-    return _Task(saved, source, split, videos, trained_on, len(similar), training_labels, label_store, folder)
+    return _Task(
+        saved, source, split, videos, trained_on, chose_epoch, len(similar), training_labels, label_store, folder
+    )
 
 
 def _check_classes(run: Path, source: Source, saved: SavedModel) -> None:
@@ -204,6 +212,17 @@ def _warn_of_trained_videos(
             f"{len(similar)} of these {len(videos)} videos look like training videos by their names ({name} for "
             f"{example}). If they are, for example after a conversion, the metrics are too high: give DATA in the form "
             "that training had.",
+        )
+
+
+def _warn_of_other_labels(videos: Sequence[Video], known: KnownVideos, console: Console) -> None:
+    """Warn of videos whose labels are not those that the run has for them."""
+    if relabelled := known.relabelled(videos):
+        video, label = relabelled[0]
+        warn(
+            console,
+            f"{len(relabelled)} of these {len(videos)} videos have other labels than in the run's data, such as "
+            f"{video.name}: {';'.join(video.labels) or 'none'}, and {label} there. Correct the labels that are wrong.",
         )
 
 
@@ -319,6 +338,7 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
         trained_on=sum(video.name in task.trained_on for video in scores.videos),
         similar_names=task.similar_names,
         new_only=_new_only(task, scores, targets, groups),
+        chose_epoch=sum(video.name in task.chose_epoch for video in scores.videos),
         protocol=_protocol(task.source, task.split, saved.config.evaluation, len(scores.left_out)),
         groups=len(set(groups[counted])),
         intervals=intervals_of[saved.config.model.answer],
@@ -346,8 +366,9 @@ def _intervals(values: np.ndarray, targets: np.ndarray, groups: np.ndarray, chos
 
 
 def _new_only(task: _Task, scores: Scores, targets: np.ndarray, groups: np.ndarray) -> NewVideosMetrics | None:
-    """The metrics over the scored videos that the model was not trained on; None where these are all or none."""
-    new = np.array([video.name not in task.trained_on for video in scores.videos])
+    """The metrics over the scored videos that training did not use at all; None where these are all or none."""
+    seen = task.trained_on | task.chose_epoch
+    new = np.array([video.name not in seen for video in scores.videos])
     if new.all() or not new.any():
         return None
     answer_NK = scores.probabilities[task.saved.config.model.answer]

@@ -152,7 +152,8 @@ class EvaluationMetrics(SplitMetrics):
     per_class: the classes that occur.
     baselines: None in files of versions up to 0.2.
     similar_names: how many of the others look like training videos, by their names only.
-    new_only: None where the model was trained on none or all of them.
+    new_only: over the videos that training did not use; None where these are all or none.
+    chose_epoch: how many of the videos were validation videos of the training, which chose its epoch.
     data_sum: `Source.name_sum`; None in files of versions up to 0.2, whose `data` is the whole name.
     videos_sum: a checksum of the split's videos (`known_videos.checksum`); None in files of versions up to 0.2.
     """
@@ -170,6 +171,7 @@ class EvaluationMetrics(SplitMetrics):
     new_only: NewVideosMetrics | None = None
     data_sum: str | None = None
     videos_sum: str | None = None
+    chose_epoch: int = 0
 
     def are_of(self, source: Source) -> bool:
         """Whether these are metrics of the same DATA, as it was given."""

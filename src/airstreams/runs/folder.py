@@ -185,8 +185,13 @@ class RunFolder:
             name = to_nfc(row["name"])
             if name in videos:
                 raise InputError(f"{self.splits}, line {line}: {name} is listed twice. Delete one of the lines.")
-            videos[name] = KnownVideo(name, row["split"], row["content"] or None)
+            videos[name] = KnownVideo(name, row["split"], row["content"] or None, self._label_of(row))
         return list(videos.values())
+
+    @staticmethod
+    def _label_of(row: Mapping[str, str]) -> str | None:
+        """The labels of a row of the splits; None in the files of earlier versions, which have no such column."""
+        return to_nfc(row["label"]) if row["label"] else None
 
     def training_labels(self) -> list[str]:
         """The label of each video that the run was trained on. Empty: the list is missing or has no labels.

@@ -19,16 +19,22 @@ class KnownVideo:
     name: in the run's data.
     split: "train", "val" or "test".
     content: None where the run does not know it.
+    label: its labels, joined by `;`; None where the run does not know them.
     """
 
     name: str
     split: str
     content: str | None = None
+    label: str | None = None
 
     @property
     def key(self) -> str:
         """What identifies it: its content and segment, or its name."""
         return _content_key(self.name, self.content) or self.name
+
+    def has_other_labels(self, video: Video) -> bool:
+        """Whether the video, as other data lists it, has other labels than the run knows."""
+        return self.label is not None and set(self.label.split(";")) - {""} != set(video.labels)
 
 
 class KnownVideos:
@@ -89,20 +95,29 @@ class KnownVideos:
         return splits
 
     def are_split(self, videos: Sequence[Video], split: str) -> bool:
-        """Whether `videos` are the run's own split, all of it and nothing else.
+        """Whether `videos` are the run's own split with its labels, all of it and nothing else.
 
         Files that the run could not read may be missing.
         """
         own = [known for known in self._videos if known.split == split]
         given: Counter[str] = Counter()
         for video in videos:
-            same = [known for known in self._same(video) if known.split == split]
+            same = [known for known in self._same(video) if known.split == split and not known.has_other_labels(video)]
             if not same:
                 return False
             given[same[0].key] += 1
         unreadable = {known.key for known in own if not known.content} if self.have_contents else set()
         listed = Counter(known.key for known in own)
         return given <= listed and (listed - given).keys() <= unreadable
+
+    def relabelled(self, videos: Iterable[Video]) -> list[tuple[Video, str]]:
+        """Videos whose labels are not those that the run knows, each with the run's."""
+        found = []
+        for video in videos:
+            same = self._same(video)
+            if same and all(known.has_other_labels(video) for known in same):
+                found.append((video, same[0].label or "none"))
+        return found
 
     def _same(self, video: Video) -> list[KnownVideo]:
         """The run's videos of the same file and segment."""

@@ -89,14 +89,15 @@ def baseline_note(metrics: EvaluationMetrics) -> str:
 def trained_on_warnings(metrics: EvaluationMetrics) -> list[str]:
     """What a reader must know beside the headline: that the model was, or may have been, trained on scored videos."""
     warnings, metric = [], metrics.metric
-    if metrics.trained_on:
+    if metrics.trained_on or metrics.chose_epoch:
         new, rest = metrics.new_only, ""
+        chose = f", and its epoch was chosen on {metrics.chose_epoch} others" if metrics.chose_epoch else ""
         if new is not None:
             score = with_interval(new[metric], new.intervals[metric])
             rest = f" Over the {count_of(new.videos, 'new video')}: {NAMES[metric]} {score}."
         warnings.append(
-            f"the model was trained on {metrics.trained_on} of these {count_of(metrics.videos, 'video')}, so its "
-            f"metrics are too high.{rest}"
+            f"the model was trained on {metrics.trained_on} of these {count_of(metrics.videos, 'video')}{chose}, so "
+            f"its metrics are too high.{rest}"
         )
     if metrics.similar_names:
         warnings.append(
