@@ -193,8 +193,8 @@ def _remarks_on_files(facts: Mapping[Path, FileFacts], named: Mapping[Path, str]
             "uneven_frame_times",
             "uneven frame times",
             lambda of_file: of_file.uneven,
-            "Clips take every n-th frame, so motion in them is uneven if these times are right. Train with "
-            f"{by_time} to take frames by time.",
+            "If these times are right, motion is uneven in clips that take every n-th frame. Train with "
+            f"{by_time}, which takes frames by time, unless your recipe has a clip.rate, as small has.",
         ),
         (
             "far_key_frames",
