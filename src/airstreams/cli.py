@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 from airstreams.commands import COMMANDS
 from airstreams.commands.command import FAILED, WRONG_INPUT, Command
 from airstreams.commands.parser import (
+    as_typed,
     complaint_about,
     config_keys,
     for_parser,
@@ -48,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _deprecations_on_stderr(all_warnings=debug):
             return _run(with_current_options(argv))
     except InputError as error:
-        return _complain(str(error), WRONG_INPUT, debug)
+        return _complain(as_typed(argv, str(error)), WRONG_INPUT, debug)
     except ArgumentError as error:
-        return _complain(complaint_about(argv, str(error)), WRONG_INPUT, debug)
+        return _complain(as_typed(argv, complaint_about(argv, str(error))), WRONG_INPUT, debug)
     except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python would complain at its end
         return FAILED

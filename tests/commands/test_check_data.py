@@ -79,6 +79,11 @@ def test_missing_files_of_a_csv_are_listed_and_training_refuses_them(call, video
     assert (found["videos"], found["good"]) == (24, 21)
     assert [(item["name"], item["reason"]) for item in found["bad"]] == [(name, "does not exist") for name in names[:3]]
     complaint(call("train", listed, "--out", tmp_path / "run"), "3 of 24 rows", "check-data")
+    for name in names[3:15]:
+        (videos / name).unlink()
+    _, out, _ = call("check-data", listed)
+    assert [line.startswith("bad: ") for line in out.splitlines()[-12:]] == [False, *[True] * 10, False]
+    assert "5 more" in out.splitlines()[-1]
 
 
 def test_square_brackets_in_names_are_printed(call, videos):

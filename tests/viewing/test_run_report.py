@@ -25,8 +25,9 @@ from airstreams.files import write_rows
 from airstreams.models.airstreams import build
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import EvaluationFolder, RunFolder
-from airstreams.runs.saved_model import SavedModel, read_description
-from airstreams.training.summary import weights_in_words
+from airstreams.runs.metrics_log import EpochRecord, epoch_records
+from airstreams.runs.saved_model import KeptEpoch, SavedModel, read_description
+from airstreams.training.summary import has_choice, weights_in_words
 from airstreams.viewing.mistakes import FRAMES_PER_STRIP, STRIPS, Mistake, read_mistakes, strip_of, write_strips
 from airstreams.viewing.run_report import write_report
 
@@ -134,8 +135,16 @@ def test_the_page_has_the_metrics_of_every_split(evaluated, tmp_path, capsys):
     assert "2 of 2 epochs" in page.text
     kept = read_description(run).kept
     assert kept is not None
-    assert ["weights", weights_in_words(kept, 2)] in page.rows  # without validation there is no metric
+    assert ["weights", weights_in_words(kept, epoch_records(run))] in page.rows  # without validation there is no metric
     assert "segmenter_width: 0.125" in page.text
+
+
+def test_the_weights_say_how_many_epochs_are_equally_good():
+    records = [EpochRecord(n, n, {}, {"top1": top1}) for n, top1 in enumerate((0.5, 0.8, 0.8, None, 0.7), 1)]
+    assert "3 of 5, the last of the 2 best" in weights_in_words(KeptEpoch(3, "best", "top1", 0.8), records)
+    assert "2 of 2, the best" in weights_in_words(KeptEpoch(2, "best", "top1", 0.8), records[:2])
+    assert has_choice(KeptEpoch(2, "best", "top1", 0.8), records[:2])
+    assert not has_choice(KeptEpoch(1, "best", "top1", 0.5), records[:1])
 
 
 def test_the_page_of_a_run_without_evaluation_names_the_command(run):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from airstreams.data.statistics import Statistics
 
 
+BAD_LISTED = 10
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """DATA."""
     add_data(parser)
@@ -87,8 +90,10 @@ def run(call: Namespace) -> int:
         sizes = ", ".join(f"{count} {split}" for split, count in found.automatic_split.items())
         stdout.print(f"automatic split: {sizes}, drawn from {count_of(found.groups, 'group')}")
     stdout.print(f"{len(good)} of {len(source.videos)} videos are good")
-    for item in bad:
+    for item in bad[:BAD_LISTED]:
         print(f"bad: {item.video.location}: {item.reason}")
+    if len(bad) > BAD_LISTED:
+        print(f"and {len(bad) - BAD_LISTED} more (--json lists all)")
     return FAILED if bad else DONE
 
 

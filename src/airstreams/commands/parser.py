@@ -95,6 +95,13 @@ def with_current_options(argv: Sequence[str]) -> list[str]:
     return with_current_key_options(words)
 
 
+def as_typed(argv: Sequence[str], message: str) -> str:
+    """A message about `training.device` that names `--device` instead, where the call gives the device so."""
+    if any(word.partition("=")[0] == "--device" for word in argv):
+        return re.sub(r"^(training\.)?device(?=: )|--training\.device\b", "--device", message)
+    return message
+
+
 def for_parser(argv: Sequence[str]) -> list[str]:
     """The words of a call as the parser takes them: recipes as text, and lists in brackets.
 

@@ -77,6 +77,8 @@ def run(call: Namespace) -> int:
         warn(stderr, warning)
     if call.json:
         print_json({"videos": [a.as_json() for a in answers], "left_out": [a.as_json() for a in left_out]})
+    if file is None and len(left_out) > 1:
+        say(stderr, f"{len(left_out)} of {count_of(len(videos), 'video')} left out")
     if file is not None:
         new = f"{count_of(len(videos) - len(left_out), 'video')} predicted, {len(left_out)} left out"
         say(stderr, f"{new}{f', {done} done before' if done else ''}: {file.path}")

@@ -45,6 +45,7 @@ SPLIT_NAMES = {
 }
 """Names of splits in a CSV file, in lower case. `eval` is not among them: it may be either."""
 
+_SPLITS_IN_WORDS = f"{', '.join(SPLITS[:-1])} or {SPLITS[-1]}"
 _FEW = 0.05  # of the rows with several labels: a mistake rather than multi-label data
 _LISTED = 10  # missing files that a message names
 
@@ -156,7 +157,7 @@ def _video_of_row(table: Table, line: int, row: dict[str, str], folder: Path) ->
     wrong_before = len(wrong.found)
     split = SPLIT_NAMES.get(row["split"].casefold())
     if row["split"] and split is None:
-        wrong.add(line, f"the split is {row['split']!r}", f"Write {', '.join(SPLITS)}")
+        wrong.add(line, f"the split is {row['split']!r}", f"Write {_SPLITS_IN_WORDS}")
     start, end = (_seconds(table, line, column, row[column]) for column in ("start", "end"))
     if end is not None and end <= (start or 0):
         wrong.add(
@@ -324,4 +325,4 @@ def _near_file(video: Video) -> str:
 def check_split(path: Path, line: int, split: str) -> None:
     """Raise InputError for a split that is not train, val or test."""
     if split not in SPLITS:
-        raise InputError(f"{path}, line {line}: the split is {split!r}; expected {', '.join(SPLITS)}; rename it")
+        raise InputError(f"{path}, line {line}: the split is {split!r}; expected {_SPLITS_IN_WORDS}; rename it")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from airstreams.data.csv_list import read_paths
-from airstreams.data.listing import Video
+from airstreams.data.listing import Video, shortlist
 from airstreams.data.sources import videos_below
 from airstreams.errors import InputError
 from airstreams.plural import count_of
@@ -61,11 +61,11 @@ def list_videos(words: Sequence[str], stdin: BinaryIO, root: Path | None = None)
     if not videos:
         raise InputError("stdin has no paths. Give one a line.")
     if not any(video.path.exists() for video in videos.values()):
-        named = ", ".join(list(videos)[:5])
+        missing = "no such file" if len(videos) == 1 else f"none of the {len(videos)} files exists"
         fix = "Give video files on this machine, relative to the current folder."
         if csv_files:
             fix = "Give the folder that the CSV file's paths are relative to as --root DIR."
-        raise InputError(f"no such file: {named}. {fix}")
+        raise InputError(f"{missing}: {shortlist(list(videos))}. {fix}")
     if root is not None and not csv_files:
         raise InputError(f"--root {root}: no CSV file is given, and only CSV files take --root. Leave it out.")
     if skipped:

@@ -139,6 +139,8 @@ class TrainingDisplay:
     def step(self) -> None:
         """Count a step."""
         self.time.step()
+        if self._task.done + 1 >= self._task.total:
+            self._task.notes = ()  # they are of earlier steps; the line of the last epoch has the newest ones
         self._task.advance()
         self._after_step(self.training.state.step, self.training.steps)
 

@@ -13,15 +13,18 @@ from airstreams.percent import with_interval
 from airstreams.plural import count_of
 from airstreams.runs.checkpoint import saved_states
 from airstreams.runs.folder import RunFolder
-from airstreams.runs.metrics_log import epoch_records
+from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import KeptEpoch, read_description
+
+TOO_HIGH = "it chose the epoch, so it tends to be too high"
+"""What to know about the validation metric of the kept epoch."""
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
     """A finished run, as its folder describes it.
 
-    epochs: how many it was trained for.
+    epochs: the records of its epochs, in their order.
     kept: which epoch's weights are the model; None: unknown.
     seconds: of training and validation, without interruptions.
     hardware: what it was trained on; several if it was resumed elsewhere.
@@ -31,7 +34,7 @@ class TrainingSummary:
     """
 
     run: Path
-    epochs: int
+    epochs: list[EpochRecord]
     kept: KeptEpoch | None
     seconds: float
     hardware: list[str]
@@ -57,6 +60,9 @@ class TrainingSummary:
         if self.kept is not None and self.kept.metric is not None:
             score = with_interval(self.kept.value, self.kept.interval)
             rows[NAMES[self.kept.metric]] = f"{score}, on {count_of(self.kept.videos, 'validation video')}"
+            if has_choice(self.kept, self.epochs):
+                rows["note"] = TOO_HIGH
+                rows[""] = "report the figure that `evaluate` gives on test videos"
         rows["time"] = f"{clock_time(self.seconds)} on {' and '.join(self.hardware)}"
         rows["model"] = f"{RunFolder(self.run).weights}"
         if self.tensorboard is not None:
@@ -81,14 +87,32 @@ class TrainingSummary:
         return [shlex.join(["airstreams", *words]) for words in commands]
 
 
-def weights_in_words(kept: KeptEpoch | None, epochs: int) -> str:
-    """Which epoch's weights a model has, and why."""
+def has_choice(kept: KeptEpoch, epochs: Sequence[EpochRecord]) -> bool:
+    """Whether the kept epoch was chosen among several by its validation metric."""
+    return len(_values(kept, epochs)) > 1
+
+
+def weights_in_words(kept: KeptEpoch | None, epochs: Sequence[EpochRecord]) -> str:
+    """Which epoch's weights a model has, and why.
+
+    epochs: the records of the run's epochs.
+    """
     if kept is None:
         return "of an epoch that was not recorded"
-    of = f"epoch {kept.epoch} of {epochs}"
+    of = f"epoch {kept.epoch} of {max((record.epoch for record in epochs), default=0)}"
     if kept.why == "best":
-        return f"{of}, the best on the validation videos"
+        equal = [epoch for epoch, value in _values(kept, epochs).items() if value == kept.value]
+        if len(equal) < 2:
+            return f"{of}, the best on the validation videos"
+        which = "the last" if kept.epoch == max(equal) else "one"
+        return f"{of}, {which} of the {len(equal)} best on the validation videos"
     return f"{of}, the last one, because there are no validation scores"
+
+
+def _values(kept: KeptEpoch, epochs: Sequence[EpochRecord]) -> dict[int, float]:
+    """The metric of a kept epoch after each epoch that has it."""
+    values = {record.epoch: record.val.get(kept.metric or "") for record in epochs if record.val is not None}
+    return {epoch: value for epoch, value in values.items() if value is not None}
 
 
 def summary_of(run: Path) -> TrainingSummary:
@@ -97,7 +121,7 @@ def summary_of(run: Path) -> TrainingSummary:
     states = saved_states(run)
     return TrainingSummary(
         run=run,
-        epochs=max((record.epoch for record in records), default=0),
+        epochs=records,
         kept=read_description(run).kept,
         seconds=sum(record.train["seconds"] + (record.val or {}).get("seconds", 0.0) for record in records),
         hardware=sorted({record.train["hardware"] for record in records if "hardware" in record.train}),

@@ -33,7 +33,7 @@ from airstreams.recipe import to_yaml
 from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import Description, KeptEpoch, read_description
-from airstreams.training.summary import weights_in_words
+from airstreams.training.summary import TOO_HIGH, has_choice, weights_in_words
 from airstreams.viewing.colours import LINE_COLOURS
 from airstreams.viewing.mistakes import MISTAKES_LISTED, STRIPS, Mistake, read_mistakes, strip_of
 from airstreams.viewing.pictures import confusion_plot, save_picture
@@ -150,17 +150,18 @@ def _about(run: Path, described: Description, epochs: Sequence[EpochRecord]) -> 
         machines = " and ".join(sorted({record.train.get("hardware", "not recorded") for record in epochs}))
         about.append(("training", f"{epochs[-1].epoch} of {config.training.epochs} epochs, {minutes:.1f} min"))
         about.append(("trained on", machines))
-        about.append(("weights", _weights(described.kept, epochs[-1].epoch)))
+        about.append(("weights", _weights(described.kept, epochs)))
     return about
 
 
-def _weights(kept: KeptEpoch | None, epochs: int) -> str:
+def _weights(kept: KeptEpoch | None, epochs: Sequence[EpochRecord]) -> str:
     """Which epoch's weights the model has, and why, with the validation metric that chose it."""
     text = weights_in_words(kept, epochs)
     if kept is None or kept.metric is None:
         return text
     score = with_interval(kept.value, kept.interval)
-    return f"{text}: {NAMES[kept.metric]} {score} on {count_of(kept.videos, 'validation video')}"
+    text += f": {NAMES[kept.metric]} {score} on {count_of(kept.videos, 'validation video')}"
+    return f"{text} ({TOO_HIGH})" if has_choice(kept, epochs) else text
 
 
 def _evaluated_split(folder: EvaluationFolder, described: Description) -> _EvaluatedSplit:
