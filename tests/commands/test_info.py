@@ -25,7 +25,8 @@ def test_the_segmenter_of_a_recipe_has_the_classes_that_it_keeps():
 
 
 def test_a_model_without_the_semantic_stream_has_no_segmentation_classes(call, tmp_path):
-    (tmp_path / "two.yaml").write_text("model: {streams: [rgb, flow]}\n")
+    model = "model: {streams: [rgb, flow], flow: {iterations: 1}}"
+    (tmp_path / "two.yaml").write_text(f"clip: {{frames: 2, size: 64}}\n{model}\n")
     status, out, _ = call("info", tmp_path / "two.yaml")
     assert status == 0
     assert "segmentation" not in out
