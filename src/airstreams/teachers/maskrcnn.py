@@ -7,7 +7,6 @@ threshold may be drawn with one and not with the other.
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ import torch
 from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.errors import InputError, one_line
 from airstreams.machine import in_bfloat16
+from airstreams.models.backbones.torchvision_video import torchvision_models
 from airstreams.teachers.drawing import SCORE_THRESHOLD, label_map
 
 MASK_THRESHOLD = 0.5
@@ -67,7 +67,7 @@ def load(device: torch.device, score_threshold: float = SCORE_THRESHOLD, unsure_
 
     InputError: torchvision is missing or does not fit this torch, or the weights cannot be loaded.
     """
-    detection = _torchvision_detection()
+    detection = torchvision_models("The teacher maskrcnn").detection
     weights = detection.MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1
     lowest = score_threshold if unsure_from is None else unsure_from
     try:
@@ -79,14 +79,3 @@ def load(device: torch.device, score_threshold: float = SCORE_THRESHOLD, unsure_
             f"The weights of maskrcnn cannot be loaded ({one_line(error)}). Download {weights.url} to {file}."
         ) from error
     return MaskRCNN(model, weights.meta["categories"], device, score_threshold, unsure_from)
-
-
-def _torchvision_detection() -> Any:
-    try:
-        from torchvision.models import detection
-    except (ImportError, RuntimeError, OSError) as error:  # a build for another torch fails in any of these ways
-        raise InputError(
-            f"The teacher maskrcnn needs a torchvision that fits torch {torch.__version__} ({one_line(error)}). "
-            f"Run pip install torchvision torch=={torch.__version__}, from the index that torch came from."
-        ) from error
-    return detection

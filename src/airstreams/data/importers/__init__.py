@@ -21,15 +21,14 @@ from airstreams.plural import count_of
 READERS = (boris, elan, cvat, label_studio, via)
 TOOLS = ", ".join(reader.NAME for reader in READERS)
 
+_XML, _JSON, _TABLES = (".eaf", ".xml"), (".boris", ".json"), (".csv", ".tsv", ".txt")
 _LISTED = 10  # wrong entries that a message names
 
 
 def is_annotation_file(path: Path) -> bool:
     """Whether a file is to be read here: by its suffix, or as a table with the columns of BORIS."""
     suffix = path.suffix.lower()
-    return suffix in (".eaf", ".xml", ".boris", ".json") or (
-        suffix in (".csv", ".tsv", ".txt") and _boris_header(path) is not None
-    )
+    return suffix in (*_XML, *_JSON) or (suffix in _TABLES and _boris_header(path) is not None)
 
 
 def read_annotations(
@@ -77,9 +76,9 @@ def read_annotations(
 
 def _read(data: str, path: Path, tier: str | None) -> Found:
     suffix = path.suffix.lower()
-    if (header := _boris_header(path)) is not None and suffix not in (".eaf", ".xml", ".boris", ".json"):
+    if suffix in _TABLES and (header := _boris_header(path)) is not None:
         return boris.read_table(_rows(path, *header), tier)
-    content: Any = read_xml(path) if suffix in (".eaf", ".xml") else read_json(path)
+    content: Any = read_xml(path) if suffix in _XML else read_json(path)
     given = data.partition("?")[0] if not Path(data).exists() else data
     for reader in READERS:
         if reader.recognise(content):
