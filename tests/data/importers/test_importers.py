@@ -145,8 +145,9 @@ def test_elan_annotations_have_times_in_ms(folder):
 
 def test_several_tiers_need_a_choice(folder):
     data = save(folder, "two.eaf", ELAN.format(origin="", second=SPEECH))
-    with pytest.raises(InputError, match="tier=Actions"):
+    with pytest.raises(InputError, match="tier=Actions") as caught:
         open_source(data)
+    assert caught.value.__cause__ is None  # the file itself is as ELAN writes it
     assert len(open_source(f"{data}?tier=Actions").videos) == 2
     with pytest.raises(InputError, match="Nobody"):
         open_source(f"{data}?tier=Nobody")

@@ -84,6 +84,8 @@ def _read(data: str, path: Path, tier: str | None) -> Found:
         if reader.recognise(content):
             try:
                 return reader.read(content, tier, given)
+            except InputError:  # a ValueError, too, but it says already what is wrong
+                raise
             except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
                 raise InputError(
                     f"{path} is not as {reader.NAME} writes it ({type(error).__name__}: {error}). Export it again."
