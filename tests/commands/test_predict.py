@@ -121,4 +121,9 @@ def test_a_timeline_has_a_row_for_each_window(call, trained, folder, tmp_path):
     kept = out.read_text().splitlines(keepends=True)[:2]
     out.write_text("".join(kept))  # a kill between the windows and the row of the second video
     assert call("predict", trained, folder / "disc_up" / "000.mp4", folder / "disc_up" / "001.mp4", *options)[0] == 0
-    assert rows_of(timeline) == rows
+    again = rows_of(timeline)
+    # The passes hold other clips now, so the last digit of a probability may differ.
+    assert [float(row.pop("probability_1")) for row in again] == pytest.approx(
+        [float(row.pop("probability_1")) for row in rows], abs=1e-5
+    )
+    assert again == rows
