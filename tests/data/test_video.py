@@ -528,10 +528,10 @@ def test_other_files_are_refused_with_a_reason(tmp_path):
         assert reason(tmp_path / name).startswith("not a video: ")
     for name in ("notes.txt", "read.nfo"):  # FFmpeg opens them as a video of their letters
         (tmp_path / name).write_text("not a video, for all its letters\n" * 100)
-        assert reason(tmp_path / name) == "not a video: a picture or a text"
+        assert reason(tmp_path / name) == "not a video: a picture, a text or a playlist"
     for name in ("photo.jpg", "photo.png", "photo.webp"):
         Image.fromarray(picture(0)).save(tmp_path / name)
-        assert reason(tmp_path / name) == "not a video: a picture or a text"
+        assert reason(tmp_path / name) == "not a video: a picture, a text or a playlist"
     (tmp_path / "zeros.mp4").write_bytes(bytes(10_000))
     assert reason(tmp_path / "zeros.mp4").startswith("not a video: ")
 

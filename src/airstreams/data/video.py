@@ -22,7 +22,6 @@ detected.
 import math
 import operator
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -46,8 +45,16 @@ _MP4, _MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
 _CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
 # Tags of old files may not be UTF-8. PyAV before 19 raises an error for them by default.
 _TAGS: Any = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-# FFmpeg opens a text as a video of its letters, and a photo as a video of one frame. These are its names for them.
-_NO_VIDEO = re.compile(r"tty|bin|xbin|adf|idf|image2|\w+_pipe")
+# The kinds of files that FFmpeg may open, by its names. It also knows playlists, which make it open other files and
+# addresses (concat, hls, dash, sdp, image2), and takes a text or a photo for a video. A name decides nothing.
+_CONTAINERS = (
+    "mov,matroska,webm,avi,mpegts,mpegtsraw,mpeg,flv,live_flv,kux,ogg,asf,asf_o,wtv,mxf,gxf,nut,rm,dv,dhav,ivf,swf,nsv,"
+    "nuv,pva,ty,xmv,mlv,cine,amv,gif,apng,jpegxl_anim,bink,smk,flic,roq,film_cpk,4xm,thp,vmd,moflex,mods,"
+    "h261,h263,h264,hevc,vvc,evc,m4v,mpegvideo,mjpeg,mjpeg_2000,av1,obu,vc1,vc1test,dirac,dnxhd,cavsvideo,avs2,avs3,"
+    "yuv4mpegpipe,"
+    "wav,mp3,aac,flac,ac3,aiff,au,caf,w64"  # sound: then the reason is that there is no video stream
+)
+_ONLY_THIS_FILE = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 _HDR_TRANSFERS = (16, 18)  # FFmpeg's numbers of the transfer functions PQ (SMPTE ST 2084) and HLG (ARIB STD-B67)
 # How much earlier than its header says a file may end, s: headers round, and include the ends of other streams.
 _TOLERANCE_S = 0.25
@@ -520,14 +527,14 @@ def _opened(
     """Open a file and find its video stream. An error of FFmpeg inside the block becomes a VideoError."""
     try:
         # "file:" keeps a colon in the name from being read as a protocol.
-        container = av.open(f"file:{os.fspath(path)}", "r", options=options, **_TAGS)
+        container = av.open(f"file:{os.fspath(path)}", "r", options=_ONLY_THIS_FILE | (options or {}), **_TAGS)
+    except av.error.ArgumentError as error:  # FFmpeg's answer to a format that is not on the list, among others
+        raise VideoError(_reason_not_to_open(path, "a picture, a text or a playlist")) from error
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(_reason_not_to_open(path)) from error
     with container:
         if not len(container.streams):
             raise VideoError(_reason_not_to_open(path))
-        if _NO_VIDEO.fullmatch(container.format.name):
-            raise VideoError("not a video: a picture or a text")
         covers = av.stream.Disposition.attached_pic
         stream = next((stream for stream in container.streams.video if not stream.disposition & covers), None)
         if stream is None:
@@ -542,7 +549,7 @@ def _opened(
             raise VideoError(f"unreadable: {error.strerror}") from error
 
 
-def _reason_not_to_open(path: str | os.PathLike[str]) -> str:
+def _reason_not_to_open(path: str | os.PathLike[str], otherwise: str = "no known format") -> str:
     file = Path(path)
     try:
         if not file.exists():
@@ -552,14 +559,15 @@ def _reason_not_to_open(path: str | os.PathLike[str]) -> str:
         if not file.is_file():
             return "not a file"
         with file.open("rb") as opened:
-            head = opened.read(8)
+            head = opened.read(12)
     except OSError as error:
         return f"unreadable: {error.strerror}"
     if not head:
         return "empty file"
-    if head[4:] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"RIFF", b"\x1aE\xdf\xa3"):
+    is_avi = head.startswith(b"RIFF") and head[8:] in (b"AVI ", b"")
+    if is_avi or head[4:8] in (b"ftyp", b"moov", b"mdat") or head.startswith(b"\x1aE\xdf\xa3"):
         return "truncated: it begins like a video, but its header or index is missing or cut"
-    return "not a video: no known format"
+    return f"not a video: {otherwise}"
 
 
 def _ends_within_a_box(path: str | os.PathLike[str]) -> bool:
