@@ -25,8 +25,8 @@ from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord
 from airstreams.runs.saved_model import SavedModel, read_description
 from airstreams.training import loop
-from airstreams.training.defaults import config_of_new_run
-from airstreams.training.start import Start, read_start, with_backbone_of
+from airstreams.training.defaults import config_of_new_run, warn_of_unused_start
+from airstreams.training.start import Start, read_start
 
 
 def load(run: str | Path, device: str | None = None) -> Recogniser:
@@ -73,8 +73,9 @@ def train(
     Args:
         data: what `open_source` takes, or its result.
         run: the folder to write. It must be new or empty, unless `resume`.
-        config: a `Config`, a recipe's name or its YAML file. None: the defaults, or `small` without a CUDA card; with
-            `resume` the run's own. With `resume`, more epochs than the run has lengthen it.
+        config: a `Config`, a recipe's name or its YAML file. None: `finetune` for published weights, else the defaults;
+            without a CUDA card `finetune-small` and `small`; with `resume` the run's own. With `resume`, more epochs
+            than the run has lengthen it.
         labels: the folder of a teacher's label maps, for the semantic stream. Without label maps, the model gets no
             semantic stream, unless the config names `model.streams`.
         init: what to start from: a run, a file of published weights, or the name of some, such as `i3d-kinetics400`.
@@ -145,9 +146,9 @@ def _new(call: TrainingCall, folder: RunFolder) -> tuple[Source, Config, Start |
     _require_new(folder)
     start = None if call.init is None else read_start(call.init, call.offline)
     source = _source(call.data, call.labels)
-    config = config_of_new_run(call.given, source, call.console, published=start is not None and start.run is None)
-    if start is not None:
-        config = with_backbone_of(start, config)
+    config = config_of_new_run(call.given, source, call.console, start)
+    if start is None:
+        warn_of_unused_start(config, call.console)
     if call.evolved is not None:
         config = replace(config, loss_weights=call.evolved(config))
     if call.resume and is_main_process():

@@ -1,40 +1,54 @@
-"""What a new training does where the call leaves it open: the recipe for the machine, the streams for the labels."""
+"""What a new training does where the call leaves it open: the recipe for its start and machine, the streams for labels."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from rich.console import Console
 
 from airstreams.config import Config
-from airstreams.console import say
+from airstreams.console import say, warn
 from airstreams.data.listing import Source
 from airstreams.distributed import device_of_process, is_main_process
 from airstreams.machine import hardware
 from airstreams.recipe import GivenConfig, load_config, recipe_path, with_keys
+from airstreams.training.start import Start, with_backbone_of
 
 CPU_RECIPE, FULL_RECIPE = "small", "jhmdb"
+FINETUNE_CPU_RECIPE, FINETUNE_RECIPE = "finetune-small", "finetune"
+"""Those for published weights of towers."""
 
 
-def config_of_new_run(given: GivenConfig, source: Source, console: Console, published: bool = False) -> Config:
-    """The config of a new training. Without a recipe, a CPU gets a small one. Without label maps, no stream needs them.
+def config_of_new_run(given: GivenConfig, source: Source, console: Console, start: Start | None = None) -> Config:
+    """The config of a new training. Without a recipe, the machine and the start choose one.
+
+    Without label maps, no stream needs them.
 
     Args:
         given: what the caller asks for.
         source: the data.
         console: receives a line for each choice that is made here.
-        published: the training starts from published weights, which fit no smaller towers.
+        start: what the training starts from; None: random weights.
 
-    InputError: the device is missing.
+    InputError: the device is missing, or a key does not fit the recipe.
     """
     device = device_of_process(given.config.training.device, "training.device")
     console = console if is_main_process() else Console(quiet=True)
+    has_card = device.type == "cuda"
+    recipe, full = _recipe_for(start, has_card)
     config = given.config
-    if not (given.has_recipe or published) and device.type != "cuda":
-        config = with_keys(load_config(recipe_path(CPU_RECIPE)), config, given.named)
+    if not given.has_recipe and recipe is not None:
+        config = with_keys(load_config(recipe_path(recipe)), config, given.named)
+        if start is not None:
+            config = _with_tower_of(start, config, given.named)
+        where = f"{hardware(device)}{'' if has_card else ', without a CUDA card'}"
+        advice = "" if recipe == full else f" For the full size, give --config {full}."
         say(
             console,
-            f"Training on {hardware(device)}, without a CUDA card: with the recipe {CPU_RECIPE}, clips of "
-            f"{config.clip.frames} frames of {config.clip.size} px. For the full size, give --config {FULL_RECIPE}.",
+            f"Training on {where}: with the recipe {recipe}, clips of {config.clip.frames} frames of "
+            f"{config.clip.size} px.{advice}",
         )
+    elif start is not None:
+        config = with_backbone_of(start, config)
     if source.label_store is None and config.needs_labels and "model.streams" not in given.named:
         config = _without_semantic(config)
         say(
@@ -43,6 +57,41 @@ def config_of_new_run(given: GivenConfig, source: Source, console: Console, publ
             f"`airstreams annotate {source.name} --teacher maskrcnn --out labels`, and train with --labels labels.",
         )
     return config
+
+
+def warn_of_unused_start(config: Config, console: Console) -> None:
+    """Warn of a config for layers that `--init` takes, in a training that starts from random weights."""
+    training = config.training
+    if training.lr_taken is None and not training.hold_epochs and training.taken_norms == "learnt":
+        return
+    if is_main_process():
+        warn(
+            console,
+            "this recipe is for a start from published weights, but training starts from random weights. Give --init "
+            "i3d-kinetics400, or --config small.",
+        )
+
+
+def _recipe_for(start: Start | None, has_card: bool) -> tuple[str | None, str]:
+    """The recipe of a call that gives none, and the full-size one. None: the defaults."""
+    if start is not None and start.backbone is not None:
+        return FINETUNE_RECIPE if has_card else FINETUNE_CPU_RECIPE, FINETUNE_RECIPE
+    # A segmenter's published weights fit none of another width.
+    return None if has_card or (start is not None and start.run is None) else CPU_RECIPE, FULL_RECIPE
+
+
+def _with_tower_of(start: Start, config: Config, named: Collection[str]) -> Config:
+    """A packaged recipe with the backbone of published weights instead of its own, unless the caller named a tower."""
+    model = config.model
+    if start.backbone is None or "model.backbone" in named:
+        return config
+    if model.tower:
+        return replace(config, model=replace(model, backbone=None))
+    of_weights = replace(model, backbone=start.backbone, merge_levels=[1])  # type: ignore[arg-type]
+    levels = model.merge_levels
+    if "model.merge_levels" not in named:  # another backbone may have fewer blocks
+        levels = list(dict.fromkeys(min(level, of_weights.block_count()) for level in levels))
+    return replace(config, model=replace(of_weights, merge_levels=levels))
 
 
 def _without_semantic(config: Config) -> Config:
