@@ -1,4 +1,4 @@
-"""What a new training does where the call leaves it open: the recipe for its start and machine, the streams for labels."""
+"""What a new training does where the call leaves it open: the recipe for its start and machine, and the streams."""
 
 from collections.abc import Collection
 from dataclasses import replace
