@@ -68,7 +68,7 @@ def warn_of_unused_start(config: Config, console: Console) -> None:
         warn(
             console,
             "this recipe is for a start from published weights, but training starts from random weights. Give --init "
-            "i3d-kinetics400, or --config small.",
+            "i3d-kinetics400, or another --config.",
         )
 
 
