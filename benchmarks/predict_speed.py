@@ -28,7 +28,7 @@ from airstreams.inference.recogniser import Recogniser
 
 def one_at_a_time(recogniser: Recogniser, paths: list[str]) -> Iterator[dict[str, float]]:
     """Probabilities by class, as version 0.2 computed them for short videos."""
-    answer = recogniser.config.model.answer
+    (answer,) = recogniser.config.answer_heads
     for path in paths:
         video = Video(path=Path(path), name=path, labels=())
         check(video.path)

@@ -123,6 +123,10 @@ def test_missing_keys_keep_their_defaults():
         ({"loss_weights": {"flow": -0.1}}, "loss_weights.flow"),
         ({"loss_weights": {"interm": float("nan")}}, "loss_weights.interm"),
         ({"loss_weights": {"merged": 0.0}}, "loss_weights.merged"),
+        ({"model": {"answer": "mean"}, "loss_weights": {"merged": 0.0}}, "loss_weights.flow"),
+        ({"model": {"answer": "mean", "representations": {"answer": "a:B"}}}, "model.representations"),
+        ({"model": {"answer": "flow"}}, "model.answer"),
+        ({"model": {"merge": "sum"}}, "model.merge"),
         ({"training": {"epochs": 0}}, "training.epochs"),
         ({"training": {"epochs": "many"}}, "training.epochs"),
         ({"training": {"optimizer": "adam"}}, "training.optimizer"),
@@ -361,7 +365,7 @@ def test_a_lone_stream_has_an_action_loss_of_weight_1(stream):
     weights = config.active_loss_weights()
     assert weights.pop("interm", 0.5) == 0.5
     assert weights == {stream: 1.0}
-    assert config.model.answer == stream
+    assert (config.answer_heads, config.answer) == ([stream], stream)
     assert config.needs_labels == (stream == "semantic")
 
 

@@ -20,6 +20,9 @@ from airstreams.towers import BACKBONES, LEAST_FRAMES, OTHER_BACKBONES, Backbone
 
 STREAMS = ("rgb", "flow", "semantic")
 
+ANSWER = "answer"
+"""The name of the mean of several heads, where scores and metrics are by head."""
+
 BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
 """rgb2 and rgb3 see the clip as rgb does, with towers of their own. They show what an ensemble of towers gains."""
 
@@ -142,6 +145,12 @@ class ModelConfig:
     merge_levels: list[int] = field(default_factory=lambda: [3])
     """The numbers of blocks after which the streams merge (section 3.1). The first merge gives the answer. The number
     of all blocks is late fusion."""
+    merge: Literal["mean", "gain"] = "mean"
+    """How features merge: their mean (section 3.1), or the first stream's plus those of the others times a learnt gain
+    per channel. Gains start at 0, so the merged tower starts as the first stream alone."""
+    answer: Literal["merged", "mean"] = "merged"
+    """The model's answer: the merged head's, or the mean of the probabilities of all trained heads. The mean takes the
+    late towers of all these heads at inference."""
     width: float = 1.0
     """A factor on the channels of every tower."""
     segmenter_width: float = 1.0
@@ -172,6 +181,8 @@ class ModelConfig:
             require(free, "model.representations", stream, "a name of letters and digits that is not reserved")
             is_path = re.fullmatch(r"[\w.]+:\w+", class_path) is not None
             require(is_path, f"model.representations.{stream}", class_path, "MODULE:CLASS, such as my_streams:Edges")
+        taken = self.answer == "mean" and ANSWER in self.representations  # runs with a merged answer may have it
+        require(not taken, "model.representations", ANSWER, "another name, because model.answer has this one")
         known = (*BUILT_IN_STREAMS, *self.representations)
         unknown = [stream for stream in self.streams if stream not in known]
         expected = f"{', '.join(BUILT_IN_STREAMS)} or a stream with a class in model.representations"
@@ -217,7 +228,7 @@ class ModelConfig:
 
     @property
     def merges(self) -> dict[str, int]:
-        """The merged heads, each with its number of blocks. The last gives the answer. Empty for one stream."""
+        """The merged heads, each with its number of blocks. The last is the main one. Empty for one stream."""
         first, *others = self.merge_levels
         merges = {f"merged_after_{level}": level for level in others} | {"merged": first}
         return merges if len(self.streams) > 1 else {}
@@ -226,11 +237,6 @@ class ModelConfig:
     def heads(self) -> list[str]:
         """All heads: one of each stream, and one of each merge. With one stream there is no merge."""
         return [*self.streams, *self.merges]
-
-    @property
-    def answer(self) -> str:
-        """The head that gives the model's answer."""
-        return self.heads[-1]
 
 
 @dataclass
@@ -400,12 +406,20 @@ class Config:
         for name in {self.model.backbone_of(stream) for stream in (*self.model.streams, None)}:
             least = LEAST_FRAMES.get(name, 1)
             require(self.clip.frames >= least, "clip.frames", self.clip.frames, f"at least {least} with {name}")
-        merged = self.loss_weights.merged
-        has_answer = len(self.model.streams) == 1 or merged > 0
-        require(has_answer, "loss_weights.merged", merged, "over 0, because the merged head gives the answer")
+        if len(self.model.streams) > 1 and not self.loss_weights.merged:
+            self._check_without_merge()
         custom = [*filter(_is_custom, BUILT_IN_STREAMS), *self.model.representations]
         unknown = ", ".join(name for name in self.loss_weights.custom if name not in custom)
         require(not unknown, "loss_weights.custom", unknown, f"custom streams' names: {', '.join(custom)}")
+
+    def _check_without_merge(self) -> None:
+        """Some head must give the answer, and some head must train each tower."""
+        expected = "over 0, because the merged head gives the answer"
+        require(self.model.answer == "mean", "loss_weights.merged", self.loss_weights.merged, expected)
+        for stream in self.model.streams:
+            weight, key = self.loss_weights.of(stream), f"custom.{stream}" if _is_custom(stream) else stream
+            expected = "over 0, because without the merged head only its own head trains its tower"
+            require(weight > 0, f"loss_weights.{key}", weight, expected)
 
     def active_loss_weights(self) -> dict[str, float]:
         """The weights of the losses of this model, also those that are 0. The action loss of a lone stream has 1."""
@@ -423,6 +437,17 @@ class Config:
     def trained_heads(self) -> list[str]:
         """The heads whose loss has a weight over 0. The others keep their random weights."""
         return [head for head, weight in self.active_loss_weights().items() if head != "interm" and weight > 0]
+
+    @property
+    def answer_heads(self) -> list[str]:
+        """The heads that give the model's answer: the mean of their probabilities."""
+        return self.trained_heads() if self.model.answer == "mean" else self.model.heads[-1:]
+
+    @property
+    def answer(self) -> str:
+        """The answer's name where scores and metrics are by head: its head's, or `ANSWER` for the mean of several."""
+        first, *others = self.answer_heads
+        return ANSWER if others else first
 
     def segmenter_classes(self, of_teacher: int) -> int:
         """The number of the segmenter's classes for a teacher with so many, without `data.compact_classes`."""

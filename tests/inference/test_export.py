@@ -54,17 +54,26 @@ def of_torch(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "streams", "flow", "tower", "multi_label"),
+    ("name", "streams", "flow", "tower", "multi_label", "answer"),
     [
-        ("m.onnx", ["flow"], FlowConfig(iterations=1, warps=1), [], True),  # with all layers of the default tower
-        ("m.pt2", ["flow", "semantic"], FlowConfig(kind="difference"), SMALL_TOWER, False),
+        (
+            "m.onnx",
+            ["flow"],
+            FlowConfig(iterations=1, warps=1),
+            [],
+            True,
+            "merged",
+        ),  # with all layers of the default tower
+        ("m.pt2", ["flow", "semantic"], FlowConfig(kind="difference"), SMALL_TOWER, False, "mean"),
     ],
     ids=["onnx", "pt2"],
 )
-def test_the_file_gives_the_models_probabilities(tiny, tmp_path, capsys, name, streams, flow, tower, multi_label):
+def test_the_file_gives_the_models_probabilities(
+    tiny, tmp_path, capsys, name, streams, flow, tower, multi_label, answer
+):
     """That it answers a video as predict does is shown by docs/python.md, which its own test runs."""
     run, out = tmp_path / "run", tmp_path / "new" / name
-    model = replace(tiny.model, streams=streams, flow=flow, tower=tower)
+    model = replace(tiny.model, streams=streams, flow=flow, tower=tower, answer=answer)
     saved = random_run(replace(tiny, model=model), run, multi_label)
     assert main(["export", str(run), "--out", str(out), "--json"]) == 0
     captured = capsys.readouterr()
@@ -83,8 +92,10 @@ def test_the_file_gives_the_models_probabilities(tiny, tmp_path, capsys, name, s
     for batch in (1, 5):
         clips = torch.randint(0, 256, (batch, 4, 64, 64, 3), dtype=torch.uint8)
         with torch.no_grad():
-            logits = saved.model(clips.permute(0, 4, 1, 2, 3)).logits[saved.config.model.answer]
-        expected = logits.sigmoid() if multi_label else logits.softmax(dim=1)
+            logits = saved.model(clips.permute(0, 4, 1, 2, 3), saved.config.answer_heads).logits
+        assert list(logits) == (["flow", "merged"] if answer == "mean" else ["flow"])
+        expected = sum(values.sigmoid() if multi_label else values.softmax(dim=1) for values in logits.values())
+        expected = expected / len(logits)
         torch.testing.assert_close(scores(clips), expected, atol=1e-5, rtol=0)
     assert (about["classes"], about["multi_label"]) == (["a", "b", "c"], multi_label)
     assert (about["training_frame_rate"], about["torch"]) == (25.0, torch.__version__)

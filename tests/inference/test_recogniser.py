@@ -79,6 +79,29 @@ def test_predict_gives_the_scores_of_evaluate(run, synthetic):
     assert len({row["square_up"] for row in rows}) == 8, "equal scores for all videos would prove nothing"
 
 
+def test_the_mean_of_all_trained_heads_is_the_answer_of_evaluate_and_predict(run, synthetic):
+    saved = saved_models.load(run)
+    saved.config.model.answer = "mean"
+    saved_models.save(saved, run)
+    result = evaluate(run, open_source(str(synthetic / "videos")), "test", Console(quiet=True))
+    of_heads = score_videos(saved, result.videos).probabilities
+    mean_NK = np.mean([of_heads[head] for head in ("rgb", "flow", "merged")], axis=0)
+    assert list(of_heads) == ["rgb", "flow", "merged", "answer"]
+    assert np.abs(mean_NK - of_heads["merged"]).max() > 0.001
+    targets = np.array([saved.classes.index(video.labels[0]) for video in result.videos])
+    assert list(result.metrics.streams) == ["rgb", "flow", "semantic", "merged", "answer"]
+    assert result.metrics.top1 == result.metrics.streams["answer"].top1 == np.mean(mean_NK.argmax(axis=1) == targets)
+    recogniser = Recogniser(run, "cpu")
+    with (run / "evaluation" / "test" / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, video, mean_K in zip(rows, result.videos, mean_NK, strict=True):
+        mean = dict(zip(saved.classes, mean_K, strict=True))
+        assert_same({name: float(row[name]) for name in saved.classes}, mean)
+        assert_same(recogniser.predict(video.path).probabilities, mean)
+    late = saved.model.late
+    assert len(recogniser.features(result.videos[0].path)) == sum(late[head].classifier.in_features for head in late)
+
+
 def test_predict_needs_the_two_files_of_the_model_alone(run, synthetic, tmp_path):
     video = synthetic / "videos" / "test" / "disc_up" / "000.mp4"
     alone = tmp_path / "alone"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ MODELS = {
     "several merges": {"merge_levels": [2, 4]},
     "differences": {"streams": ["flow", "semantic"], "flow": {"kind": "difference"}},
     "another tower": {"streams": ["rgb", "flow"], "backbone": "r2plus1d18", "width": 0.125},
+    "gains, mean of heads": {"merge_levels": [2, 4], "merge": "gain", "answer": "mean"},
     "i3d": {"streams": ["rgb"], "backbone": "i3d", "width": 1.0},
 }
 
@@ -49,5 +51,6 @@ def test_clips_that_share_frames_get_the_models_answer(tiny, changes, frames):
     scores = Scorer(saved).score(of_videos, at_once=2)
     for probabilities, views in zip(scores, of_videos, strict=True):
         with torch.inference_mode():
-            logits = saved.model(views.clips.permute(0, 4, 1, 2, 3)).logits[saved.config.model.answer]
-        assert probabilities.tolist() == pytest.approx(logits.softmax(dim=1).mean(dim=0).tolist(), abs=1e-6)
+            logits = saved.model(views.clips.permute(0, 4, 1, 2, 3), saved.config.answer_heads).logits
+        of_heads = [logits_BK.softmax(dim=1).mean(dim=0).numpy() for logits_BK in logits.values()]
+        assert probabilities.tolist() == pytest.approx(np.mean(of_heads, axis=0).tolist(), abs=1e-6)

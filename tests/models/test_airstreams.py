@@ -58,7 +58,7 @@ def test_any_streams_give_one_answer(streams):
     with torch.no_grad():
         output = model(clip())
     answer = "merged" if len(streams) > 1 else streams[0]
-    assert list(output.logits) == [model.answer] == [answer]
+    assert list(output.logits) == model.answer_heads == [answer]
     assert output.logits[answer].shape == (2, 4)
     assert set(output.representations) == set(streams)
 
@@ -106,7 +106,7 @@ def test_the_merged_tower_sees_the_mean_of_the_streams_features():
 def test_each_merge_level_has_the_blocks_after_it():
     model = small_model(["rgb", "flow"], merge_levels=[3, 6, 1])
     heads = ["rgb", "flow", "merged_after_6", "merged_after_1", "merged"]
-    assert (list(model.late), model.answer) == (heads, "merged")
+    assert (list(model.late), model.answer_heads) == (heads, ["merged"])
     levels = {"merged": 3, "merged_after_6": 6, "merged_after_1": 1}
     repetitions = {
         "merged": 5,

@@ -84,6 +84,13 @@ def test_training_adds_the_late_towers_of_heads_with_weight():
     assert "flow.late" not in cost.training | cost.parameters
 
 
+def test_the_mean_of_heads_costs_their_late_towers_at_inference():
+    config = default(rgb=1, flow=0, semantic=0.5)
+    cost = count(replace(config, model=replace(config.model, answer="mean")), classes=51, segment_classes=81)
+    assert cost.inference == cost.training
+    assert cost.parameters_at_inference == sum(cost.parameters.values())
+
+
 def test_a_second_later_merge_costs_only_training():
     one, two = (
         count(Config(model=ModelConfig(streams=["rgb", "flow"], merge_levels=levels)), 51, 81)

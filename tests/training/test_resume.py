@@ -37,11 +37,11 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this sys
 
 @pytest.fixture(scope="module")
 def config(tiny):
-    """Everything that a state must hold: dropout, decoding processes, validation videos. States are saved often."""
+    """Everything that a state must hold: dropout, decoding processes, validation videos, gains. It is saved often."""
     return replace(
         tiny,
         data=replace(tiny.data, workers=1),
-        model=replace(tiny.model, streams=["rgb", "semantic"], dropout=0.5, width=0.125),
+        model=replace(tiny.model, streams=["rgb", "semantic"], dropout=0.5, width=0.125, merge="gain", answer="mean"),
         training=replace(tiny.training, epochs=6, batch_size=2, save_every=3),
     )
 

@@ -224,3 +224,15 @@ def test_an_error_lists_the_parts_if_nothing_fits(theirs, ours, text):
     assert "\n" not in str(raised.value)
     assert all(words in str(raised.value) for words in text)
     assert all(torch.equal(weight, before[key]) for key, weight in model.state_dict().items())
+
+
+def test_a_merged_tower_is_taken_without_gains_of_other_streams():
+    model, theirs = fresh(streams=["rgb", "flow"], merge="gain"), source(streams=["rgb", "flow"])
+    before = copied(model)
+    transfer = take_over(model, CLASSES, SEGMENT_CLASSES, theirs)
+    assert_taken(model, before, theirs.model, except_for=["late.merged.merge."])
+    assert "gains" in transfer.parts["merged.late"]
+    again = fresh(streams=["rgb", "flow"], merge="gain")
+    gains = source(streams=["rgb", "flow"], merge="gain")
+    take_over(again, CLASSES, SEGMENT_CLASSES, gains)
+    assert_taken(again, {}, gains.model)

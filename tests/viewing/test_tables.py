@@ -134,6 +134,12 @@ def test_untrained_heads_are_named():
     assert "rgb" not in note
     trained = replace(default, loss_weights=LossWeights(flow=1.0, semantic=1.0))
     assert untrained_note(trained.model.heads, trained) == ""
+    without_merge = replace(
+        trained, model=replace(trained.model, answer="mean"), loss_weights=LossWeights(flow=1.0, semantic=1.0, merged=0)
+    )
+    note = untrained_note([*trained.model.heads, "answer"], without_merge)
+    assert "merged" in note
+    assert "answer" not in note
 
 
 def test_one_thing_is_singular():

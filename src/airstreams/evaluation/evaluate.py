@@ -341,7 +341,7 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
         chose_epoch=sum(video.name in task.chose_epoch for video in scores.videos),
         protocol=_protocol(task.source, task.split, saved.config.evaluation, len(scores.left_out)),
         groups=len(set(groups[counted])),
-        intervals=intervals_of[saved.config.model.answer],
+        intervals=intervals_of[saved.config.answer],
         per_class=_per_class(saved, scores),
         baselines=_baselines(task, targets),
     )
@@ -371,7 +371,7 @@ def _new_only(task: _Task, scores: Scores, targets: np.ndarray, groups: np.ndarr
     new = np.array([video.name not in seen for video in scores.videos])
     if new.all() or not new.any():
         return None
-    answer_NK = scores.probabilities[task.saved.config.model.answer]
+    answer_NK = scores.probabilities[task.saved.config.answer]
     return NewVideosMetrics(
         **vars(action_metrics(answer_NK[new], targets[new])),
         videos=int(new.sum()),
@@ -389,7 +389,7 @@ def _protocol(source: Source, split: str, evaluation: EvaluationConfig, left_out
 
 def _per_class(saved: SavedModel, scores: Scores) -> dict[str, ClassMetrics]:
     """The metric of each class that occurs."""
-    outcomes = outcomes_of(scores.probabilities[saved.config.model.answer], targets_of(saved, scores.videos))
+    outcomes = outcomes_of(scores.probabilities[saved.config.answer], targets_of(saved, scores.videos))
     videos_K, values_K = outcomes.by_class(np.ones(len(scores.videos), dtype=np.int64))
     key = "average_precision" if saved.multi_label else "accuracy"
     rows = zip(saved.classes, videos_K.tolist(), values_K.tolist(), strict=True)
@@ -398,7 +398,7 @@ def _per_class(saved: SavedModel, scores: Scores) -> dict[str, ClassMetrics]:
 
 def _write(task: _Task, scores: Scores, metrics: EvaluationMetrics) -> Evaluation:
     saved, folder = task.saved, task.folder
-    answer_NK = scores.probabilities[saved.config.model.answer]
+    answer_NK = scores.probabilities[saved.config.answer]
     counts = None
     if not saved.multi_label:
         counts = confusion(answer_NK, targets_of(saved, scores.videos)).tolist()

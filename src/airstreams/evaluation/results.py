@@ -26,7 +26,7 @@ class HeadMetrics(ActionMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class NewVideosMetrics(ActionMetrics):
-    """The metrics of the answer's head over the scored videos that the model was not trained on.
+    """The metrics of the answer over the scored videos that the model was not trained on.
 
     videos: how many these are.
     """
@@ -111,14 +111,15 @@ class ScoringProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitMetrics(ActionMetrics):
-    """The metrics of the answer's head, and those of every head, over the scored videos of a split.
+    """The metrics of the answer, and those of every head, over the scored videos of a split.
 
     videos, left_out: how many were scored, and how many could not be read.
     classes: how many occur.
     log_loss: see `metrics.log_loss`.
     unlabelled: how many multi-label videos have no label. `map` ranks them last.
     map_unlabelled_as_negatives: `map` where these videos are ranked by their scores. None for single-label data.
-    streams: every head of the model; an untrained one has None everywhere.
+    streams: every head of the model; an untrained one has None everywhere. `answer` is the mean of several heads, if
+        that is the answer.
     segmentation: None where it was not scored.
     """
 
@@ -148,7 +149,7 @@ class EvaluationMetrics(SplitMetrics):
     trained_on: how many of the scored videos the model was trained on. 0 for the split train, which shows this anyway.
     protocol: how the videos were scored.
     groups: how many groups of videos the intervals are over.
-    intervals: those of the answer's head.
+    intervals: those of the answer.
     per_class: the classes that occur.
     baselines: None in files of versions up to 0.2.
     similar_names: how many of the others look like training videos, by their names only.

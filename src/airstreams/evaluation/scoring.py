@@ -42,7 +42,7 @@ class Scores:
     """The probabilities of all scored videos.
 
     videos: those that were scored, N of them.
-    probabilities: head name to (N, K).
+    probabilities: head name to (N, K); if the answer is the mean of several heads, also `ANSWER` to that mean.
     left_out: those that could not be read.
     segmentation: None where there were no label maps to compare with.
     """
@@ -106,7 +106,7 @@ def score_videos(
     workers: int = 0,
     on_video: Callable[[], None] = lambda: None,
 ) -> Scores:
-    """Score every video with every trained head; leaves the model in evaluation mode.
+    """Score every video with every trained head, and with the answer; leaves the model in evaluation mode.
 
     Under torchrun each process scores a share of the videos, and every process returns the scores of all.
 
@@ -149,6 +149,8 @@ def score_videos(
         bad = left_out[0]
         raise VideoError(f"none of {len(videos)} videos could be read; the first, {bad.video.name}: {bad.reason}")
     stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in heads}
+    if saved.config.answer not in stacked:
+        stacked[saved.config.answer] = np.mean([stacked[head] for head in saved.config.answer_heads], axis=0)
     segmentation = None
     if segmentation_counts is not None:
         first, *others = gather([segmentation_counts])
@@ -165,7 +167,7 @@ def metrics_of(saved: SavedModel, scores: Scores) -> SplitMetrics:
     """The metrics of the scored videos."""
     targets = targets_of(saved, scores.videos)
     by_head = {head: action_metrics(probabilities, targets) for head, probabilities in scores.probabilities.items()}
-    answer, untrained = saved.config.model.answer, ActionMetrics()
+    answer, untrained = saved.config.answer, ActionMetrics()
     unlabelled, as_negatives = 0, None
     if saved.multi_label:
         ranked = MultiLabelOutcomes(scores.probabilities[answer], targets, unlabelled_last=False)
@@ -179,6 +181,6 @@ def metrics_of(saved: SavedModel, scores: Scores) -> SplitMetrics:
         log_loss=log_loss(scores.probabilities[answer], targets),
         unlabelled=unlabelled,
         map_unlabelled_as_negatives=as_negatives,
-        streams={head: by_head.get(head, untrained) for head in saved.config.model.heads},
+        streams={head: by_head.get(head, untrained) for head in dict.fromkeys((*saved.config.model.heads, answer))},
         segmentation=scores.segmentation,
     )

@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from airstreams.errors import InputError, describe
 from airstreams.files import replacing, require_writable
+from airstreams.models.airstreams import answer_of
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel, preprocessing
 
@@ -41,14 +42,14 @@ class ClipScorer(nn.Module):
         super().__init__()
         self.model = saved.model
         # The other heads only help training.
-        self.model.late = nn.ModuleDict({self.model.answer: self.model.late[self.model.answer]})
+        self.heads = saved.config.answer_heads
+        self.model.keep_heads(self.heads)
         self.multi_label = saved.multi_label
         self.requires_grad_(False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Score clips as `airstreams predict` scores the views of a video."""
-        logits_BK = self.model(frames.permute(0, 4, 1, 2, 3)).logits[self.model.answer].float()
-        return logits_BK.sigmoid() if self.multi_label else logits_BK.softmax(dim=1)
+        return answer_of(self.model(frames.permute(0, 4, 1, 2, 3), self.heads).logits, self.multi_label)
 
 
 def export(run: Path | str, out: Path | str, on_step: Callable[[str], None] = lambda step: None) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeGuard, overload
 
 import numpy as np
+import torch
 
 from airstreams.config import Config
 from airstreams.data.dataset import ClipFrames, FrameViews, VideoViews
@@ -146,7 +147,8 @@ class Recogniser:
     def features(self, path: Path | str) -> np.ndarray:
         """The features of a video file, for retrieval and clustering.
 
-        They are the input of the last layer of the head that gives the answer.
+        They are the input of the last layer of the head that gives the answer. Where the answer is the mean of several
+        heads, these features follow each other, in the order of the heads.
 
         Returns:
             float32 (C,), the mean over the views of the whole video, which `predict` scores.
@@ -156,10 +158,9 @@ class Recogniser:
         """
         video = Video(path=Path(path), name=str(path), labels=())
         check(video.path)
-        answer = self.config.model.answer
         views = VideoViews([video], self.config).read(video)
-        _, _, features = score_views(self.saved, views.clips, [answer])
-        return features[answer].numpy()
+        _, _, features = score_views(self.saved, views.clips, self.config.answer_heads)
+        return torch.cat([*features.values()]).numpy()
 
     @cached_property
     def _scorer(self) -> Scorer:

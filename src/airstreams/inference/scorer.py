@@ -1,4 +1,4 @@
-"""Scores clips by the head that gives a model's answer, as fast as a CPU can.
+"""Scores clips by the heads that give a model's answer, as fast as a CPU can.
 
 The views of a short video overlap, so they share frames: on average, five views of a J-HMDB video have 23 different
 frames out of 40. On a CPU, all that depends on one frame, or on the flow from one frame to another, is computed once:
@@ -9,7 +9,7 @@ Legend of shape suffixes: N frames, P pairs of frames, B clips, T frames of a cl
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import cast
 
@@ -20,8 +20,8 @@ from airstreams.data.dataset import ClipFrames
 from airstreams.evaluation.scoring import CLIPS_AT_ONCE, require_finite
 from airstreams.inference.folding import FoldedBlock, FoldedConv, ShrinkingConv, folded
 from airstreams.machine import in_bfloat16
-from airstreams.models.airstreams import AIRStreams, to_unit_range
-from airstreams.models.tower import EarlyTower, SpatialConv, SpatialPool
+from airstreams.models.airstreams import AIRStreams, answer_of, to_unit_range
+from airstreams.models.tower import EarlyTower, LateTower, SpatialConv, SpatialPool
 from airstreams.representations.flow import Flow, grey
 from airstreams.representations.rgb import RGB
 from airstreams.representations.semantic import Semantic
@@ -35,7 +35,8 @@ class Scorer:
         self.multi_label = saved.multi_label
         self.device = next(saved.model.parameters()).device
         self.model = saved.model
-        self.on_cpu = OnCPU(saved.model) if self.device.type == "cpu" else None
+        self.heads = saved.config.answer_heads
+        self.on_cpu = OnCPU(saved.model, self.heads) if self.device.type == "cpu" else None
 
     def score(self, views_of_videos: Sequence[ClipFrames], at_once: int = CLIPS_AT_ONCE) -> list[Tensor]:
         """Score the views of several videos in shared passes through the model.
@@ -59,46 +60,52 @@ class Scorer:
         with torch.inference_mode(), autocast:
             # Views of a short video may be the same clip.
             clips_BT, clip_of_view = torch.cat(places).unique(dim=0, return_inverse=True)
-            logits_BK = torch.cat([self._logits(frames_NHW3, part) for part in clips_BT.split(at_once)])
-            logits_BK = logits_BK[clip_of_view.to(logits_BK.device)]
-            probabilities_BK = logits_BK.sigmoid() if self.multi_label else logits_BK.softmax(dim=1)
+            logits = [self._logits(frames_NHW3, part) for part in clips_BT.split(at_once)]
+            probabilities_BK = torch.cat([answer_of(of_part, self.multi_label) for of_part in logits])
+            probabilities_BK = probabilities_BK[clip_of_view.to(probabilities_BK.device)]
             averaged = [of_views.mean(dim=0) for of_views in probabilities_BK.cpu().split([*map(len, places)])]
         require_finite(averaged)
         return averaged
 
-    def _logits(self, frames_NHW3: Tensor, places_BT: Tensor) -> Tensor:
+    def _logits(self, frames_NHW3: Tensor, places_BT: Tensor) -> Mapping[str, Tensor]:
         if self.on_cpu is not None:
             used, places = places_BT.unique(return_inverse=True)
             return self.on_cpu.logits(frames_NHW3[used], places)
         clips_B3THW = frames_NHW3[places_BT].to(self.device).permute(0, 4, 1, 2, 3)
-        return self.model(clips_B3THW).logits[self.model.answer].float()
+        logits: Mapping[str, Tensor] = self.model(clips_B3THW, self.heads).logits
+        return logits
 
 
 class OnCPU:
-    """The path of a model to its answer, with folded normalisations, for clips that share frames."""
+    """The path of a model to its answer's heads, with folded normalisations, for clips that share frames."""
 
-    def __init__(self, model: AIRStreams) -> None:
+    def __init__(self, model: AIRStreams, heads: Sequence[str]) -> None:
         self.representations = {
             stream: folded(part) if isinstance(part, Semantic) else part
             for stream, part in model.representations.items()
         }
         self.early = {stream: cast(EarlyTower, folded(tower)) for stream, tower in model.early.items()}
-        self.late = folded(model.late[model.answer])
-        self.level = model.levels[model.answer]
-        self.merges = model.answer not in model.early
+        self.late = {head: cast(LateTower, folded(model.late[head])) for head in heads}
+        self.last_level = max(tower.level for tower in self.late.values())
 
-    def logits(self, frames_NHW3: Tensor, places_BT: Tensor) -> Tensor:
-        """Logits (B, K) of clips that are given as frames and their places."""
+    def logits(self, frames_NHW3: Tensor, places_BT: Tensor) -> dict[str, Tensor]:
+        """Logits (B, K) by head, of clips that are given as frames and their places."""
         frames_N3HW = to_unit_range(frames_NHW3.permute(0, 3, 1, 2))
-        features = []
+        features = {}
         for stream, tower in self.early.items():
             seen_NCHW, places = _seen(self.representations[stream], frames_N3HW, places_BT)
-            features_BCTHW = _features(tower, seen_NCHW, places, self.level)
-            features.append(tower.for_merge(features_BCTHW, self.level) if self.merges else features_BCTHW)
-        # A model without a merge has one stream.
-        merged_BCTHW = torch.stack(features).mean(dim=0) if self.merges else features[0]
-        logits_BK: Tensor = self.late(merged_BCTHW)[0]
-        return logits_BK.float()
+            features[stream] = _features(tower, seen_NCHW, places, self.last_level)
+        logits: dict[str, Tensor] = {}
+        for head, late in self.late.items():
+            level = late.level
+            if late.merge is None:
+                logits[head] = late(features[head][level])[0]
+            else:
+                at_merge = {
+                    stream: tower.for_merge(features[stream][level], level) for stream, tower in self.early.items()
+                }
+                logits[head] = late(late.merge(at_merge))[0]
+        return logits
 
 
 def _seen(representation: nn.Module, frames_N3HW: Tensor, places_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,12 +127,12 @@ def _seen(representation: nn.Module, frames_N3HW: Tensor, places_BT: Tensor) -> 
     return seen_BCTHW.transpose(1, 2).flatten(0, 1), torch.arange(B * T).view(B, T)
 
 
-def _features(tower: EarlyTower, seen_NCHW: Tensor, places_BT: Tensor, level: int) -> Tensor:
-    """The tower's features (B, C, T, H, W) at a level. The layers before the first one that sees time run once."""
+def _features(tower: EarlyTower, seen_NCHW: Tensor, places_BT: Tensor, last: int) -> dict[int, Tensor]:
+    """The tower's features (B, C, T, H, W) by level up to `last`. Layers before the first that sees time run once."""
     block = tower.blocks[0]
     clip_1CNHW = tower.input_norm(_one_clip(seen_NCHW))
     if not isinstance(block, FoldedBlock):  # I3D sees time from its first layer on
-        return tower.after(0, _clips(_frames_of(clip_1CNHW), places_BT), level)[level]
+        return tower.after(0, _clips(_frames_of(clip_1CNHW), places_BT), last)
     of_frames = [*itertools.takewhile(_sees_single_frames, block.body)]
     body = clip_1CNHW
     for layer in of_frames:
@@ -138,7 +145,7 @@ def _features(tower: EarlyTower, seen_NCHW: Tensor, places_BT: Tensor, level: in
         shortcut = _clips(_frames_of(block.shortcut(clip_1CNHW)), places_BT)
     elif block.shortcut is not None:
         shortcut = block.shortcut(_clips(_frames_of(clip_1CNHW), places_BT))
-    return tower.after(1, block.end(body, shortcut), level)[level]
+    return tower.after(1, block.end(body, shortcut), last)
 
 
 def _sees_single_frames(layer: nn.Module) -> bool:

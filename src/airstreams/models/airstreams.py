@@ -2,7 +2,9 @@
 
     clip ── representation ── blocks 1-3 ──┬── blocks 4-6, head ── logits of this stream (training only)
                                            │
-            (the same for each stream) ── mean ── blocks 4-6, head ── merged logits: the model's answer
+            (the same for each stream) ── merge ── blocks 4-6, head ── merged logits: the model's answer
+
+The merge is the mean of the streams' features (section 3.1), or what else `model.merge` says.
 
 The block numbers are those of the default. `model.merge_levels` may name several levels to merge after. Then each
 stream's tower runs through all of them. Each merge has blocks and a head of its own, and a stream's own head follows
@@ -14,7 +16,7 @@ segmenter's grid.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 from airstreams.config import ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.backbones import backbone_of
+from airstreams.models.merge import make_merge
 from airstreams.models.tower import EarlyTower, LateTower
 from airstreams.representations import Representation
 from airstreams.representations.custom import load_custom
@@ -52,17 +55,22 @@ class AIRStreams(nn.Module):
     Args:
         representations: the module that computes the input of the tower, by stream.
         early: the blocks before the last merge, by stream.
-        late: the blocks after a merge with the classifier, by head. The last head is the model's answer.
+        late: the blocks after a merge with the classifier, by head.
+        answer: whether the last head gives the model's answer, or the mean of the probabilities of all heads.
     """
 
     def __init__(
-        self, representations: dict[str, nn.Module], early: dict[str, EarlyTower], late: dict[str, LateTower]
+        self,
+        representations: dict[str, nn.Module],
+        early: dict[str, EarlyTower],
+        late: dict[str, LateTower],
+        answer: Literal["merged", "mean"] = "merged",
     ) -> None:
         super().__init__()
         self.representations = nn.ModuleDict(representations)
         self.early = nn.ModuleDict(early)
         self.late = nn.ModuleDict(late)
-        self.answer = list(late)[-1]
+        self.answer = answer
         self.levels = {head: tower.level for head, tower in late.items()}
         for towers in (self.early, self.late):
             _to_channels_last(towers)
@@ -72,12 +80,13 @@ class AIRStreams(nn.Module):
 
         Args:
             clip_B3THW: uint8, or float32 in 0..1. Any T, and H and W of at least 64. The model normalises it.
-            heads: the heads to compute; None: the answer alone, as at inference. Parts that no head needs do not run.
+            heads: the heads to compute; None: those of the answer, as at inference. Parts that no head needs do not
+                run.
 
         Raises:
             InputError: the clip has a wrong shape or type, or the model lacks one of the heads.
         """
-        heads = (self.answer,) if heads is None else heads
+        heads = self.answer_heads if heads is None else heads
         self._check_inputs(clip_B3THW, heads)
         clip_B3THW = to_unit_range(clip_B3THW)
         merges = [head for head in heads if head not in self.early]
@@ -88,7 +97,7 @@ class AIRStreams(nn.Module):
         representations = {stream: self.representations[stream](clip_B3THW) for stream in streams}
         features = {stream: self.early[stream](representations[stream].tower_input, last_level) for stream in streams}
 
-        # The heads: a stream's own late blocks see its features, those of a merge see the mean over all streams.
+        # The heads: a stream's own late blocks see its features, those of a merge see all streams.
         outputs = {stream: self.late[stream](features[stream][last_level]) for stream in streams if stream in heads}
         for head in merges:
             level = self.levels[head]
@@ -97,11 +106,19 @@ class AIRStreams(nn.Module):
                 for stream in streams
             }
             _require_one_size(at_merge, level)
-            outputs[head] = self.late[head](torch.stack(list(at_merge.values())).mean(dim=0))
+            late = cast(LateTower, self.late[head])
+            assert late.merge is not None
+            outputs[head] = late(late.merge(at_merge))
 
         logits = {head: logits_BK for head, (logits_BK, _) in outputs.items()}
         pooled = {head: pooled_BC for head, (_, pooled_BC) in outputs.items()}
         return Output(logits, representations, pooled)
+
+    @property
+    def answer_heads(self) -> list[str]:
+        """The heads that give the model's answer: `answer_of` their logits. All heads that are left, or the last."""
+        heads = list(self.late)
+        return heads if self.answer == "mean" else heads[-1:]
 
     def _check_inputs(self, clip: Tensor, heads: Sequence[str]) -> None:
         dtype = next(self.late.parameters()).dtype
@@ -163,8 +180,29 @@ def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams
         stream: LateTower(backbone_of(config, stream), max(config.merge_levels), classes, config.dropout)
         for stream in config.streams
     }
-    merges = {head: LateTower(merged, level, classes, config.dropout) for head, level in config.merges.items()}
-    return AIRStreams(representations, early, own | merges)
+    merges = {
+        head: LateTower(
+            merged,
+            level,
+            classes,
+            config.dropout,
+            make_merge(config.merge, config.streams, merged_channels[level]),
+        )
+        for head, level in config.merges.items()
+    }
+    return AIRStreams(representations, early, own | merges, config.answer)
+
+
+def answer_of(logits: Mapping[str, Tensor], multi_label: bool) -> Tensor:
+    """The answer's probabilities (B, K): the mean over the answer's heads.
+
+    Args:
+        logits: (B, K) by head, of these heads alone.
+        multi_label: whether probabilities are the sigmoid of logits; else they are their softmax.
+    """
+    of_heads = [logits_BK.float() for logits_BK in logits.values()]
+    of_heads = [logits_BK.sigmoid() if multi_label else logits_BK.softmax(dim=1) for logits_BK in of_heads]
+    return of_heads[0] if len(of_heads) == 1 else torch.stack(of_heads).mean(dim=0)
 
 
 def _require_one_size(features: Mapping[str, Tensor], level: int) -> None:

@@ -46,7 +46,7 @@ def count(config: Config, classes: int, segment_classes: int) -> Cost:
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
     return Cost(
         parameters,
-        _multiply_adds(model, config, [config.model.answer]),
+        _multiply_adds(model, config, config.answer_heads),
         _multiply_adds(model, config, config.trained_heads()),
         _parameters_at_inference(model, config),
     )
@@ -56,7 +56,7 @@ def _parameters_at_inference(model: AIRStreams, config: Config) -> int:
     used: set[nn.Module] = set()
     for module in model.modules():
         module.register_forward_pre_hook(lambda module, _: used.add(module))
-    _run(model, config, [config.model.answer])
+    _run(model, config, config.answer_heads)
     return sum(parameter.numel() for module in used for parameter in module.parameters(recurse=False))
 
 

@@ -41,7 +41,7 @@ class Backbone(ABC):
 
 
 class EarlyTower(nn.Module):
-    """A stream's blocks before the last merge. Their features are averaged with those of other streams.
+    """A stream's blocks before the last merge. Their features are merged with those of other streams.
 
     Each tower scales its own input, as its backbone needs it. It also scales its features at each merge: no stream
     should dominate the mean.
@@ -111,11 +111,15 @@ class LateTower(nn.Module):
         level: the number of blocks before the merge.
         classes: K, the number of action classes.
         dropout: the probability of dropout before the classifier.
+        merge: a merged tower's module that joins the streams' features into the tower's input; None: a stream's own.
     """
 
-    def __init__(self, backbone: Backbone, level: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self, backbone: Backbone, level: int, classes: int, dropout: float, merge: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.level = level
+        self.merge = merge
         self.blocks, _ = _joined(backbone, level + 1, len(backbone.channels), backbone.channels[level - 1])
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(backbone.channels[-1], classes)

@@ -105,7 +105,10 @@ def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
     if unknown:
         raise InputError(f"training.freeze: got {', '.join(unknown)}. Choose from {', '.join(parts)}.")
     frozen = [parts[name] for name in config.training.freeze]
-    frozen += [late for head, late in model.late.items() if head not in config.trained_heads()]
+    trained = config.trained_heads()
+    frozen += [late for head, late in model.late.items() if head not in trained]
+    if not any(head in config.model.merges for head in trained):
+        frozen += [tower.adaptors for tower in model.early.values()]  # type: ignore[misc]
     if "semantic" in config.model.stop_gradient and not config.needs_labels and "semantic" in model.representations:
         frozen.append(model.representations["semantic"].segmenter)  # type: ignore[arg-type]
     if config.clip.frames == 1 and "flow" in model.representations:  # a single frame has no flow

@@ -273,7 +273,7 @@ def _kept_epoch(training: Training, record: EpochRecord, scores: Scores | None) 
         return KeptEpoch(record.epoch, "last")
     targets = targets_of(training.saved, scores.videos)
     counted = scored_mask(targets)
-    answer_NK = scores.probabilities[training.saved.config.model.answer]
+    answer_NK = scores.probabilities[training.saved.config.answer]
     group_of = groups_of(training.val_videos)
     groups = [group_of[video.name] for video, counts in zip(scores.videos, counted, strict=True) if counts]
     interval = intervals(outcomes_of(answer_NK[counted], targets[counted]), groups)[training.metric]

@@ -16,6 +16,7 @@ from airstreams.runs.saved_model import SavedModel
 
 Weights = dict[str, Tensor]
 FINER = "segmenter.finer_classifiers."
+MERGE = "merge."
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def take_over(
 
     Some layers are copied only if the classes are the same, in the same order: the heads' classifiers (action classes),
     and the segmenter's classifiers with the reduction after them (segmentation classes). The finer classifiers need
-    the same stride, too.
+    the same stride, too. Gains are copied only if both models have them for the same streams.
 
     Args:
         model: freshly built; changed in place.
@@ -73,6 +74,9 @@ def take_over(
         layers, changed = _layers_to_renew(name, classes, segment_classes, source)
         if name == "semantic.representation" and not changed and new.keys() != saved.keys():
             layers, changed = (FINER,), "finer classifiers (another stride)"
+        if _of_merge(new) != _of_merge(saved):
+            layers = (*(layers if changed else ()), MERGE)
+            changed = f"{changed}{', ' if changed else ''}gains (other streams, or another model.merge)"
         if changed:
             outcomes[name] = f"taken without its {changed}"
             new, saved = _without(new, layers), _without(saved, layers)
@@ -127,6 +131,10 @@ def _renewal(layers: str, saved: Sequence[str], new: Sequence[str]) -> str:
     if tuple(saved) == tuple(new):
         return ""
     return f"{layers} ({len(saved)} classes there, {len(new)} {'others ' if len(saved) == len(new) else ''}here)"
+
+
+def _of_merge(weights: Weights) -> set[str]:
+    return {key for key in weights if key.startswith(MERGE)}
 
 
 def _without(weights: Weights, layers: tuple[str, ...]) -> Weights:

@@ -109,13 +109,12 @@ def trained_on_warnings(metrics: EvaluationMetrics) -> list[str]:
 
 def untrained_note(heads: Iterable[str], config: Config) -> str:
     """Why the table has no metrics for some of these heads. Empty if all are trained."""
-    untrained = [head for head in heads if head not in config.trained_heads()]
+    trained = config.trained_heads()
+    untrained = [head for head in heads if head in config.model.heads and head not in trained]
     if not untrained:
         return ""
-    return (
-        f"No metrics for {', '.join(untrained)}: not trained, because the loss weight is 0. The features still go into "
-        "the merged head."
-    )
+    note = f"No metrics for {', '.join(untrained)}: not trained, because the loss weight is 0."
+    return note if "merged" in untrained else f"{note} The features still go into the merged head."
 
 
 def unlabelled_note(metrics: EvaluationMetrics) -> str:
