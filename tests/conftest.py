@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +29,10 @@ from airstreams.data.synthetic import render
 from airstreams.recipe import save_config
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop
+
+# Runs that tests train are remembered here, not in the home of whoever runs the tests.
+_STATE = tempfile.TemporaryDirectory()
+os.environ["XDG_STATE_HOME"] = _STATE.name
 
 # A shell that starts the tests in the background makes them, and the processes that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

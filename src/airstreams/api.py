@@ -1,7 +1,7 @@
 """What a script calls: `load`, `open_source`, `train`, `evaluate`. `import airstreams` has all of it."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,22 +24,24 @@ from airstreams.runs import trackers
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord
 from airstreams.runs.saved_model import SavedModel, read_description
+from airstreams.runs.trust import require_trusted, require_trusted_run
 from airstreams.training import loop
 from airstreams.training.defaults import config_of_new_run, warn_of_unused_start
 from airstreams.training.start import Start, read_start
 
 
-def load(run: str | Path, device: str | None = None) -> Recogniser:
+def load(run: str | Path, device: str | None = None, trust: Collection[str] = ()) -> Recogniser:
     """Load the recogniser that a training left in a folder.
 
     Args:
         run: the folder that `train` wrote.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
+        trust: names of modules that may be imported for the custom streams of a run that was trained elsewhere.
 
     Raises:
-        InputError: `run` holds no model, or this machine has no such device.
+        InputError: `run` holds no model, names a module that is not trusted, or this machine has no such device.
     """
-    return Recogniser(_path("run", run), device)
+    return Recogniser(_path("run", run), device, trust)
 
 
 def open_source(data: str | Path, *, labels: str | Path | None = None) -> Source:
@@ -66,6 +68,7 @@ def train(
     offline: bool = False,
     resume: bool = False,
     log_to: Sequence[str] = trackers.DEFAULT,
+    trust: Collection[str] = (),
     console: Console | None = None,
 ) -> EpochRecord:
     """Train a recogniser on a data set's training videos and leave it in a folder.
@@ -83,6 +86,7 @@ def train(
         offline: fetch no weights.
         resume: go on with the run from its last saved state, or begin it if there is none.
         log_to: the trackers that get the metrics: `tensorboard`, `wandb`, `mlflow`.
+        trust: names of modules that may be imported for custom streams of a recipe, or of the run to start from.
         console: for progress and warnings; None prints nothing.
 
     Returns:
@@ -97,12 +101,13 @@ def train(
         TrainingCall(
             data,
             _path("run", run),
-            _given_config(config),
+            _given_config(config, trust),
             labels=labels,
             init=None if init is None else str(_path("init", init)),
             offline=offline,
             resume=resume,
             log_to=log_to,
+            trust=trust,
             console=_console(console),
         )
     )
@@ -125,6 +130,7 @@ class TrainingCall:
     offline: bool
     resume: bool
     log_to: Sequence[str]
+    trust: Collection[str]
     console: Console
     evolved: Callable[[Config], LossWeights] | None = None
 
@@ -144,7 +150,7 @@ def carry_out(call: TrainingCall) -> EpochRecord:
 def _new(call: TrainingCall, folder: RunFolder) -> tuple[Source, Config, Start | None]:
     """The data, the config and the start of a run that begins."""
     _require_new(folder)
-    start = None if call.init is None else read_start(call.init, call.offline)
+    start = None if call.init is None else read_start(call.init, call.offline, call.trust)
     source = _source(call.data, call.labels)
     config = config_of_new_run(call.given, source, call.console, start)
     if start is None:
@@ -162,6 +168,8 @@ def _resumed(call: TrainingCall, folder: RunFolder) -> tuple[Source, Config, Non
     if call.evolved is not None:  # the run has the weights of the study
         given = replace(given, named=frozenset(key for key in given.named if not key.startswith("loss_weights.")))
     config = config_to_resume(folder.config, given)
+    if not any(key.startswith("model.representations") for key in given.named):  # else the call names the same modules
+        require_trusted_run(folder.path, config.model, call.trust)
     source = _source(call.data, call.labels)
     device_of_process(config.training.device, "training.device")  # is_main_process must know it
     ignored = [name for name, value in (("--init", call.init), ("--weights-from", call.evolved)) if value is not None]
@@ -178,6 +186,7 @@ def evaluate(
     labels: str | Path | None = None,
     group_by: str | None = None,
     device: str | None = None,
+    trust: Collection[str] = (),
     console: Console | None = None,
 ) -> Evaluation:
     """Score a split of a data set with a trained run. Metrics and scores are left in the run's folder too.
@@ -189,6 +198,7 @@ def evaluate(
         labels: the folder of a teacher's label maps, to score the segmentation.
         group_by: the groups of the 95 % intervals, as the config key `data.group_by`; None: those of the run.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
+        trust: as for `load`.
         console: for progress and warnings; None prints nothing.
 
     Raises:
@@ -200,7 +210,7 @@ def evaluate(
     source = _with_useful_labels(_source(data, labels, for_training=False), labels, config)
     if group_by is not None:
         source = with_groups(source, DataConfig(group_by=group_by).group_by, console)
-    return evaluation.evaluate(folder, source, split, console, device or "auto")
+    return evaluation.evaluate(folder, source, split, console, device or "auto", trust)
 
 
 def _streams_picture(
@@ -218,13 +228,14 @@ def _require_new(folder: RunFolder) -> None:
     raise InputError(f"{folder.path} is already there. Give another folder{resume}.")
 
 
-def _given_config(config: Config | str | Path | None) -> GivenConfig:
+def _given_config(config: Config | str | Path | None, trust: Collection[str]) -> GivenConfig:
     if config is None:
         return GivenConfig(Config())
     if isinstance(config, Config):
         return GivenConfig(config, frozenset(key_types()), has_recipe=True)
     if isinstance(config, str | Path):
         values, whole = load_recipe(recipe_path(str(config)))
+        require_trusted(whole.model, trust, config)
         return GivenConfig(whole, frozenset(named_keys(values)), has_recipe=True)
     raise InputError(f"config: got {type(config).__name__}, expected a Config, or a recipe's name or YAML file")
 

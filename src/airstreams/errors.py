@@ -32,10 +32,20 @@ class Stopped(RuntimeError):  # noqa: N818 (not an error)
     """A signal asked a training to stop; its state is saved."""
 
 
+_JOINERS = "\u200c\u200d"  # zero-width letters of names in Persian, in languages of India, and in emoji
+
+
+def printable(text: object) -> str:
+    """A name as people may see it: control characters, line breaks and signs that turn the direction are escaped.
+
+    A terminal would obey them: a name could delete lines, or look like another one.
+    """
+    return "".join(sign if sign.isprintable() or sign in _JOINERS else ascii(sign)[1:-1] for sign in str(text))
+
+
 def one_line(text: object) -> str:
-    """Text of other programs on one line, with control characters escaped: a terminal would obey them."""
-    line = " ".join(str(text).split())
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    """Text of other programs on one line, with control characters escaped, as `printable`."""
+    return printable(" ".join(str(text).split()))
 
 
 def describe(error: Exception) -> str:

@@ -22,6 +22,7 @@ ROOT_HELP = "for a CSV file: the folder that its paths are relative to"
 RUN_HELP = "the folder that training wrote"
 DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, else the CPU"
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
+TRUST_HELP = "import this module for a custom stream of a run or a recipe that you did not train here (runs its code)"
 GROUP_BY_HELP = (
     "keep videos in one split: auto (they look like one recording), or a regular expression (its first group, or else "
     "its match, is equal in their names without suffix; a video without a match stays alone)"
@@ -83,6 +84,11 @@ def with_root(data: str, root: Path | None) -> str:
 def print_json(result: Mapping[str, Any]) -> None:
     """Print one JSON object on one line of stdout."""
     print(json.dumps(result, allow_nan=False))
+
+
+def add_trust_module(parser: ArgumentParser) -> None:
+    """Add `--trust-module`, which may be given several times."""
+    parser.add_argument("--trust-module", metavar="NAME", type=str, action="append", default=[], help=TRUST_HELP)
 
 
 def add_group_by(parser: ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, RUN_HELP, Command, add_data, data_of, print_json
+from airstreams.commands.command import DONE, RUN_HELP, Command, add_data, add_trust_module, data_of, print_json
 from airstreams.console import say, stderr, stdout, warn
 from airstreams.percent import percent
 
@@ -23,6 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--group-by", metavar="auto|REGEX", type=str, help="the groups that intervals count, as in train (the run's)"
     )
     parser.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
+    add_trust_module(parser)
 
 
 def run(call: Namespace) -> int:
@@ -41,6 +42,7 @@ def run(call: Namespace) -> int:
         labels=call.labels,
         group_by=call.group_by,
         device=call.device,
+        trust=call.trust_module,
         console=stderr,
     )
     if not is_main_process():

@@ -12,6 +12,7 @@ from airstreams.commands.command import (
     Command,
     add_data,
     add_group_by,
+    add_trust_module,
     data_of,
     print_json,
     require_at_least,
@@ -38,6 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="what draws the weights: tournament, tpe or random",
     )
     parser.add_argument("--storage", metavar="URL", type=str, help="a database that machines share (a file in STUDY)")
+    add_trust_module(parser)
 
 
 def run(call: Namespace) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, RUN_HELP, Command, print_json
+from airstreams.commands.command import DONE, RUN_HELP, Command, add_trust_module, print_json
 from airstreams.console import say, stderr, stdout
 
 
@@ -14,6 +14,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", type=Path, required=True, help="NAME.onnx, or NAME.pt2 for torch.export"
     )
+    add_trust_module(parser)
 
 
 def run(call: Namespace) -> int:
@@ -21,7 +22,7 @@ def run(call: Namespace) -> int:
     from airstreams.inference.export import export
     from airstreams.runs.saved_model import read_description
 
-    difference = export(call.run, call.out, lambda step: say(stderr, f"export: {step}"))
+    difference = export(call.run, call.out, lambda step: say(stderr, f"export: {step}"), call.trust_module)
     described = read_description(call.run)
     clip, classes = described.config.clip, len(described.classes)
     if call.json:

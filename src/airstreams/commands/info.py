@@ -1,16 +1,19 @@
 """`airstreams info RECIPE_OR_RUN`: parameters and cost, part by part."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, Command, print_json
+from airstreams.commands.command import DONE, Command, add_trust_module, print_json
 from airstreams.config import Config
-from airstreams.console import stdout
+from airstreams.console import say, stdout
 from airstreams.plural import count_of
 from airstreams.recipe import RECIPES, load_config, recipe_path
+from airstreams.runs.trust import custom_classes, untrusted
 
+CHANNELS = 3  # of a custom stream in a recipe, whose class is not imported
 CLASSES = 51  # of HMDB-51, the paper's ablations: a recipe has no classes
 
 
@@ -19,6 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "what", metavar="RECIPE_OR_RUN", type=str, help="a recipe's name, a YAML file or a run's folder"
     )
+    add_trust_module(parser)
 
 
 def run(call: Namespace) -> int:
@@ -28,13 +32,17 @@ def run(call: Namespace) -> int:
 
     model = model_of(call.what)
     clip = model.config.clip
-    counted = cost.count(model.config, model.classes, model.segment_classes)
+    not_imported = untrusted(model.config.model, call.trust_module)
+    channels = _channels(call.what, model) if not_imported else None
+    counted = cost.count(model.config, model.classes, model.segment_classes, channels)
     if not call.json:
         stdout.print(for_console(cost_table(counted, clip.frames), totals=4))
         stdout.print(
             f"A clip is {count_of(clip.frames, 'frame')} of {clip.size} px. Counted for {_classes(model)}. Training is "
             "a step's forward pass. Operations are twice the multiply-adds."
         )
+        if channels is not None:
+            say(stdout, _without_modules(not_imported, channels))
         return DONE
     inference, training = sum(counted.inference.values()), sum(counted.training.values())
     parts = {
@@ -53,9 +61,29 @@ def run(call: Namespace) -> int:
             "frames": clip.frames,  # of the clip that the counts are for
             "classes": model.classes,
             "segment_classes": model.segment_classes,
+            "not_counted": [] if channels is None else [f"{stream}.representation" for stream in channels],
         }
     )
     return DONE
+
+
+def _channels(what: str, model: "CountedModel") -> dict[str, int]:
+    """The channels of each custom stream: a run's are those of its weights, a recipe does not tell them."""
+    from airstreams.runs.saved_model import custom_channels
+
+    streams = custom_classes(model.config.model)
+    return dict.fromkeys(streams, CHANNELS) if model.assumed else custom_channels(Path(what))
+
+
+def _without_modules(not_imported: Mapping[str, str], channels: Mapping[str, int]) -> str:
+    """What is not counted, and what to do, as sentences."""
+    modules = sorted({path.partition(":")[0] for path in not_imported.values()})
+    towers = ", ".join(f"{stream} ({count_of(count, 'channel')})" for stream, count in channels.items())
+    flags = " ".join(f"--trust-module {module}" for module in modules)
+    return (
+        f"The representations of these streams are not counted, since their modules are not imported: {towers}. "
+        f"If you trust the authors, give {flags}."
+    )
 
 
 @dataclass

@@ -27,6 +27,7 @@ from airstreams.recipe import (
     recipe_path,
     similar_keys,
 )
+from airstreams.runs.trust import custom_classes, require_trusted
 from airstreams.version import __version__
 
 POSITIONALS = {
@@ -160,6 +161,7 @@ def config_keys(argv: Sequence[str]) -> list[str]:
 
 def given_config(argv: Sequence[str], parsed: Namespace) -> GivenConfig:
     """The config of a call with `takes_config`, and the keys that its words and its recipes name."""
+    config = config_from(parsed)
     named: set[str] = set()
     sections = {key.partition(".")[0] for key in key_types()}
     words = for_parser(argv)
@@ -171,7 +173,12 @@ def given_config(argv: Sequence[str], parsed: Namespace) -> GivenConfig:
         values = yaml.safe_load(value if equals else following) if key == "config" or _is_section(key) else None
         named |= named_keys(values, "" if key == "config" else f"{key}.") if isinstance(values, dict) else {key}
     has_recipe = any(word.startswith("--config=") for word in words)
-    return GivenConfig(config_from(parsed), frozenset(named), has_recipe)
+    if has_recipe and "trust_module" in parsed:
+        # The class of a stream may also be in the words of the call themselves.
+        said = " ".join(word for word in words if not word.startswith("--config="))
+        said_modules = [path.partition(":")[0] for path in custom_classes(config.model).values() if path in said]
+        require_trusted(config.model, [*parsed.trust_module, *said_modules], "--config")
+    return GivenConfig(config, frozenset(named), has_recipe)
 
 
 def _is_section(key: str) -> bool:

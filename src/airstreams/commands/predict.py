@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, FAILED, RUN_HELP, Command, add_root, print_json, require_at_least
+from airstreams.commands.command import (
+    DONE,
+    FAILED,
+    RUN_HELP,
+    Command,
+    add_root,
+    add_trust_module,
+    print_json,
+    require_at_least,
+)
 from airstreams.console import Progress, say, stderr, warn
 from airstreams.errors import InputError, VideoError
 from airstreams.plural import count_of
@@ -36,6 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=TOP, help="how many classes to show, the most probable first")
     parser.add_argument("--window", metavar="SECONDS", type=float, help=WINDOW_HELP)
     parser.add_argument("--workers", type=int, default=2, help="how many threads decode ahead")
+    add_trust_module(parser)
 
 
 def run(call: Namespace) -> int:
@@ -46,7 +56,8 @@ def run(call: Namespace) -> int:
 
     _check(call)
     device = device_of_process(call.device or "auto")
-    recogniser = api.load(call.run, "cpu" if device.type == "cpu" else str(device))  # torchrun numbers CPUs too
+    name = "cpu" if device.type == "cpu" else str(device)  # torchrun numbers CPUs too
+    recogniser = api.load(call.run, name, call.trust_module)
     file = _file(call, recogniser)
     answers: list[Answer] = []
     left_out: list[Answer] = []

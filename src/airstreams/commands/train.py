@@ -11,6 +11,7 @@ from airstreams.commands.command import (
     Command,
     add_data,
     add_group_by,
+    add_trust_module,
     data_of,
     print_json,
 )
@@ -40,6 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="fetch no weights")
     parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="take the loss weights of its best trial")
     parser.add_argument("--top", metavar="K", type=int, help="with --weights-from: the mean of the K best trials")
+    add_trust_module(parser)
 
 
 def run(call: Namespace) -> int:
@@ -60,6 +62,7 @@ def run(call: Namespace) -> int:
             offline=call.offline,
             resume=call.resume,
             log_to=[name.strip() for name in call.log_to.split(",")],
+            trust=call.trust_module,
             console=stderr,
             evolved=None if call.weights_from is None else partial(_evolved, call),
         )

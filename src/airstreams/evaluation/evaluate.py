@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from airstreams.config import EvaluationConfig
@@ -99,12 +98,16 @@ class _Task:
     folder: EvaluationFolder
 
 
-def evaluate(run: Path, source: Source, split: str, console: Console, device: str = "auto") -> Evaluation:
+def evaluate(
+    run: Path, source: Source, split: str, console: Console, device: str = "auto", trust: Collection[str] = ()
+) -> Evaluation:
     """Score `split` of a source, and write metrics, scores and confusion counts into the run's folder.
 
     Data without splits gets the run's own split; videos that are new to the run are test videos. The run finds its
     videos by their content, under any name. The results of its own split go into `evaluation/SPLIT`, those of any
     other videos into a folder named after the data.
+
+    trust: names of modules that may be imported for custom streams.
 
     Raises:
         InputError: no run, no such split, an inconsistent source, classes that the model does not know, or a folder
@@ -115,15 +118,14 @@ def evaluate(run: Path, source: Source, split: str, console: Console, device: st
     on_device = device_of_process(device)
     if not is_main_process():
         console = Console(quiet=True)
-    task = _check(run, source, split, on_device, console)
+    task = _check(saved_models.load(run, on_device, trust), run, source, split, console)
     scores = _score(task, console)
     metrics = _summary(task, scores)
     return _write(task, scores, metrics)
 
 
-def _check(run: Path, source: Source, split: str, device: torch.device, console: Console) -> _Task:
+def _check(saved: SavedModel, run: Path, source: Source, split: str, console: Console) -> _Task:
     """Refuse a call that cannot work, before any video is opened."""
-    saved = saved_models.load(run, device)
     require_consistent(source)
     for warning in source.warnings:
         warn(console, warning)

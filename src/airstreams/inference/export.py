@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,13 +52,19 @@ class ClipScorer(nn.Module):
         return answer_of(self.model(frames.permute(0, 4, 1, 2, 3), self.heads).logits, self.multi_label)
 
 
-def export(run: Path | str, out: Path | str, on_step: Callable[[str], None] = lambda step: None) -> float | None:
+def export(
+    run: Path | str,
+    out: Path | str,
+    on_step: Callable[[str], None] = lambda step: None,
+    trust: Collection[str] = (),
+) -> float | None:
     """Write a run's model to a file. It is read back and must give the model's answers, else no file is left.
 
     Args:
         run: the folder that training wrote.
         out: NAME.onnx or NAME.pt2. An existing file is replaced.
         on_step: called before each step of the work with what it does.
+        trust: names of modules that may be imported for custom streams.
 
     Returns:
         The largest difference of a probability from the model's, on generated clips. None: nothing was compared,
@@ -72,7 +78,7 @@ def export(run: Path | str, out: Path | str, on_step: Callable[[str], None] = la
     write = _writer(out)
     require_writable(out.parent)
     on_step(f"reading {run}")
-    saved = saved_models.load(run)
+    saved = saved_models.load(run, trust=trust)
     scorer = ClipScorer(saved).eval()
     clips = _test_clips(saved)
     expected_BK = scorer(clips)

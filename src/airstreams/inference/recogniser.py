@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Collection, Generator, Iterable
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -33,14 +33,15 @@ class Recogniser:
     Args:
         run: the folder that training wrote.
         device: `cpu`, `cuda`, `cuda:1`, ...; None: CUDA where there is a card, else the CPU.
+        trust: names of modules that may be imported for the custom streams of a run that was trained elsewhere.
 
     Raises:
-        InputError: `run` holds no model, or this machine has no such device.
+        InputError: `run` holds no model, names a module that is not trusted, or this machine has no such device.
     """
 
-    def __init__(self, run: Path | str, device: str | None = None) -> None:
+    def __init__(self, run: Path | str, device: str | None = None, trust: Collection[str] = ()) -> None:
         self.run = Path(run)
-        self.saved: SavedModel = saved_models.load(self.run, device_named(device or "auto"))
+        self.saved: SavedModel = saved_models.load(self.run, device_named(device or "auto"), trust)
 
     def __repr__(self) -> str:
         streams = ", ".join(self.config.model.streams)

@@ -151,19 +151,28 @@ class AIRStreams(nn.Module):
         return parts
 
 
-def build(config: ModelConfig, classes: int, segment_classes: int) -> AIRStreams:
+def build(
+    config: ModelConfig,
+    classes: int,
+    segment_classes: int,
+    make_custom: Callable[[str, str], nn.Module] = load_custom,
+) -> AIRStreams:
     """Build the model of a config with random weights.
 
     Args:
         config: streams, tower and widths.
         classes: K, the number of action classes.
         segment_classes: S, the number of the segmenter's classes with the background.
+        make_custom: makes the representation of a custom stream from its name and its class. The default imports the
+            class, which runs its module's code: see `runs/trust.py`.
 
     Raises:
         InputError: the class of a custom stream cannot be used.
     """
     # The order in which the parts are built decides their random weights.
-    representations = {stream: _representation(stream, config, segment_classes) for stream in config.streams}
+    representations = {
+        stream: _representation(stream, config, segment_classes, make_custom) for stream in config.streams
+    }
     merged = backbone_of(config)
     merged_channels = {level: merged.channels[level - 1] for level in config.merges.values()}
     early = {
@@ -224,7 +233,9 @@ def _to_channels_last(module: nn.Module) -> None:
             parameter.data = parameter.data.to(memory_format=formats[parameter.ndim])
 
 
-def _representation(stream: str, config: ModelConfig, segment_classes: int) -> nn.Module:
+def _representation(
+    stream: str, config: ModelConfig, segment_classes: int, make_custom: Callable[[str, str], nn.Module]
+) -> nn.Module:
     stop_gradient = stream in config.stop_gradient
     built_in: dict[str, Callable[[], nn.Module]] = {
         "rgb": RGB,
@@ -239,7 +250,7 @@ def _representation(stream: str, config: ModelConfig, segment_classes: int) -> n
             stop_gradient,
         ),
     }
-    return built_in[stream]() if stream in built_in else load_custom(stream, config.representations[stream])
+    return built_in[stream]() if stream in built_in else make_custom(stream, config.representations[stream])
 
 
 def to_unit_range(clip_B3THW: Tensor) -> Tensor:

@@ -6,15 +6,17 @@ element-wise work. The flow layer consists of such work, so its cost comes from 
 and poolings are not counted, as usual.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from airstreams.config import Config
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.models.flow import make_flow
+from airstreams.representations import Representation
 
 GREY_OPERATIONS = 6  # per pixel: the grey value of the flow stream's input, and its scale
 
@@ -35,21 +37,44 @@ class Cost:
     parameters_at_inference: int
 
 
-def count(config: Config, classes: int, segment_classes: int) -> Cost:
+class _NotImported(nn.Module):
+    """Stands for the representation of a custom stream: black, with the channels that its tower takes."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, clip_B3THW: Tensor) -> Representation:
+        B, _, T, H, W = clip_B3THW.shape
+        return Representation(clip_B3THW.new_zeros(B, self.channels, T, H, W), None)
+
+
+def count(config: Config, classes: int, segment_classes: int, channels: Mapping[str, int] | None = None) -> Cost:
     """Count a config's model, as training saves it, for one clip of the config's size.
 
     The late towers of heads whose loss has no weight are not saved, and not counted.
+
+    channels: of the representation of each custom stream. Its class is not imported then, and the representation is
+        not counted. None: the classes are imported and counted.
     """
     with torch.device("meta"):
-        model = build(config.model, classes, segment_classes)
+        if channels is None:
+            model = build(config.model, classes, segment_classes)
+        else:
+            known = channels
+            model = build(config.model, classes, segment_classes, lambda stream, _: _NotImported(known[stream]))
     model.keep_heads(config.trained_heads())
-    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts().items()}
+    parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in _counted(model).items()}
     return Cost(
         parameters,
         _multiply_adds(model, config, config.answer_heads),
         _multiply_adds(model, config, config.trained_heads()),
         _parameters_at_inference(model, config),
     )
+
+
+def _counted(model: AIRStreams) -> dict[str, nn.Module]:
+    return {name: part for name, part in model.parts().items() if not isinstance(part, _NotImported)}
 
 
 def _parameters_at_inference(model: AIRStreams, config: Config) -> int:
@@ -72,7 +97,7 @@ def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[
         _run(model, config, heads)
     counted = counter.get_flop_counts()
     costs = {}
-    for name in model.parts():
+    for name in _counted(model):
         stream, kind = name.split(".")
         group = "representations" if kind == "representation" else kind
         operations = sum(counted.get(f"AIRStreams.{group}.{stream}", {}).values())

@@ -1,7 +1,7 @@
 """A trained model on disk: weights, config, classes and preprocessing in one folder.
 
 `model.safetensors` holds the weights, `model.json` everything else. Neither is a pickle, so loading a stranger's model
-runs no code. There is one exception: a model with custom streams imports their modules, if Python finds them.
+runs no code. A model with custom streams names their modules. They are imported only with consent (`trust.py`).
 
 safetensors has no checksum, and class names of another run fit any weights of the same shapes. So the header of the
 weights holds sha256 sums: of the tensors, and of `model.json`. Files that do not match them are not read. The
@@ -12,6 +12,7 @@ They do not protect against forgery, because a forger can write new ones.
 import hashlib
 import json
 import platform
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from airstreams.files import replacing
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import from_dict
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.trust import custom_classes, remember, require_trusted_run
 from airstreams.version import __version__
 
 FORMAT = 3
@@ -125,15 +127,20 @@ def save(saved: SavedModel, run: Path) -> None:
         temporary.write_bytes(serialise(weights, {"sums": json.dumps(sums)}))
     with replacing(RunFolder(run).description) as temporary:
         temporary.write_text(_as_text(description), encoding="utf-8")
+    remember(run, saved.config.model)  # this process has imported the modules
 
 
-def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
+def load(run: Path, device: torch.device | str = "cpu", trust: Collection[str] = ()) -> SavedModel:
     """Read a model from a run's folder, in evaluation mode, with the heads that were saved.
 
+    trust: names of modules that may be imported for custom streams. Those of a run that was trained here may, too.
+
     Raises:
-        InputError: the folder is no run, its format is another, or a bit of it changed (outside of `versions`).
+        InputError: the folder is no run, its format is another, a bit of it changed (outside of `versions`), or it
+            names a module that is not trusted.
     """
     description = read_description(run)
+    require_trusted_run(run, description.config.model, trust)
     path = RunFolder(run).weights
     weights = load_file(path)
     if _sum_of_weights(weights) != _sums(path)["sha256"]:
@@ -148,6 +155,20 @@ def load(run: Path, device: torch.device | str = "cpu") -> SavedModel:
         fix = fix_for_other_weights(model, weights, description.config.model)
         raise InputError(f"{path}: the weights do not fit the run's config ({reason}). {fix}") from error
     return SavedModel(**vars(description), model=model.eval().to(device))
+
+
+def custom_channels(run: Path) -> dict[str, int]:
+    """The channels of the representation of each custom stream, read from the weights: nothing is imported.
+
+    InputError: `run` holds no model, or its weights do not fit its config.
+    """
+    shapes = _shapes(RunFolder(run).weights)
+    names = {
+        stream: f"early.{stream}.input_norm.weight" for stream in custom_classes(read_description(run).config.model)
+    }
+    if missing := [name for name in names.values() if len(shapes.get(name, ())) != 1]:
+        raise InputError(f"{RunFolder(run).weights}: there is no {missing[0]} in it. {_USE_ITS_VERSION}")
+    return {stream: shapes[name][0] for stream, name in names.items()}
 
 
 def identity_of(run: Path) -> str:
@@ -233,6 +254,15 @@ def _sums(path: Path) -> dict[str, str]:
     if sums.keys() - {"kept"} != {"sha256", "description"}:
         raise InputError(f"{path}: the file is damaged (no checksums in its header). Copy the run again.")
     return sums
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights, read from the header alone. InputError: as `_sums`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: the file is damaged ({one_line(error)[:200]}). Copy the run again.") from error
 
 
 def _sum_of_weights(weights: dict[str, Tensor]) -> str:

@@ -27,6 +27,7 @@ from airstreams.runs.folder import RunFolder
 from airstreams.runs.known_videos import KnownVideo, KnownVideos
 from airstreams.runs.metrics_log import epoch_records
 from airstreams.runs.saved_model import SavedModel
+from airstreams.runs.trust import remember
 from airstreams.training.data import TrainingVideos, make_loader, prepare_source, prepare_videos, usual_frame_rate
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.start import Start, StartRecord
@@ -211,6 +212,7 @@ def _begin_run(
     folder.start.unlink(missing_ok=True)  # of a training that was killed at its start
     if start is not None:
         start.write(folder)
+    remember(folder.path, config.model)
     save_config(config, folder.config)
 
 

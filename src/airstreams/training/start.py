@@ -1,7 +1,7 @@
 """What `--init` names: a run, published weights of a known name, a file of weights, or some of these by stream."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Start:
     everywhere: published weights for every tower that `by_stream` does not name.
     by_stream: published weights of single streams.
     segmenter: published weights of a ResNet-18 for the segmenter.
+    trust: names of modules that may be imported for the custom streams of the run.
     """
 
     given: str
@@ -43,6 +44,7 @@ class Start:
     everywhere: PublishedWeights | None = None
     by_stream: dict[str, PublishedWeights] = field(default_factory=dict)
     segmenter: PublishedWeights | None = None
+    trust: Collection[str] = ()
 
     @property
     def backbone(self) -> str | None:
@@ -61,7 +63,7 @@ class Start:
     ) -> Transfer:
         """Copy the weights that fit into a freshly built model. InputError: none fits."""
         if self.run is not None:
-            return take_over(model, classes, segment_classes, saved_models.load(self.run))
+            return take_over(model, classes, segment_classes, saved_models.load(self.run, trust=self.trust))
         return take_published(model, config, self.everywhere, self.by_stream, self.segmenter)
 
 
@@ -101,20 +103,21 @@ def with_backbone_of(start: Start, config: Config) -> Config:
     return replace(config, model=replace(model, backbone=start.backbone))  # type: ignore[arg-type]
 
 
-def read_start(init: str, offline: bool = False) -> Start:
+def read_start(init: str, offline: bool = False, trust: Collection[str] = ()) -> Start:
     """Read what `--init` names.
 
     init: `RUN`, `hf:REPO`, `FILE`, `NAME`, `torchvision:NAME`, or several of the last three with commas between them,
         those after the first with their stream or `segmenter`: `rgb_imagenet.pt,flow=flow_imagenet.pt`.
     offline: fetch nothing.
+    trust: names of modules that may be imported for the custom streams of a run.
 
     Raises:
         InputError: it names nothing, a damaged file, or weights that cannot be fetched.
     """
     if Path(init).is_dir():
-        return Start(init, Path(init))
+        return Start(init, Path(init), trust=trust)
     if init.startswith(HUB):
-        return Start(init, download_run(init.removeprefix(HUB), offline))
+        return Start(init, download_run(init.removeprefix(HUB), offline), trust=trust)
     everywhere = segmenter = None
     by_stream: dict[str, PublishedWeights] = {}
     for number, part in enumerate([init] if Path(init).is_file() else init.split(",")):

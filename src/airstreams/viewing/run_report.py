@@ -32,7 +32,8 @@ from airstreams.plural import count_of
 from airstreams.recipe import to_yaml
 from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
-from airstreams.runs.saved_model import Description, KeptEpoch, read_description
+from airstreams.runs.saved_model import Description, KeptEpoch, custom_channels, read_description
+from airstreams.runs.trust import custom_classes
 from airstreams.training.summary import TOO_HIGH, has_choice, weights_in_words
 from airstreams.viewing.colours import LINE_COLOURS
 from airstreams.viewing.mistakes import MISTAKES_LISTED, STRIPS, Mistake, read_mistakes, strip_of
@@ -109,9 +110,10 @@ def write_report(run: Path, console: Console | None = None) -> Path:
         evaluations=evaluations,
         curves=_curves(epochs),
         cost=cost_table(
-            cost.count(described.config, len(described.classes), len(described.segment_classes)),
+            cost.count(described.config, len(described.classes), len(described.segment_classes), custom_channels(run)),
             described.config.clip.frames,
         ),
+        not_counted=[f"{stream} ({path})" for stream, path in custom_classes(described.config.model).items()],
         warnings=[_without_folders(line) for line in run_folder.read_data_warnings()],
         left_out={video: _without_folders(reason) for video, reason in left_out.items()},
         recipe=to_yaml(described.config),
