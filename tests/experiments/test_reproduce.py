@@ -1,45 +1,31 @@
-"""The paper's tables and figures on synthetic videos: short trainings, and the statistics against closed forms."""
+"""The paper's tables and figures on synthetic videos, with short trainings."""
 
-import csv
 import json
-import multiprocessing
-import os
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
 import numpy as np
-import psutil
 import pytest
 from matplotlib.image import imread
 from rich.console import Console
 
-import airstreams
 from airstreams.cli import main
-from airstreams.config import Config, LossWeights
+from airstreams.config import LossWeights
 from airstreams.data.content import with_contents
-from airstreams.data.listing import Source, Video
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError
 from airstreams.evaluation.evaluate import evaluate
-from airstreams.evaluation.metrics import action_metrics
-from airstreams.evaluation.results import EvaluationMetrics, ScoringProtocol, write_metrics
-from airstreams.experiments.reproduce import Job, hours_left, multiply_adds, plan, run_job, run_jobs
+from airstreams.experiments.reproduce import hours_left, multiply_adds, plan, run_job, run_jobs
 from airstreams.experiments.study import BestTrial, ScoredTrial, StudyResults, write_results
-from airstreams.experiments.table_markdown import markdown_of
-from airstreams.experiments.table_results import Difference, RunOutcomes, ScoringCost, results_of
+from airstreams.experiments.table_results import Difference, ScoringCost, results_of
 from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
 from airstreams.recipe import load_config, save_config
 from airstreams.runs import saved_model as saved_models
 from airstreams.towers import BACKBONES, default_tower
+from tests.experiments.made_up import markdown_and_results
 
 QUIET = Console(quiet=True)
 
@@ -51,11 +37,6 @@ def finished(few, recipe, tmp_path_factory):
     for job in jobs:
         run_job(job)
     return jobs
-
-
-def markdown_and_results(name, table, jobs, command=""):
-    results = results_of(name, table, jobs, command)
-    return markdown_of(table, results, jobs), results
 
 
 def test_a_run_changes_only_the_keys_that_its_table_names(recipe):
@@ -231,29 +212,6 @@ def test_a_table_lists_what_differs_from_the_published_protocol(finished, table,
     (hardware,) = results.hardware
     assert "thread" in hardware
     assert f"trained on {hardware}, " in markdown
-
-
-def test_several_data_give_their_mean_for_each_seed(tmp_path):
-    right = {"one": [[True] * 4, [True, False] * 2], "other": [[False] * 8, [True] * 8]}
-    jobs = [
-        replace(job, source=replace(job.source, name=data))
-        for data, seeds in right.items()
-        for job in made_up(tmp_path / data, {"x": seeds})
-    ]
-    outcomes = RunOutcomes(jobs)
-    assert outcomes.values("x", "top1") == pytest.approx([0.5, 0.75])  # not 4/12 and 10/12
-    assert outcomes.videos == 8  # four of them are in both
-
-
-def test_splits_with_the_same_test_videos_do_not_narrow_the_interval(tmp_path):
-    right = np.arange(400) < 120
-    jobs = [
-        replace(job, source=replace(job.source, name=data))
-        for data in ("split 1", "split 2")
-        for job in made_up(tmp_path / data, {"x": [right]})
-    ]
-    drawn = RunOutcomes(jobs).resample(["x"], "top1")["x"]
-    assert drawn.std() == pytest.approx(np.sqrt(0.3 * 0.7 / 400), rel=0.08)
 
 
 def test_table_3_shows_its_weights(finished):
@@ -461,138 +419,6 @@ def test_a_pretrained_run_starts_from_the_given_one(few, recipe, finished, tmp_p
     assert not other.done
 
 
-def test_a_failed_run_does_not_stop_the_others(few, recipe, tmp_path):
-    """Each job has a process of its own, of which one runs at a time."""
-    unreadable = tuple(replace(video, path=Path("nowhere.mp4")) for video in few.videos if video.split == "test")
-    videos = (*(video for video in few.videos if video.split != "test"), *unreadable)
-    broken, good = (
-        plan(FIGURES["figure3"], recipe, [given], 1, tmp_path / name)[0]
-        for name, given in (("broken", replace(few, videos=videos)), ("good", few))
-    )
-    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed.*rgb-flow-data0-seed5: .* 4 videos"):
-        run_jobs([broken, good], 1, QUIET)
-    assert good.done
-    assert not broken.done
-
-
-def metrics_of_a_split(left_out=0, trained_on=0):
-    """Metrics as `evaluate` writes them. Only what a table reads of them matters."""
-    return EvaluationMetrics(
-        data="data",
-        split="test",
-        trained_on=trained_on,
-        videos=1,
-        left_out=left_out,
-        classes=1,
-        log_loss=0.0,
-        unlabelled=0,
-        map_unlabelled_as_negatives=None,
-        streams={},
-        segmentation=None,
-        protocol=ScoringProtocol(views=1, crops=1, comparison=None),
-        groups=1,
-        intervals={},
-        per_class={},
-    )
-
-
-def made_up(folder, scores, labels=None, multi_label=False, groups=None, names=None):
-    """Jobs with the given evaluations.
-
-    scores: run name to, for each seed, which videos are right, or each video's scores.
-    labels: of the videos; all "a" by default, and a wrong video has the scores of "b".
-    groups, names: of the videos; by default each is a group of its own.
-    """
-    jobs = []
-    for name, seeds in scores.items():
-        for seed, right in enumerate(seeds):
-            called = names or [f"v{number}" for number in range(len(right))]
-            in_groups = zip(called, groups or called, strict=True)
-            videos = tuple(Video(Path(name), name, ("a",), split="test", group=group) for name, group in in_groups)
-            source = Source("data", ("a", "b"), videos, multi_label)
-            job = Job(name, source, replace(Config(), seed=seed), folder / f"{name}-{seed}")
-            job.metrics_file.parent.mkdir(parents=True)
-            with (job.metrics_file.parent / "scores.csv").open("w", newline="") as file:
-                rows = csv.writer(file)
-                rows.writerow(["name", "label", "predicted", "a", "b"])
-                for number, is_right in enumerate(right):
-                    label = labels[number] if labels else "a"
-                    row = (0.9, 0.1) if is_right == (label == "a") else (0.2, 0.8)
-                    row = is_right if isinstance(is_right, tuple) else row
-                    rows.writerow([called[number], label, "", *row])
-                rows.writerow(["broken", "a", "left out: empty file"])
-            write_metrics(job.metrics_file, metrics_of_a_split(left_out=1))
-            record = {"epoch": 1, "step": 1, "train": {"seconds": 1.0}}
-            (job.folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-            jobs.append(job)
-    return jobs
-
-
-@pytest.mark.parametrize("size", [1, 4])
-def test_videos_are_resampled_by_whole_groups(tmp_path, size):
-    right = np.arange(400) // 4 % 10 < 3
-    groups = [f"g{number // size}" for number in range(400)]  # all four of a group are right, or none
-    outcomes = RunOutcomes(made_up(tmp_path, {"x": [right]}, groups=groups))
-    drawn = outcomes.resample(["x"], "top1")["x"]
-    error = np.sqrt(0.3 * 0.7 / 400 * size)
-    assert (outcomes.videos, outcomes.groups) == (400, 400 // size)
-    assert drawn.mean() == pytest.approx(0.3, abs=4 * error / np.sqrt(1000))
-    assert drawn.std() == pytest.approx(error, rel=0.08)
-
-
-def test_differences_are_paired_over_videos(tmp_path):
-    rng = np.random.default_rng(0)
-    right = rng.random(200) < 0.5
-    better = right.copy()
-    better[np.flatnonzero(~right)[:10]] = True  # ten videos more, the others the same
-    drawn = RunOutcomes(made_up(tmp_path, {"x": [right], "y": [better]})).resample(["x", "y"], "top1")
-    difference = drawn["y"] - drawn["x"]
-    assert difference.std() == pytest.approx(np.sqrt(0.05 * 0.95 / 200), rel=0.08)  # unpaired, it would be 0.05
-
-
-def test_groups_of_several_data_are_joined_in_any_order(tmp_path):
-    of_data: dict[str, list[tuple[str, str | None]]] = {
-        "one": [("f#0", "g1"), ("f#1", "g2"), ("x", "g3")],
-        "other": [("f#1", None), ("x", None)],
-    }
-    jobs = []
-    for data, rows in of_data.items():
-        for job in made_up(tmp_path / data, {"x": [[True] * len(rows)]}, names=[name for name, _ in rows]):
-            videos = tuple(Video(Path(name[0]), name, ("a",), split="test", group=group) for name, group in rows)
-            jobs.append(replace(job, source=replace(job.source, name=data, videos=videos)))
-    for order in (jobs, jobs[::-1]):
-        outcomes = RunOutcomes(order)
-        assert (outcomes.videos, outcomes.groups) == (3, 2)  # the two parts of f are one group
-    gone = replace(jobs[0], source=replace(jobs[0].source, videos=jobs[0].source.videos[:2]))
-    with pytest.raises(InputError, match=r"scored on other videos or labels .* than one lists"):
-        RunOutcomes([gone])
-
-
-def test_videos_without_labels_make_no_groups(tmp_path):
-    labels = ["a", "a;b", "", "b"] * 5
-    outcomes = RunOutcomes(made_up(tmp_path, {"x": [np.arange(20) % 3 > 0]}, labels, multi_label=True))
-    assert (outcomes.videos, outcomes.groups) == (15, 15)
-
-
-@pytest.mark.parametrize("data", ["videos/", "charades:there"])
-def test_a_table_tells_how_many_test_videos_were_trained_on(tmp_path, data):
-    jobs = [
-        replace(job, source=replace(job.source, name=data))
-        for job in made_up(tmp_path, {"x": [[True, False]], "y": [[True, True]]})
-    ]
-    write_metrics(jobs[1].metrics_file, metrics_of_a_split(trained_on=2))
-    markdown, results = markdown_and_results("table1", versus_x("y"), jobs)
-    assert results.deviations[-1].startswith("2 test videos trained on")
-    assert results.deviations[-1] in markdown
-
-
-def test_all_seeds_are_resampled_alike(tmp_path):
-    of_seeds = [np.arange(400) < 120, np.arange(400) < 160]
-    drawn = RunOutcomes(made_up(tmp_path, {"x": of_seeds})).resample(["x"], "top1")["x"]
-    assert drawn.shape == (1000, 2)
-    assert (drawn[:, 1] - drawn[:, 0]).std() == pytest.approx(np.sqrt(0.1 * 0.9 / 400), rel=0.08)
-
-
 def test_one_seed_gives_no_verdict(finished):
     first = [job for job in finished if job.config.seed == 5]
     markdown, results = markdown_and_results("table1", TABLES["table1"], first)
@@ -602,86 +428,6 @@ def test_one_seed_gives_no_verdict(finished):
     assert difference.as_dict()["undecided"] is None
     assert "significant" not in markdown
     assert markdown.count(", one seed)") == 4 + 2  # the table's rows, and the pairs below it
-
-
-def versus_x(*others):
-    rows = {run: (Cell(run, hmdb51=50.0),) for run in ("x", *others)}
-    return Table("Made up", rows, reference="x", pairs=tuple((other, "x") for other in others))
-
-
-def test_a_difference_whose_interval_spans_0_is_not_significant(tmp_path):
-    """With 200 videos, a standard error is 0.045 or less: 0.3 is far from 0, and 0.01 is not."""
-    x, better, worse, alike = (
-        [np.roll(np.arange(200) < right, by) for right, by in seeds]
-        for seeds in (
-            ((100, 0), (102, 3), (98, 5)),
-            ((160, 2), (162, 9), (158, 1)),
-            ((40, 8), (42, 4), (38, 7)),
-            ((102, 50), (104, 53), (100, 55)),
-        )
-    )
-    jobs = made_up(tmp_path, {"x": x, "better": better, "worse": worse, "alike": alike})
-    markdown, results = markdown_and_results("table1", versus_x("better", "worse", "alike"), jobs)
-    found = {pair.run: (round(pair.difference.mean, 6), pair.difference.significant) for pair in results.pairs}
-    assert found == {"better": (0.3, True), "worse": (-0.3, True), "alike": (0.01, False)}
-    assert [pair["undecided"] for pair in results.as_dict()["pairs"]] == [False, False, True]
-    for run, (_, significant) in found.items():
-        difference = results.runs[run]["top1"].difference
-        assert difference is not None
-        assert (difference.interval[0] <= 0) == (run != "better")
-        lines = [line for line in markdown.splitlines() if line.startswith((f"| {run} |", f"- {run} minus x"))]
-        assert [", not significant)" in line for line in lines] == [not significant] * 2
-
-
-def test_the_interval_of_a_difference_of_maps_is_centred_on_it(tmp_path):
-    """Resampling makes a run look better beside one without error, but it does not move the interval."""
-    rng = np.random.default_rng(0)
-    labels = ["a", "b"] * 10
-    scores = [tuple(row) for row in (rng.random((20, 2)) + 0.3 * np.tile(np.eye(2), (10, 1))).tolist()]
-    jobs = made_up(tmp_path, {"x": [scores], "perfect": [[True] * 20]}, labels, multi_label=True)
-    results = results_of("table1", versus_x("perfect"), jobs, "")
-    x, difference = results.runs["x"]["map"], results.pairs[0].difference
-    low, high = x.interval
-    assert 0 < low < x.mean < high < 1
-    assert difference.mean == pytest.approx(1 - x.mean)
-    below, above = difference.interval
-    assert (below + above) / 2 == pytest.approx(1 - x.mean)
-    assert above - below == pytest.approx(high - low, rel=0.2)  # as uncertain as the run itself
-
-
-def test_runs_that_were_scored_on_other_labels_are_refused(tmp_path):
-    right = [np.arange(4) < 2]
-    jobs = made_up(tmp_path / "a", {"x": right}) + made_up(tmp_path / "b", {"y": right}, ["a", "a", "b", "a"])
-    with pytest.raises(InputError, match=r"y-0: .* labels"):
-        RunOutcomes(jobs)
-
-
-def test_the_mean_per_class_is_over_classes_not_videos(tmp_path):
-    labels = ["a"] * 300 + ["b"] * 100
-    right = np.arange(400) % 100 < np.array([80] * 300 + [20] * 100)  # 80 % of a, 20 % of b
-    outcomes = RunOutcomes(made_up(tmp_path, {"x": [right]}, labels))
-    assert outcomes.values("x", "top1") == [pytest.approx(0.65)]
-    assert outcomes.values("x", "mean_per_class") == [pytest.approx(0.5)]
-    drawn = outcomes.resample(["x"], "mean_per_class")["x"]
-    error = np.sqrt(0.8 * 0.2 / 300 + 0.2 * 0.8 / 100) / 2
-    assert drawn.std() == pytest.approx(error, rel=0.08)
-
-
-def test_the_mean_average_precision_is_that_of_action_metrics(tmp_path):
-    labels = ["a", "a;b", "", "b"] * 5
-    jobs = made_up(tmp_path, {"x": [np.arange(20) % 3 > 0]}, labels, multi_label=True)
-    scores_NK = np.array(
-        [row[3:] for row in csv.reader((jobs[0].metrics_file.parent / "scores.csv").open())][1:-1], float
-    )
-    targets_NK = np.array([["a" in label, "b" in label] for label in labels]).astype(int)
-    found = RunOutcomes(jobs).values("x", "map")
-    assert found == [pytest.approx(action_metrics(scores_NK, targets_NK)["map"])]
-
-
-def test_runs_that_were_scored_on_other_videos_are_refused(tmp_path):
-    jobs = made_up(tmp_path, {"x": [[True] * 4], "y": [[True] * 5]})
-    with pytest.raises(InputError, match=r"y-0: .* videos"):
-        RunOutcomes(jobs)
 
 
 @pytest.fixture
@@ -807,98 +553,3 @@ def test_help_lists_all_tables_and_figures(capsys):
     shown = capsys.readouterr().out
     for name in (*TABLES, *FIGURES):
         assert f"{name}:" in shown
-
-
-def test_it_needs_no_optuna(tmp_path):
-    (tmp_path / "optuna.py").write_text("raise ImportError('not here')")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    imports = "import airstreams.cli, airstreams.viewing.paper_figures, airstreams.experiments.table_markdown"
-    for code, status in ((imports, 0), ("import optuna", 1)):
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
-        assert done.returncode == status
-
-
-# Real processes
-
-
-def saved_steps(run):
-    """The steps of the states that a run has saved."""
-    return [int(path.stem[5:]) for path in run.glob("state/step-*.pt")]
-
-
-def command(few_videos, folder, table, *words):
-    """The words of a call in a process of its own."""
-    data = ["--data", str(few_videos / "videos"), "--labels", str(few_videos / "labels")]
-    return ["reproduce", table, *data, "--out", str(folder / "out"), "--config", str(folder / "recipe.yaml"), *words]
-
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_killed_process_does_not_stop_the_others(few, recipe, tmp_path):
-    victim, other = (plan(FIGURES["figure3"], recipe, [few], 1, tmp_path / name)[0] for name in ("victim", "other"))
-    done = threading.Event()
-
-    def kill():
-        while not (victim.folder / "metrics.jsonl").is_file() and not done.is_set():
-            time.sleep(0.05)
-        for process in multiprocessing.active_children():
-            if str(victim.folder) in " ".join(file.path for file in psutil.Process(process.pid).open_files()):
-                process.kill()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        with pytest.raises(RuntimeError, match=r"1 of 2 runs failed.* exit code -9.*--workers"):
-            run_jobs([victim, other], 2, QUIET)
-    finally:
-        done.set()
-        killer.join()
-    assert other.done
-    assert not victim.done
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_stopped_call_saves_its_trainings_and_begins_no_other(few_videos, recipe, tmp_path):
-    config = replace(recipe, training=replace(recipe.training, epochs=50, save_every=10_000))
-    save_config(replace(config, data=replace(config.data, workers=1)), tmp_path / "recipe.yaml")
-    call = command(few_videos, tmp_path, "table1", "--seeds", "1", "--workers", "2")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "airstreams", *call], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
-    runs = tmp_path / "out" / "runs"
-    while sum(path.stat().st_size > 0 for path in runs.glob("*/metrics.jsonl")) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "interrupted" in printed.splitlines()[-1]
-    assert "Traceback" not in printed
-    steps = [max(saved_steps(run)) for run in runs.iterdir()]
-    assert len(steps) == 2
-    assert min(steps) >= 4  # one epoch, which the first line of metrics.jsonl is about
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_killed_call_is_continued(few_videos, recipe, tmp_path, capsys, without_processes):
-    save_config(replace(recipe, training=replace(recipe.training, epochs=4, save_every=3)), tmp_path / "recipe.yaml")
-    call = command(few_videos, tmp_path, "table4", "--seeds", "1", "--json")  # this process continues it
-    first = subprocess.Popen(
-        [sys.executable, "-m", "airstreams", *call], env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL
-    )
-    begun = tmp_path / "out" / "runs" / "all-data0-seed5"
-    end = time.monotonic() + 120
-    while max(saved_steps(begun), default=0) < 6:  # an epoch has four steps
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    first_epoch = (begun / "metrics.jsonl").read_text().splitlines()[0]
-    finished_weights = tmp_path / "out/runs/rgb-flow-data0-seed5/model.safetensors"
-    before = finished_weights.stat().st_mtime_ns
-    assert main(call) == 0
-    assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
-    assert (begun / "metrics.jsonl").read_text().splitlines()[0] == first_epoch  # with its seconds: not trained again
-    assert finished_weights.stat().st_mtime_ns == before
