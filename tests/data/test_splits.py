@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from airstreams.data.listing import Video, groups_of, overlapping
+from airstreams.data.listing import Source, Video, groups_of, overlapping
 from airstreams.data.sources import open_source
-from airstreams.data.splits import automatic_split, with_splits
+from airstreams.data.splits import automatic_split, with_fewer_training_videos, with_splits
 from airstreams.errors import InputError
 
 
@@ -167,6 +167,35 @@ def test_videos_without_labels_are_divided_too():
 def test_fractions_that_leave_no_training_videos_are_refused(val, test):
     with pytest.raises(InputError, match=rf"data.val_fraction, data.test_fraction: got {val} and {test}"):
         automatic_split(listed({"a": 5}), 0, val, test)
+
+
+def test_a_smaller_training_set_is_part_of_a_larger_one():
+    videos = listed({"a": 30, "b": 3, "c": 9}, lambda label, i: f"{label}{i // 4}")
+    splits = {"a/0.mp4": "test", "a/1.mp4": "val"}
+    source = Source("data", ("a", "b", "c"), tuple(replace(v, split=splits.get(v.name, "train")) for v in videos))
+    for seed in range(20):
+        subsets = [with_fewer_training_videos(source, clips, (2, 5, 10), seed) for clips in (2, 5, 10)]
+        names = [{video.name for video in subset.videos} for subset in subsets]
+        assert names[0] < names[1] < names[2]
+        for subset, clips in zip(subsets, (2, 5, 10), strict=True):
+            found = Counter(video.labels[0] for video in subset.split("train"))
+            assert found == {"a": clips, "b": min(3, clips), "c": min(9, clips)}
+            assert subset.split("test") == source.split("test")
+            assert subset.split("val") == source.split("val")
+            of_a = Counter(video.group for video in subset.split("train") if video.labels == ("a",))
+            whole = Counter(video.group for video in source.split("train") if video.labels == ("a",))
+            assert sum(count < whole[group] for group, count in of_a.items()) <= 1  # at most one group is divided
+    drawn = {with_fewer_training_videos(source, 5, (5,), seed).split("train") for seed in range(20)}
+    assert len(drawn) > 3
+
+
+def test_whole_groups_are_taken_where_they_fit():
+    videos = listed({"a": 10, "b": 2}, lambda label, i: f"{label}{min(i // 3, 2)}")  # three, three and four of a
+    source = Source("data", ("a", "b"), tuple(replace(video, split="train") for video in videos))
+    for seed in range(10):
+        kept = with_fewer_training_videos(source, 7, (7,), seed).split("train")
+        of_a = Counter(video.group for video in kept if video.labels == ("a",))
+        assert sorted(of_a.values()) == ([3, 4] if "a2" in of_a else [1, 3, 3])
 
 
 def test_splits_of_other_data_are_refused(tmp_path):

@@ -5,6 +5,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from rich.console import Console
+
 from airstreams.config import Config
 from airstreams.data.listing import Source, Video
 from airstreams.evaluation.results import EvaluationMetrics, ScoringProtocol, write_metrics
@@ -12,6 +14,8 @@ from airstreams.experiments.reproduce import Job
 from airstreams.experiments.table_markdown import markdown_of
 from airstreams.experiments.table_results import results_of
 from airstreams.experiments.tables import Cell, Table
+
+QUIET = Console(quiet=True)
 
 
 def markdown_and_results(name, table, jobs, command=""):

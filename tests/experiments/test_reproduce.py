@@ -1,6 +1,7 @@
 """The paper's tables and figures on synthetic videos, with short trainings."""
 
 import json
+import re
 import shlex
 import shutil
 from dataclasses import asdict, replace
@@ -10,7 +11,6 @@ from unittest.mock import ANY
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from rich.console import Console
 
 from airstreams.cli import main
 from airstreams.config import LossWeights
@@ -21,13 +21,22 @@ from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.reproduce import hours_left, multiply_adds, plan, run_job, run_jobs
 from airstreams.experiments.study import BestTrial, ScoredTrial, StudyResults, write_results
 from airstreams.experiments.table_results import Difference, ScoringCost, results_of
-from airstreams.experiments.tables import FIGURES, RUNS, TABLES, Cell, Table, reproducible, run_config
+from airstreams.experiments.tables import (
+    FIGURES,
+    PRETRAINED,
+    RUNS,
+    TABLES,
+    Cell,
+    Table,
+    reproducible,
+    run_config,
+    run_of,
+)
 from airstreams.recipe import load_config, save_config
 from airstreams.runs import saved_model as saved_models
+from airstreams.training.start import read_start
 from airstreams.towers import BACKBONES, default_tower
-from tests.experiments.made_up import markdown_and_results
-
-QUIET = Console(quiet=True)
+from tests.experiments.made_up import QUIET, markdown_and_results
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +104,12 @@ def test_tables_have_the_published_values():
 
 def test_every_run_of_a_table_or_figure_has_a_config_of_its_own(recipe):
     weights = dict.fromkeys(("rgb", "flow", "semantic", "merged", "interm"), 0.5)
-    made = {name: run_config(name, recipe, weights) for wanted in (TABLES | FIGURES).values() for name in wanted.runs}
-    assert {name.replace(" (evolved)", "").replace(" (uniform)", "").replace(" (pretrained)", "") for name in made} == {
-        *RUNS
-    }
-    assert len({str(config) for name, config in made.items() if "(pretrained)" not in name}) == len(made) - 1
+    named = {name for wanted in (TABLES | FIGURES).values() for name in wanted.runs}
+    made = {name: run_config(name, recipe, weights) for name in named}
+    only_costs = {run for table in TABLES.values() for run in table.costs_of.values()}
+    without_marks = {re.sub(r" \((evolved|uniform|pretrained)\)", "", name) for name in named}
+    assert without_marks | only_costs == RUNS.keys()
+    assert len({(str(made[name]), run_of(name).clips, PRETRAINED in name) for name in named}) == len(named)
 
 
 def test_evolved_weights_are_used_where_the_paper_uses_them():
@@ -362,9 +372,9 @@ def test_plan_refuses_data_that_do_not_fit(few, recipe, tmp_path):
 
 def test_plan_takes_init_for_pretrained_runs_alone(few, recipe, finished, tmp_path):
     with pytest.raises(InputError, match=r"model\.json"):
-        plan(TABLES["table5"], recipe, [few], 1, tmp_path, init=tmp_path)
+        plan(TABLES["table5"], recipe, [few], 1, tmp_path, init=read_start(str(tmp_path)))
     with pytest.raises(InputError, match=r"--init: .* from scratch"):
-        plan(TABLES["table1"], recipe, [few], 1, tmp_path, init=finished[0].folder)
+        plan(TABLES["table1"], recipe, [few], 1, tmp_path, init=read_start(str(finished[0].folder)))
     assert not list(tmp_path.iterdir())
 
 
@@ -406,11 +416,11 @@ def test_the_runs_of_merging_differ_in_the_merge_alone(recipe):
 def test_a_pretrained_run_starts_from_the_given_one(few, recipe, finished, tmp_path):
     """Its learning rate is so small that the weights stay those of the start."""
     short = replace(recipe, training=replace(recipe.training, lr=1e-12, warmup_epochs=0.0))
-    start, other_start = (job.folder for job in finished if job.name == "all")
+    start, other_start = (read_start(str(job.folder)) for job in finished if job.name == "all")
     (job,) = plan(TABLES["table5"], short, [few], 1, tmp_path, init=start)
     run_job(job)
     name = "rgb.late"
-    before, after = (saved_models.load(run).model.parts()[name].state_dict() for run in (start, job.folder))
+    before, after = (saved_models.load(run).model.parts()[name].state_dict() for run in (start.run, job.folder))
     weights = [key for key, weight in before.items() if weight.is_floating_point() and "running" not in key]
     assert weights
     assert all(before[key].allclose(after[key], atol=1e-6) for key in weights)

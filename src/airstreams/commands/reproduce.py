@@ -1,4 +1,4 @@
-"""`airstreams reproduce TABLE --data DATA --out FOLDER`: measure a table of the paper, or draw a figure."""
+"""`airstreams reproduce TABLE --data DATA --out FOLDER`: measure a table, or draw a figure of the paper."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from airstreams.viewing.paper_figures import DrawnFigure
 
 
+INIT_HELP = "what table5, kinetics and few-videos start from: what --init of train takes"
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """TABLE, and what its runs or its figure need."""
     listed = "; ".join(f"{name}: {what.title.rpartition(': ')[2]}" for name, what in (TABLES | FIGURES).items())
@@ -50,7 +53,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="trainings side by side")
     parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, for table3 to table6")
-    parser.add_argument("--init", metavar="RUN", type=Path, help="the run that table5 starts from")
+    parser.add_argument("--init", metavar="WEIGHTS", type=str, help=INIT_HELP)
+    parser.add_argument("--offline", action="store_true", help="fetch no weights")
     parser.add_argument("--study", metavar="STUDY", type=Path, help="what figure5 and figure8 show")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and their cost, and do nothing")
 
@@ -81,9 +85,12 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
     from airstreams.data.content import follow_label_maps, with_contents
     from airstreams.data.sources import open_source
     from airstreams.experiments import reproduce as experiments
+    from airstreams.training.start import read_start
     from airstreams.viewing import paper_figures
 
-    recipe = Config() if call.config is None else load_config(recipe_path(call.config))
+    table = wanted if isinstance(wanted, Table) else None
+    chosen = call.config or (table and table.recipe)
+    recipe = load_config(recipe_path(chosen)) if chosen else Config()
     recipe.training.device = call.device or recipe.training.device
     set_group_by(call, recipe)
     evolved = None
@@ -91,10 +98,13 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
         if warning := warning_of(call.weights_from):
             warn(stderr, warning)
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
+    init = call.init or (table and table.init)
+    start = read_start(init, call.offline) if init else None
+    wanted = experiments.without_missing_towers(wanted, stderr)
     sources = [open_source(with_root(data, call.root), call.labels) for data in call.data]
     if not call.dry_run:  # once, and not again in each training
         sources = [follow_label_maps(with_contents(source, stderr), stderr) for source in sources]
-    jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, call.init, stderr)
+    jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, start, stderr)
     if isinstance(wanted, Figure):
         paper_figures.require_fitting(call.table, jobs)
     if call.dry_run:
@@ -111,14 +121,14 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
 def _print_table(call: Namespace, table: Table, jobs: "Sequence[Job]") -> int:
     from airstreams.experiments.table_markdown import markdown_of, write_table
     from airstreams.experiments.table_results import results_of
-    from airstreams.viewing.paper_figures import draw_peers
+    from airstreams.viewing.paper_figures import draw_table
 
     results = results_of(call.table, table, jobs, call.command)
     markdown = markdown_of(table, results, jobs)
     write_table(call.out, results, markdown)
     content = results.as_dict()
-    if table.costs:
-        draw_peers(results, table, _picture(call))
+    if table.plot:
+        draw_table(results, table, _picture(call))
         content["picture"] = str(_picture(call))
     if call.json:
         print_json(content)
@@ -168,7 +178,7 @@ def _picture(call: Namespace) -> Path:
 
 
 COMMAND = Command(
-    "Measure a table of the paper, or draw a figure",
+    "Measure a table, or draw a figure of the paper",
     "reproduce table1 --data videos/ --labels labels/ --out repro/",
     add_arguments,
     run,

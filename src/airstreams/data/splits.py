@@ -52,6 +52,47 @@ def automatic_split(
     return {video.name: split_of_group[group] for group in groups for video in members[group]}
 
 
+def with_fewer_training_videos(source: Source, clips: int, sizes: Sequence[int], seed: int) -> Source:
+    """The source with at most `clips` training videos of each class. All other splits stay as they are.
+
+    The subset of a size contains that of each smaller size. Groups come in one random order for all classes. Whole ones
+    are taken as long as they fit; where none fits, a part of one fills the rest.
+
+    Args:
+        source: with one label per video, and splits.
+        clips: one of `sizes`.
+        sizes: the subsets that are nested.
+        seed: of the order.
+    """
+    train = source.split("train")
+    group_of = groups_of(train)
+    order = list(dict.fromkeys(group_of[video.name] for video in train))  # by name, not by path
+    random.Random(seed).shuffle(order)
+    place = {group: number for number, group in enumerate(order)}
+    by_class: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for video in sorted(train, key=lambda video: place[group_of[video.name]]):
+        by_class[video.labels[0]][group_of[video.name]].append(video.name)
+    kept: set[str] = set()
+    for groups in by_class.values():
+        chosen: dict[str, None] = {}
+        for size in sorted(size for size in sizes if size <= clips):
+            _fill_up(chosen, list(groups.values()), size)
+        kept |= chosen.keys()
+    videos = tuple(video for video in source.videos if video.split != "train" or video.name in kept)
+    return replace(source, videos=videos)
+
+
+def _fill_up(chosen: dict[str, None], groups: Sequence[Sequence[str]], size: int) -> None:
+    """Add names to `chosen` until it has `size` of them, or all. A group of which it has a part comes first."""
+    groups = sorted(groups, key=lambda names: chosen.keys().isdisjoint(names))
+    for names in groups:
+        if len(chosen.keys() | names) <= size:
+            chosen.update(dict.fromkeys(names))
+    for name in (name for names in groups for name in names):
+        if len(chosen) < size:
+            chosen[name] = None
+
+
 def with_splits(source: Source, assignment: Mapping[str, str]) -> Source:
     """The source with the splits of `assignment`: name -> split. Names of other videos are ignored.
 

@@ -1,11 +1,10 @@
-"""The trainings that a table or a figure of the paper needs: planned, estimated and done.
+"""The trainings that a table or a figure needs: planned, estimated and done.
 
 Each run (see `tables.py`) is trained once per DATA (a split of the data set) and seed. All runs have the same recipe,
 hence the same budget. All tables and figures in a folder share them: a finished run is only read, a killed one is
 resumed. Only one call at a time works in a folder.
 """
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -19,25 +18,26 @@ from airstreams.config import Config
 from airstreams.console import Progress, say, warn
 from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.listing import Source
+from airstreams.data.splits import with_fewer_training_videos
 from airstreams.errors import InputError
 from airstreams.estimate import TotalTime
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.results import EvaluationMetrics, read_metrics
 from airstreams.experiments.display import UPDATE_EVERY, TrainingsDisplay
-from airstreams.experiments.tables import PRETRAINED, Figure, Table, run_config
+from airstreams.experiments.tables import CLIPS, PRETRAINED, TORCHVISION, Figure, Table, run_config, run_of
 from airstreams.experiments.workers import EndedWorker, WorkerPool, show_steps
 from airstreams.models import cost
 from airstreams.models.airstreams import build
+from airstreams.models.backbones.torchvision_video import torchvision_models
 from airstreams.plural import count_of
 from airstreams.recipe import load_config, training_settings
-from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import epoch_records
 from airstreams.training.data import with_checked_splits, with_segment_classes
 from airstreams.training.learner import make_accelerator
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop, interrupted_by_signals
-from airstreams.training.start import Start
+from airstreams.training.start import Start, read_start, with_backbone_of
 
 QUIET = Console(quiet=True)
 
@@ -47,14 +47,14 @@ class Job:
     """One training and its evaluation.
 
     name: of the run, as in `tables.py`.
-    init: the run whose weights it starts from.
+    init: what `--init` named, if it starts from that.
     """
 
     name: str
     source: Source
     config: Config
     folder: Path
-    init: Path | None = None
+    init: str | None = None
 
     @property
     def metrics_file(self) -> Path:
@@ -106,19 +106,19 @@ def plan(
     seeds: int,
     out: Path,
     evolved: Mapping[str, float] | None = None,
-    init: Path | None = None,
+    init: Start | None = None,
     console: Console = QUIET,
 ) -> list[Job]:
     """The trainings that a table or a figure needs, finished or not: all runs of one seed, then those of the next.
 
     Args:
         wanted: a table; or a figure, which takes the first source and one seed.
-        recipe: of all runs.
+        recipe: of all runs. If it names no tower, they have that of published weights.
         sources: the data; several are the splits of one data set.
         seeds: how many, from the recipe's on.
         out: the folder in which `runs` is.
         evolved: loss weights of a study.
-        init: the run from which pretrained runs start.
+        init: what pretrained runs start from.
         console: gets progress and warnings about the data.
 
     Raises:
@@ -126,6 +126,8 @@ def plan(
             training of another recipe or on other data.
     """
     _check_request(wanted, recipe, init)
+    if init is not None:
+        recipe = with_backbone_of(init, recipe)
     if isinstance(wanted, Figure):
         sources, seeds = sources[:1], 1
     # Data without splits is split once, for all seeds.
@@ -133,33 +135,49 @@ def plan(
     for warning in dict.fromkeys(warning for source in sources for warning in source.warnings):
         warn(console, warning)
     _check_sources(wanted, sources)
-    init_digest = None if init is None else _weights_digest(init)
+    digest = "" if init is None else init.digest()[:8]
     jobs = []
     for seed in range(recipe.seed, recipe.seed + seeds):
         for split, source in enumerate(sources):
             for name in wanted.runs:
                 config = replace(run_config(name, recipe, evolved), seed=seed)
-                pretrained = PRETRAINED in name
-                start = f"-{init_digest}" if pretrained else ""
-                folder = out / "runs" / f"{_file_name(name)}{start}-data{split}-seed{seed}"
-                jobs.append(Job(name, source, config, folder, init if pretrained else None))
+                start = init if PRETRAINED in name else None
+                folder = out / "runs" / f"{_file_name(name)}{f'-{digest}' if start else ''}-data{split}-seed{seed}"
+                if start is not None:
+                    start.for_streams(config.model.streams)  # raises InputError if it has nothing for them
+                clips = run_of(name).clips
+                data = source if clips is None else with_fewer_training_videos(source, clips, CLIPS, seed)
+                jobs.append(Job(name, data, config, folder, None if start is None else start.given))
                 _check_job(jobs[-1])
     return jobs
 
 
-def _check_request(wanted: Table | Figure, recipe: Config, init: Path | None) -> None:
+def without_missing_towers(wanted: Table | Figure, console: Console) -> Table | Figure:
+    """A table without the runs whose towers need torchvision, where it cannot be imported."""
+    runs = [name for name in wanted.runs if run_of(name).changes.get("model.backbone") in TORCHVISION]
+    if not runs or isinstance(wanted, Figure):
+        return wanted
+    try:
+        torchvision_models(f"{count_of(len(runs), 'row')} of this table")
+    except InputError as error:
+        warn(console, f"{error} Until then these rows are left out: {', '.join(wanted.rows_of(runs))}.")
+        return wanted.without(runs, "for lack of torchvision")
+    return wanted
+
+
+def _check_request(wanted: Table | Figure, recipe: Config, init: Start | None) -> None:
     if recipe.model.representations:
         raise InputError(
-            f"model.representations: the recipe has {', '.join(recipe.model.representations)}, but the paper's tables "
-            "and figures have only the paper's streams. Leave the key out."
+            f"model.representations: the recipe has {', '.join(recipe.model.representations)}, but the tables and "
+            "figures have only the paper's streams. Leave the key out."
         )
     pretrained = [name for name in wanted.runs if PRETRAINED in name]
     if pretrained and init is None:
         raise InputError(
-            f"The run {pretrained[0]} starts from a trained one (in the paper, from Moments in Time). Give --init RUN."
+            f"The run {pretrained[0]} starts from trained weights, in the paper from Moments in Time. Give --init RUN."
         )
     if init is not None and not pretrained:
-        raise InputError("--init: these runs are trained from scratch, as in the paper. Leave it out.")
+        raise InputError("--init: these runs are trained from scratch. Leave it out.")
 
 
 def _check_sources(wanted: Table | Figure, sources: Sequence[Source]) -> None:
@@ -171,7 +189,7 @@ def _check_sources(wanted: Table | Figure, sources: Sequence[Source]) -> None:
             )
         for needed in ("train", "test"):
             source.split(needed)  # raises InputError if there is no such split
-        if source.multi_label and isinstance(wanted, Table) and any(wanted.metrics):
+        if source.multi_label and isinstance(wanted, Table) and (any(wanted.metrics) or wanted.plot == "clips"):
             raise InputError(
                 f"{source.name} has several labels per video, but this table needs one. Give data with one label per "
                 "video."
@@ -316,7 +334,9 @@ def run_job(job: Job) -> None:
     begun = run.has_begun()
     if not begun and not run.may_begin():
         raise InputError(f"{job.folder}: the folder holds something else. Delete it, or give another --out.")
-    start = None if begun or job.init is None else Start(str(job.init), job.init)
+    start = None
+    if job.init is not None and not begun:  # the plan has fetched it
+        start = read_start(job.init, offline=True).for_streams(job.config.model.streams)
     train(job.source, job.config, job.folder, begun, quiet, start, after_step=show_steps)
     if asked_to_stop.is_set():
         raise KeyboardInterrupt
@@ -333,13 +353,6 @@ def _reason(ended: EndedWorker) -> str:
         return str(ended.error)
     advice = ", perhaps for lack of memory. Give fewer --workers." if ended.exit_code < 0 else ""
     return f"its process ended with exit code {ended.exit_code}{advice}"
-
-
-def _weights_digest(run: Path) -> str:
-    """Tells the runs apart from which pretrained ones start. InputError: not a run."""
-    saved_models.read_description(run)
-    with RunFolder(run).weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 def _file_name(run: str) -> str:

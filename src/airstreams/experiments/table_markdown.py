@@ -1,4 +1,4 @@
-"""A table of the paper as Markdown: our metrics beside the published ones."""
+"""A table as Markdown: our metrics, beside the published ones if there are any."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ def markdown_of(table: Table, results: TableResults, jobs: Sequence[Job]) -> str
         lines += [f"- {pair.run} minus {pair.minus}: {_in_points(pair.difference)}" for pair in results.pairs]
     if results.reason is not None:
         lines += ["", _no_best(results)]
-    if not data.startswith(f"{published}:"):
+    if published and not data.startswith(f"{published}:"):
         lines += ["", f"The paper's numbers are for {DATA_SETS[published]}, not for these data."]
     if results.deviations:
         subject = "Note"
@@ -92,13 +92,16 @@ def _no_best(results: TableResults) -> str:
     )
 
 
-def _published_data_set(table: Table, data: str) -> str:
-    """The data set whose published numbers the table shows: that of the data, otherwise the table's first one."""
+def _published_data_set(table: Table, data: str) -> str | None:
+    """The data set whose published numbers the table shows: that of the data, otherwise the table's first one.
+
+    None: the table is not the paper's.
+    """
     name = data.partition(":")[0]
-    return name if name in table.data_sets else table.data_sets[0]
+    return name if name in table.data_sets else next(iter(table.data_sets), None)
 
 
-def _rows(table: Table, results: TableResults, published: str) -> list[str]:
+def _rows(table: Table, results: TableResults, published: str | None) -> list[str]:
     """The lines of the Markdown table."""
     head = [""]
     for index, column in enumerate(table.columns):
@@ -106,23 +109,24 @@ def _rows(table: Table, results: TableResults, published: str) -> list[str]:
         metric = next((cell.metric for cell in cells if cell and cell.metric), results.metric)
         head.append(column or NAMES[metric])
         head += [f"minus {table.reference_row}, points"] if table.reference else []
-        head.append(f"paper, {DATA_SETS[published]}")
+        head += [f"paper, {DATA_SETS[published]}"] if published else []
     head += ["parameters, M", "G multiply-adds per clip"] if results.costs else []
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for title, row in table.rows.items():
         texts = [text for cell in row for text in _texts(cell, results, published)]
         if results.costs:
-            cost = results.costs[next(cell.run for cell in row if cell and cell.run)]
-            texts += [f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e9:.2f}"]
+            run = next((cell.run for cell in row if cell and cell.run), table.costs_of.get(title))
+            cost = results.costs.get(run or "")
+            texts += [f"{cost.parameters / 1e6:.2f}", f"{cost.multiply_adds / 1e9:.2f}"] if cost else ["-", "-"]
         lines.append(f"| {title} | " + " | ".join(texts) + " |")
     return lines
 
 
-def _texts(cell: Cell | None, results: TableResults, published: str) -> list[str]:
-    """The texts of a cell: our metric, its difference if the table has a reference, the published metric."""
+def _texts(cell: Cell | None, results: TableResults, published: str | None) -> list[str]:
+    """The texts of a cell: our metric, its difference if the table has a reference, the published metric if any."""
     ours, difference, paper = "", "", ""
     if cell is not None:
-        value = getattr(cell, published)
+        value = getattr(cell, published) if published else None
         paper = "-" if value is None else f"{value:.2f} %"
         ours = "-"
     if cell is not None and cell.run is not None:
@@ -131,7 +135,7 @@ def _texts(cell: Cell | None, results: TableResults, published: str) -> list[str
         ours = f"{found.mean:.1%} ({low:.1%} to {high:.1%})"
         if found.difference is not None and cell.run != results.reference:
             difference = _in_points(found.difference)
-    return [ours, paper] if results.reference is None else [ours, difference, paper]
+    return [ours, *([difference] if results.reference else []), *([paper] if published else [])]
 
 
 def _in_points(difference: Difference) -> str:

@@ -1,4 +1,4 @@
-"""The results of a table of the paper: our metrics with 95 % intervals, and paired differences.
+"""The results of a table: our metrics with 95 % intervals, and paired differences.
 
 Intervals (see `evaluation/intervals.py`) come from resampled test videos. The resamples are the same for all runs and
 seeds. A difference of two runs that fail on the same videos therefore has a narrower interval than the runs themselves.
@@ -12,7 +12,7 @@ Legend of shape suffixes: N videos, K action classes, R resamples, S seeds.
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from airstreams.evaluation.metrics import Outcomes, outcomes_of, scored_mask
 from airstreams.evaluation.published import deviations, options_of, published_for
 from airstreams.experiments.noise import Verdict, judge_runs
 from airstreams.experiments.reproduce import Job
-from airstreams.experiments.tables import Table
+from airstreams.experiments.tables import Table, run_config
 from airstreams.plural import count_of
 from airstreams.runs.folder import RunFolder
 
@@ -280,6 +280,8 @@ def _baseline(jobs: Sequence[Job], metric: str) -> float | None:
 
 def _costs(table: Table, jobs: Sequence[Job]) -> dict[str, ScoringCost]:
     costs = {run: next(job for job in jobs if job.name == run).cost() for run in table.runs}
+    for run in table.costs_of.values():  # not trained
+        costs[run] = replace(jobs[0], name=run, config=run_config(run, jobs[0].config, None)).cost()
     return {run: ScoringCost(cost.parameters_at_inference, sum(cost.inference.values())) for run, cost in costs.items()}
 
 

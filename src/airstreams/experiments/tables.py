@@ -1,15 +1,20 @@
-"""The paper's tables and figures as data, and the runs that they need: what `airstreams reproduce` can do.
+"""Tables and figures as data, and the runs that they need: what `airstreams reproduce` can do.
+
+Most are the paper's. `kinetics`, `few-videos` and `backbones` are our own: they measure published weights.
 
 A *run* changes the recipe. Its name is a key of `RUNS`, followed by marks: `(uniform)` or `(evolved)` loss weights
-instead of the fixed ones (section 4.2.3 of the paper), `(pretrained)` instead of from scratch.
+instead of the fixed ones (section 4.2.3 of the paper), `(pretrained)` instead of from scratch. A new row of a table is
+an entry of `RUNS` (a name and the config keys that it changes) and a line in the table's `rows`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 from airstreams.config import Config, LossWeights
 from airstreams.errors import InputError, did_you_mean
+from airstreams.plural import count_of
 
 DATA_SETS = {
     "hmdb51": "HMDB-51",
@@ -19,42 +24,120 @@ DATA_SETS = {
 }
 """The data sets with results in the paper, by their names in DATA."""
 
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A model that is trained.
+
+    changes: the keys of the recipe that it changes, such as `model.streams`, with their values.
+    recipe_weights: keep the recipe's loss weights. Otherwise they are the paper's fixed ones.
+    clips: the training videos per class; None: all.
+    """
+
+    changes: Mapping[str, Any]
+    recipe_weights: bool = False
+    clips: int | None = None
+
+
 STOPPED = "(stopped)"  # the gradient of the action losses does not reach the representations
 UNIFORM, EVOLVED = "(uniform)", "(evolved)"  # loss weights
-PRETRAINED = "(pretrained)"  # starts from another run
-RUNS: dict[str, dict[str, Any]] = {
-    "rgb": {"streams": ["rgb"]},
-    "rgb+semantic": {"streams": ["rgb", "semantic"]},
-    "rgb+flow": {"streams": ["rgb", "flow"]},
-    "all": {"streams": ["rgb", "flow", "semantic"]},
-    f"rgb+semantic {STOPPED}": {"streams": ["rgb", "semantic"], "stop_gradient": ["semantic"]},
-    f"rgb+flow {STOPPED}": {"streams": ["rgb", "flow"], "stop_gradient": ["flow"]},
-    f"all {STOPPED}": {"streams": ["rgb", "flow", "semantic"], "stop_gradient": ["flow", "semantic"]},
-    "rgb x3": {"streams": ["rgb", "rgb2", "rgb3"]},
-    "r2plus1d18": {"streams": ["rgb"], "backbone": "r2plus1d18", "tower": [], "merge_levels": [3]},
-    "merged after 1": {"streams": ["rgb", "flow"], "merge_levels": [1]},
-    "merged after 5": {"streams": ["rgb", "flow"], "merge_levels": [5]},
-    "merged after 1+3+5": {"streams": ["rgb", "flow"], "merge_levels": [3, 1, 5]},
-    "late fusion": {"streams": ["rgb", "flow"]},  # merged after the last block, whose number depends on the tower
+PRETRAINED = "(pretrained)"  # starts from the weights of --init
+THREE_STREAMS = ["rgb", "flow", "semantic"]
+TORCHVISION = ("r2plus1d_18", "r3d_18", "mc3_18", "s3d")  # needs the package of this name
+CLIPS = (5, 10, 20, 40)  # training videos per class
+
+
+def _of_paper(streams: list[str], **model: Any) -> Run:
+    """A run of the paper's tables, with keys of `model`."""
+    changes = {"streams": streams, "stop_gradient": [], **model}
+    return Run({f"model.{name}": value for name, value in changes.items()})
+
+
+def _tuned(streams: list[str], **changes: Any) -> Run:
+    """A run of our own tables. It keeps all of the recipe but its streams."""
+    return Run({"model.streams": streams, **changes}, recipe_weights=True)
+
+
+def _tower(backbone: str) -> Run:
+    """A tower for RGB, with its own channels. The merge has no effect, but its number must fit any tower."""
+    changes = {"backbone": backbone, "tower": [], "width": 1.0, "merge_levels": [3]}
+    return _tuned(["rgb"], **{f"model.{name}": value for name, value in changes.items()})
+
+
+RUNS: dict[str, Run] = {
+    "rgb": _of_paper(["rgb"]),
+    "rgb+semantic": _of_paper(["rgb", "semantic"]),
+    "rgb+flow": _of_paper(["rgb", "flow"]),
+    "all": _of_paper(THREE_STREAMS),
+    f"rgb+semantic {STOPPED}": _of_paper(["rgb", "semantic"], stop_gradient=["semantic"]),
+    f"rgb+flow {STOPPED}": _of_paper(["rgb", "flow"], stop_gradient=["flow"]),
+    f"all {STOPPED}": _of_paper(THREE_STREAMS, stop_gradient=["flow", "semantic"]),
+    "rgb x3": _of_paper(["rgb", "rgb2", "rgb3"]),
+    "r2plus1d18": _of_paper(["rgb"], backbone="r2plus1d18", tower=[], merge_levels=[3]),
+    "merged after 1": _of_paper(["rgb", "flow"], merge_levels=[1]),
+    "merged after 5": _of_paper(["rgb", "flow"], merge_levels=[5]),
+    "merged after 1+3+5": _of_paper(["rgb", "flow"], merge_levels=[3, 1, 5]),
+    "late fusion": _of_paper(["rgb", "flow"]),  # merged after the last block, whose number depends on the tower
+    "two-stream r2plus1d50": _of_paper(["rgb", "flow"], backbone="r2plus1d50", tower=[], width=1.0, merge_levels=[5]),
+    "tuned rgb": _tuned(["rgb"]),
+    "tuned rgb+flow": _tuned(["rgb", "flow"]),
+    "tuned rgb+semantic": _tuned(["rgb", "semantic"]),
+    "tuned all": _tuned(THREE_STREAMS),
+    "tuned rgb x3": _tuned(["rgb", "rgb2", "rgb3"]),
+    # Only the classifier learns: the layers that --init took have a rate of 0 and keep their statistics.
+    "frozen rgb": _tuned(
+        ["rgb"], **{"training.lr_taken": 0.0, "training.hold_epochs": 0.0, "training.taken_norms": "fixed"}
+    ),
+    **{f"tuned rgb {clips} per class": replace(_tuned(["rgb"]), clips=clips) for clips in CLIPS},
+    **{f"tower {backbone}": _tower(backbone) for backbone in ("i3d", *TORCHVISION)},
 }
-"""Run name to the keys of `model` that it changes."""
+
+
+def run_of(name: str) -> Run:
+    """The run of a name with marks."""
+    for mark in (UNIFORM, EVOLVED, PRETRAINED):
+        name = name.replace(f" {mark}", "")
+    return RUNS[name]
 
 
 def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -> Config:
     """The config of a run. InputError: the run has evolved loss weights, and `evolved` is None."""
-    weights = LossWeights()
+    run = run_of(name)
+    streams = run.changes["model.streams"]
+    # A recipe may name a tower for a stream that the run lacks.
+    backbones = {stream: tower for stream, tower in recipe.model.backbones.items() if stream in streams}
+    config = _with_changes(recipe, {"model.backbones": backbones, **run.changes})
+    if name.startswith("late fusion"):
+        config = _with_changes(config, {"model.merge_levels": [config.model.block_count()]})
+    return replace(config, loss_weights=_loss_weights(name, run, recipe, evolved))
+
+
+def _loss_weights(name: str, run: Run, recipe: Config, evolved: Mapping[str, float] | None) -> LossWeights:
     if UNIFORM in name:
-        weights = LossWeights(1.0, 1.0, 1.0, 1.0, 1.0)
-    elif EVOLVED in name:
+        return LossWeights(1.0, 1.0, 1.0, 1.0, 1.0)
+    if EVOLVED in name:
         if evolved is None:
             raise InputError(f"The run {name} needs evolved loss weights. Give --weights-from STUDY.")
-        weights = weights.updated(evolved)
-    for mark in (UNIFORM, EVOLVED, PRETRAINED):
-        name = name.replace(f" {mark}", "")
-    model = replace(recipe.model, **{"stop_gradient": [], **RUNS[name]})
-    if name == "late fusion":
-        model = replace(model, merge_levels=[model.block_count()])
-    return replace(recipe, model=model, loss_weights=weights)
+        return LossWeights().updated(evolved)
+    if not run.recipe_weights:
+        return LossWeights()
+    # The control's towers have the weights of the streams that they stand for.
+    stand_ins = {"rgb2": recipe.loss_weights.flow, "rgb3": recipe.loss_weights.semantic}
+    weights = {stream: weight for stream, weight in stand_ins.items() if stream in run.changes["model.streams"]}
+    return replace(recipe.loss_weights, custom=weights | recipe.loss_weights.custom)
+
+
+def _with_changes(part: Part, changes: Mapping[str, Any]) -> Part:
+    """A config, or a section of one, with new values for some keys, such as `model.streams`."""
+    own: dict[str, Any] = {key: value for key, value in changes.items() if "." not in key}
+    of_section: dict[str, dict[str, Any]] = defaultdict(dict)
+    for key in changes.keys() - own.keys():
+        section, _, name = key.partition(".")
+        of_section[section][name] = changes[key]
+    sections = {name: _with_changes(getattr(part, name), changed) for name, changed in of_section.items()}
+    return replace(part, **own, **sections)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -75,7 +158,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper.
+    """A table of the paper, or one of our own.
 
     rows: name to cells, one per column; None for an empty cell.
     columns: headings; an empty heading is replaced by the metric.
@@ -84,6 +167,10 @@ class Table:
     evolved: whether the paper's runs have evolved loss weights. The paper says so only for 34.51; for the others it is
         our reading of section 4.2.3.
     costs: whether the table shows parameters and multiply-adds.
+    costs_of: rows of quoted results to runs that are not trained, whose costs these rows show.
+    plot: what is drawn beside the table: accuracy against costs, or against training videos per class.
+    recipe: the recipe's name where the call gives none; None: the defaults.
+    init: what its pretrained runs start from where the call gives nothing; None: it must be given.
     """
 
     title: str
@@ -93,6 +180,10 @@ class Table:
     pairs: tuple[tuple[str, str], ...] = ()
     evolved: bool = False
     costs: bool = False
+    costs_of: Mapping[str, str] = field(default_factory=dict)
+    plot: Literal["costs", "clips"] | None = None
+    recipe: str | None = None
+    init: str | None = None
     note: str = ""
 
     @property
@@ -104,8 +195,7 @@ class Table:
     @property
     def reference_row(self) -> str:
         """The name of the reference's row."""
-        row_by_run = {cell.run: name for name, row in self.rows.items() for cell in row if cell is not None}
-        return row_by_run[self.reference]
+        return self.rows_of([self.reference or ""])[0]
 
     @property
     def data_sets(self) -> list[str]:
@@ -118,6 +208,18 @@ class Table:
         """The metrics of our cells, each once; None is the usual metric of the data."""
         cells = [cell for row in self.rows.values() for cell in row if cell is not None and cell.run is not None]
         return list(dict.fromkeys(cell.metric for cell in cells))
+
+    def rows_of(self, runs: Collection[str]) -> list[str]:
+        """The names of the rows that show one of these runs."""
+        return [name for name, row in self.rows.items() if any(cell and cell.run in runs for cell in row)]
+
+    def without(self, runs: Collection[str], reason: str) -> "Table":
+        """The same table without the rows of some runs. Its note names them, with the reason."""
+        left_out = self.rows_of(runs)
+        rows = {name: row for name, row in self.rows.items() if name not in left_out}
+        pairs = tuple(pair for pair in self.pairs if not set(pair) & set(runs))
+        note = f"{self.note} Left out, {reason}: {', '.join(left_out)}.".strip()
+        return replace(self, rows=rows, pairs=pairs, note=note)
 
     def with_evolved_weights(self) -> "Table":
         """The same table with runs that train with evolved loss weights."""
@@ -252,7 +354,11 @@ TABLES = {
         )
         | {"AIRStreams (Moments pretraining)": (Cell(f"all {PRETRAINED}", charades=50.1),)},
         evolved=True,
-        note="A video's score is the mean over its views. Most papers on Charades take each class's highest score.",
+        costs=True,
+        costs_of={"Two-stream (2+1)D ResNet50": "two-stream r2plus1d50"},
+        note="A video's score is the mean over its views. Most papers on Charades take each class's highest score. "
+        "The cost of the two-stream (2+1)D ResNet50 is that of our `r2plus1d50` for RGB and flow, merged after the "
+        "last block. It is not trained. Parameters and multiply-adds are for scoring one clip.",
     ),
     "table6": Table(
         "Table 6: Toyota Smarthome",
@@ -281,6 +387,7 @@ TABLES = {
         },
         reference="rgb+flow",
         costs=True,
+        plot="costs",
         note="With three merges, the prediction comes from the merge after block 3. The parts that only the other "
         "merges use are left out. Parameters and multiply-adds are for scoring one clip.",
     ),
@@ -294,8 +401,65 @@ TABLES = {
         },
         reference="rgb",
         costs=True,
+        plot="costs",
         note="All are trained from scratch with the same recipe. Parameters and multiply-adds are for scoring one "
         "clip.",
+    ),
+    "kinetics": Table(
+        "Streams from published weights",
+        {
+            "RGB": (Cell(f"tuned rgb {PRETRAINED}"),),
+            "RGB + flow": (Cell(f"tuned rgb+flow {PRETRAINED}"),),
+            "RGB + semantics": (Cell(f"tuned rgb+semantic {PRETRAINED}"),),
+            "RGB + semantics + flow": (Cell(f"tuned all {PRETRAINED}"),),
+            "control: RGB three times": (Cell(f"tuned rgb x3 {PRETRAINED}"),),
+            "RGB, frozen: a linear classifier": (Cell(f"frozen rgb {PRETRAINED}"),),
+        },
+        reference=f"tuned rgb {PRETRAINED}",
+        pairs=(
+            (f"tuned all {PRETRAINED}", f"tuned rgb+flow {PRETRAINED}"),
+            (f"tuned all {PRETRAINED}", f"tuned rgb x3 {PRETRAINED}"),
+        ),
+        costs=True,
+        recipe="finetune-small",
+        init="i3d-kinetics400",
+        note="All runs start from the same weights. The control has three merged towers that all see RGB, with the "
+        "loss weights of flow and semantics. In the last row only the classifier learns. Parameters and multiply-adds "
+        "are for scoring one clip.",
+    ),
+    "few-videos": Table(
+        "Few training videos, from random and from published weights",
+        {
+            f"{count_of(clips, 'training video')} per class": (
+                Cell(f"tuned rgb {clips} per class"),
+                Cell(f"tuned rgb {clips} per class {PRETRAINED}"),
+            )
+            for clips in CLIPS
+        },
+        columns=("random weights", "published weights"),
+        pairs=tuple((f"tuned rgb {n} per class {PRETRAINED}", f"tuned rgb {n} per class") for n in CLIPS),
+        plot="clips",
+        recipe="finetune-small",
+        init="i3d-kinetics400",
+        note="RGB alone. Both starts have the same tower, recipe and number of epochs. A smaller training set is part "
+        "of the larger ones with the same seed. A class with fewer videos gives all that it has. All test videos are "
+        "scored.",
+    ),
+    "backbones": Table(
+        "Towers from random weights",
+        {
+            "I3D": (Cell("tower i3d"),),
+            "(2+1)D ResNet-18": (Cell("tower r2plus1d_18"),),
+            "3D ResNet-18": (Cell("tower r3d_18"),),
+            "mixed ResNet-18": (Cell("tower mc3_18"),),
+            "S3D": (Cell("tower s3d"),),
+        },
+        reference="tower i3d",
+        costs=True,
+        plot="costs",
+        recipe="finetune-small",
+        note="RGB alone, from random weights, all with the same recipe. All towers but I3D are torchvision's. "
+        "Parameters and multiply-adds are for scoring one clip.",
     ),
 }
 FIGURES = {

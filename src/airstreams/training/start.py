@@ -1,9 +1,12 @@
 """What `--init` names: a run, published weights of a known name, a file of weights, or some of these by stream."""
 
+import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+import torch
 
 from airstreams.config import Config, ModelConfig
 from airstreams.errors import InputError
@@ -47,6 +50,12 @@ class Start:
     trust: Collection[str] = ()
 
     @property
+    def published(self) -> dict[str, PublishedWeights]:
+        """All published weights: those of every tower have the name "", others that of their stream, or `segmenter`."""
+        named = {"": self.everywhere, **self.by_stream, "segmenter": self.segmenter}
+        return {name: weights for name, weights in named.items() if weights is not None}
+
+    @property
     def backbone(self) -> str | None:
         """The backbone that the published weights are for; None for a run."""
         given = self.everywhere or next(iter(self.by_stream.values()), None)
@@ -55,8 +64,32 @@ class Start:
     @property
     def source(self) -> str:
         """Where published weights come from, with their licence; empty if that is not known."""
-        every = [self.everywhere, *self.by_stream.values(), self.segmenter]
-        return "; ".join(dict.fromkeys(weights.source for weights in every if weights and weights.source))
+        return "; ".join(dict.fromkeys(weights.source for weights in self.published.values() if weights.source))
+
+    def for_streams(self, streams: Collection[str]) -> "Start":
+        """What these streams take of it: weights of other streams are left out. InputError: nothing is left."""
+        segmenter = self.segmenter if "semantic" in streams else None
+        by_stream = {stream: weights for stream, weights in self.by_stream.items() if stream in streams}
+        start = replace(self, by_stream=by_stream, segmenter=segmenter)
+        if start.run is None and not start.published:
+            raise InputError(
+                f"--init {self.given}: it has no weights for a model of {', '.join(streams)} alone. Give weights of a "
+                "tower for RGB, such as i3d-kinetics400."
+            )
+        return start
+
+    def digest(self) -> str:
+        """A checksum of the weights. InputError: the run is none."""
+        if self.run is not None:
+            saved_models.read_description(self.run)
+            with RunFolder(self.run).weights.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for name, published in self.published.items():
+            for layer, tensor in sorted(published.weights.items()):
+                digest.update(f"{name} {layer}".encode())
+                digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
     def apply(
         self, model: AIRStreams, config: ModelConfig, classes: Sequence[str], segment_classes: Sequence[str]

@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from finished runs or from a study."""
+"""The paper's figures, drawn from finished runs or from a study, and the plots of tables."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,9 +11,10 @@ from airstreams.evaluation.published import NAMES
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.study import read_results
 from airstreams.experiments.table_results import TableResults
-from airstreams.experiments.tables import STOPPED, Table
+from airstreams.experiments.tables import STOPPED, Table, run_of
 from airstreams.runs import saved_model as saved_models
 from airstreams.viewing.evolution import search_plot, weights_plot
+from airstreams.viewing.learning_curve import Point, curves_plot
 from airstreams.viewing.peers import Peer, peers_plot
 from airstreams.viewing.representations import learned_flow_picture, require_learned_flow, segmenters_picture
 
@@ -94,8 +95,27 @@ def draw_study(name: str, study: Path, picture: Path) -> DrawnFigure:
     return replace(drawn, metric=results.metric, best=results.top[0].value)
 
 
-def draw_peers(results: TableResults, table: Table, picture: Path) -> None:
-    """Draw the results of a table with costs into a PNG."""
+def draw_table(results: TableResults, table: Table, picture: Path) -> None:
+    """Draw the plot of a table that has one into a PNG."""
+    if table.plot == "clips":
+        _draw_curves(results, table, picture)
+    else:
+        _draw_peers(results, table, picture)
+
+
+def _draw_curves(results: TableResults, table: Table, picture: Path) -> None:
+    """One curve for each column: the accuracy against the training videos per class."""
+    curves: dict[str, list[Point]] = {}
+    for row in table.rows.values():
+        for column, cell in zip(table.columns, row, strict=True):
+            if cell is not None and cell.run is not None:
+                found, clips = results.runs[cell.run][results.metric], run_of(cell.run).clips
+                assert clips is not None
+                curves.setdefault(column, []).append(Point(clips, found.mean, (found.interval[0], found.interval[1])))
+    curves_plot(picture, curves, NAMES[results.metric], results.baseline)
+
+
+def _draw_peers(results: TableResults, table: Table, picture: Path) -> None:
     costs = results.costs or {}
     peers = []
     for name, row in table.rows.items():

@@ -1,0 +1,48 @@
+"""A plot of accuracy against the number of training videos."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, PercentFormatter
+
+from airstreams.viewing.pictures import save_picture
+
+
+@dataclass(frozen=True)
+class Point:
+    """The score of models with so many training videos per class, in 0..1, with its interval."""
+
+    videos: int
+    score: float
+    interval: tuple[float, float]
+
+
+def curves_plot(path: Path, curves: Mapping[str, Sequence[Point]], metric: str, baseline: float | None = None) -> None:
+    """Write a PNG with one curve for each name. Bars are the intervals.
+
+    baseline: a score that needs no look at the videos, drawn as a dashed line.
+    """
+    figure = Figure(figsize=(6.4, 4.2), facecolor="white", layout="constrained")
+    ax = figure.subplots()
+    for number, (name, points) in enumerate(curves.items()):
+        below = [point.score - point.interval[0] for point in points]
+        above = [point.interval[1] - point.score for point in points]
+        x, y = [point.videos for point in points], [point.score for point in points]
+        ax.errorbar(x, y, [below, above], fmt="o-", color=f"C{number}", capsize=3, label=name)
+    if baseline is not None:
+        ax.axhline(baseline, color="0.5", linestyle="--", linewidth=1, label="no look at the videos")
+    counts = sorted({point.videos for points in curves.values() for point in points})
+    ax.set_xscale("log")
+    ax.set_xticks(counts, [str(count) for count in counts])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("training videos per class")
+    ax.set_ylabel(metric)
+    ax.set_ylim(bottom=0)
+    ax.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="0.9", linewidth=0.6)
+    ax.legend(frameon=False, fontsize=9)
+    figure.suptitle("Bars: 95 % intervals.", fontsize=8, x=0.01, ha="left")
+    save_picture(figure, path)
