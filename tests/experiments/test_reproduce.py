@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
@@ -34,8 +35,8 @@ from airstreams.experiments.tables import (
 )
 from airstreams.recipe import load_config, save_config
 from airstreams.runs import saved_model as saved_models
-from airstreams.training.start import read_start
 from airstreams.towers import BACKBONES, default_tower
+from airstreams.training.start import read_start
 from tests.experiments.made_up import QUIET, markdown_and_results
 
 
@@ -420,7 +421,7 @@ def test_a_pretrained_run_starts_from_the_given_one(few, recipe, finished, tmp_p
     (job,) = plan(TABLES["table5"], short, [few], 1, tmp_path, init=start)
     run_job(job)
     name = "rgb.late"
-    before, after = (saved_models.load(run).model.parts()[name].state_dict() for run in (start.run, job.folder))
+    before, after = (saved_models.load(run).model.parts()[name].state_dict() for run in (Path(start.given), job.folder))
     weights = [key for key, weight in before.items() if weight.is_floating_point() and "running" not in key]
     assert weights
     assert all(before[key].allclose(after[key], atol=1e-6) for key in weights)

@@ -1,6 +1,7 @@
 """`airstreams reproduce TABLE --data DATA --out FOLDER`: measure a table, or draw a figure of the paper."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from airstreams.recipe import load_config, recipe_path
 
 if TYPE_CHECKING:
     from airstreams.experiments.reproduce import Job
+    from airstreams.training.start import Start
     from airstreams.viewing.paper_figures import DrawnFigure
 
 
@@ -85,12 +87,9 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
     from airstreams.data.content import follow_label_maps, with_contents
     from airstreams.data.sources import open_source
     from airstreams.experiments import reproduce as experiments
-    from airstreams.training.start import read_start
     from airstreams.viewing import paper_figures
 
-    table = wanted if isinstance(wanted, Table) else None
-    chosen = call.config or (table and table.recipe)
-    recipe = load_config(recipe_path(chosen)) if chosen else Config()
+    recipe, start = _recipe_and_start(call, wanted)
     recipe.training.device = call.device or recipe.training.device
     set_group_by(call, recipe)
     evolved = None
@@ -98,8 +97,6 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
         if warning := warning_of(call.weights_from):
             warn(stderr, warning)
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
-    init = call.init or (table and table.init)
-    start = read_start(init, call.offline) if init else None
     wanted = experiments.without_missing_towers(wanted, stderr)
     sources = [open_source(with_root(data, call.root), call.labels) for data in call.data]
     if not call.dry_run:  # once, and not again in each training
@@ -116,6 +113,21 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
         drawn = paper_figures.draw(call.table, jobs, _picture(call), stderr)
         return _print_figure(call, [job.folder.name for job in jobs], drawn)
     return _print_table(call, wanted, jobs)
+
+
+def _recipe_and_start(call: Namespace, wanted: Table | Figure) -> "tuple[Config, Start | None]":
+    """The recipe of all runs, and what pretrained ones start from: what the call gives, or else the table."""
+    from airstreams.training.start import read_start
+
+    table = wanted if isinstance(wanted, Table) else None
+    init = call.init or (table and table.init)
+    start = read_start(init, call.offline) if init else None
+    if call.config is not None:
+        return load_config(recipe_path(call.config)), start
+    recipe = load_config(recipe_path(table.recipe)) if table and table.recipe else Config()
+    if start is not None and start.backbone is not None:
+        recipe = replace(recipe, model=replace(recipe.model, backbone=None))  # the weights choose it
+    return recipe, start
 
 
 def _print_table(call: Namespace, table: Table, jobs: "Sequence[Job]") -> int:

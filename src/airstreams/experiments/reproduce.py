@@ -237,13 +237,15 @@ def _changed_videos(job: Job, names: Sequence[str]) -> str:
 
 def multiply_adds(jobs: Sequence[Job]) -> list[int]:
     """The multiply-adds of all forward passes of each training."""
-    by_clip: dict[tuple[str, str], int] = {}
+    by_model: dict[str, int] = {}
+    work = []
     for job in jobs:
-        if (job.name, job.source.name) not in by_clip:
-            by_clip[job.name, job.source.name] = sum(job.cost().training.values())
-    return [
-        by_clip[job.name, job.source.name] * len(job.source.split("train")) * job.config.training.epochs for job in jobs
-    ]
+        config = job.config
+        model = str((config.clip, config.model, config.loss_weights, job.source.name))
+        if model not in by_model:
+            by_model[model] = sum(job.cost().training.values())
+        work.append(by_model[model] * len(job.source.split("train")) * config.training.epochs)
+    return work
 
 
 def hours_left(jobs: Sequence[Job], work: Sequence[int]) -> float:

@@ -84,6 +84,8 @@ def make_learner(
     """
     if config.training.taken_norms == "fixed":
         frozen = [*frozen, *_taken_norms(model, taken)]
+    if config.training.lr_taken == 0:
+        _freeze_taken(model, taken)
     if config.training.sync_batch_norm and accelerator.num_processes > 1:
         synchronise_norms(model, accelerator.device)
     model = model.to(accelerator.device)
@@ -168,6 +170,15 @@ def _decay_groups(parameters: Sequence[nn.Parameter], config: TrainingConfig) ->
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # norms, biases, the flow's three
     ]
+
+
+def _freeze_taken(model: AIRStreams, taken: Collection[str]) -> None:
+    """Layers with a learning rate of 0 need no gradients. InputError: there are no others."""
+    for name, parameter in model.named_parameters():
+        if name in taken:
+            parameter.requires_grad_(False)
+    if not trainable_parameters(model):
+        raise InputError("training.lr_taken: 0 leaves nothing to train, since --init took all. Give more than 0.")
 
 
 def _taken_norms(model: nn.Module, taken: Collection[str]) -> list[nn.Module]:
