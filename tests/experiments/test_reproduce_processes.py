@@ -1,8 +1,10 @@
 """Trainings of tables in processes of their own, which fail or are killed."""
 
+import io
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,27 +17,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-import airstreams
 from airstreams.cli import main
-from airstreams.experiments.reproduce import plan, run_jobs
-from airstreams.experiments.tables import FIGURES
+from airstreams.experiments.reproduce import plan, run_job, run_jobs
+from airstreams.experiments.tables import FIGURES, TABLES
 from airstreams.recipe import save_config
-
-QUIET = Console(quiet=True)
-
-
-def test_a_failed_run_does_not_stop_the_others(few, recipe, tmp_path):
-    """Each job has a process of its own, of which one runs at a time."""
-    unreadable = tuple(replace(video, path=Path("nowhere.mp4")) for video in few.videos if video.split == "test")
-    videos = (*(video for video in few.videos if video.split != "test"), *unreadable)
-    broken, good = (
-        plan(FIGURES["figure3"], recipe, [given], 1, tmp_path / name)[0]
-        for name, given in (("broken", replace(few, videos=videos)), ("good", few))
-    )
-    with pytest.raises(RuntimeError, match=r"1 of 2 runs failed.*rgb-flow-data0-seed5: .* 4 videos"):
-        run_jobs([broken, good], 1, QUIET)
-    assert good.done
-    assert not broken.done
+from tests.training.processes import Command
 
 
 def test_it_needs_no_optuna(tmp_path):
@@ -58,12 +44,16 @@ def command(few_videos, folder, table, *words):
     return ["reproduce", table, *data, "--out", str(folder / "out"), "--config", str(folder / "recipe.yaml"), *words]
 
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-
-
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_killed_process_does_not_stop_the_others(few, recipe, tmp_path):
-    victim, other = (plan(FIGURES["figure3"], recipe, [few], 1, tmp_path / name)[0] for name in ("victim", "other"))
+def test_a_failed_and_a_killed_process_do_not_stop_the_others(few, recipe, tmp_path):
+    """Each job has a process of its own, of which two run at a time."""
+    unreadable = tuple(replace(video, path=Path("nowhere.mp4")) for video in few.videos if video.split == "test")
+    videos = (*(video for video in few.videos if video.split != "test"), *unreadable)
+    broken, victim, other = (
+        plan(FIGURES["figure3"], recipe, [given], 1, tmp_path / name)[0]
+        for name, given in (("broken", replace(few, videos=videos)), ("victim", few), ("other", few))
+    )
+    said = io.StringIO()
     done = threading.Event()
 
     def kill():
@@ -76,12 +66,15 @@ def test_a_killed_process_does_not_stop_the_others(few, recipe, tmp_path):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        with pytest.raises(RuntimeError, match=r"1 of 2 runs failed.* exit code -9.*--workers"):
-            run_jobs([victim, other], 2, QUIET)
+        with pytest.raises(RuntimeError, match=r"2 of 3 runs failed.*rgb-flow-data0-seed5: "):
+            run_jobs([broken, victim, other], 2, Console(file=said, width=300))
     finally:
         done.set()
         killer.join()
+    assert re.search(r"failed: rgb-flow-data0-seed5: .* 4 videos", said.getvalue())
+    assert re.search(r"failed: rgb-flow-data0-seed5: .* exit code -9.*--workers", said.getvalue())
     assert other.done
+    assert not broken.done
     assert not victim.done
 
 
@@ -90,16 +83,14 @@ def test_a_stopped_call_saves_its_trainings_and_begins_no_other(few_videos, reci
     config = replace(recipe, training=replace(recipe.training, epochs=50, save_every=10_000))
     save_config(replace(config, data=replace(config.data, workers=1)), tmp_path / "recipe.yaml")
     call = command(few_videos, tmp_path, "table1", "--seeds", "1", "--workers", "2")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "airstreams", *call], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
+    process = Command(call, tmp_path / "output.txt")
     runs = tmp_path / "out" / "runs"
     while sum(path.stat().st_size > 0 for path in runs.glob("*/metrics.jsonl")) < 2:
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.wait(timeout=60) == 1
+    printed = process.output.read_text()
     assert "interrupted" in printed.splitlines()[-1]
     assert "Traceback" not in printed
     steps = [max(saved_steps(run)) for run in runs.iterdir()]
@@ -108,22 +99,23 @@ def test_a_stopped_call_saves_its_trainings_and_begins_no_other(few_videos, reci
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_killed_call_is_continued(few_videos, recipe, tmp_path, capsys, without_processes):
-    save_config(replace(recipe, training=replace(recipe.training, epochs=4, save_every=3)), tmp_path / "recipe.yaml")
+def test_a_killed_call_is_continued(few, few_videos, recipe, tmp_path, capsys, without_processes):
+    config = replace(recipe, training=replace(recipe.training, epochs=4, save_every=3))
+    save_config(config, tmp_path / "recipe.yaml")
+    finished, _ = plan(TABLES["table4"], config, [few], 1, tmp_path / "out")
+    run_job(finished)
+    finished_weights = finished.folder / "model.safetensors"
+    before = finished_weights.stat().st_mtime_ns
     call = command(few_videos, tmp_path, "table4", "--seeds", "1", "--json")  # this process continues it
-    first = subprocess.Popen(
-        [sys.executable, "-m", "airstreams", *call], env=ENVIRONMENT, start_new_session=True, stderr=subprocess.DEVNULL
-    )
+    first = Command(call, tmp_path / "output.txt")
     begun = tmp_path / "out" / "runs" / "all-data0-seed5"
     end = time.monotonic() + 120
     while max(saved_steps(begun), default=0) < 6:  # an epoch has four steps
         assert time.monotonic() < end
         time.sleep(0.02)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+    first.kill()
+    first.wait()  # for its process that trains, too
     first_epoch = (begun / "metrics.jsonl").read_text().splitlines()[0]
-    finished_weights = tmp_path / "out/runs/rgb-flow-data0-seed5/model.safetensors"
-    before = finished_weights.stat().st_mtime_ns
     assert main(call) == 0
     assert len(json.loads(capsys.readouterr().out)["runs"]) == 2
     assert (begun / "metrics.jsonl").read_text().splitlines()[0] == first_epoch  # with its seconds: not trained again
