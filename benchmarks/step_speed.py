@@ -3,7 +3,7 @@
     python benchmarks/step_speed.py --recipe jhmdb-small --streams rgb rgb,semantic
 
 The step is the one of training, from decoded frames on the device to changed weights, on random frames and label maps.
-It runs in float32 on a CPU, and with bfloat16 autocast on CUDA. There are two comparisons, because the first flatters:
+It runs in the precision that training takes on the machine. There are two comparisons, because the first flatters:
 
 - counted/matmul: the multiply-adds of `airstreams info` times three (forward pass, gradients of the features, gradients
   of the weights), compared with a large square `torch.matmul`.
@@ -32,7 +32,7 @@ from airstreams.config import Config
 from airstreams.data.dataset import Batch, StepSampler
 from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.transforms import LABEL_MAP_STRIDE
-from airstreams.machine import in_bfloat16
+from airstreams.machine import precision_on
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, recipe_path
@@ -92,7 +92,7 @@ def measure(config: Config, steps: int, accelerator: Accelerator) -> Times:
     device = accelerator.device
     learner, batch = make_learner(config, accelerator), make_batch(config, device)
     flow_pass = make_flow_pass(learner.model, config, device)
-    precision = torch.bfloat16 if in_bfloat16(device) else torch.float32
+    precision = getattr(torch, learner.precision)
     side, channels = (8192, 1024) if device.type == "cuda" else (2048, 128)
     left, right = torch.rand(2, side, side, device=device, dtype=precision)
     features_NCHW = torch.rand(16, 66, 66, channels, device=device, dtype=precision).permute(0, 3, 1, 2)
@@ -113,7 +113,8 @@ def make_learner(config: Config, accelerator: Accelerator) -> Learner:
     torch.manual_seed(0)
     model = build(config.model, CLASSES, config.segmenter_classes(len(COCO_CLASSES)))
     sampler = StepSampler([""] * config.training.batch_size, config)
-    learner = learner_of(model, freeze(model, config), config, sampler, accelerator)
+    precision = precision_on(accelerator.device, config.training.precision, config.model.is_full_size)
+    learner = learner_of(model, freeze(model, config), config, sampler, accelerator, precision=precision)
     learner.begin_training()
     return learner
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import airstreams
-from airstreams.machine import _quotas, cpus, in_bfloat16
+from airstreams.errors import InputError
+from airstreams.machine import _quotas, computes_in_bfloat16, cpus, precision_on
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to CPUs")
@@ -30,8 +31,27 @@ def test_cards_that_only_emulate_bfloat16_compute_in_float32(monkeypatch, card, 
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(name=card, major=generation)
     )
-    assert in_bfloat16(torch.device("cuda", 0)) is expected
-    assert not in_bfloat16(torch.device("cpu"))
+    assert computes_in_bfloat16(torch.device("cuda", 0)) is expected
+    assert precision_on(torch.device("cuda", 0)) == ("bfloat16" if expected else "float32")
+
+
+@pytest.mark.parametrize("instructions", ["_is_avx512_bf16_supported", "_is_amx_tile_supported", "none"])
+def test_a_cpu_takes_bfloat16_where_it_has_instructions_and_the_model_is_full_size(monkeypatch, instructions):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == instructions)
+    cpu = torch.device("cpu")
+    expected = "float32" if instructions == "none" else "bfloat16"
+    assert precision_on(cpu, "auto", is_full_size=True) == expected
+    assert precision_on(cpu, "auto", is_full_size=False) == "float32"
+    assert precision_on(cpu, "bfloat16") == "bfloat16"  # emulated where it must be
+    assert precision_on(cpu, "float32", is_full_size=True) == "float32"
+
+
+def test_a_precision_that_a_device_lacks_is_rejected():
+    with pytest.raises(InputError, match="precision"):
+        precision_on(torch.device("mps"), "bfloat16")
+    with pytest.raises(InputError, match="precision"):
+        precision_on(torch.device("cpu"), "float16")
 
 
 @pytest.mark.parametrize(

@@ -30,18 +30,21 @@ from airstreams.training.defaults import config_of_new_run, warn_of_unused_start
 from airstreams.training.start import Start, read_start
 
 
-def load(run: str | Path, device: str | None = None, trust: Collection[str] = ()) -> Recogniser:
+def load(
+    run: str | Path, device: str | None = None, trust: Collection[str] = (), precision: str | None = None
+) -> Recogniser:
     """Load the recogniser that a training left in a folder.
 
     Args:
         run: the folder that `train` wrote.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
         trust: names of modules that may be imported for the custom streams of a run that was trained elsewhere.
+        precision: `float32`, `bfloat16` or `auto`; None: the run's `training.precision`.
 
     Raises:
         InputError: `run` holds no model, names a module that is not trusted, or this machine has no such device.
     """
-    return Recogniser(_path("run", run), device, trust)
+    return Recogniser(_path("run", run), device, trust, precision)
 
 
 def open_source(data: str | Path, *, labels: str | Path | None = None) -> Source:
@@ -187,6 +190,7 @@ def evaluate(
     group_by: str | None = None,
     device: str | None = None,
     trust: Collection[str] = (),
+    precision: str | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Score a split of a data set with a trained run. Metrics and scores are left in the run's folder too.
@@ -199,6 +203,7 @@ def evaluate(
         group_by: the groups of the 95 % intervals, as the config key `data.group_by`; None: those of the run.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
         trust: as for `load`.
+        precision: `float32`, `bfloat16` or `auto`; None: the run's `training.precision`.
         console: for progress and warnings; None prints nothing.
 
     Raises:
@@ -210,7 +215,7 @@ def evaluate(
     source = _with_useful_labels(_source(data, labels, for_training=False), labels, config)
     if group_by is not None:
         source = with_groups(source, DataConfig(group_by=group_by).group_by, console)
-    return evaluation.evaluate(folder, source, split, console, device or "auto", trust)
+    return evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision)
 
 
 def _streams_picture(

@@ -27,7 +27,7 @@ from airstreams.commands.parser import (
 )
 from airstreams.console import say, stderr, warn
 from airstreams.errors import InputError, VideoError, is_limit_of_mps, message_of, one_line
-from airstreams.machine import device_named, heed_cpu_quota
+from airstreams.machine import computes_in_bfloat16, device_named, heed_cpu_quota, precision_on
 
 # A waiting OpenMP thread spins for a long time by default. That takes a core from other processes, such as those that
 # decode. torch reads both settings when it is imported, so they are made here.
@@ -83,18 +83,23 @@ def _run(argv: Sequence[str]) -> int:
         workers = " with --workers N" if "workers" in call else ""
         raise InputError(f"torchrun cannot share out {parsed.verb}. Call airstreams without torchrun{workers}.")
     if command.computes:
-        _require_device(call, command)
+        _check_machine(call, command)
     call.command = shlex.join(["airstreams", *argv])
     if command.takes_config:
         call.given = given_config(argv, call)
     return command.run(call)
 
 
-def _require_device(call: Namespace, command: Command) -> None:
-    """Raise InputError if the call names a device that this machine does not have."""
-    key, name = ("training.device", call.training.device) if command.takes_config else ("device", call.device)
-    if name not in (None, "auto"):
-        device_named(name, key)
+def _check_machine(call: Namespace, command: Command) -> None:
+    """Raise InputError for a device that this machine does not have, or a precision that the device does not have."""
+    given, prefix = (call.training, "training.") if command.takes_config else (call, "")
+    if given.device in (None, "auto") and given.precision in (None, "auto"):
+        return  # importing torch takes a second
+    device = device_named(given.device or "auto", f"{prefix}device")
+    precision = precision_on(device, given.precision or "auto", key=f"{prefix}precision")
+    if given.precision == precision == "bfloat16" and not computes_in_bfloat16(device):
+        name = "this CPU" if device.type == "cpu" else "this card"
+        warn(stderr, f"{name} only emulates bfloat16, which is slow. Give --precision float32")
 
 
 def _prepare_output(json: bool) -> None:

@@ -26,6 +26,9 @@ ANSWER = "answer"
 BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
 """rgb2 and rgb3 see the clip as rgb does, with towers of their own. They show what an ensemble of towers gains."""
 
+FULL_SIZE = 512
+"""The channels at the end of a full-size tower: those of the default one at `model.width` 1."""
+
 
 @dataclass
 class ClipConfig:
@@ -227,6 +230,15 @@ class ModelConfig:
         return BACKBONES[name]() if name else self.tower
 
     @property
+    def is_full_size(self) -> bool:
+        """Whether all towers end with at least `FULL_SIZE` channels. A CPU then gains from bfloat16."""
+        return all(
+            name in OTHER_BACKBONES or self.blocks_of(stream)[-1].channels * self.width >= FULL_SIZE
+            for stream in (*self.streams, None)
+            for name in [self.backbone_of(stream)]
+        )
+
+    @property
     def merges(self) -> dict[str, int]:
         """The merged heads, each with its number of blocks. The last is the main one. Empty for one stream."""
         first, *others = self.merge_levels
@@ -317,6 +329,9 @@ class TrainingConfig:
     """The number of saved states to keep during training. A finished run keeps one. 0: it keeps none."""
     device: str = "auto"
     """The device: cpu, cuda, cuda:1, mps (Apple). auto: CUDA if there is a card. `--device` sets it too."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """The numbers that networks compute with. auto: bfloat16 where the device computes in it, on CPUs only for
+    full-size towers. `--precision` sets it too."""
 
     def __post_init__(self) -> None:
         named = re.fullmatch(DEVICE_NAMES, self.device) is not None

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from airstreams.errors import InputError, one_line, require
 from airstreams.plural import count_of
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 DEVICE_NAMES = r"auto|cpu|cuda(:\d+)?|mps"
+Precision = Literal["float32", "bfloat16"]
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
@@ -62,14 +63,41 @@ def _why_no_card(device: "torch.device") -> str:
     return "it is there by now"
 
 
-def in_bfloat16(device: "torch.device") -> bool:
-    """Whether networks run in bfloat16 on a device: on CUDA cards that compute in it.
+def computes_in_bfloat16(device: "torch.device") -> bool:
+    """Whether a device has instructions for bfloat16.
 
-    Cards from before 2020 (V100, T4, RTX 20) convert bfloat16 numbers at each operation. They run in float32.
+    CUDA cards from before 2020 (V100, T4, RTX 20) and CPUs without AVX512-BF16 or AMX convert bfloat16 numbers at each
+    operation.
     """
     import torch
 
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch does not document them
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def precision_on(
+    device: "torch.device", asked: str = "auto", is_full_size: bool = False, key: str = "precision"
+) -> Precision:
+    """The precision in which a network runs on a device.
+
+    asked: `float32`, `bfloat16` or `auto`: bfloat16 where the device computes in it. On a CPU the network must also be
+        full size, because a small one is hardly faster in bfloat16.
+    InputError: bfloat16 on a device of Apple. `key` is how the message calls the precision.
+    """
+    require(asked in ("auto", "float32", "bfloat16"), key, asked, "auto, float32 or bfloat16")
+    if asked == "bfloat16" and device.type not in ("cpu", "cuda"):
+        raise InputError(f"{key}: got {asked}, but networks run in float32 on {device.type}. Give float32.")
+    gains = computes_in_bfloat16(device) and (device.type == "cuda" or is_full_size)
+    return "bfloat16" if asked == "bfloat16" or (asked == "auto" and gains) else "float32"
+
+
+def autocast(device: "torch.device", precision: Precision) -> "torch.autocast":
+    """The context in which a network runs in a precision. Losses and optical flow stay in float32 in it."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def cpus() -> int:

@@ -193,7 +193,7 @@ def config_to_resume(path: Path, given: GivenConfig) -> Config:
         InputError: the call asks for another training.
     """
     run = load_config(path)
-    for key in sorted(given.named - MACHINE_KEYS - {"training.epochs"}):
+    for key in sorted(given.named - MACHINE_KEYS - {"training.epochs", "training.precision"}):
         value, own = _value(given.config, key), _value(run, key)
         if value != own:
             raise InputError(
@@ -204,7 +204,8 @@ def config_to_resume(path: Path, given: GivenConfig) -> Config:
     epochs = given.config.training.epochs if "training.epochs" in given.named else run.training.epochs
     expected = f"at least {run.training.epochs}, as {path} has it. A run can only be lengthened"
     require(epochs >= run.training.epochs, "training.epochs", epochs, expected)
-    config = with_keys(run, given.config, given.named & MACHINE_KEYS)
+    # The run may say auto. Its state has the precision that this meant, and is compared with what is given.
+    config = with_keys(run, given.config, given.named & {*MACHINE_KEYS, "training.precision"})
     config.training.epochs = epochs
     return config
 

@@ -52,7 +52,7 @@ def run(call: Namespace) -> int:
     classes = None if call.classes is None else tuple(name.strip() for name in call.classes.split(","))
     settings = job.Settings(call.stride, call.max_side, classes, given)
     source = open_source(data_of(call), for_training=False)
-    teacher = load_teacher(call.teacher, given, device_of_process(call.device or "auto"))
+    teacher = load_teacher(call.teacher, given, device_of_process(call.device or "auto"), call.precision or "auto")
     with lock_of_job(call.out, "annotating"):
         result = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
     if not is_main_process():

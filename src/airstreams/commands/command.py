@@ -21,6 +21,7 @@ DATA_HELP = (
 ROOT_HELP = "for a CSV file: the folder that its paths are relative to"
 RUN_HELP = "the folder that training wrote"
 DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, else the CPU"
+PRECISION_HELP = "auto, float32 or bfloat16; by default what the run's or the recipe's training.precision says"
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
 TRUST_HELP = "import this module for a custom stream of a run or a recipe that you did not train here (runs its code)"
 GROUP_BY_HELP = (
@@ -39,7 +40,7 @@ class Command:
     run: does the work and returns the exit status.
     takes_config: the config's keys are options of the verb.
     common_keys: those that `--help` shows.
-    computes: the verb computes with torch, so it takes `--device`.
+    computes: the verb computes with torch, so it takes `--device` and `--precision`.
     under_torchrun: the processes that `torchrun` starts share the work.
     after_interrupt: what to do after Ctrl-C; empty where there is nothing to go on with.
     """

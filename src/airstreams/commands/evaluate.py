@@ -43,6 +43,7 @@ def run(call: Namespace) -> int:
         group_by=call.group_by,
         device=call.device,
         trust=call.trust_module,
+        precision=call.precision,
         console=stderr,
     )
     if not is_main_process():

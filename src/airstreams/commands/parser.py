@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.commands import COMMANDS
-from airstreams.commands.command import DEVICE_HELP
+from airstreams.commands.command import DEVICE_HELP, PRECISION_HELP
 from airstreams.commands.help import ShowHelp, help_of, overview, usage_of
 from airstreams.errors import did_you_mean
 from airstreams.old_keys import with_current_key_options
@@ -41,6 +41,14 @@ POSITIONALS = {
 """Names of positional arguments in the parser and in the help."""
 
 
+KEY_OPTIONS = {
+    "--device": "--training.device",
+    "--precision": "--training.precision",
+    "--group-by": "--data.group_by",
+}
+"""Options of verbs with config keys that stand for a key."""
+
+
 def make_parser(words: Sequence[str]) -> ArgumentParser:
     """The parser of all verbs. `verb` is the one that was called; its arguments stand under its name.
 
@@ -66,6 +74,7 @@ def _verb_parser(name: str, with_keys: bool) -> ArgumentParser:
     command.add_arguments(parser)
     if command.computes:
         parser.add_argument("--device", type=str, help=DEVICE_HELP)
+        parser.add_argument("--precision", metavar="NAME", type=str, help=PRECISION_HELP)
     if command.takes_config and with_keys:
         add_config_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else there")
@@ -81,7 +90,7 @@ def _verb_parser(name: str, with_keys: bool) -> ArgumentParser:
 def with_current_options(argv: Sequence[str]) -> list[str]:
     """The words of a call with the options and keys of version 0.1 under today's names.
 
-    `--device` and `--group-by` become the keys that they stand for.
+    `--device`, `--precision` and `--group-by` become the keys that they stand for.
 
     A DeprecationWarning names each old one that had an effect.
     """
@@ -91,15 +100,16 @@ def with_current_options(argv: Sequence[str]) -> list[str]:
         )
     words = ["--data.compact_classes=true" if word == "--compact-classes" else word for word in argv]
     if _takes_config(argv):  # a run keeps them with its other keys
-        for option, key in {"--device": "--training.device", "--group-by": "--data.group_by"}.items():
+        for option, key in KEY_OPTIONS.items():
             words = [re.sub(f"^{option}(?==|$)", key, word) for word in words]
     return with_current_key_options(words)
 
 
 def as_typed(argv: Sequence[str], message: str) -> str:
-    """A message about `training.device` that names `--device` instead, where the call gives the device so."""
-    if any(word.partition("=")[0] == "--device" for word in argv):
-        return re.sub(r"^(training\.)?device(?=: )|--training\.device\b", "--device", message)
+    """A message about `training.device` or `training.precision` that names the option that the call gives."""
+    for name in ("device", "precision"):
+        if any(word.partition("=")[0] == f"--{name}" for word in argv):
+            message = re.sub(rf"^(--|training\.)*{name}(?=: )|--training\.{name}\b", f"--{name}", message)
     return message
 
 

@@ -57,7 +57,7 @@ def run(call: Namespace) -> int:
     _check(call)
     device = device_of_process(call.device or "auto")
     name = "cpu" if device.type == "cpu" else str(device)  # torchrun numbers CPUs too
-    recogniser = api.load(call.run, name, call.trust_module)
+    recogniser = api.load(call.run, name, call.trust_module, call.precision)
     file = _file(call, recogniser)
     answers: list[Answer] = []
     left_out: list[Answer] = []
@@ -87,7 +87,8 @@ def run(call: Namespace) -> int:
     if warning := frame_rate_warning(rates, recogniser.saved.frame_rate, recogniser.config.clip):
         warn(stderr, warning)
     if call.json:
-        print_json({"videos": [a.as_json() for a in answers], "left_out": [a.as_json() for a in left_out]})
+        rows = {"videos": [a.as_json() for a in answers], "left_out": [a.as_json() for a in left_out]}
+        print_json({**rows, "precision": recogniser.saved.precision})
     if file is None and len(left_out) > 1:
         say(stderr, f"{len(left_out)} of {count_of(len(videos), 'video')} left out")
     if file is not None:

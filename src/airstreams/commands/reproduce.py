@@ -91,6 +91,7 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
 
     recipe, start = _recipe_and_start(call, wanted)
     recipe.training.device = call.device or recipe.training.device
+    recipe.training.precision = call.precision or recipe.training.precision
     set_group_by(call, recipe)
     evolved = None
     if call.weights_from is not None:

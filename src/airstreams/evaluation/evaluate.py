@@ -99,7 +99,13 @@ class _Task:
 
 
 def evaluate(
-    run: Path, source: Source, split: str, console: Console, device: str = "auto", trust: Collection[str] = ()
+    run: Path,
+    source: Source,
+    split: str,
+    console: Console,
+    device: str = "auto",
+    trust: Collection[str] = (),
+    precision: str | None = None,
 ) -> Evaluation:
     """Score `split` of a source, and write metrics, scores and confusion counts into the run's folder.
 
@@ -118,7 +124,7 @@ def evaluate(
     on_device = device_of_process(device)
     if not is_main_process():
         console = Console(quiet=True)
-    task = _check(saved_models.load(run, on_device, trust), run, source, split, console)
+    task = _check(saved_models.load(run, on_device, trust, precision), run, source, split, console)
     scores = _score(task, console)
     metrics = _summary(task, scores)
     return _write(task, scores, metrics)
@@ -346,6 +352,7 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
         intervals=intervals_of[saved.config.answer],
         per_class=_per_class(saved, scores),
         baselines=_baselines(task, targets),
+        precision=saved.precision,
     )
 
 

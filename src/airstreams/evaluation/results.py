@@ -157,6 +157,7 @@ class EvaluationMetrics(SplitMetrics):
     chose_epoch: how many of the videos were validation videos of the training, which chose its epoch.
     data_sum: `Source.name_sum`; None in files of versions up to 0.2, whose `data` is the whole name.
     videos_sum: a checksum of the split's videos (`known_videos.checksum`); None in files of versions up to 0.2.
+    precision: in which the network ran; None in files of versions up to 0.2.
     """
 
     data: str
@@ -173,6 +174,7 @@ class EvaluationMetrics(SplitMetrics):
     data_sum: str | None = None
     videos_sum: str | None = None
     chose_epoch: int = 0
+    precision: str | None = None
 
     def are_of(self, source: Source) -> bool:
         """Whether these are metrics of the same DATA, as it was given."""

@@ -7,7 +7,6 @@ classes, h, w the segmenter's grid.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +30,7 @@ from airstreams.evaluation.metrics import (
     log_loss,
 )
 from airstreams.evaluation.results import SplitMetrics
-from airstreams.machine import in_bfloat16
+from airstreams.machine import autocast
 from airstreams.runs.saved_model import SavedModel
 
 CLIPS_AT_ONCE = 16  # limits the memory that a video with many views takes
@@ -69,11 +68,10 @@ def score_views(
         FloatingPointError: a probability is NaN or infinite.
     """
     device = next(saved.model.parameters()).device
-    autocast = torch.autocast("cuda", torch.bfloat16) if in_bfloat16(device) else nullcontext()
     probabilities: dict[str, list[Tensor]] = {head: [] for head in heads}
     pooled: dict[str, list[Tensor]] = {head: [] for head in heads}
     segmentations = []
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast(device, saved.precision):
         for clips in clips_VTHW3.split(CLIPS_AT_ONCE):
             output = saved.model(clips.to(device).permute(0, 4, 1, 2, 3), heads)
             for head in heads:

@@ -26,6 +26,7 @@ from airstreams.evaluation.results import EvaluationMetrics, read_metrics
 from airstreams.experiments.display import UPDATE_EVERY, TrainingsDisplay
 from airstreams.experiments.tables import CLIPS, PRETRAINED, TORCHVISION, Figure, Table, run_config, run_of
 from airstreams.experiments.workers import EndedWorker, WorkerPool, show_steps
+from airstreams.machine import autocast, precision_on
 from airstreams.models import cost
 from airstreams.models.airstreams import build
 from airstreams.models.backbones.torchvision_video import torchvision_models
@@ -274,6 +275,7 @@ def _clips_per_second(job: Job) -> float:
     config, clip = job.config, job.config.clip
     accelerator = make_accelerator(config.training)
     device = accelerator.device
+    precision = precision_on(device, config.training.precision, config.model.is_full_size)
     model = build(config.model, len(job.source.classes), job.segment_classes).to(device)
     clips = 2
     if device.type == "cuda":  # a card is fast only with many clips at once
@@ -282,7 +284,7 @@ def _clips_per_second(job: Job) -> float:
     seconds = 0.0
     for _ in range(2):  # the first pass is a warm-up
         started = time.monotonic()
-        with accelerator.autocast():
+        with autocast(device, precision):
             output = model(noise_B3THW, config.trained_heads())
         torch.stack([logits_BK.float().sum() for logits_BK in output.logits.values()]).sum().backward()
         if device.type == "cuda":

@@ -34,14 +34,17 @@ class Recogniser:
         run: the folder that training wrote.
         device: `cpu`, `cuda`, `cuda:1`, ...; None: CUDA where there is a card, else the CPU.
         trust: names of modules that may be imported for the custom streams of a run that was trained elsewhere.
+        precision: `float32`, `bfloat16` or `auto`; None: the run's `training.precision`.
 
     Raises:
         InputError: `run` holds no model, names a module that is not trusted, or this machine has no such device.
     """
 
-    def __init__(self, run: Path | str, device: str | None = None, trust: Collection[str] = ()) -> None:
+    def __init__(
+        self, run: Path | str, device: str | None = None, trust: Collection[str] = (), precision: str | None = None
+    ) -> None:
         self.run = Path(run)
-        self.saved: SavedModel = saved_models.load(self.run, device_named(device or "auto"), trust)
+        self.saved: SavedModel = saved_models.load(self.run, device_named(device or "auto"), trust, precision)
 
     def __repr__(self) -> str:
         streams = ", ".join(self.config.model.streams)

@@ -10,7 +10,6 @@ Legend of shape suffixes: N frames, P pairs of frames, B clips, T frames of a cl
 
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import cast
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from airstreams.data.dataset import ClipFrames
 from airstreams.evaluation.scoring import CLIPS_AT_ONCE, require_finite
 from airstreams.inference.folding import FoldedBlock, FoldedConv, ShrinkingConv, folded
-from airstreams.machine import in_bfloat16
+from airstreams.machine import autocast
 from airstreams.models.airstreams import AIRStreams, answer_of, to_unit_range
 from airstreams.models.tower import EarlyTower, LateTower, SpatialConv, SpatialPool
 from airstreams.representations.flow import Flow, grey
@@ -34,6 +33,7 @@ class Scorer:
     def __init__(self, saved: SavedModel) -> None:
         self.multi_label = saved.multi_label
         self.device = next(saved.model.parameters()).device
+        self.precision = saved.precision
         self.model = saved.model
         self.heads = saved.config.answer_heads
         self.on_cpu = OnCPU(saved.model, self.heads) if self.device.type == "cpu" else None
@@ -56,8 +56,7 @@ class Scorer:
         for views in views_of_videos:
             places.append(views.places_VT + first)
             first += len(views.frames_NHW3)
-        autocast = torch.autocast("cuda", torch.bfloat16) if in_bfloat16(self.device) else nullcontext()
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast(self.device, self.precision):
             # Views of a short video may be the same clip.
             clips_BT, clip_of_view = torch.cat(places).unique(dim=0, return_inverse=True)
             logits = [self._logits(frames_NHW3, part) for part in clips_BT.split(at_once)]

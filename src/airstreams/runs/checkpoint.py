@@ -17,6 +17,7 @@ import torch
 
 from airstreams.errors import InputError
 from airstreams.files import is_temporary, replacing
+from airstreams.machine import Precision
 from airstreams.runs.folder import RunFolder
 
 
@@ -30,6 +31,7 @@ class TrainingState:
     learner: weights, optimiser and schedule.
     meter, recent: metrics of the epoch so far, and since the last line of the log.
     left_out: videos that could not be read in the epoch so far.
+    precision: in which the network runs; None in states of earlier versions.
     """
 
     epoch: int
@@ -41,6 +43,7 @@ class TrainingState:
     meter: dict[str, Any] = field(default_factory=dict)
     recent: dict[str, Any] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    precision: Precision | None = None
 
     def start_epoch(self, epoch: int, skipped_in_a_row: int) -> None:
         """Stand at the beginning of the epoch after `epoch` complete ones."""

@@ -26,6 +26,7 @@ from torch import Tensor
 from airstreams.config import Config, ModelConfig
 from airstreams.errors import InputError, one_line
 from airstreams.files import replacing
+from airstreams.machine import Precision, computes_in_bfloat16, precision_on
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import from_dict
 from airstreams.runs.folder import RunFolder
@@ -79,9 +80,13 @@ class Description:
 
 @dataclass
 class SavedModel(Description):
-    """A model with everything that using it needs."""
+    """A model with everything that using it needs.
+
+    precision: in which it runs here. Its weights are float32 in both.
+    """
 
     model: AIRStreams
+    precision: Precision = field(default="float32", kw_only=True)
 
 
 def save(saved: SavedModel, run: Path) -> None:
@@ -130,10 +135,14 @@ def save(saved: SavedModel, run: Path) -> None:
     remember(run, saved.config.model)  # this process has imported the modules
 
 
-def load(run: Path, device: torch.device | str = "cpu", trust: Collection[str] = ()) -> SavedModel:
+def load(
+    run: Path, device: torch.device | str = "cpu", trust: Collection[str] = (), precision: str | None = None
+) -> SavedModel:
     """Read a model from a run's folder, in evaluation mode, with the heads that were saved.
 
     trust: names of modules that may be imported for custom streams. Those of a run that was trained here may, too.
+    precision: in which the model will run: `float32`, `bfloat16` or `auto`. None: the config's, but float32 where the
+        device would only emulate bfloat16.
 
     Raises:
         InputError: the folder is no run, its format is another, a bit of it changed (outside of `versions`), or it
@@ -154,7 +163,20 @@ def load(run: Path, device: torch.device | str = "cpu", trust: Collection[str] =
         reason = one_line(error)[:200]
         fix = fix_for_other_weights(model, weights, description.config.model)
         raise InputError(f"{path}: the weights do not fit the run's config ({reason}). {fix}") from error
-    return SavedModel(**vars(description), model=model.eval().to(device))
+    device = torch.device(device)
+    return SavedModel(
+        **vars(description),
+        model=model.eval().to(device),
+        precision=_precision(device, precision, description.config),
+    )
+
+
+def _precision(device: torch.device, asked: str | None, config: Config) -> Precision:
+    if asked is None:
+        asked = config.training.precision
+        if asked == "bfloat16" and not computes_in_bfloat16(device):  # of the machine that trained
+            asked = "float32"
+    return precision_on(device, asked, config.model.is_full_size)
 
 
 def custom_channels(run: Path) -> dict[str, int]:

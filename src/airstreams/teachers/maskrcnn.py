@@ -1,8 +1,8 @@
 """The paper's kind of teacher: Mask R-CNN trained on MS-COCO, as torchvision's `maskrcnn_resnet50_fpn_v2`.
 
 torchvision is imported only when this teacher is loaded, so that nobody else needs it. On CUDA GPUs with bfloat16 the
-network runs in bfloat16. That is faster, but scores differ from float32's in the third digit, so an instance near the
-threshold may be drawn with one and not with the other.
+network runs in bfloat16 unless told otherwise. That is faster, but scores differ from float32's in the third digit, so
+an instance near the threshold may be drawn with one and not with the other.
 """
 
 import pickle
@@ -13,7 +13,7 @@ import torch
 
 from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.errors import InputError, one_line
-from airstreams.machine import in_bfloat16
+from airstreams.machine import Precision, autocast
 from airstreams.models.backbones.torchvision_video import torchvision_models
 from airstreams.teachers.drawing import SCORE_THRESHOLD, label_map
 
@@ -37,9 +37,11 @@ class MaskRCNN:
         device: torch.device,
         score_threshold: float = SCORE_THRESHOLD,
         unsure_from: float | None = None,
+        precision: Precision = "float32",
     ) -> None:
         self._model = model.to(device).eval()
         self._device = device
+        self._precision = precision
         self._ids = np.array([COCO_CLASSES.index(name) if name in COCO_CLASSES else 0 for name in categories])
         self._score_threshold = score_threshold
         self._unsure_from = unsure_from
@@ -48,7 +50,7 @@ class MaskRCNN:
     def __call__(self, frames_THW3: np.ndarray) -> np.ndarray:
         """Class ids, uint8 (T, H, W), of uint8 RGB frames (T, H, W, 3), all in one batch."""
         frames_T3HW = torch.from_numpy(frames_THW3).to(self._device).permute(0, 3, 1, 2).float() / 255
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=in_bfloat16(self._device)):
+        with autocast(self._device, self._precision):
             found = self._model(list(frames_T3HW))
         return np.stack([self._draw(instances) for instances in found])
 
@@ -62,7 +64,12 @@ class MaskRCNN:
         )
 
 
-def load(device: torch.device, score_threshold: float = SCORE_THRESHOLD, unsure_from: float | None = None) -> MaskRCNN:
+def load(
+    device: torch.device,
+    score_threshold: float = SCORE_THRESHOLD,
+    unsure_from: float | None = None,
+    precision: Precision = "float32",
+) -> MaskRCNN:
     """Load the teacher with its COCO weights, which torchvision downloads once (about 180 MB).
 
     InputError: torchvision is missing or does not fit this torch, or the weights cannot be loaded.
@@ -78,4 +85,4 @@ def load(device: torch.device, score_threshold: float = SCORE_THRESHOLD, unsure_
         raise InputError(
             f"The weights of maskrcnn cannot be loaded ({one_line(error)}). Download {weights.url} to {file}."
         ) from error
-    return MaskRCNN(model, weights.meta["categories"], device, score_threshold, unsure_from)
+    return MaskRCNN(model, weights.meta["categories"], device, score_threshold, unsure_from, precision)

@@ -17,6 +17,7 @@ import torch
 
 from airstreams.data.label_maps import NO_LABEL
 from airstreams.errors import InputError, describe, did_you_mean
+from airstreams.machine import precision_on
 from airstreams.teachers import hugging_face, maskrcnn, onnx
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD
 
@@ -35,7 +36,7 @@ class Teacher(Protocol):
         ...
 
 
-def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device) -> Teacher:
+def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device, precision: str = "auto") -> Teacher:
     """Load a teacher.
 
     Args:
@@ -43,6 +44,7 @@ def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device) ->
             It returns an object with `classes` and `__call__`, and perhaps a `name`.
         options: `score_threshold` and `unsure_from`, both optional and in 0..1; see `teachers/drawing.py`.
         device: for the model.
+        precision: `float32`, `auto` or, for maskrcnn alone, `bfloat16`. The others compute as they always do.
 
     Returns:
         The teacher. It raises RuntimeError if its label maps are not valid.
@@ -52,7 +54,9 @@ def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device) ->
     """
     _check_options(options)
     if spec == "maskrcnn":
-        return _Checked(maskrcnn.load(device, **options), spec)
+        return _Checked(maskrcnn.load(device, precision=precision_on(device, precision), **options), spec)
+    if precision == "bfloat16":
+        raise InputError(f"--precision: got bfloat16, which only the teacher maskrcnn has, not {spec}. Leave it out.")
     if spec.startswith("hf:"):
         return _Checked(hugging_face.load(spec.removeprefix("hf:"), device, **options), spec)
     if spec.startswith("onnx:"):

@@ -16,7 +16,7 @@ from airstreams.config import Config, TrainingConfig
 from airstreams.data.dataset import StepSampler
 from airstreams.distributed import PATIENCE, device_of_process
 from airstreams.errors import InputError
-from airstreams.machine import in_bfloat16, keep_freed_memory
+from airstreams.machine import Precision, keep_freed_memory
 from airstreams.models.airstreams import AIRStreams
 from airstreams.training.cuda_graph import CapturedPass, can_be_captured
 from airstreams.training.norms import synchronise_norms
@@ -29,6 +29,7 @@ class Learner:
     prepared: the model as a step calls it, wrapped for several processes.
     frozen: the modules that stay as they are, batch statistics included.
     captured_pass: replays a step's pass as a CUDA graph; None: the kernels start one by one.
+    precision: in which the model runs. Weights, losses, gradients and the optimiser are float32 in both.
     """
 
     model: AIRStreams
@@ -37,6 +38,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
     captured_pass: CapturedPass | None
+    precision: Precision = "float32"
 
     def begin_training(self) -> None:
         """Set all parts but the frozen ones to training mode."""
@@ -77,6 +79,7 @@ def make_learner(
     sampler: StepSampler,
     accelerator: Accelerator,
     taken: Collection[str] = (),
+    precision: Precision = "float32",
 ) -> Learner:
     """Put a model on its device and give it an optimiser and a schedule.
 
@@ -92,7 +95,7 @@ def make_learner(
     optimizer = make_optimizer(model, config.training, taken)
     schedule = make_schedule(optimizer, config.training, sampler.steps)
     captured_pass = CapturedPass(trainable_parameters(model)) if can_be_captured(config, accelerator) else None
-    return Learner(model, accelerator.prepare(model), frozen, optimizer, schedule, captured_pass)
+    return Learner(model, accelerator.prepare(model), frozen, optimizer, schedule, captured_pass, precision)
 
 
 def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
@@ -124,7 +127,7 @@ def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Choose the device and precision of a training. InputError: this machine lacks the device."""
+    """Choose the device of a training. InputError: this machine lacks the device."""
     device = device_of_process(config.device, "training.device")
     if device.type == "cpu":
         keep_freed_memory()
@@ -133,8 +136,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    precision = "bf16" if in_bfloat16(device) else "no"
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision, kwargs_handlers=[patience])
+    # "no": the step itself chooses the precision. Accelerate allows one precision for all trainings of a process.
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[patience])
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -1,7 +1,7 @@
 """The training loop, top to bottom.
 
-It runs as one process on a CPU or a CUDA card, or as several under `torchrun`, through Accelerate. It computes in
-float32 on a CPU, and with bfloat16 autocast on CUDA cards that support it. A step never waits for the device: its
+It runs as one process on a CPU or a CUDA card, or as several under `torchrun`, through Accelerate. Networks run in
+bfloat16 autocast where `machine.precision_on` says so, else in float32. A step never waits for the device: its
 metrics are read every `LOG_EVERY` steps. Test videos choose nothing. A few of their frames are compared with training
 videos, to warn of copies. The validation videos, if there are any, choose the checkpoint; without them the last epoch's
 weights are the result.
@@ -127,6 +127,7 @@ def _run_epochs(
 
         record = EpochRecord(state.epoch + 1, state.step, metrics.of_the_epoch())
         record.train["hardware"] = hardware(training.accelerator.device)
+        record.train["precision"] = training.saved.precision
         scores = _validate(training, record, display)
         _keep_if_best(training, record, scores, saver.epoch_end_is_due, metrics.whole.skipped_in_a_row)
         log.write(record.as_dict())

@@ -18,6 +18,7 @@ from airstreams.data.listing import Source, Video, labels_digest
 from airstreams.distributed import gather, is_main_process
 from airstreams.errors import InputError, one_line
 from airstreams.files import require_writable
+from airstreams.machine import Precision, computes_in_bfloat16, precision_on
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, save_config
 from airstreams.representations.custom import try_out
@@ -112,6 +113,7 @@ def set_up(
         say(console, f"{folder.path}: all {config.training.epochs} epochs are done already")
         return None
     state = _state_to_resume(folder, console) if resume else None
+    precision = _precision(config, state, folder, accelerator.device, console)
     source = prepare_source(source, config, folder, resume, console)
     segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
     fingerprint = _data_fingerprint(source, segment_classes, config)
@@ -137,18 +139,21 @@ def set_up(
     sampler, loader = make_loader(videos, source, config, accelerator)
     if init is None and not resume:
         _warn_of_few_steps(config.training.epochs, sampler.steps, console)
-    learner = make_learner(model, frozen, config, sampler, accelerator, start.taken if start else ())
+    taken = start.taken if start else ()
+    learner = make_learner(model, frozen, config, sampler, accelerator, taken, precision)
     described = _config_of_run(folder, config) if resume else config
+    rate = fingerprint["frame_rate"]
     saved = SavedModel(
-        described, source.classes, segment_classes, source.multi_label, fingerprint["frame_rate"], learner.model
+        described, source.classes, segment_classes, source.multi_label, rate, learner.model, precision=precision
     )
     if state is None:
-        state = TrainingState(0, 0, 0, None, fingerprint, learner.state())
+        state = TrainingState(0, 0, 0, None, fingerprint, learner.state(), precision=precision)
         if is_main_process():
             _begin_run(folder, state, source, config, videos, trained_before, start)
     else:
         _require_same_data(state, fingerprint, source, folder)
         _restore(learner, state, folder, config)
+        state.precision = precision
         _keep_config(described, folder)
     accelerator.wait_for_everyone()
     return Training(
@@ -166,6 +171,25 @@ def set_up(
         state,
         console,
     )
+
+
+def _precision(
+    config: Config, state: TrainingState | None, folder: RunFolder, device: torch.device, console: Console
+) -> Precision:
+    """The precision of a new run, or the one that a run began with. InputError: the config names another one."""
+    asked, key = config.training.precision, "training.precision"
+    if state is None:
+        return precision_on(device, asked, config.model.is_full_size, key)
+    # Versions up to 0.2 had no choice: float32 on a CPU.
+    began = state.precision or precision_on(device, is_full_size=False)
+    if asked not in ("auto", began):
+        raise InputError(f"{key}: got {asked}, but {folder.path} began in {began}. Leave it out, or give a new --out.")
+    if began == "bfloat16" and device.type not in ("cpu", "cuda"):
+        raise InputError(f"--resume: {folder.path} began in bfloat16, which {device.type} lacks. Give --device cpu.")
+    if began == "bfloat16" and not computes_in_bfloat16(device):
+        where = "this CPU" if device.type == "cpu" else "this card"
+        warn(console, f"{folder.path} began in bfloat16, which {where} only emulates. It goes on, but slowly")
+    return began
 
 
 def _new_model(source: Source, segment_classes: Sequence[str], config: Config, device: torch.device) -> AIRStreams:

@@ -17,6 +17,7 @@ from airstreams.config import Config
 from airstreams.data.dataset import Batch
 from airstreams.data.label_maps import NO_LABEL
 from airstreams.data.transforms import augment
+from airstreams.machine import autocast
 from airstreams.models.airstreams import AIRStreams
 from airstreams.training.learner import Learner
 from airstreams.training.losses import PassInputs, compute_losses, total_loss
@@ -63,7 +64,8 @@ def forward_and_backward(
 ) -> dict[str, Tensor]:
     """Compute this batch's shares of the step's losses, their weighted sum `total`, and the gradients."""
     weights = config.active_loss_weights()
-    output = learner.prepared(inputs.clip_B3THW, config.trained_heads())
+    with autocast(accelerator.device, learner.precision):
+        output = learner.prepared(inputs.clip_B3THW, config.trained_heads())
     losses = compute_losses(output, inputs, weights, config.training.label_smoothing)
     losses["total"] = total_loss(losses, weights)
     # Processes average their gradients, but a step's losses are sums of their shares.

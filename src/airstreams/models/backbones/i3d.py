@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airstreams.models.tower import Backbone, InputNorm
+from airstreams.models.two_frames import needs_padded_time
 
 Size = tuple[int, int, int]
 
@@ -152,7 +153,7 @@ def _mixed(names: Sequence[str], in_channels: int) -> list[tuple[str, nn.Module]
 
 
 def _padded(features_BCTHW: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """TensorFlow's padding "SAME": the features, padded where the two ends differ, and the padding that is left to do.
+    """TensorFlow's padding "SAME": the features, padded where they must be, and the padding that is left to do.
 
     The output has ceil(size / stride) values. An odd number of zeros puts the last one at the end. Zeros do not change
     a maximum of what a ReLU gave.
@@ -162,7 +163,7 @@ def _padded(features_BCTHW: Tensor, kernel: Sequence[int], stride: Sequence[int]
         max((-(-size // step) - 1) * step + width - size, 0)
         for size, width, step in zip(sizes, kernel, stride, strict=True)
     ]
-    if all(zeros % 2 == 0 for zeros in total):
+    if all(zeros % 2 == 0 for zeros in total) and not (total[0] and needs_padded_time(features_BCTHW)):
         return features_BCTHW, [zeros // 2 for zeros in total]
     ends = [end for zeros in reversed(total) for end in (zeros // 2, zeros - zeros // 2)]
     return F.pad(features_BCTHW, ends), [0, 0, 0]

@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from airstreams.errors import InputError, one_line
 from airstreams.models.tower import Backbone, InputNorm
+from airstreams.models.two_frames import PaddingConv3d
 
 _RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 _S3D_UNITS = ((0,), (1, 2, 3), (4, 5, 6), (7, 8, 9, 10), (11, 12), (13, 14, 15))
@@ -92,6 +93,9 @@ class TorchvisionVideo(Backbone):
         block = copy.deepcopy(block)
         if number == 1:
             _replace_first_convolution(block, in_channels)
+        for layer in block.modules():
+            if isinstance(layer, nn.Conv3d):  # torchvision's subclasses add nothing to how it computes
+                layer.__class__ = PaddingConv3d
         return [_initialised(block, as_resnet=self.name != "s3d")]
 
     def merge_norm(self, channels: int) -> nn.Module:
