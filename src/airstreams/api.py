@@ -8,13 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from airstreams.config import Config, DataConfig, LossWeights
-from airstreams.console import say
+from airstreams.console import say, warn
 from airstreams.data import sources
 from airstreams.data.grouping import with_groups
 from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import Source, Video
 from airstreams.distributed import device_of_process, is_main_process
-from airstreams.errors import InputError
+from airstreams.errors import InputError, one_line
 from airstreams.evaluation import evaluate as evaluation
 from airstreams.evaluation.evaluate import Evaluation
 from airstreams.files import lock_of_job
@@ -145,9 +145,11 @@ def carry_out(call: TrainingCall) -> EpochRecord:
     source, config, init = _resumed(call, folder) if goes_on else _new(call, folder)
     source = _with_useful_labels(source, call.labels, config)
     with lock_of_job(folder.path, "training"):
-        return loop.train(
+        record = loop.train(
             source, config, folder.path, goes_on, call.console, init, log_to=call.log_to, draw=_streams_picture
         )
+        _write_card(folder.path, call.console, source)
+        return record
 
 
 def _new(call: TrainingCall, folder: RunFolder) -> tuple[Source, Config, Start | None]:
@@ -215,7 +217,9 @@ def evaluate(
     source = _with_useful_labels(_source(data, labels, for_training=False), labels, config)
     if group_by is not None:
         source = with_groups(source, DataConfig(group_by=group_by).group_by, console)
-    return evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision)
+    result = evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision)
+    _write_card(folder, console)
+    return result
 
 
 def _streams_picture(
@@ -224,6 +228,18 @@ def _streams_picture(
     from airstreams.viewing.representations import streams_picture  # matplotlib takes half a second to import
 
     streams_picture(path, saved, videos, store, console)
+
+
+def _write_card(run: Path, console: Console, source: Source | None = None) -> None:
+    """Write the run's model card. If that fails, the training or evaluation is complete all the same."""
+    if not is_main_process():
+        return
+    from airstreams.viewing.model_card import write_model_card
+
+    try:
+        write_model_card(run, source)
+    except (InputError, OSError) as error:
+        warn(console, f"the model card was not written ({one_line(error)}). Run `airstreams evaluate` to write it.")
 
 
 def _require_new(folder: RunFolder) -> None:

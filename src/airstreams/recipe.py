@@ -271,6 +271,31 @@ def recipe_path(name: str) -> Path:
     raise InputError(f"{name} is neither a YAML file nor a recipe.{similar} Recipes: {', '.join(known)}.")
 
 
+def closest_recipe(config: Config) -> tuple[str, dict[str, Any]]:
+    """The packaged recipe that differs least from a config, and the config's values of the keys that differ.
+
+    The seed and keys about the machine do not count.
+    """
+    keys = [key for key in key_types() if key not in MACHINE_KEYS | {"seed"}]
+    own, defaults = ({key: _value(given, key) for key in keys} for given in (config, Config()))
+    differing = {"the defaults": {key: value for key, value in own.items() if value != defaults[key]}}
+    for path in sorted(RECIPES.glob("*.yaml")):
+        of_recipe = defaults | _values_of_keys(yaml.safe_load(path.read_text(encoding="utf-8")))
+        differing[f"the recipe {path.stem}"] = {key: value for key, value in own.items() if value != of_recipe[key]}
+    name = min(differing, key=lambda name: len(differing[name]))
+    return name, differing[name]
+
+
+def _values_of_keys(values: Mapping[str, Any], section: type = Config, prefix: str = "") -> dict[str, Any]:
+    """The values of a recipe by whole keys, such as `training.epochs`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = get_type_hints(section)[name]
+        is_section = is_dataclass(kind) and isinstance(kind, type)
+        found |= _values_of_keys(value, kind, f"{prefix}{name}.") if is_section else {f"{prefix}{name}": value}
+    return found
+
+
 def recipe_summaries() -> dict[str, str]:
     """The first sentence of each packaged recipe's first comment, by the recipe's name."""
     summaries = {}

@@ -77,6 +77,15 @@ def _counted(model: AIRStreams) -> dict[str, nn.Module]:
     return {name: part for name, part in model.parts().items() if not isinstance(part, _NotImported)}
 
 
+def totals(config: Config, classes: int, segment_classes: int) -> tuple[int, int]:
+    """The parameters of the saved model and the multiply-adds of the answer, which `count` gives part by part."""
+    with torch.device("meta"):
+        model = build(config.model, classes, segment_classes)
+    model.keep_heads(config.trained_heads())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, sum(_multiply_adds(model, config, config.answer_heads).values())
+
+
 def _parameters_at_inference(model: AIRStreams, config: Config) -> int:
     used: set[nn.Module] = set()
     for module in model.modules():

@@ -130,6 +130,16 @@ class RunFolder:
         return self.path / "start.json"
 
     @property
+    def card(self) -> Path:
+        """The model card, Markdown. Training writes it at its end, and evaluation again."""
+        return self.path / "MODEL_CARD.md"
+
+    @property
+    def card_facts(self) -> Path:
+        """What the model card says that no other file does, JSON."""
+        return self.path / "card.json"
+
+    @property
     def report(self) -> Path:
         """The page of `airstreams report`."""
         return self.path / "report.html"

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import torch
 
@@ -63,7 +63,13 @@ class Start:
 
     @property
     def source(self) -> str:
-        """Where published weights come from, with their licence; empty if that is not known."""
+        """Where published weights come from, with their licence; empty if that is not known.
+
+        Of a run: where those come from that it started from.
+        """
+        if self.run is not None:
+            record = StartRecord.read(RunFolder(self.run))
+            return record.source if record else ""
         return "; ".join(dict.fromkeys(weights.source for weights in self.published.values() if weights.source))
 
     def for_streams(self, streams: Collection[str]) -> "Start":
@@ -105,7 +111,7 @@ class StartRecord:
     """What a run keeps about its start.
 
     init: what `--init` named.
-    source: where published weights come from, with their licence.
+    source: where published weights come from, with their licence. Of a run: those that it started from.
     taken: the names of the weights that were taken.
     """
 
@@ -116,6 +122,14 @@ class StartRecord:
     def write(self, folder: RunFolder) -> None:
         """Write it into a run's folder."""
         write_json(folder.start, asdict(self))
+
+    def without_folders(self) -> "StartRecord":
+        """The record without the folders of absolute paths, which tell only where one person keeps the weights."""
+        parts = []
+        for part in [self.init] if PurePath(self.init).is_absolute() and "=" not in self.init else self.init.split(","):
+            stream, equals, name = part.rpartition("=")
+            parts.append(f"{stream}{equals}{PurePath(name).name if PurePath(name).is_absolute() else name}")
+        return replace(self, init=",".join(parts))
 
     @classmethod
     def read(cls, folder: RunFolder) -> "StartRecord | None":
