@@ -22,8 +22,9 @@ from airstreams.inference.recogniser import Recogniser
 from airstreams.recipe import GivenConfig, config_to_resume, key_types, load_recipe, named_keys, recipe_path
 from airstreams.runs import trackers
 from airstreams.runs.folder import RunFolder
+from airstreams.runs.hub import local_run
 from airstreams.runs.metrics_log import EpochRecord
-from airstreams.runs.saved_model import SavedModel, read_description
+from airstreams.runs.saved_model import Description, SavedModel, read_description
 from airstreams.runs.trust import require_trusted, require_trusted_run
 from airstreams.training import loop
 from airstreams.training.defaults import config_of_new_run, warn_of_unused_start
@@ -36,15 +37,16 @@ def load(
     """Load the recogniser that a training left in a folder.
 
     Args:
-        run: the folder that `train` wrote.
+        run: the folder that `train` wrote, or `hf:OWNER/NAME` for a run on the Hugging Face hub.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
         trust: names of modules that may be imported for the custom streams of a run that was trained elsewhere.
         precision: `float32`, `bfloat16` or `auto`; None: the run's `training.precision`.
 
     Raises:
-        InputError: `run` holds no model, names a module that is not trusted, or this machine has no such device.
+        InputError: `run` holds no model or cannot be fetched, names a module that is not trusted, or this machine has
+            no such device.
     """
-    return Recogniser(_path("run", run), device, trust, precision)
+    return Recogniser(local_run(_path("run", run)), device, trust, precision)
 
 
 def open_source(data: str | Path, *, labels: str | Path | None = None) -> Source:
@@ -218,7 +220,7 @@ def evaluate(
     if group_by is not None:
         source = with_groups(source, DataConfig(group_by=group_by).group_by, console)
     result = evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision)
-    _write_card(folder, console)
+    _write_card(folder, console, described=result.saved)
     return result
 
 
@@ -230,14 +232,16 @@ def _streams_picture(
     streams_picture(path, saved, videos, store, console)
 
 
-def _write_card(run: Path, console: Console, source: Source | None = None) -> None:
+def _write_card(
+    run: Path, console: Console, source: Source | None = None, described: Description | None = None
+) -> None:
     """Write the run's model card. If that fails, the training or evaluation is complete all the same."""
     if not is_main_process():
         return
     from airstreams.viewing.model_card import write_model_card
 
     try:
-        write_model_card(run, source)
+        write_model_card(run, source, described)
     except (InputError, OSError) as error:
         warn(console, f"the model card was not written ({one_line(error)}). Run `airstreams evaluate` to write it.")
 

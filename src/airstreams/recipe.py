@@ -1,5 +1,6 @@
 """Configs in files and on the command line: YAML recipes, the `config.yaml` of a run, and options such as `--seed`."""
 
+import functools
 import re
 from argparse import ArgumentError
 from collections.abc import Iterable, Mapping
@@ -279,11 +280,18 @@ def closest_recipe(config: Config) -> tuple[str, dict[str, Any]]:
     keys = [key for key in key_types() if key not in MACHINE_KEYS | {"seed"}]
     own, defaults = ({key: _value(given, key) for key in keys} for given in (config, Config()))
     differing = {"the defaults": {key: value for key, value in own.items() if value != defaults[key]}}
-    for path in sorted(RECIPES.glob("*.yaml")):
-        of_recipe = defaults | _values_of_keys(yaml.safe_load(path.read_text(encoding="utf-8")))
-        differing[f"the recipe {path.stem}"] = {key: value for key, value in own.items() if value != of_recipe[key]}
+    for name, values in _packaged_recipes().items():
+        of_recipe = defaults | values
+        differing[f"the recipe {name}"] = {key: value for key, value in own.items() if value != of_recipe[key]}
     name = min(differing, key=lambda name: len(differing[name]))
     return name, differing[name]
+
+
+@functools.cache
+def _packaged_recipes() -> dict[str, dict[str, Any]]:
+    """The values that each packaged recipe sets, by whole keys. They are not checked, which would take a second."""
+    paths = sorted(RECIPES.glob("*.yaml"))
+    return {path.stem: _values_of_keys(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in paths}
 
 
 def _values_of_keys(values: Mapping[str, Any], section: type = Config, prefix: str = "") -> dict[str, Any]:

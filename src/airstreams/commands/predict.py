@@ -37,7 +37,7 @@ WINDOW_HELP = "the length of a window, s; videos over two windows are scored win
 
 def add_arguments(parser: ArgumentParser) -> None:
     """RUN, videos and options."""
-    parser.add_argument("run", metavar="RUN", type=Path, help=RUN_HELP)
+    parser.add_argument("run", metavar="RUN", type=Path, help=f"{RUN_HELP}, or hf:REPO with one")
     parser.add_argument("videos", metavar="PATH", type=str, nargs="+", help=PATHS_HELP)
     add_root(parser)
     parser.add_argument("--out", metavar="FILE", type=Path, help=OUT_HELP)
@@ -122,7 +122,7 @@ def _file(call: Namespace, recogniser: "Recogniser") -> "PredictionFile | None":
         return None
     window = recogniser.config.evaluation.window if call.window is None else call.window
     top = min(call.top, len(recogniser.classes))
-    settings = Settings(identity_of(call.run), top, window, None if call.timeline is None else call.timeline.name)
+    settings = Settings(identity_of(recogniser.run), top, window, None if call.timeline is None else call.timeline.name)
     return PredictionFile(call.out, settings, call.timeline)
 
 

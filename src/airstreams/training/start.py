@@ -22,12 +22,12 @@ from airstreams.models.pretrained import (
 from airstreams.models.pretrained.torchvision_weights import NETWORKS, SEGMENTER
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
-from airstreams.runs.hub import download_run
+from airstreams.runs.hub import HUB, local_run
 from airstreams.training.published_start import take_published
 from airstreams.training.transfer import Transfer, take_over
 
-HUB, TORCHVISION = "hf:", "torchvision:"
-"""What the names of a run on the Hugging Face hub, and of torchvision's weights, begin with."""
+TORCHVISION = "torchvision:"
+"""What the names of torchvision's weights begin with."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def read_start(init: str, offline: bool = False, trust: Collection[str] = ()) ->
     if Path(init).is_dir():
         return Start(init, Path(init), trust=trust)
     if init.startswith(HUB):
-        return Start(init, download_run(init.removeprefix(HUB), offline), trust=trust)
+        return Start(init, local_run(init, offline), trust=trust)
     everywhere = segmenter = None
     by_stream: dict[str, PublishedWeights] = {}
     for number, part in enumerate([init] if Path(init).is_file() else init.split(",")):

@@ -14,7 +14,7 @@ from airstreams.plural import count_of
 from airstreams.runs.checkpoint import saved_states
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
-from airstreams.runs.saved_model import KeptEpoch, read_description
+from airstreams.runs.saved_model import Description, KeptEpoch, read_description
 
 TOO_HIGH = "it chose the epoch, so it tends to be too high"
 """What to know about the validation metric of the kept epoch."""
@@ -115,14 +115,17 @@ def _values(kept: KeptEpoch, epochs: Sequence[EpochRecord]) -> dict[int, float]:
     return {epoch: value for epoch, value in values.items() if value is not None}
 
 
-def summary_of(run: Path) -> TrainingSummary:
-    """The summary of a finished run. InputError: it has no model."""
+def summary_of(run: Path, described: Description | None = None) -> TrainingSummary:
+    """The summary of a finished run. InputError: it has no model.
+
+    described: its model's description; None: it is read.
+    """
     folder, records = RunFolder(run), epoch_records(run)
     states = saved_states(run)
     return TrainingSummary(
         run=run,
         epochs=records,
-        kept=read_description(run).kept,
+        kept=(described or read_description(run)).kept,
         seconds=sum(record.train["seconds"] + (record.val or {}).get("seconds", 0.0) for record in records),
         hardware=sorted({record.train["hardware"] for record in records if "hardware" in record.train}),
         state=states[0] if states else None,

@@ -90,36 +90,38 @@ class _Evaluated:
     notes: list[str]
 
 
-def write_model_card(run: Path, source: Source | None = None) -> Path:
+def write_model_card(run: Path, source: Source | None = None, described: Description | None = None) -> Path:
     """Write RUN/MODEL_CARD.md again, and return its path. The user's own text at its end stays.
 
     Args:
         run: the run's folder.
         source: the data of the training that ends; None: the run has recorded it.
+        described: the model's description; None: it is read.
 
     Raises:
         InputError: there is no run, or it is damaged.
     """
-    folder = RunFolder(run)
+    folder, described = RunFolder(run), described or read_description(run)
     if source is not None:
-        _facts_of(source, read_description(run)).write(folder)
-    text = model_card(run)
+        _facts_of(source, described).write(folder)
+    text = model_card(run, described)
     with replacing(folder.card) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return folder.card
 
 
-def model_card(run: Path, repo: str | None = None) -> str:
+def model_card(run: Path, described: Description, repo: str | None = None) -> str:
     """The text of a run's model card, with the user's own text from the card that is there.
 
     Args:
         run: the run's folder.
+        described: its model's description.
         repo: the repository on the Hugging Face hub that the card is for, such as `me/run`; None: the folder.
 
     Raises:
         InputError: there is no run, or it is damaged.
     """
-    folder, described, summary = RunFolder(run), read_description(run), summary_of(run)
+    folder, summary = RunFolder(run), summary_of(run, described)
     environment = Environment(
         loader=PackageLoader("airstreams", "viewing"),
         undefined=StrictUndefined,
@@ -128,7 +130,7 @@ def model_card(run: Path, repo: str | None = None) -> str:
         autoescape=False,  # it is no HTML
     )
     environment.filters["plain"] = _plain
-    facts = CardFacts.read(folder)
+    facts, start = CardFacts.read(folder), StartRecord.read(folder)
     text = environment.get_template("model_card.md").render(
         header=yaml.safe_dump(HEADER, sort_keys=False),
         name=repo or run.resolve().name,
@@ -137,7 +139,7 @@ def model_card(run: Path, repo: str | None = None) -> str:
         multi_label=described.multi_label,
         versions=json.loads(folder.description.read_text(encoding="utf-8"))["versions"],
         data=_data(folder, described, facts, summary),
-        start=_start(folder),
+        start=start and start.without_folders(),
         training=_training(described.config, summary),
         metrics=_evaluations(folder, described),
         validation=_validation(summary),
@@ -180,12 +182,6 @@ def _data(folder: RunFolder, described: Description, facts: CardFacts | None, su
     title = f"{len(described.classes)} classes{' (training videos)' if counts else ''}"
     labels = "several, or none" if described.multi_label else "one"
     return [("data", ""), *rows, (title, ", ".join(named)), ("labels of a video", labels)]
-
-
-def _start(folder: RunFolder) -> StartRecord | None:
-    """What the training started from; None: random weights."""
-    record = StartRecord.read(folder)
-    return None if record is None else record.without_folders()
 
 
 def _training(config: Config, summary: TrainingSummary) -> Rows:

@@ -64,7 +64,8 @@ def fetch(name: str, offline: bool) -> tuple[Path | Weights, str]:
             f"--init torchvision:{name}: expected one of {', '.join(NETWORKS)}.{did_you_mean(network, NETWORKS)}"
         )
     entry = _entry(torchvision_models(f"--init torchvision:{name}"), name)
-    source = f"torchvision's {entry}, {entry.url} ({_LICENCE})"
+    recipe = entry.meta.get("recipe")
+    source = f"torchvision's {entry}, {entry.url}{f', trained as in {recipe}' if recipe else ''} ({_LICENCE})"
     file = entry.url.rsplit("/", 1)[-1]
     checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
     for folder in (*weights_folders(), checkpoints):
