@@ -11,7 +11,7 @@ import torch
 from airstreams.config import ClipConfig, Config, ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import build
-from airstreams.models.backbones.i3d import Unit
+from airstreams.models.backbones.i3d import SameConv, Unit
 from airstreams.models.cost import count
 from airstreams.models.tower import build_blocks
 from airstreams.recipe import load_config
@@ -145,3 +145,21 @@ def test_towers_of_different_sizes_at_a_merge_are_rejected():
     model = build(config, classes=3, segment_classes=4).eval()
     with pytest.raises(InputError, match=r"model\.merge_levels"), torch.no_grad():
         model(torch.rand(1, 3, 4, 64, 64))
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_the_first_convolution_has_the_gradients_of_torchs_own(channels):
+    conv = SameConv(channels, 6, (7, 7, 7), (2, 2, 2), bias=False).double()
+    clip = torch.randn(2, channels, 4, 10, 6, dtype=torch.double, requires_grad=True)
+    out = conv(clip)
+    weights = torch.randn_like(out)
+    plain = torch.nn.functional.conv3d(torch.nn.functional.pad(clip, (2, 3) * 3), conv.weight, stride=2)
+    for own, expected in zip(
+        torch.autograd.grad((out * weights).sum(), (clip, conv.weight)),
+        torch.autograd.grad((plain * weights).sum(), (clip, conv.weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(own, expected)
+    torch.testing.assert_close(out, plain)
+    conv.requires_grad_(False)
+    assert torch.autograd.grad(conv(clip).sum(), clip)[0].abs().sum() > 0
