@@ -110,7 +110,7 @@ class DataConfig:
 
 @dataclass
 class FlowConfig:
-    """The flow stream (`models/flow.py`). All keys except `kind` are for TV-L1."""
+    """The flow stream (`models/flow.py`). All keys except `kind` and `scale` are for TV-L1."""
 
     kind: Literal["tvl1", "difference"] = "tvl1"
     """TV-L1 optical flow, or the difference of two frames as a baseline."""
@@ -122,10 +122,15 @@ class FlowConfig:
     """Warps of the second frame at each level. 0: none, for motion of at most a pixel or two."""
     learn_kernels: bool = False
     """Also learn the kernels of gradients and divergence (Piergiovanni and Ryoo, 2019). Takes 20 times the memory."""
+    scale: float | None = None
+    """Clip the flow at this many px, and divide it by them: what published weights for flow expect (I3D: 20). --init
+    sets it for them. null: the tower normalises each channel."""
 
     def __post_init__(self) -> None:
         require(self.iterations >= 1, "model.flow.iterations", self.iterations, "at least 1")
         require(self.levels >= 1, "model.flow.levels", self.levels, "at least 1")
+        scale = self.scale
+        require(scale is None or 0 < scale < math.inf, "model.flow.scale", scale, "over 0 px and finite, or null")
         least = 1 if self.levels > 1 else 0
         require(self.warps >= least, "model.flow.warps", self.warps, f"at least {least} with {self.levels} level(s)")
 
@@ -295,6 +300,9 @@ class TrainingConfig:
     """The clips of one optimiser step, over all processes and accumulated batches."""
     accumulate: int = 1
     """The number of batches that one step accumulates. More take less memory."""
+    checkpointing: bool = False
+    """Keep only the inputs of the towers' blocks, and compute the rest again for the gradients. Takes less memory, and
+    about a third more time."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """The optimiser. sgd has a Nesterov momentum of 0.9."""
     lr: float = 1e-3
@@ -305,6 +313,8 @@ class TrainingConfig:
     """Epochs at the start in which the layers that --init took keep their weights."""
     taken_norms: Literal["learnt", "fixed"] = "learnt"
     """Batch statistics of the layers that --init took: follow the new videos, or stay as taken."""
+    lr_factors: dict[str, float] = field(default_factory=dict)
+    """Factors on the learning rate of single streams: of their representation, early and late tower."""
     weight_decay: float = 0.05
     """Weight decay, except on norms, biases and the flow's parameters."""
     warmup_epochs: float = 2.0
@@ -320,7 +330,8 @@ class TrainingConfig:
     deterministic: bool = False
     """Repeatable numbers on CUDA, at the cost of speed. Not for a learnt flow of several warps. CPUs always repeat."""
     cuda_graph: bool = True
-    """On CUDA: run a step as one CUDA graph. Off with accumulate, custom streams or several processes."""
+    """On CUDA: run a step as one CUDA graph. Off with accumulate, checkpointing, custom streams or several
+    processes."""
     validate_every: int = 1
     """Epochs between validations. The last epoch is always validated."""
     save_every: int = 500
@@ -344,6 +355,8 @@ class TrainingConfig:
         require(0 < self.lr < math.inf, "training.lr", self.lr, "over 0 and finite")
         lr_taken = self.lr_taken
         require(lr_taken is None or 0 <= lr_taken < math.inf, "training.lr_taken", lr_taken, "at least 0, or null")
+        for stream, factor in self.lr_factors.items():
+            require(0 <= factor < math.inf, f"training.lr_factors.{stream}", factor, "at least 0 and finite")
         require(self.hold_epochs >= 0, "training.hold_epochs", self.hold_epochs, "at least 0")
         require(self.weight_decay >= 0, "training.weight_decay", self.weight_decay, "at least 0")
         require(self.warmup_epochs >= 0, "training.warmup_epochs", self.warmup_epochs, "at least 0")
@@ -423,6 +436,8 @@ class Config:
             require(self.clip.frames >= least, "clip.frames", self.clip.frames, f"at least {least} with {name}")
         if len(self.model.streams) > 1 and not self.loss_weights.merged:
             self._check_without_merge()
+        others = ", ".join(name for name in self.training.lr_factors if name not in self.model.streams)
+        require(not others, "training.lr_factors", others, f"some of the streams {', '.join(self.model.streams)}")
         custom = [*filter(_is_custom, BUILT_IN_STREAMS), *self.model.representations]
         unknown = ", ".join(name for name in self.loss_weights.custom if name not in custom)
         require(not unknown, "loss_weights.custom", unknown, f"custom streams' names: {', '.join(custom)}")

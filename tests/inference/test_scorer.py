@@ -18,6 +18,7 @@ MODELS = {
     "differences": {"streams": ["flow", "semantic"], "flow": {"kind": "difference"}},
     "another tower": {"streams": ["rgb", "flow"], "backbone": "r2plus1d18", "width": 0.125},
     "gains, mean of heads": {"merge_levels": [2, 4], "merge": "gain", "answer": "mean"},
+    "scaled flow": {"streams": ["rgb", "flow"], "flow": {"scale": 0.5}},
     "i3d": {"streams": ["rgb"], "backbone": "i3d", "width": 1.0},
 }
 

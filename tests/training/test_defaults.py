@@ -7,13 +7,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from airstreams.config import Config
+from airstreams.config import Config, FlowConfig, ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.pretrained import PublishedWeights
 from airstreams.recipe import GivenConfig, load_config, recipe_path
+from airstreams.runs import saved_model as saved_models
 from airstreams.training import defaults
 from airstreams.training.defaults import config_of_new_run, warn_of_unused_start
-from airstreams.training.start import Start
+from airstreams.training.start import Start, read_start, with_flow_of
 
 
 def published(backbone):
@@ -80,3 +81,28 @@ def test_a_recipe_for_published_weights_without_any_gives_a_warning(name, warns)
     said = io.StringIO()
     warn_of_unused_start(load_config(recipe_path(name)), Console(file=said, width=200))
     assert ("--init i3d-kinetics400" in said.getvalue()) == warns
+
+
+def test_weights_for_flow_decide_how_flow_is_scaled():
+    rgb, flow = (PublishedWeights("weights", "i3d", channels, {}) for channels in (3, 2))
+    for start, scale in [
+        (Start("x", everywhere=rgb), None),
+        (Start("x", everywhere=rgb, by_stream={"flow": flow}), 20),
+        (Start("x", everywhere=flow), 20),
+    ]:
+        assert with_flow_of(start, Config()).model.flow.scale == scale
+    differences = Config(model=ModelConfig(flow=FlowConfig(kind="difference")))  # not in px
+    assert with_flow_of(Start("x", everywhere=flow), differences) == differences
+    named = Config(model=ModelConfig(flow=FlowConfig(scale=5)))
+    assert with_flow_of(Start("x", everywhere=flow), named) == named
+
+
+def test_a_stream_from_a_run_sees_the_flow_of_the_run(run):
+    saved = saved_models.load(run)
+    saved.config.model.flow.scale = 2.0
+    saved_models.save(saved, run)
+    start = read_start(f"flow={run}")
+    assert (start.run_of, start.runs, start.backbone) == ({"flow": run}, [run], None)
+    assert with_flow_of(start, Config()).model.flow == saved.config.model.flow == FlowConfig(iterations=3, scale=2.0)
+    other = Config(model=ModelConfig(flow=FlowConfig(iterations=5)))
+    assert with_flow_of(start, other).model.flow == FlowConfig(iterations=5, scale=2.0)

@@ -90,6 +90,18 @@ def test_fused_optimisers_match_plain_ones_also_when_resumed(tiny, tmp_path, opt
             fused.load_state_dict(state["optimizer"])
 
 
+def test_a_stream_has_a_learning_rate_of_its_own(tiny):
+    model = build(replace(tiny.model, streams=["rgb", "flow"]), 4, 6)
+    config = replace(tiny.training, lr=0.1, lr_taken=0.01, hold_epochs=1, lr_factors={"flow": 3.0})
+    taken = {name for name, _ in model.named_parameters() if name.startswith(("early.flow.", "early.rgb."))}
+    groups = make_optimizer(model, config, taken).param_groups
+    found = {id(p): (group["lr"], group["taken"]) for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        rate = (0.01 if name in taken else 0.1) * (3 if name.split(".")[1] == "flow" else 1)
+        assert found[id(parameter)] == (pytest.approx(rate), name in taken), name
+    assert len(found) == len(list(model.parameters()))
+
+
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_0():
     config = TrainingConfig(epochs=10, lr=0.4, warmup_epochs=2)
     parameter = torch.nn.Parameter(torch.zeros(2, 2))

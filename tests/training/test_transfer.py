@@ -10,7 +10,7 @@ from airstreams.errors import InputError
 from airstreams.models.airstreams import build
 from airstreams.runs.saved_model import SavedModel, load, save
 from airstreams.towers import Block, Layer, default_tower
-from airstreams.training.transfer import take_over
+from airstreams.training.transfer import Transfer, take_over, take_stream
 
 CLASSES = ("catch", "clap", "climb")
 SEGMENT_CLASSES = ("background", "person", "ball", "dog")
@@ -236,3 +236,35 @@ def test_a_merged_tower_is_taken_without_gains_of_other_streams():
     gains = source(streams=["rgb", "flow"], merge="gain")
     take_over(again, CLASSES, SEGMENT_CLASSES, gains)
     assert_taken(again, {}, gains.model)
+
+
+def test_one_stream_is_taken_from_a_run_beside_the_start_of_the_others():
+    """As after training the flow tower alone first."""
+    theirs, model = source(streams=["flow"]), fresh(streams=["rgb", "flow"], merge="gain")
+    before = copied(model)
+    nothing = Transfer({"rgb.early": "not taken"}, (), 0, 0, origin="")
+    config = small(streams=["rgb", "flow"])
+    transfer = take_stream(model, config, "flow", "RUN", CLASSES, SEGMENT_CLASSES, theirs, nothing)
+    own = ("representations.flow.", "early.flow.", "late.flow.")
+    for key, weight in model.state_dict().items():
+        expected = theirs.model.state_dict() if key.startswith(own) else before
+        assert torch.equal(weight, expected[key]), key
+    assert transfer.names == {key for key in before if key.startswith(own)}
+    assert transfer.parts["flow.early"].startswith("taken from RUN")
+    assert 0 < transfer.taken < transfer.total
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "stream", "said"),
+    [
+        (["rgb"], {"streams": ["rgb", "flow"]}, "flow", "no stream flow"),
+        (["rgb"], {"streams": ["flow"]}, "rgb", "no stream rgb"),
+        (["flow"], {"streams": ["rgb", "flow"], "backbones": {"flow": "r2plus1d18"}}, "flow", "backbone"),
+    ],
+)
+def test_a_stream_that_one_of_both_lacks_or_that_differs_is_rejected(theirs, ours, stream, said):
+    nothing = Transfer({}, (), 0, 0)
+    with pytest.raises(InputError, match=rf"--init {stream}=RUN: .*{said}"):
+        take_stream(
+            fresh(**ours), small(**ours), stream, "RUN", CLASSES, SEGMENT_CLASSES, source(streams=theirs), nothing
+        )

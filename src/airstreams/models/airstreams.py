@@ -182,6 +182,7 @@ def build(
             config.merge_levels,
             isinstance(part, RGB),
             merged_channels,
+            config.flow.scale if stream == "flow" else None,
         )
         for stream, part in representations.items()
     }

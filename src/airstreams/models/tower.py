@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airstreams.models.checkpointing import through
 from airstreams.towers import Block, Layer
 
 
@@ -53,6 +54,7 @@ class EarlyTower(nn.Module):
         is_rgb: the stream's representation is RGB in 0..1.
         merged_channels: the channels that each merge takes, by level. Where the tower's differ, a 1x1 convolution
             adapts them.
+        input_scale: clip the input to plus and minus this number, and divide it by it; None: as the backbone scales it.
     """
 
     def __init__(
@@ -62,10 +64,11 @@ class EarlyTower(nn.Module):
         levels: Sequence[int],
         is_rgb: bool = False,
         merged_channels: Mapping[int, int] | None = None,
+        input_scale: float | None = None,
     ) -> None:
         super().__init__()
         *inner, last = sorted(levels)
-        self.input_norm = backbone.input_norm(in_channels, is_rgb)
+        self.input_norm = ClippedScale(input_scale) if input_scale else backbone.input_norm(in_channels, is_rgb)
         self.blocks, ends = _joined(backbone, 1, last, in_channels)
         self.inner_norms = nn.ModuleDict(
             {str(level): backbone.merge_norm(backbone.channels[level - 1]) for level in inner}
@@ -77,6 +80,7 @@ class EarlyTower(nn.Module):
             {str(level): nn.Conv3d(own[level], wanted[level], 1) for level in levels if own[level] != wanted[level]}
         )
         self.ends = {level: ends[level - 1] for level in (*inner, last)}
+        self.checkpointing = False
 
     def forward(self, representation_BCTHW: Tensor, last: int) -> dict[int, Tensor]:
         """Features (B, C, T, H, W) by merge level, up to the level `last`, channels last in memory."""
@@ -88,8 +92,7 @@ class EarlyTower(nn.Module):
         """`forward` from the output (B, C, T, H, W) of the first `done` modules of `blocks` on."""
         features: dict[int, Tensor] = {}
         for level, end in self.ends.items():
-            for block in list(self.blocks)[done:end]:
-                x = block(x)
+            x = through(list(self.blocks)[done:end], x, self.checkpointing and self.training)
             x = self.inner_norms[str(level)](x) if str(level) in self.inner_norms else self.output_norm(x)
             features[level] = x
             done = end
@@ -120,13 +123,14 @@ class LateTower(nn.Module):
         super().__init__()
         self.level = level
         self.merge = merge
+        self.checkpointing = False
         self.blocks, _ = _joined(backbone, level + 1, len(backbone.channels), backbone.channels[level - 1])
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(backbone.channels[-1], classes)
 
     def forward(self, features_BCTHW: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, K), and the pooled features (B, C) before dropout."""
-        pooled_BC = clip_mean(self.blocks(features_BCTHW))
+        pooled_BC = clip_mean(through(self.blocks, features_BCTHW, self.checkpointing and self.training))
         return self.classifier(self.dropout(pooled_BC)), pooled_BC
 
 
@@ -244,6 +248,24 @@ def clip_mean(features_BCTHW: Tensor) -> Tensor:
     # The gradient of a sum is a view in any memory layout. The gradient of a mean is a copy, channels first.
     T, H, W = features_BCTHW.shape[2:]
     return features_BCTHW.sum(dim=(2, 3, 4)) / (T * H * W)
+
+
+class ClippedScale(nn.Module):
+    """Clips at plus and minus `limit`, and divides by it.
+
+    I3D's weights for flow were trained on px clipped at 20 and divided by 20 (Carreira and Zisserman 2017). Our flow is
+    in px from one frame of a clip to the next, so it is scaled by nothing else: a clip of half the size halves it, and
+    a step of two frames doubles it. Weights for RGB never saw flow. For towers that start from their mean over the
+    channels, a batch norm per channel gives the first layer inputs of about the size that it has seen.
+    """
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, representation_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) to the same, in -1..1."""
+        return representation_BCTHW.clamp(-self.limit, self.limit) / self.limit
 
 
 class InputNorm(nn.BatchNorm3d):

@@ -33,6 +33,7 @@ def can_be_captured(config: Config, accelerator: Accelerator) -> bool:
         and torch.version.hip is None
         and accelerator.num_processes == 1
         and training.accumulate == 1
+        and not training.checkpointing
         and not config.model.representations
     )
 

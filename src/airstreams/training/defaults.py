@@ -11,7 +11,7 @@ from airstreams.data.listing import Source
 from airstreams.distributed import device_of_process, is_main_process
 from airstreams.machine import hardware
 from airstreams.recipe import GivenConfig, load_config, recipe_path, with_keys
-from airstreams.training.start import Start, with_backbone_of
+from airstreams.training.start import Start, with_backbone_of, with_flow_of
 
 CPU_RECIPE, FULL_RECIPE = "small", "jhmdb"
 FINETUNE_CPU_RECIPE, FINETUNE_RECIPE = "finetune-small", "finetune"
@@ -49,6 +49,8 @@ def config_of_new_run(given: GivenConfig, source: Source, console: Console, star
         )
     elif start is not None:
         config = with_backbone_of(start, config)
+    if start is not None:
+        config = with_flow_of(start, config)
     if source.label_store is None and config.needs_labels and "model.streams" not in given.named:
         config = _without_semantic(config)
         say(
@@ -77,7 +79,7 @@ def _recipe_for(start: Start | None, has_card: bool) -> tuple[str | None, str]:
     if start is not None and start.backbone is not None:
         return FINETUNE_RECIPE if has_card else FINETUNE_CPU_RECIPE, FINETUNE_RECIPE
     # A segmenter's published weights fit none of another width.
-    return None if has_card or (start is not None and start.run is None) else CPU_RECIPE, FULL_RECIPE
+    return None if has_card or (start is not None and not start.runs) else CPU_RECIPE, FULL_RECIPE
 
 
 def _with_tower_of(start: Start, config: Config, named: Collection[str]) -> Config:

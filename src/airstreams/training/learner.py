@@ -91,6 +91,8 @@ def make_learner(
         _freeze_taken(model, taken)
     if config.training.sync_batch_norm and accelerator.num_processes > 1:
         synchronise_norms(model, accelerator.device)
+    for tower in (*model.early.values(), *model.late.values()):
+        tower.checkpointing = config.training.checkpointing  # type: ignore[assignment]
     model = model.to(accelerator.device)
     optimizer = make_optimizer(model, config.training, taken)
     schedule = make_schedule(optimizer, config.training, sampler.steps)
@@ -148,18 +150,27 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 def make_optimizer(model: nn.Module, config: TrainingConfig, taken: Collection[str] = ()) -> torch.optim.Optimizer:
     """AdamW or SGD over the trainable parameters. Only weights of convolutions and linear layers decay.
 
-    The layers whose weights `--init` took have groups of their own if their learning rate differs. The entry `taken`
-    of a group says which it is.
+    The layers whose weights `--init` took have groups of their own if their learning rate differs, and so have streams
+    with a factor in `training.lr_factors`. The entry `taken` of a group says which it is.
     """
-    parameters = trainable_parameters(model)
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parameters = [*named.values()]
     groups = _decay_groups(parameters, config)
-    if taken and (config.lr_taken is not None or config.hold_epochs):
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        old = [parameter for parameter in parameters if names[id(parameter)] in taken]
-        new = [parameter for parameter in parameters if names[id(parameter)] not in taken]
+    tells_taken = bool(taken) and (config.lr_taken is not None or config.hold_epochs > 0)
+    if tells_taken or config.lr_factors:
         lr_taken = config.lr if config.lr_taken is None else config.lr_taken
-        groups = [group | {"taken": False} for group in _decay_groups(new, config)]
-        groups += [group | {"taken": True, "lr": lr_taken} for group in _decay_groups(old, config)]
+        by_rate: dict[tuple[bool, float], list[nn.Parameter]] = {(False, config.lr): []}
+        if tells_taken:
+            by_rate[True, lr_taken] = []
+        for name, parameter in named.items():
+            is_taken = tells_taken and name in taken
+            factor = config.lr_factors.get(name.split(".")[1], 1.0)  # early.STREAM.blocks...: see `weights_prefix`
+            by_rate.setdefault((is_taken, factor * (lr_taken if is_taken else config.lr)), []).append(parameter)
+        groups = [
+            group | {"taken": is_taken, "lr": rate}
+            for (is_taken, rate), of_rate in sorted(by_rate.items(), key=lambda item: item[0][0])
+            for group in _decay_groups(of_rate, config)
+        ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, fused=True)
     optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)

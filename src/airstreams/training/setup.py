@@ -280,16 +280,17 @@ def _start_from(
     transfer = init.apply(model, config.model, source.classes, segment_classes)
     say(console, str(transfer))
     record = StartRecord(init.given, init.source, sorted(transfer.names))
-    if init.run is None:
-        return record, []
-    trained_before = RunFolder(init.run).trained_on()
+    trained_before: list[KnownVideo] = []
     held_out = [video for video in source.videos if video.split != "train"]
-    if again := KnownVideos(trained_before).overlapping(held_out):
-        warn(
-            console,
-            f"{init.run} was trained on {len(again)} of the {len(held_out)} validation and test videos, such as "
-            f"{again[0].name}. Metrics on these videos will be too high",
-        )
+    for run in init.runs:
+        videos = RunFolder(run).trained_on()
+        trained_before += videos
+        if again := KnownVideos(videos).overlapping(held_out):
+            warn(
+                console,
+                f"{run} was trained on {len(again)} of the {len(held_out)} validation and test videos, such as "
+                f"{again[0].name}. Metrics on these videos will be too high",
+            )
     return record, trained_before
 
 

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 import torch
 
-from airstreams.config import Config, ModelConfig
+from airstreams.config import Config, FlowConfig, ModelConfig
 from airstreams.errors import InputError
 from airstreams.files import write_json
 from airstreams.models.airstreams import AIRStreams
@@ -24,10 +24,13 @@ from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.hub import HUB, local_run
 from airstreams.training.published_start import take_published
-from airstreams.training.transfer import Transfer, take_over
+from airstreams.training.transfer import Transfer, take_over, take_stream
 
 TORCHVISION = "torchvision:"
 """What the names of torchvision's weights begin with."""
+
+FLOW_CHANNELS, FLOW_SCALE = 2, 20.0
+"""The input of I3D's weights for flow, the only published ones: its channels, and the px at which flow is clipped."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Start:
     everywhere: published weights for every tower that `by_stream` does not name.
     by_stream: published weights of single streams.
     segmenter: published weights of a ResNet-18 for the segmenter.
-    trust: names of modules that may be imported for the custom streams of the run.
+    trust: names of modules that may be imported for the custom streams of runs.
+    run_of: the folders of runs that give one stream each, by stream.
     """
 
     given: str
@@ -48,6 +52,12 @@ class Start:
     by_stream: dict[str, PublishedWeights] = field(default_factory=dict)
     segmenter: PublishedWeights | None = None
     trust: Collection[str] = ()
+    run_of: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> list[Path]:
+        """The runs that give weights."""
+        return [*([] if self.run is None else [self.run]), *self.run_of.values()]
 
     @property
     def published(self) -> dict[str, PublishedWeights]:
@@ -103,7 +113,11 @@ class Start:
         """Copy the weights that fit into a freshly built model. InputError: none fits."""
         if self.run is not None:
             return take_over(model, classes, segment_classes, saved_models.load(self.run, trust=self.trust))
-        return take_published(model, config, self.everywhere, self.by_stream, self.segmenter)
+        transfer = take_published(model, config, self.everywhere, self.by_stream, self.segmenter)
+        for stream, run in self.run_of.items():
+            saved = saved_models.load(run, trust=self.trust)
+            transfer = take_stream(model, config, stream, str(run), classes, segment_classes, saved, transfer)
+        return transfer
 
 
 @dataclass(frozen=True)
@@ -150,11 +164,30 @@ def with_backbone_of(start: Start, config: Config) -> Config:
     return replace(config, model=replace(model, backbone=start.backbone))  # type: ignore[arg-type]
 
 
+def with_flow_of(start: Start, config: Config) -> Config:
+    """The config with the scale of flow that the weights of its tower expect, unless it names one itself.
+
+    From a run, a config with the default flow also takes the run's iterations, levels and warps.
+    """
+    model, flow = config.model, config.model.flow
+    if "flow" not in model.streams or flow.scale is not None:
+        return config
+    if "flow" in start.run_of:
+        theirs = saved_models.read_description(start.run_of["flow"]).config.model.flow
+        flow = theirs if flow == FlowConfig() else replace(flow, scale=theirs.scale)
+    else:
+        weights = start.by_stream.get("flow", start.everywhere)
+        if weights is not None and weights.input_channels == FLOW_CHANNELS and flow.kind == "tvl1":
+            flow = replace(flow, scale=FLOW_SCALE)
+    return replace(config, model=replace(model, flow=flow))
+
+
 def read_start(init: str, offline: bool = False, trust: Collection[str] = ()) -> Start:
     """Read what `--init` names.
 
     init: `RUN`, `hf:REPO`, `FILE`, `NAME`, `torchvision:NAME`, or several of the last three with commas between them,
-        those after the first with their stream or `segmenter`: `rgb_imagenet.pt,flow=flow_imagenet.pt`.
+        those after the first with their stream or `segmenter`: `rgb_imagenet.pt,flow=flow_imagenet.pt`. A stream may
+        also have a run: `i3d-kinetics400,flow=RUN`.
     offline: fetch nothing.
     trust: names of modules that may be imported for the custom streams of a run.
 
@@ -167,6 +200,7 @@ def read_start(init: str, offline: bool = False, trust: Collection[str] = ()) ->
         return Start(init, local_run(init, offline), trust=trust)
     everywhere = segmenter = None
     by_stream: dict[str, PublishedWeights] = {}
+    run_of: dict[str, Path] = {}
     for number, part in enumerate([init] if Path(init).is_file() else init.split(",")):
         stream, equals, name = part.partition("=")
         if not equals or Path(part).is_file():
@@ -179,9 +213,13 @@ def read_start(init: str, offline: bool = False, trust: Collection[str] = ()) ->
                 raise InputError(
                     f"--init {part}: these weights are for {segmenter.backbone}. Give {SEGMENTER} to the segmenter."
                 )
+        elif Path(name).is_dir():
+            run_of[stream] = Path(name)
+        elif name.startswith(HUB):
+            run_of[stream] = download_run(name.removeprefix(HUB), offline)
         else:
             by_stream[stream] = _weights_of_tower(name, offline)
-    return Start(init, None, everywhere, by_stream, segmenter)
+    return Start(init, None, everywhere, by_stream, segmenter, trust, run_of)
 
 
 def _weights_of_tower(name: str, offline: bool) -> PublishedWeights:
