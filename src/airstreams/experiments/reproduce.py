@@ -38,7 +38,7 @@ from airstreams.training.data import with_checked_splits, with_segment_classes
 from airstreams.training.learner import make_accelerator
 from airstreams.training.loop import train
 from airstreams.training.signals import asked_to_stop, interrupted_by_signals
-from airstreams.training.start import Start, read_start, with_backbone_of
+from airstreams.training.start import Start, read_start, with_backbone_of, with_flow_of
 
 QUIET = Console(quiet=True)
 
@@ -146,6 +146,7 @@ def plan(
                 folder = out / "runs" / f"{_file_name(name)}{f'-{digest}' if start else ''}-data{split}-seed{seed}"
                 if start is not None:
                     start.for_streams(config.model.streams)  # raises InputError if it has nothing for them
+                    config = with_flow_of(start, config)
                 clips = run_of(name).clips
                 data = source if clips is None else with_fewer_training_videos(source, clips, CLIPS, seed)
                 jobs.append(Job(name, data, config, folder, None if start is None else start.given))

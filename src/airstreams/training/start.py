@@ -86,8 +86,9 @@ class Start:
         """What these streams take of it: weights of other streams are left out. InputError: nothing is left."""
         segmenter = self.segmenter if "semantic" in streams else None
         by_stream = {stream: weights for stream, weights in self.by_stream.items() if stream in streams}
-        start = replace(self, by_stream=by_stream, segmenter=segmenter)
-        if start.run is None and not start.published:
+        run_of = {stream: run for stream, run in self.run_of.items() if stream in streams}
+        start = replace(self, by_stream=by_stream, segmenter=segmenter, run_of=run_of)
+        if not start.runs and not start.published:
             raise InputError(
                 f"--init {self.given}: it has no weights for a model of {', '.join(streams)} alone. Give weights of a "
                 "tower for RGB, such as i3d-kinetics400."
@@ -95,12 +96,15 @@ class Start:
         return start
 
     def digest(self) -> str:
-        """A checksum of the weights. InputError: the run is none."""
+        """A checksum of the weights. InputError: a run is none."""
+        digests = []
+        for run in self.runs:
+            saved_models.read_description(run)
+            with RunFolder(run).weights.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
         if self.run is not None:
-            saved_models.read_description(self.run)
-            with RunFolder(self.run).weights.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256()
+            return digests[0]
+        digest = hashlib.sha256("".join(digests).encode())
         for name, published in self.published.items():
             for layer, tensor in sorted(published.weights.items()):
                 digest.update(f"{name} {layer}".encode())
