@@ -301,8 +301,8 @@ class TrainingConfig:
     accumulate: int = 1
     """The number of batches that one step accumulates. More take less memory."""
     checkpointing: bool = False
-    """Keep only the inputs of the towers' blocks, and compute the rest again for the gradients. Takes less memory, and
-    about a third more time."""
+    """Keep only the inputs of the towers' blocks, and compute the rest again for the gradients: less memory, more
+    time."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """The optimiser. sgd has a Nesterov momentum of 0.9."""
     lr: float = 1e-3
