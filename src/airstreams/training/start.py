@@ -220,7 +220,7 @@ def read_start(init: str, offline: bool = False, trust: Collection[str] = ()) ->
         elif Path(name).is_dir():
             run_of[stream] = Path(name)
         elif name.startswith(HUB):
-            run_of[stream] = download_run(name.removeprefix(HUB), offline)
+            run_of[stream] = local_run(name, offline)
         else:
             by_stream[stream] = _weights_of_tower(name, offline)
     return Start(init, None, everywhere, by_stream, segmenter, trust, run_of)
