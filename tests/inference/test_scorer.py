@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from airstreams.data.dataset import ClipFrames
+from airstreams.evaluation.scoring import score_views
 from airstreams.inference.scorer import Scorer
 from airstreams.models.airstreams import build
+from airstreams.models.folding import folded_model
 from airstreams.runs.saved_model import SavedModel
 
 MODELS = {
@@ -55,3 +57,14 @@ def test_clips_that_share_frames_get_the_models_answer(tiny, changes, frames):
             logits = saved.model(views.clips.permute(0, 4, 1, 2, 3), saved.config.answer_heads).logits
         of_heads = [logits_BK.softmax(dim=1).mean(dim=0).numpy() for logits_BK in logits.values()]
         assert probabilities.tolist() == pytest.approx(np.mean(of_heads, axis=0).tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gains, mean of heads", "i3d"])
+def test_answers_in_bfloat16_are_those_of_evaluation(tiny, name):
+    saved = replace(saved_model(tiny, MODELS[name]), precision="bfloat16")
+    views = ClipFrames(torch.randint(0, 255, (9, 64, 64, 3), dtype=torch.uint8), torch.arange(8).view(2, 4))
+    (found,) = Scorer(saved).score([views])
+    folded = replace(saved, model=folded_model(saved.model))
+    by_head, *_ = score_views(folded, views.clips, saved.config.answer_heads)
+    expected = torch.stack(list(by_head.values())).mean(dim=0)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-4)

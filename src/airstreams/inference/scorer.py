@@ -3,8 +3,7 @@
 The views of a short video overlap, so they share frames: on average, five views of a J-HMDB video have 23 different
 frames out of 40. On a CPU, all that depends on one frame, or on the flow from one frame to another, is computed once:
 up to the first layer that sees several frames. Batch normalisations are folded into the convolutions before them.
-Probabilities differ from those of evaluation by rounding alone: about 1e-7 in float32, and 1e-3 in bfloat16. On a GPU
-the model itself scores.
+Probabilities differ from those of evaluation by rounding alone: about 1e-7. On a GPU the model itself scores.
 
 Legend of shape suffixes: N frames, P pairs of frames, B clips, T frames of a clip, C channels, H, W pixels, K classes.
 """
