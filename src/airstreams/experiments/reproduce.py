@@ -42,6 +42,8 @@ from airstreams.training.start import Start, read_start, with_backbone_of, with_
 
 QUIET = Console(quiet=True)
 
+_costs: dict[str, cost.Cost] = {}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -92,8 +94,12 @@ class Job:
         return self.config.segmenter_classes(len(store.classes if store else COCO_CLASSES))
 
     def cost(self) -> cost.Cost:
-        """The cost of its model for one clip."""
-        return cost.count(self.config, len(self.source.classes), self.segment_classes)
+        """The cost of its model for one clip. Equal models are counted once, because it takes a second."""
+        config, classes = self.config, len(self.source.classes)
+        model = str((config.clip, config.model, config.loss_weights, classes, self.segment_classes))
+        if model not in _costs:
+            _costs[model] = cost.count(config, classes, self.segment_classes)
+        return _costs[model]
 
     def read_metrics(self) -> EvaluationMetrics:
         """The metrics of the test split. InputError: they are missing or damaged."""
@@ -239,15 +245,9 @@ def _changed_videos(job: Job, names: Sequence[str]) -> str:
 
 def multiply_adds(jobs: Sequence[Job]) -> list[int]:
     """The multiply-adds of all forward passes of each training."""
-    by_model: dict[str, int] = {}
-    work = []
-    for job in jobs:
-        config = job.config
-        model = str((config.clip, config.model, config.loss_weights, job.source.name))
-        if model not in by_model:
-            by_model[model] = sum(job.cost().training.values())
-        work.append(by_model[model] * len(job.source.split("train")) * config.training.epochs)
-    return work
+    return [
+        sum(job.cost().training.values()) * len(job.source.split("train")) * job.config.training.epochs for job in jobs
+    ]
 
 
 def hours_left(jobs: Sequence[Job], work: Sequence[int]) -> float:
