@@ -29,10 +29,11 @@ def curves_plot(path: Path, curves: Mapping[str, Sequence[Point]], metric: str, 
     for number, (name, points) in enumerate(curves.items()):
         below = [point.score - point.interval[0] for point in points]
         above = [point.interval[1] - point.score for point in points]
-        x, y = [point.videos for point in points], [point.score for point in points]
+        x = [point.videos * 1.02**number for point in points]  # so that bars do not hide each other
+        y = [point.score for point in points]
         ax.errorbar(x, y, [below, above], fmt="o-", color=f"C{number}", capsize=3, label=name)
     if baseline is not None:
-        ax.axhline(baseline, color="0.5", linestyle="--", linewidth=1, label="no look at the videos")
+        ax.axhline(baseline, color="0.5", linestyle="--", linewidth=1, label="chance, or always one class")
     counts = sorted({point.videos for points in curves.values() for point in points})
     ax.set_xscale("log")
     ax.set_xticks(counts, [str(count) for count in counts])
