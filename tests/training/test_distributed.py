@@ -130,9 +130,13 @@ def test_two_processes_match_one_in_double_precision(synthetic, config, tmp_path
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
     for path in (labels / "train" / "disc_left").glob("*.npz"):
         path.unlink()
+    videos = shutil.copytree(synthetic / "videos", tmp_path / "videos")
+    for path in videos.glob("train/*/00[3-5].mp4"):  # double precision is slow
+        path.unlink()
+    assert len(list(videos.glob("train/*/*.mp4"))) == 12
     (tmp_path / "exact.py").write_text(textwrap.dedent(EXACT))
     save_config(config, tmp_path / "config.yaml")
-    data = [str(tmp_path / "config.yaml"), str(synthetic / "videos"), str(labels)]
+    data = [str(tmp_path / "config.yaml"), str(videos), str(labels)]
     for processes in (1, 2):
         job = launch(processes, str(tmp_path / "exact.py"), *data, str(tmp_path / str(processes)))
         _, stderr = job.communicate(timeout=180)
