@@ -95,7 +95,7 @@ def _skip_norms(model: AIRStreams) -> None:
     """Let batch normalisations do nothing. They take half of the time, and are not counted."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.forward = lambda features: features  # type: ignore[method-assign]
+            module.forward = nn.Identity().forward  # type: ignore[method-assign]
 
 
 def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[str, int]:
