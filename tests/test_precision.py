@@ -15,8 +15,8 @@ from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
 from airstreams.models.airstreams import build
 from airstreams.models.backbones.i3d import SameConv
+from airstreams.models.cpu_bfloat16 import PaddingConv3d
 from airstreams.models.tower import SpatialConv, TemporalConv
-from airstreams.models.two_frames import PaddingConv3d
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.checkpoint import load_state
 from airstreams.towers import Layer
@@ -48,9 +48,11 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("frames", [1, 2, 3])
 @pytest.mark.parametrize("convolution", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_gradients_in_bfloat16_are_those_in_float32(convolution, frames):
-    torch.manual_seed(0)
-    layer = convolution()
-    clip = torch.randn(2, 16, frames, 4, 4).bfloat16().float().contiguous(memory_format=torch.channels_last_3d)
+    require_equal_gradients(convolution(), torch.randn(2, 16, frames, 4, 4))
+
+
+def require_equal_gradients(layer, clip):
+    clip = clip.bfloat16().float().contiguous(memory_format=torch.channels_last_3d)
     gradients = []
     for in_bfloat16 in (True, False):
         layer.zero_grad()
@@ -61,6 +63,11 @@ def test_gradients_in_bfloat16_are_those_in_float32(convolution, frames):
         out.backward(direction.to(out.dtype))
         gradients.append(layer.weight.grad.clone())
     assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[1].norm()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_gradients_of_strided_convolutions_in_bfloat16_are_those_in_float32(size):
+    require_equal_gradients(SpatialConv(16, 24, Layer("conv2d", stride=2)), torch.randn(2, 16, 4, size, size))
 
 
 @pytest.mark.parametrize("backbone", ["airstreams", "i3d"])

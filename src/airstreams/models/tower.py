@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airstreams.models.checkpointing import through
+from airstreams.models.cpu_bfloat16 import needs_no_stride
 from airstreams.towers import Block, Layer
 
 
@@ -317,7 +318,10 @@ class SpatialConv(nn.Conv2d):
 
     def forward(self, features_BCTHW: Tensor) -> Tensor:
         """(B, C, T, H, W) to (B, C', T, ceil(H / stride), ceil(W / stride))."""
-        return on_frames(super().forward, padded(features_BCTHW, pixels=self.extra))
+        features_BCTHW = padded(features_BCTHW, pixels=self.extra)
+        if needs_no_stride(features_BCTHW):
+            return on_frames(lambda frames: F.conv2d(frames, self.weight, padding=self.padding), features_BCTHW)
+        return on_frames(super().forward, features_BCTHW)
 
 
 class TemporalConv(nn.Conv2d):

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from airstreams.models.cpu_bfloat16 import needs_padded_time
 from airstreams.models.tower import Backbone, InputNorm
-from airstreams.models.two_frames import needs_padded_time
 
 Size = tuple[int, int, int]
 

@@ -35,8 +35,8 @@ import torch
 from torch import Tensor, nn
 
 from airstreams.errors import InputError, one_line
+from airstreams.models.cpu_bfloat16 import PaddingConv3d
 from airstreams.models.tower import Backbone, InputNorm
-from airstreams.models.two_frames import PaddingConv3d
 
 _RESNET_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
 _S3D_UNITS = ((0,), (1, 2, 3), (4, 5, 6), (7, 8, 9, 10), (11, 12), (13, 14, 15))
