@@ -16,11 +16,15 @@ LENGTHS = 200  # videos whose lengths are compared with a clip's
 
 
 class FrameRange(NamedTuple):
-    """The frames of a video or segment: indices `first` to `last`, and the times of all frames of the file, s."""
+    """The frames of a video or segment: indices `first` to `last`, and the times of all frames of the file, s.
+
+    `joints`: see `VideoInfo`. No clip crosses one.
+    """
 
     times: np.ndarray
     first: int
     last: int
+    joints: tuple[int, ...] = ()
 
 
 def frame_range(video: Video, times: np.ndarray | None = None) -> FrameRange:
@@ -33,7 +37,10 @@ def frame_range(video: Video, times: np.ndarray | None = None) -> FrameRange:
     Raises:
         VideoError: there are none, or the file cannot be read.
     """
-    times = probe(video.path).times if times is None else times
+    joints: tuple[int, ...] = ()
+    if times is None:
+        info = probe(video.path)
+        times, joints = info.times, info.joints
     first = 0 if video.start is None else int(np.searchsorted(times, video.start - 1e-6))
     last = len(times) - 1 if video.end is None else int(np.searchsorted(times, video.end - 1e-6)) - 1
     if first > last:
@@ -41,20 +48,31 @@ def frame_range(video: Video, times: np.ndarray | None = None) -> FrameRange:
             reason = f"the start {video.start} s lies after the video's last frame at {times[-1]:.2f} s"
             raise VideoError(f"{reason}; times are in seconds from the first frame", video.path)
         raise VideoError(f"no frame lies between {video.start or 0} s and {video.end} s", video.path)
-    return FrameRange(times, first, last)
+    return FrameRange(times, first, last, joints)
 
 
 def clip_indices(part: FrameRange, start: int, clip: ClipConfig) -> np.ndarray:
     """The indices (T,) of a clip's frames.
 
-    A clip that runs past the end repeats the last frame. A loop would add false motion at its seam.
+    A clip that runs past the end repeats the last frame. A loop would add false motion at its seam. A clip that would
+    cross a joint starts earlier.
     """
+    if part.joints:
+        part = _recording_of(part, start)
+        start = min(start, latest_start(part, clip))
     if clip.rate is None:
         indices = start + np.arange(clip.frames) * clip.stride
     else:
         wanted = part.times[start] + np.arange(clip.frames) / clip.rate
         indices = _nearest(part.times, wanted)
     return np.minimum(indices, part.last)
+
+
+def _recording_of(part: FrameRange, index: int) -> FrameRange:
+    """The frames between the joints around a frame."""
+    borders = (part.first, *(joint for joint in part.joints if part.first < joint <= part.last), part.last + 1)
+    after = next(place for place, border in enumerate(borders) if border > index)
+    return FrameRange(part.times, borders[after - 1], borders[after] - 1)
 
 
 def latest_start(part: FrameRange, clip: ClipConfig) -> int:

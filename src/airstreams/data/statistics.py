@@ -49,6 +49,8 @@ class FileFacts:
     interlaced: bool
     hdr: bool
     uneven: bool
+    stopped: bool = False
+    joined: bool = False
 
     @classmethod
     def of(cls, info: VideoInfo) -> "FileFacts":
@@ -60,6 +62,8 @@ class FileFacts:
             width=info.width,
             height=info.height,
             uneven=_is_uneven(info.times),
+            stopped=info.stopped,
+            joined=bool(info.joints),
             **asdict(info.encoding),
         )
 
@@ -202,6 +206,18 @@ def _remarks_on_files(facts: Mapping[Path, FileFacts], named: Mapping[Path, str]
             lambda of_file: of_file.key_frames_apart >= _FAR_APART,
             f"A clip costs up to {farthest} more decoded frames, half as many on average. Train with --data.cache, or "
             f"convert them: {_ffmpeg()}",
+        ),
+        (
+            "stopped",
+            "cut, or recorded until the recorder was stopped",
+            lambda of_file: of_file.stopped,
+            "Their frames up to there are used. Get whole files if these were copied or downloaded.",
+        ),
+        (
+            "joined",
+            "several recordings in one file",
+            lambda of_file: of_file.joined,
+            "No clip crosses a joint. Give each recording a file of its own if their labels differ.",
         ),
         (
             "interlaced",
