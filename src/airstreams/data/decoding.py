@@ -22,12 +22,14 @@ class Decoder:
         part: how many recordings were joined before the frame that was yielded last.
         lag: the longest time by which a picture is stored after one that is shown later, in ticks of the stream.
         held_back: number of frames that the decoder kept until the end of the file.
+        key_pts: the times of the packets with a key frame.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, ending: Ending) -> None:
         self.part = 0
         self.lag = 0
         self.held_back = 0
+        self.key_pts: list[int] = []
         self._container, self._stream, self._ending = container, stream, ending
         self._joints = list(ending.joints)
         self._damaged = self._ended = False
@@ -102,3 +104,5 @@ class Decoder:
             latest = packet.pts if self._latest_pts is None else max(self._latest_pts, packet.pts)
             self.lag = max(self.lag, latest - packet.pts)
             self._latest_pts = latest
+            if packet.is_keyframe:
+                self.key_pts.append(packet.pts)

@@ -5,7 +5,7 @@ See `video.py` for the two ways to find a frame.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -21,6 +21,7 @@ from airstreams.data.pictures import Orientation
 from airstreams.errors import VideoError
 
 _CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
+_CODECS_WITH_FIELDS = {"h264", "hevc"}  # in interlaced video, a packet may hold one of a frame's two fields
 _HDR_TRANSFERS = (16, 18)  # FFmpeg's numbers of the transfer functions PQ (SMPTE ST 2084) and HLG (ARIB STD-B67)
 # An interval of so many usual ones has a frame missing. Film in video (telecine) has intervals of 1 and 1.5.
 _GAP = 1.6
@@ -123,9 +124,10 @@ def table_of_version(path: str, mtime_ns: int, size: int) -> FrameTable:
     if timed and ending.end is not None:
         with opened(path, ending.end) as (container, stream):
             table = _table_by_time(container, stream, ending)
-    if table is None:
+    may_have_fields = timed and stream.codec_context.codec.canonical_name in _CODECS_WITH_FIELDS
+    if table is None or (may_have_fields and table.info.encoding.interlaced):
         with opened(path, ending.end) as (container, stream):
-            table = _table_by_counting(container, stream, ending)
+            table = _table_by_counting(container, stream, ending, may_have_fields)
     return table
 
 
@@ -156,7 +158,10 @@ def _table_by_time(container: InputContainer, stream: VideoStream, ending: Endin
     return _make_table(stream, first, _Times(times, pts, keyframes, stopped=len(pts) < found), ending)
 
 
-def _table_by_counting(container: InputContainer, stream: VideoStream, ending: Ending) -> FrameTable:
+def _table_by_counting(
+    container: InputContainer, stream: VideoStream, ending: Ending, may_have_fields: bool
+) -> FrameTable:
+    """The table by decoding the file. Where packets may be fields, one can seek to the frames that it found."""
     decoder = Decoder(container, stream, ending)
     pts: list[int | None] = []
     parts: list[int] = []
@@ -175,6 +180,10 @@ def _table_by_counting(container: InputContainer, stream: VideoStream, ending: E
             raise VideoError("unreadable: no times and no frame rate")
         frames = max(1, len(pts) - decoder.held_back) if ending.stopped else len(pts)
         found = _Times(np.arange(frames) / rate, joints=tuple(starts), stopped=frames < len(pts))
+    elif may_have_fields and first.interlaced_frame:
+        ascending = np.array(pts[: len(found.seconds)], np.int64)
+        keyframes = np.flatnonzero(np.isin(ascending, np.array(decoder.key_pts, np.int64)))
+        found = replace(found, pts=ascending, keyframes=keyframes)
     return _make_table(stream, first, found, ending)
 
 
