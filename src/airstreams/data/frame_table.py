@@ -111,24 +111,33 @@ def frame_table(path: str | os.PathLike[str]) -> FrameTable:
     return table_of_version(*version_of(path))
 
 
+def forget_tables() -> None:
+    """Forget the tables of all files."""
+    table_of_version.cache_clear()
+    _counted_table.cache_clear()
+
+
 @lru_cache(maxsize=8192)
 def table_of_version(path: str, mtime_ns: int, size: int) -> FrameTable:
     """`frame_table` of a version of a file."""
     with opened(path) as (container, stream):
         ending = find_ending(path, container, stream)
-        timed = (
-            container.format.name in (MP4, MATROSKA)
-            and stream.codec_context.codec.canonical_name in _CODECS_WITH_ONE_PACKET_A_FRAME
-        )
+        codec = stream.codec_context.codec.canonical_name
+        timed = container.format.name in (MP4, MATROSKA) and codec in _CODECS_WITH_ONE_PACKET_A_FRAME
         table = _table_by_time(container, stream, ending) if timed and ending.end is None else None
     if timed and ending.end is not None:
         with opened(path, ending.end) as (container, stream):
             table = _table_by_time(container, stream, ending)
-    may_have_fields = timed and stream.codec_context.codec.canonical_name in _CODECS_WITH_FIELDS
+    may_have_fields = timed and codec in _CODECS_WITH_FIELDS
     if table is None or (may_have_fields and table.info.encoding.interlaced):
-        with opened(path, ending.end) as (container, stream):
-            table = _table_by_counting(container, stream, ending, may_have_fields)
+        return _counted_table(path, mtime_ns, size, ending, may_have_fields)
     return table
+
+
+@lru_cache(maxsize=2**20)  # to make such a table again takes as long as decoding the file
+def _counted_table(path: str, mtime_ns: int, size: int, ending: Ending, may_have_fields: bool) -> FrameTable:
+    with opened(path, ending.end) as (container, stream):
+        return _table_by_counting(container, stream, ending, may_have_fields)
 
 
 def _table_by_time(container: InputContainer, stream: VideoStream, ending: Ending) -> FrameTable | None:

@@ -34,7 +34,7 @@ from av.video.stream import VideoStream
 
 from airstreams.data.containers import AVI, MATROSKA, MP4, MPEGTS, Ending
 from airstreams.data.decoding import Decoder
-from airstreams.data.frame_table import Encoding, FrameTable, VideoInfo, frame_table, table_of_version
+from airstreams.data.frame_table import Encoding, FrameTable, VideoInfo, forget_tables, frame_table, table_of_version
 from airstreams.data.opening import naming, opened, version_of
 from airstreams.data.pictures import reduced_size, upright
 from airstreams.errors import InputError, VideoError
@@ -178,7 +178,7 @@ def check(path: str | os.PathLike[str]) -> VideoInfo:
 
 def forget_files() -> None:
     """Forget what `probe` and `check` remember. The times of long videos take memory."""
-    table_of_version.cache_clear()
+    forget_tables()
     _check_version.cache_clear()
 
 
