@@ -1,6 +1,7 @@
 """The processes that decode beside training or scoring: how they start, pass on memory, and end with their parent."""
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -76,6 +77,7 @@ def loader_options(workers: int, begin: Callable[[int], None] = bind_to_parent) 
 
 
 def _begin(begin: Callable[[int], None], worker: int) -> None:
+    gc.freeze()  # the collector would write to every object of the parent, and so copy its memory
     begin(worker)
     _open_a_socket()
 
