@@ -40,10 +40,14 @@ def opened(
     """
     # "file:" keeps a colon in the name from being read as a protocol.
     url = f"file:{os.fspath(path)}"
+    protocols = "file"
+    if end is not None:
+        url, protocols = f"subfile,,start,0,end,{end},,:{url}", "subfile,file"
+    only_this_file = {"format_whitelist": _CONTAINERS, "protocol_whitelist": protocols}
     try:
-        container = av.open(
-            url if end is None else f"subfile,,start,0,end,{end},,:{url}", "r", options=options, **_TAGS
-        )
+        container = av.open(url, "r", options=only_this_file | (options or {}), **_TAGS)
+    except av.error.ArgumentError as error:  # FFmpeg's answer to a format that is not on the list, among others
+        raise VideoError(_reason_not_to_open(path, "a picture, a text or a playlist")) from error
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(_reason_not_to_open(path)) from error
     with container:
