@@ -76,6 +76,16 @@ def test_a_recipe_or_a_key_that_is_given_wins(source):
     assert (config.training.epochs, config.training.lr_taken) == (3, 2e-4)
 
 
+def test_without_label_maps_no_key_is_left_for_the_semantic_stream(source):
+    config = load_config(recipe_path("finetune-small"))
+    config.training.lr_factors = {"semantic": 2.0, "flow": 3.0}
+    config.model.backbones = {"semantic": "i3d"}
+    given = GivenConfig(config, frozenset(), has_recipe=True)
+    config, _ = chosen(replace(source, label_store=None), published("i3d"), given)
+    assert config.model.streams == ["rgb", "flow"]
+    assert (config.training.lr_factors, config.model.backbones) == ({"flow": 3.0}, {})
+
+
 @pytest.mark.parametrize(("name", "warns"), [("finetune-small", True), ("finetune", True), ("small", False)])
 def test_a_recipe_for_published_weights_without_any_gives_a_warning(name, warns):
     said = io.StringIO()

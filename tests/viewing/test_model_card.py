@@ -14,7 +14,7 @@ from airstreams.config import Config
 from airstreams.percent import with_interval
 from airstreams.recipe import closest_recipe, load_config, recipe_path
 from airstreams.runs.folder import RunFolder
-from airstreams.training.start import StartRecord
+from airstreams.training.start import Start, StartRecord
 from airstreams.viewing.model_card import YOUR_TEXT, write_model_card
 
 
@@ -60,6 +60,14 @@ def test_a_start_is_named_with_its_licence_and_without_folders(run):
     assert "`--init rgb.pt,flow=flow.pt,segmenter=torchvision:resnet18`: 2 tensors" in text
     assert "by somebody (MIT)" in text
     assert "anna" not in text
+
+
+def test_a_start_from_runs_takes_over_their_sources(tmp_path):
+    for name in ("a", "b"):
+        StartRecord("i3d-kinetics400", f"{name} (MIT)", []).write(RunFolder(tmp_path / name))
+    assert Start("a", run=tmp_path / "a").source == "a (MIT)"
+    start = Start("x", run_of={"flow": tmp_path / "a", "semantic": tmp_path / "b", "rgb": tmp_path / "c"})
+    assert start.source == "a (MIT); b (MIT)"
 
 
 @pytest.mark.parametrize(("init", "shown"), [("/a/b,c/run", "run"), ("../run", "../run"), ("hf:me/run", "hf:me/run")])

@@ -97,5 +97,13 @@ def _with_tower_of(start: Start, config: Config, named: Collection[str]) -> Conf
 
 
 def _without_semantic(config: Config) -> Config:
-    streams = [stream for stream in config.model.streams if stream != "semantic"]
-    return replace(config, model=replace(config.model, streams=streams))
+    """A config without the stream, and without what it has for this stream alone."""
+    model, training = config.model, config.training
+    streams = [stream for stream in model.streams if stream != "semantic"]
+    backbones = {stream: name for stream, name in model.backbones.items() if stream != "semantic"}
+    factors = {stream: factor for stream, factor in training.lr_factors.items() if stream != "semantic"}
+    return replace(
+        config,
+        model=replace(model, streams=streams, backbones=backbones),
+        training=replace(training, lr_factors=factors),
+    )

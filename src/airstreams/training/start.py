@@ -77,10 +77,9 @@ class Start:
 
         Of a run: where those come from that it started from.
         """
-        if self.run is not None:
-            record = StartRecord.read(RunFolder(self.run))
-            return record.source if record else ""
-        return "; ".join(dict.fromkeys(weights.source for weights in self.published.values() if weights.source))
+        records = [StartRecord.read(RunFolder(run)) for run in self.runs]
+        sources = [record.source for record in records if record] + [found.source for found in self.published.values()]
+        return "; ".join(dict.fromkeys(source for source in sources if source))
 
     def for_streams(self, streams: Collection[str]) -> "Start":
         """What these streams take of it: weights of other streams are left out. InputError: nothing is left."""
