@@ -109,6 +109,7 @@ def test_the_json_keeps_its_keys_and_their_order():
         "data_sum": "0123456789abcdef",
         "videos_sum": None,
         "chose_epoch": 0,
+        "precision": None,
     }
     assert json.dumps(content) == json.dumps(expected)
 
