@@ -46,7 +46,7 @@ from airstreams.errors import InputError, VideoError
 from airstreams.files import replacing
 from airstreams.machine import cpus
 
-_VERSION = 1  # increase it when read_frames returns other pixels for the same file
+_VERSION = 2  # increase it when read_frames returns other pixels for the same file
 _DECODER = f"{platform.machine()} {av.library_versions['libavcodec']} {av.library_versions['libswscale']}"
 _OWN_NAME = re.compile(r"[0-9a-f]{32}\.npy|\.[0-9a-f]{32}")  # of an entry, and of a temporary file
 _ABANDONED_NS = 600 * 10**9  # a temporary file that was not written to for this time is deleted

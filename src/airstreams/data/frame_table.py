@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from airstreams.data.containers import MATROSKA, MP4, Ending
 from airstreams.data.decoding import Decoder
 from airstreams.data.opening import find_ending, opened, version_of
-from airstreams.data.pictures import Orientation
+from airstreams.data.pictures import Orientation, square_width
 from airstreams.errors import VideoError
 
 _CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
@@ -37,7 +37,7 @@ class Encoding:
         codec: FFmpeg's name.
         key_frames_apart: largest number of frames from one key frame to the next, or to the end; all of them where
             reading starts at the beginning of the file. As many are decoded, at most, to read one frame.
-        pixel_aspect: width of a pixel / its height, of the upright picture. Frames are read as if it were 1.
+        pixel_aspect: width of a pixel / its height, of the upright picture. Frames are stretched to square pixels.
         interlaced: whether a frame is made of two fields.
         hdr: whether the brightness is stored as PQ or HLG. Frames are read as if it were not.
     """
@@ -55,7 +55,7 @@ class VideoInfo:
 
     Attributes:
         frames: number of frames that can be read.
-        width, height: px, of the upright picture (after rotation).
+        width, height: px, of the upright picture (after rotation) with square pixels.
         times: float64 (frames,), s from the first frame, in presentation order; read-only.
         encoding: how the file stores them.
         stopped: whether the file ends within a picture, or without some before its last ones, as a recording that was
@@ -84,7 +84,7 @@ class VideoInfo:
 
 @dataclass(frozen=True, eq=False)
 class FrameTable:
-    """What is needed to find the frames of one file."""
+    """What is needed to find the frames of one file. Its width is that of a picture with square pixels."""
 
     info: VideoInfo
     stored_width: int
@@ -260,9 +260,10 @@ def _make_table(
 ) -> FrameTable:
     keyframes = np.zeros(1, np.int64) if found.keyframes is None else found.keyframes
     orientation = Orientation.of(first)
-    width, height = orientation.size(first.width, first.height)
-    found.seconds.flags.writeable = False
     aspect = float(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+    stored_width = square_width(first.width, aspect)
+    width, height = orientation.size(stored_width, first.height)
+    found.seconds.flags.writeable = False
     encoding = Encoding(
         codec=stream.codec_context.codec.canonical_name,
         key_frames_apart=int(np.diff(keyframes, append=len(found.seconds)).max(initial=1)),
@@ -272,4 +273,4 @@ def _make_table(
     )
     stopped = ending.stopped or found.stopped or not ending.last_picture_whole
     info = VideoInfo(len(found.seconds), width, height, found.seconds, encoding, stopped, found.joints)
-    return FrameTable(info, first.width, first.height, orientation, found.pts, keyframes, ending)
+    return FrameTable(info, stored_width, first.height, orientation, found.pts, keyframes, ending)

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 
 from airstreams.errors import InputError
+
+ASPECT_TOLERANCE = 0.01  # pixels whose aspect differs from 1 by less are squares: sizes are rounded
+_LARGEST_ASPECT = 4.0  # a header that says more is wrong
+_UNSPECIFIED = 2  # FFmpeg's number of an unknown colour space
+_HD_WIDTH, _SD_HEIGHT = 1280, 576  # px
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +56,21 @@ def upright(
     converter: VideoReformatter, frame: VideoFrame, orientation: Orientation, width: int, height: int
 ) -> np.ndarray:
     """The frame in RGB, resized to `width` and `height` as stored, then turned upright."""
-    picture = converter.reformat(frame, width, height, "rgb24", interpolation="AREA", threads=1).to_ndarray()
+    matrix = Colorspace.ITU709 if _is_untagged_hd(frame) else None
+    picture = converter.reformat(frame, width, height, "rgb24", matrix, interpolation="AREA", threads=1).to_ndarray()
     return orientation.apply(picture)
+
+
+def _is_untagged_hd(frame: VideoFrame) -> bool:
+    """Whether a frame of HD size does not say how its colours are stored. HD is in BT.709, smaller video in BT.601."""
+    in_yuv = not (frame.format.is_rgb or frame.format.has_palette)
+    return in_yuv and frame.colorspace == _UNSPECIFIED and (frame.width >= _HD_WIDTH or frame.height > _SD_HEIGHT)
+
+
+def square_width(width: int, pixel_aspect: float) -> int:
+    """A picture's width, px, after its pixels are stretched to squares."""
+    is_plain = abs(pixel_aspect - 1) <= ASPECT_TOLERANCE or not 1 / _LARGEST_ASPECT <= pixel_aspect <= _LARGEST_ASPECT
+    return width if is_plain else max(1, round(width * pixel_aspect))
 
 
 def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:

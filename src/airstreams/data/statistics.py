@@ -16,6 +16,7 @@ import numpy as np
 from airstreams.config import ClipConfig
 from airstreams.data.clips import LARGEST_RATE_RATIO
 from airstreams.data.listing import Video
+from airstreams.data.pictures import ASPECT_TOLERANCE
 from airstreams.data.video import VideoInfo
 from airstreams.plural import count_of
 
@@ -23,7 +24,6 @@ _FAR_APART = 128  # frames between key frames: four times those that a clip of t
 _UNEVEN = 0.5  # an interval between frames that differs from the usual one by more than this part of it is odd
 _ODD_INTERVALS = 0.05  # of all intervals: with more of them, the frame times of a file are uneven
 _PAUSE_S = 1.0  # a single interval of this length makes them uneven, too
-_ASPECT_TOLERANCE = 0.01
 _PAST_END_S = 0.5  # headers and annotations round: an end this much after the video's own is no mistake
 _TO_SDR = "zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable,zscale=t=bt709:m=bt709:r=tv"
 
@@ -234,9 +234,9 @@ def _remarks_on_files(facts: Mapping[Path, FileFacts], named: Mapping[Path, str]
         (
             "non_square_pixels",
             "pixels that are not square",
-            lambda of_file: abs(of_file.pixel_aspect - 1) > _ASPECT_TOLERANCE,
-            "Their pictures look stretched, since pixels are read as squares. Convert them: "
-            f"{_ffmpeg('scale=trunc(iw*sar/2)*2:ih,setsar=1')}",
+            lambda of_file: abs(of_file.pixel_aspect - 1) > ASPECT_TOLERANCE,
+            "Their pictures are stretched to square pixels, as a player shows them. Label maps that another program made "
+            "may be for the pictures as stored. Look at them with `airstreams labels`.",
         ),
     ]
     found = [

@@ -13,10 +13,10 @@ After a seek, frames are dropped until the decoder reports a key frame: frames t
 missed this way is tried again from one key frame further back, then from the beginning. If that fails, it is an error.
 
 Decoding and colour conversion use one thread each, since the loader's processes already use all cores. Each process
-remembers what it found in a file, so that a data set that is read many times is examined once. Pixels are assumed
-square. FFmpeg conceals damage that it detects and marks the frame, which is then refused. Damage that leaves a
-decodable stream (most damage in MJPEG, HEVC and VP9, which have no checksums) is visible in the picture but not
-detected.
+remembers what it found in a file, so that a data set that is read many times is examined once. Pictures are stretched
+to square pixels. FFmpeg conceals damage that it detects and marks the frame, which is then refused. Damage that leaves
+a decodable stream (most damage in MJPEG, HEVC and VP9, which have no checksums) is visible in the picture but not
+detected. A cut is found by the container's headers: see `containers/`.
 """
 
 import operator
@@ -73,7 +73,7 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
         path: a video file.
         indices: 0-based, in any order, repeats allowed.
         short_side: px. Larger frames are reduced so that their shorter side has this length (area average, during
-            colour conversion). The aspect is kept, and frames are never enlarged. None: as stored.
+            colour conversion). The aspect is kept, and frames are never enlarged. None: their own size.
 
     Returns:
         uint8 (N, H, W, 3) RGB, upright, in the order of `indices`, all of the first frame's size.
