@@ -22,7 +22,7 @@ from airstreams.data.clips import FrameRange, active_labels, clip_indices, frame
 from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of, read_array
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import share_memory
-from airstreams.data.packed import PackedList
+from airstreams.data.packed import PackedVideos
 from airstreams.data.transforms import (
     LABEL_MAP_STRIDE,
     crop_frames,
@@ -126,7 +126,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         label_store: LabelStore | None,
         cache: FrameCache | None = None,
     ) -> None:
-        self.videos = PackedList(videos)  # the loader's processes read it
+        self.videos = PackedVideos(videos)  # the loader's processes read it
         self.config = config
         self.classes = classes
         self.multi_label = multi_label
@@ -329,7 +329,7 @@ class VideoViews(Dataset[Views | BadVideo]):
     def __init__(
         self, videos: Sequence[Video], config: Config, label_store: LabelStore | None = None, masks: bool = False
     ) -> None:
-        self.videos = PackedList(videos)
+        self.videos = PackedVideos(videos)
         self.config = config
         self.label_store = label_store
         self.masks = masks

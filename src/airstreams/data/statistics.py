@@ -235,8 +235,8 @@ def _remarks_on_files(facts: Mapping[Path, FileFacts], named: Mapping[Path, str]
             "non_square_pixels",
             "pixels that are not square",
             lambda of_file: abs(of_file.pixel_aspect - 1) > ASPECT_TOLERANCE,
-            "Their pictures are stretched to square pixels, as a player shows them. Label maps that another program made "
-            "may be for the pictures as stored. Look at them with `airstreams labels`.",
+            "Their pictures are stretched to square pixels, as a player shows them. Label maps that another program "
+            "made may be for the pictures as stored. Look at them with `airstreams labels`.",
         ),
     ]
     found = [
