@@ -193,6 +193,30 @@ def test_a_lost_group_of_pictures_makes_a_joint(tmp_path):
     assert np.array_equal(read_frames(path, range(info.frames)), right)
 
 
+def test_a_transport_stream_of_few_packets_is_no_crash(tmp_path):
+    path, data, right = made(tmp_path, "ts_h264")
+    for packets in range(1, 40):
+        path.write_bytes(data[: 188 * packets])
+        try:
+            frames = probe(path).frames
+            assert np.array_equal(read_frames(path, range(frames)), right[:frames])
+        except VideoError:
+            continue
+
+
+def test_a_stopped_avi_is_read_without_its_index(tmp_path):
+    path, data, right = made(tmp_path, "avi_mjpeg")
+    stopped = bytearray(data[: data.index(b"idx1") - 100])
+    for name, offset in ((b"RIFF", 4), (b"movi", -4)):  # a recorder fills these sizes in when it ends
+        place = stopped.index(name) + offset
+        stopped[place : place + 4] = bytes(4)
+    path.write_bytes(stopped)
+    info = check(path)
+    assert info.stopped
+    assert info.frames == FRAMES - 1
+    assert np.array_equal(read_frames(path, range(info.frames)), right[: info.frames])
+
+
 def test_the_default_track_is_read_then_the_largest(tmp_path):
     def write(path, sizes, default):
         with av.open(str(path), "w") as out:

@@ -88,7 +88,7 @@ def _whole(packets: _Packets, first: np.ndarray) -> np.ndarray:
 
 def _packets_of(file: BinaryIO, pid: int) -> tuple[_Packets, int]:
     """The packets of one stream, and where the last packet of the file ends."""
-    parts = list[_Packets]()
+    parts = [_select(np.empty((0, min(_SIZES)), np.uint8), np.empty(0, np.int64), pid)]
     offset, size = _find_packets(file, 0, _SIZES)
     reached = offset
     while size:

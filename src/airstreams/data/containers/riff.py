@@ -32,6 +32,8 @@ def _refuse_cut_list(file: BinaryIO, offset: int, end: int, length: int) -> None
     """VideoError: the file ends within a chunk of a RIFF chunk."""
     while offset + 8 <= end:
         name, size = _chunk(file, offset)
+        if not _is_name(name):  # padding
+            return
         offset += 8 + size + size % 2
         if offset - size % 2 > length:
             raise VideoError(f"truncated: the file ends within its {name.decode('latin-1')!r} chunk")
@@ -44,10 +46,14 @@ def _last_chunk(file: BinaryIO, offset: int, length: int) -> int:
         if name == b"LIST" and (size in _UNKNOWN or offset + 8 + size > length):
             offset += 12
             continue
-        if not all(32 <= letter < 127 for letter in name) or offset + 8 + size > length:
+        if not _is_name(name) or offset + 8 + size > length:
             break
         offset += 8 + size + size % 2
     return min(offset, length)
+
+
+def _is_name(name: bytes) -> bool:
+    return all(32 <= letter < 127 for letter in name)
 
 
 def _chunk(file: BinaryIO, offset: int) -> tuple[bytes, int]:
