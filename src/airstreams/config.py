@@ -157,8 +157,8 @@ class ModelConfig:
     """How features merge: their mean (section 3.1), or the first stream's plus those of the others times a learnt gain
     per channel. Gains start at 0, so the merged tower starts as the first stream alone."""
     answer: Literal["merged", "mean"] = "merged"
-    """The model's answer: the merged head's, or the mean of the probabilities of all trained heads. The mean takes the
-    late towers of all these heads at inference."""
+    """The model's answer: the merged head's, or that of the mean logits of all trained heads. The mean takes the late
+    towers of all these heads at inference."""
     width: float = 1.0
     """A factor on the channels of every tower."""
     segmenter_width: float = 1.0
@@ -314,7 +314,8 @@ class TrainingConfig:
     taken_norms: Literal["learnt", "fixed"] = "learnt"
     """Batch statistics of the layers that --init took: follow the new videos, or stay as taken."""
     lr_factors: dict[str, float] = field(default_factory=dict)
-    """Factors on the learning rate of single streams: of their representation, early and late tower."""
+    """Factors on the learning rate of single streams: of their representation, early and late tower. With `lr_taken`
+    only of the layers that --init took."""
     weight_decay: float = 0.05
     """Weight decay, except on norms, biases and the flow's parameters."""
     warmup_epochs: float = 2.0
@@ -436,8 +437,9 @@ class Config:
             require(self.clip.frames >= least, "clip.frames", self.clip.frames, f"at least {least} with {name}")
         if len(self.model.streams) > 1 and not self.loss_weights.merged:
             self._check_without_merge()
-        others = ", ".join(name for name in self.training.lr_factors if name not in self.model.streams)
-        require(not others, "training.lr_factors", others, f"some of the streams {', '.join(self.model.streams)}")
+        known = [*BUILT_IN_STREAMS, *self.model.representations]
+        others = ", ".join(name for name in self.training.lr_factors if name not in known)
+        require(not others, "training.lr_factors", others, f"some of the streams {', '.join(known)}")
         custom = [*filter(_is_custom, BUILT_IN_STREAMS), *self.model.representations]
         unknown = ", ".join(name for name in self.loss_weights.custom if name not in custom)
         require(not unknown, "loss_weights.custom", unknown, f"custom streams' names: {', '.join(custom)}")
@@ -470,7 +472,7 @@ class Config:
 
     @property
     def answer_heads(self) -> list[str]:
-        """The heads that give the model's answer: the mean of their probabilities."""
+        """The heads that give the model's answer: that of their mean logits."""
         return self.trained_heads() if self.model.answer == "mean" else self.model.heads[-1:]
 
     @property

@@ -90,14 +90,16 @@ def test_fused_optimisers_match_plain_ones_also_when_resumed(tiny, tmp_path, opt
             fused.load_state_dict(state["optimizer"])
 
 
-def test_a_stream_has_a_learning_rate_of_its_own(tiny):
+@pytest.mark.parametrize("prefixes", [("early.flow.", "early.rgb."), ()])
+def test_a_stream_has_a_learning_rate_of_its_own(tiny, prefixes):
     model = build(replace(tiny.model, streams=["rgb", "flow"]), 4, 6)
     config = replace(tiny.training, lr=0.1, lr_taken=0.01, hold_epochs=1, lr_factors={"flow": 3.0})
-    taken = {name for name, _ in model.named_parameters() if name.startswith(("early.flow.", "early.rgb."))}
+    taken = {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
     groups = make_optimizer(model, config, taken).param_groups
     found = {id(p): (group["lr"], group["taken"]) for group in groups for p in group["params"]}
     for name, parameter in model.named_parameters():
-        rate = (0.01 if name in taken else 0.1) * (3 if name.split(".")[1] == "flow" else 1)
+        has_factor = name.split(".")[1] == "flow" and (name in taken or not taken)
+        rate = (0.01 if name in taken else 0.1) * (3 if has_factor else 1)
         assert found[id(parameter)] == (pytest.approx(rate), name in taken), name
     assert len(found) == len(list(model.parameters()))
 

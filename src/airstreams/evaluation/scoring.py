@@ -6,6 +6,7 @@ Legend of shape suffixes: N videos, K action classes, V views, T frames, H, W pi
 classes, h, w the segmenter's grid.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,7 @@ from airstreams.evaluation.metrics import (
 )
 from airstreams.evaluation.results import SplitMetrics
 from airstreams.machine import autocast
+from airstreams.models.airstreams import answer_of
 from airstreams.models.folding import folded_model
 from airstreams.runs.saved_model import SavedModel
 
@@ -62,6 +64,7 @@ def score_views(
 
     Returns:
         For each head the probabilities (K,), averaged over the views, after softmax or, for multi-label data, sigmoid;
+        also those of the answer, if the mean of some of the heads gives it;
         the segmentation logits (V T, S, h, w), or None where the heads do not need them;
         for each head the features (C,) that its classifier gets, averaged over the views.
 
@@ -69,16 +72,20 @@ def score_views(
         FloatingPointError: a probability is NaN or infinite.
     """
     device = next(saved.model.parameters()).device
-    probabilities: dict[str, list[Tensor]] = {head: [] for head in heads}
+    probabilities: dict[str, list[Tensor]] = defaultdict(list)
+    of_answer = saved.config.answer_heads
+    has_answer = saved.config.answer not in heads and set(of_answer) <= set(heads)
     pooled: dict[str, list[Tensor]] = {head: [] for head in heads}
     segmentations = []
     with torch.inference_mode(), autocast(device, saved.precision):
         for clips in clips_VTHW3.split(CLIPS_AT_ONCE):
             output = saved.model(clips.to(device).permute(0, 4, 1, 2, 3), heads)
             for head in heads:
-                logits_VK = output.logits[head].float()
-                probabilities[head].append(logits_VK.sigmoid() if saved.multi_label else logits_VK.softmax(dim=1))
+                probabilities[head].append(answer_of({head: output.logits[head]}, saved.multi_label))
                 pooled[head].append(output.pooled[head].float())
+            if has_answer:
+                answer_VK = answer_of({head: output.logits[head] for head in of_answer}, saved.multi_label)
+                probabilities[saved.config.answer].append(answer_VK)
             if "semantic" in output.representations:
                 segmentations.append(output.representations["semantic"].prediction.transpose(1, 2).flatten(0, 1))
     averaged, features = (
@@ -149,9 +156,7 @@ def score_videos(
     if not scored:
         bad = left_out[0]
         raise VideoError(f"none of {len(videos)} videos could be read; the first, {bad.video.name}: {bad.reason}")
-    stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in heads}
-    if saved.config.answer not in stacked:
-        stacked[saved.config.answer] = np.mean([stacked[head] for head in saved.config.answer_heads], axis=0)
+    stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in scored[0][1]}
     segmentation = None
     if segmentation_counts is not None:
         first, *others = gather([segmentation_counts])

@@ -56,7 +56,7 @@ class AIRStreams(nn.Module):
         representations: the module that computes the input of the tower, by stream.
         early: the blocks before the last merge, by stream.
         late: the blocks after a merge with the classifier, by head.
-        answer: whether the last head gives the model's answer, or the mean of the probabilities of all heads.
+        answer: whether the last head gives the model's answer, or the mean of the logits of all heads.
     """
 
     def __init__(
@@ -204,15 +204,18 @@ def build(
 
 
 def answer_of(logits: Mapping[str, Tensor], multi_label: bool) -> Tensor:
-    """The answer's probabilities (B, K): the mean over the answer's heads.
+    """The answer's probabilities (B, K), from the mean of its heads' logits.
+
+    For softmax, this is the geometric mean of the heads' probabilities, scaled to a sum of 1. A sure head counts more
+    in it than in their plain mean.
 
     Args:
         logits: (B, K) by head, of these heads alone.
         multi_label: whether probabilities are the sigmoid of logits; else they are their softmax.
     """
     of_heads = [logits_BK.float() for logits_BK in logits.values()]
-    of_heads = [logits_BK.sigmoid() if multi_label else logits_BK.softmax(dim=1) for logits_BK in of_heads]
-    return of_heads[0] if len(of_heads) == 1 else torch.stack(of_heads).mean(dim=0)
+    logits_BK = of_heads[0] if len(of_heads) == 1 else torch.stack(of_heads).mean(dim=0)
+    return logits_BK.sigmoid() if multi_label else logits_BK.softmax(dim=1)
 
 
 def _require_one_size(features: Mapping[str, Tensor], level: int) -> None:

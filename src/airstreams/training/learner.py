@@ -164,7 +164,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig, taken: Collection[s
             by_rate[True, lr_taken] = []
         for name, parameter in named.items():
             is_taken = tells_taken and name in taken
-            factor = config.lr_factors.get(name.split(".")[1], 1.0)  # early.STREAM.blocks...: see `weights_prefix`
+            stream = name.split(".")[1]  # early.STREAM.blocks...: see `weights_prefix`
+            factor = config.lr_factors.get(stream, 1.0) if is_taken or not tells_taken else 1.0
             by_rate.setdefault((is_taken, factor * (lr_taken if is_taken else config.lr)), []).append(parameter)
         groups = [
             group | {"taken": is_taken, "lr": rate}
