@@ -17,6 +17,7 @@ LAYERS = (
     ("recipe",),
     ("distributed",),
     ("data",),
+    ("models.cpu_bfloat16", "models.checkpointing"),
     ("models.flow", "models.tvl1", "models.tvl1_gpu", "models.segmenter", "models.tower"),
     ("representations", "models.representations"),
     ("models",),

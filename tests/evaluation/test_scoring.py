@@ -90,7 +90,7 @@ def test_scores_do_not_depend_on_the_number_of_workers(saved, source):
 
 
 def test_an_error_leaves_no_process_behind(saved, source):
-    impossible = replace(source.split("test")[0], path=None)
+    impossible = replace(source.split("test")[0], start="soon")
     with pytest.raises(Exception, match="DataLoader worker") as caught:
         score_videos(saved, [impossible], workers=1)
     assert caught.tb is not None
