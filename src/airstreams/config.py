@@ -30,6 +30,13 @@ FULL_SIZE = 512
 """The channels at the end of a full-size tower: those of the default one at `model.width` 1."""
 
 
+# Limits far above any use. A stranger's model.json must not make a program compute or allocate without end.
+MOST_STEP = 1_000_000
+MOST_PIXELS = 2**31  # of all views of a video together
+MOST_LAYERS = 2000  # of a tower, with repetitions
+MOST_ITERATIONS = 100_000  # of the flow, over all levels and warps
+
+
 @dataclass
 class ClipConfig:
     """The clips. A saved model keeps these values, so `predict` and `evaluate` use clips as in training."""
@@ -45,8 +52,10 @@ class ClipConfig:
 
     def __post_init__(self) -> None:
         require(self.frames >= 1, "clip.frames", self.frames, "at least 1")
-        require(self.stride >= 1, "clip.stride", self.stride, "at least 1")
-        require(self.rate is None or self.rate > 0, "clip.rate", self.rate, "a rate over 0 frames per second, or null")
+        require(1 <= self.stride <= MOST_STEP, "clip.stride", self.stride, f"1 to {MOST_STEP}")
+        rate = self.rate
+        is_rate = rate is None or 1 / MOST_STEP <= rate <= MOST_STEP
+        require(is_rate, "clip.rate", rate, f"a rate over 0 and up to {MOST_STEP} frames per second, or null")
         require(self.size >= 64, "clip.size", self.size, "at least 64 px")
 
 
@@ -86,7 +95,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         low, high = self.crop_scale if len(self.crop_scale) == 2 else (0.0, 0.0)
         require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "two shares with 0 < low <= high <= 1")
-        require(self.crop_aspect >= 1, "data.crop_aspect", self.crop_aspect, "at least 1")
+        require(1 <= self.crop_aspect <= 100, "data.crop_aspect", self.crop_aspect, "1 to 100")
         require(0 <= self.colour < 1, "data.colour", self.colour, "0 to below 1")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
         require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "over 0")
@@ -133,6 +142,9 @@ class FlowConfig:
         require(scale is None or 0 < scale < math.inf, "model.flow.scale", scale, "over 0 px and finite, or null")
         least = 1 if self.levels > 1 else 0
         require(self.warps >= least, "model.flow.warps", self.warps, f"at least {least} with {self.levels} level(s)")
+        steps = self.iterations * self.levels * max(1, self.warps)
+        expected = f"at most {MOST_ITERATIONS} over all levels and warps"
+        require(self.levels <= 32 and steps <= MOST_ITERATIONS, "model.flow.iterations", steps, expected)
 
 
 @dataclass
@@ -176,11 +188,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         self._check_streams()
         self._check_tower()
-        require(self.segmenter_width > 0, "model.segmenter_width", self.segmenter_width, "over 0")
-        require(self.semantic_channels >= 1, "model.semantic_channels", self.semantic_channels, "at least 1")
+        require(0 < self.segmenter_width <= 100, "model.segmenter_width", self.segmenter_width, "over 0, up to 100")
+        require(1 <= self.semantic_channels <= 4096, "model.semantic_channels", self.semantic_channels, "1 to 4096")
 
     def _check_streams(self) -> None:
         require(len(self.streams) > 0, "model.streams", self.streams, f"at least one of {', '.join(STREAMS)}")
+        require(len(self.streams) <= 32, "model.streams", f"{len(self.streams)} streams", "at most 32")
         unique = len(set(self.streams)) == len(self.streams)
         require(unique, "model.streams", self.streams, "each stream once")
         for stream, class_path in self.representations.items():
@@ -208,12 +221,14 @@ class ModelConfig:
         families = {self.backbone_of(stream) for stream in (*self.streams, None)}
         fixed = ", ".join(name for name in families if name in OTHER_BACKBONES)
         require(not fixed or self.width == 1, "model.width", self.width, f"1 with {fixed}, whose channels are fixed")
+        layers = sum(block.repeats * len(block.layers) for block in self.tower)
+        require(layers <= MOST_LAYERS, "model.tower", f"{layers} layers", f"at most {MOST_LAYERS}, with repetitions")
         blocks = min(self.block_count(stream) for stream in (*self.streams, None))
         require(blocks >= 2, "model.tower", f"{blocks} blocks", "at least two")
         levels = self.merge_levels
         valid = bool(levels) and len(set(levels)) == len(levels) and all(1 <= level <= blocks for level in levels)
         require(valid, "model.merge_levels", levels, f"numbers of blocks from 1 to {blocks}, each once")
-        require(self.width > 0, "model.width", self.width, "over 0")
+        require(0 < self.width <= 100, "model.width", self.width, "over 0, up to 100")
         require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
 
     def backbone_of(self, stream: str | None) -> str:
@@ -368,6 +383,10 @@ class TrainingConfig:
         require(self.keep >= 0, "training.keep", self.keep, "at least 0")
 
 
+LEAST_WINDOW = 0.1
+"""The shortest window, in s."""
+
+
 @dataclass
 class EvaluationConfig:
     """The views of a video, whose scores are averaged. A saved model keeps these values."""
@@ -382,7 +401,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         require(self.views >= 1, "evaluation.views", self.views, "at least 1")
         require(self.crops >= 1, "evaluation.crops", self.crops, "at least 1")
-        require(self.window > 0, "evaluation.window", self.window, "over 0 s")
+        least, most = LEAST_WINDOW, MOST_STEP
+        require(least <= self.window <= most, "evaluation.window", self.window, f"{least} to {most} s")
 
 
 @dataclass
@@ -431,7 +451,11 @@ class Config:
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, "seed", self.seed, "at least 0")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "0 to below 2^63")
+        clip, evaluation = self.clip, self.evaluation
+        pixels = evaluation.views * evaluation.crops * clip.frames * clip.size**2
+        expected = f"at most {MOST_PIXELS} pixels, counted as views x crops x clip.frames x clip.size x clip.size"
+        require(pixels <= MOST_PIXELS, "evaluation.views", f"{pixels} pixels of a video", expected)
         for name in {self.model.backbone_of(stream) for stream in (*self.model.streams, None)}:
             least = LEAST_FRAMES.get(name, 1)
             require(self.clip.frames >= least, "clip.frames", self.clip.frames, f"at least {least} with {name}")

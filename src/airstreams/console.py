@@ -10,10 +10,12 @@ from types import TracebackType
 from typing import IO, Any, Protocol, TypeVar, cast
 
 from rich.cells import cell_len
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
+from airstreams.errors import printable
 from airstreams.estimate import Clock, Estimate, clock_time
 
 T = TypeVar("T")
@@ -23,10 +25,27 @@ BAR, SHORTEST_BAR = 20, 5  # characters
 
 
 def say(console: Console, text: str) -> None:
-    """Print a text as it is: no markup, no highlighting. On a terminal, lines break between words."""
+    """Print a text as it is: no markup, no highlighting. On a terminal, lines break between words.
+
+    Signs that a terminal would obey are escaped, because names of files and classes may be a stranger's.
+    """
+    lines = [printable(line) for line in text.split("\n")]
     if console.is_terminal:
-        text = "\n".join(broken for line in text.split("\n") for broken in _broken(line, console.width))
-    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        lines = [broken for line in lines for broken in _broken(line, console.width)]
+    console.print("\n".join(lines), markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """Print a line of a result on stdout, unbroken, so that it can be copied. Escaped as `say` does."""
+    print(printable(text), flush=True)
+
+
+class SafeTable(Table):
+    """A table of rich whose cells are escaped as `say` does."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row."""
+        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
 def warn(console: Console, text: str) -> None:

@@ -43,11 +43,31 @@ def write_json(path: Path, content: object, indent: int | None = 2) -> None:
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file."""
+    """Write a CSV file. Texts that a spreadsheet would take for a formula are escaped (`guarded`)."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow(map(guarded, header))
+        writer.writerows(map(guarded, row) for row in rows)
+
+
+def guarded(cell: object) -> object:
+    """A cell as it is written to a CSV file: a text that begins with = + - or @ gets a ' before it.
+
+    Spreadsheets take such a text for a formula, which may run a program. Numbers stay.
+    """
+    return f"'{cell}" if isinstance(cell, str) and re.match(r"'*[=+\-@]", cell) else cell
+
+
+def unguarded(cell: str) -> str:
+    """A cell of a CSV file without the ' of `guarded`."""
+    return cell[1:] if re.match(r"'+[=+\-@]", cell) else cell
+
+
+def csv_rows(file: Iterable[str], strict: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """The line number and the cells of each row of a CSV file of ours. csv.Error: the file is damaged."""
+    reader = csv.reader(file, strict=strict)
+    for cells in reader:
+        yield reader.line_num, [unguarded(cell) for cell in cells]
 
 
 def read_rows(
@@ -64,8 +84,7 @@ def read_rows(
     expected = f"expected a CSV file with the header {','.join(required)}{''.join(f'[,{name}]' for name in optional)}"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            table = [(reader.line_num, cells) for cells in reader if any(cells)]
+            table = [(line, cells) for line, cells in csv_rows(file, strict=True) if any(cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as text ({error}); {expected}") from error
     header = table[0][1] if table else []
@@ -80,6 +99,20 @@ def read_rows(
         row = dict(zip(header, cells, strict=True))
         rows.append((line, blank | {name: row[name] for name in header if name in blank}))
     return rows
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; False for a name that no file can have, such as one of 5000 letters."""
+    with suppress(OSError, ValueError):
+        return path.is_file()
+    return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name; False for a name that none can have."""
+    with suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
 def require_writable(folder: Path) -> None:

@@ -26,6 +26,9 @@ MACHINE_KEYS = frozenset({"data.workers", "data.cache", "data.cache_gb", "traini
 """Keys about the machine that a run uses. They do not change the model that it trains."""
 
 
+MOST_BLOCKS, MOST_NAMES = 24, 1000  # in one list; the parser's time grows with their square
+
+
 def add_config_arguments(parser: ArgumentParser) -> None:
     """Add every key of `Config` as an option, such as `--training.epochs`, and `--config` for a YAML file."""
     parser.add_argument("--config", action="config", metavar="RECIPE", help="a recipe's name or a YAML file")
@@ -122,6 +125,8 @@ def _check_value(key: str, value: Any, kind: Any) -> None:
         _check_keys(value, kind, f"{key}.")
     elif isinstance(value, list):
         of_list = [part for part in get_args(kind) if is_dataclass(part) and isinstance(part, type)]
+        most = MOST_BLOCKS if of_list else MOST_NAMES
+        require(len(value) <= most, key, f"{len(value)} entries", f"at most {most}")
         for number, element in enumerate(value if of_list else ()):
             if not isinstance(element, Mapping):
                 raise InputError(f"{key}[{number}]: got {element}, expected keys. Write some, or delete the line.")

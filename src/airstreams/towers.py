@@ -40,8 +40,8 @@ class Layer:
     """squeezed channels of squeeze_excite, as a fraction of all (Hu et al. 2018: 1/16 on far wider layers)"""
 
     def __post_init__(self) -> None:
-        require(self.kernel >= 1, "kernel", self.kernel, "at least 1")
-        require(self.stride >= 1, "stride", self.stride, "at least 1")
+        require(1 <= self.kernel <= 255, "kernel", self.kernel, "1 to 255")
+        require(1 <= self.stride <= 255, "stride", self.stride, "1 to 255")
         require(self.channels is None or self.channels >= 1, "channels", self.channels, "at least 1, or null")
         require(0 < self.ratio <= 1, "ratio", self.ratio, "over 0 and at most 1")
 

@@ -464,3 +464,22 @@ def test_a_run_is_scored_with_a_store_of_more_classes(synthetic, trained, tmp_pa
     assert found[0] == found[1]
     assert found[0] is not None
     assert found[0].pixel_accuracy > 0
+
+
+@pytest.mark.parametrize("name", ["labels", "frame_indices"])
+def test_a_small_file_of_huge_arrays_is_refused_at_once(store, name):
+    """Deflate packs zeros a thousand times: this file of a few bytes claims 8 GB, and 8 EB."""
+    path = store.root / "bomb.npz"
+    for shape in ((2**15, 512, 512), (2**60,)):
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, its_shape in (("labels", (1, 2, 2)), ("frame_indices", (1,)), (name, shape)):
+                if member != name or its_shape == shape:
+                    with archive.open(f"{member}.npy", "w") as file:
+                        header = {"descr": "<i4" if member != "labels" else "|u1", "fortran_order": False}
+                        np.lib.format.write_array_header_1_0(file, header | {"shape": its_shape})
+                        file.write(bytes(64))
+        tracemalloc.start()
+        with pytest.raises(VideoError, match=r"bomb\.npz: .*bytes"):
+            list(store.chunks("bomb"))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+        tracemalloc.stop()

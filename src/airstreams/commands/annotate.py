@@ -13,7 +13,7 @@ from airstreams.commands.command import (
     print_json,
     require_at_least,
 )
-from airstreams.console import stderr, stdout
+from airstreams.console import print_line, say, stderr, stdout
 from airstreams.files import lock_of_job
 from airstreams.plural import count_of
 
@@ -71,12 +71,13 @@ def run(call: Namespace) -> int:
         )
         return FAILED if result.left_out or result.missing else DONE
     for path, reason in result.left_out:
-        print(f"left out: {path}: {reason}")
+        print_line(f"left out: {path}: {reason}")
     for path in result.missing:
-        print(f"missing: {path}: no label maps. Give the same command again.")
+        print_line(f"missing: {path}: no label maps. Give the same command again.")
     rate = result.frames / result.seconds
-    stdout.print(
-        f"{labelled} of {result.files} files labelled; {count_of(result.frames, 'frame')} in this call, {rate:.1f}/s"
+    say(
+        stdout,
+        f"{labelled} of {result.files} files labelled; {count_of(result.frames, 'frame')} in this call, {rate:.1f}/s",
     )
     return FAILED if result.left_out or result.missing else DONE
 

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.table import Table
 
 from airstreams.commands.command import DONE, FAILED, Command, add_data, add_group_by, data_of, print_json, set_group_by
 from airstreams.config import Config
-from airstreams.console import Progress, say, stderr, stdout, warn
+from airstreams.console import Progress, SafeTable, print_line, say, stderr, stdout, warn
 from airstreams.plural import count_of
 
 if TYPE_CHECKING:
@@ -75,32 +74,32 @@ def run(call: Namespace) -> int:
             }
         )
         return FAILED if bad else DONE
-    table = Table("class", "good videos")
+    table = SafeTable("class", "good videos")
     for name in source.classes:
         table.add_row(name, str(classes[name]))
     stdout.print(table)
     for split, count in splits.items():
-        stdout.print(f"{split}: {count_of(count, 'video')}")
+        say(stdout, f"{split}: {count_of(count, 'video')}")
     if statistics:
         _print_statistics(statistics)
     if found.alike:
         alike = len({name for group in found.alike for name in group.names})
-        stdout.print(f"look like one recording: {alike} videos in {count_of(found.recordings, 'set')}")
+        say(stdout, f"look like one recording: {alike} videos in {count_of(found.recordings, 'set')}")
     if found.automatic_split:
         sizes = ", ".join(f"{count} {split}" for split, count in found.automatic_split.items())
-        stdout.print(f"automatic split: {sizes}, drawn from {count_of(found.groups, 'group')}")
-    stdout.print(f"{len(good)} of {len(source.videos)} videos are good")
+        say(stdout, f"automatic split: {sizes}, drawn from {count_of(found.groups, 'group')}")
+    say(stdout, f"{len(good)} of {len(source.videos)} videos are good")
     for item in bad[:BAD_LISTED]:
-        print(f"bad: {item.video.location}: {item.reason}")
+        print_line(f"bad: {item.video.location}: {item.reason}")
     if len(bad) > BAD_LISTED:
-        print(f"and {len(bad) - BAD_LISTED} more (--json lists all)")
+        print_line(f"and {len(bad) - BAD_LISTED} more (--json lists all)")
     return FAILED if bad else DONE
 
 
 def _print_statistics(statistics: "Statistics") -> None:
     from airstreams.data.listing import shortlist
 
-    table = Table("", "lowest", "median", "highest")
+    table = SafeTable("", "lowest", "median", "highest")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, spread in (

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.table import Table
 
 from airstreams.commands.command import (
     DONE,
@@ -17,7 +16,7 @@ from airstreams.commands.command import (
     print_json,
     require_at_least,
 )
-from airstreams.console import say, stderr, stdout
+from airstreams.console import SafeTable, say, stderr, stdout
 from airstreams.errors import one_line
 from airstreams.percent import percent
 from airstreams.plural import count_of
@@ -74,7 +73,7 @@ def run(call: Namespace) -> int:
     best = results.best
     assert best is not None  # a finished search has one
     assert best.fresh is not None
-    table = Table("weights", *best.weights, "search, the highest", "fresh seeds, mean (each)")
+    table = SafeTable("weights", *best.weights, "search, the highest", "fresh seeds, mean (each)")
     for name, row in {"evolved": best.fresh, **results.references}.items():
         weights = [f"{weight:.2f}" for weight in row.weights.values()]
         each = ", ".join("diverged" if value is None else percent(value) for value in row.values)
@@ -83,7 +82,7 @@ def run(call: Namespace) -> int:
     stdout.print(table)
     if no_best is not None:
         say(stdout, no_best)
-    stdout.print(f"{count_of(results.trials, 'trial')}, {results.diverged} diverged; plots in {call.out}")
+    say(stdout, f"{count_of(results.trials, 'trial')}, {results.diverged} diverged; plots in {call.out}")
     return DONE
 
 

@@ -37,9 +37,10 @@ def run(call: Namespace) -> int:
     counted = cost.count(model.config, model.classes, model.segment_classes, channels)
     if not call.json:
         stdout.print(for_console(cost_table(counted, clip.frames), totals=4))
-        stdout.print(
+        say(
+            stdout,
             f"A clip is {count_of(clip.frames, 'frame')} of {clip.size} px. Counted for {_classes(model)}. Training is "
-            "a step's forward pass. Operations are twice the multiply-adds."
+            "a step's forward pass. Operations are twice the multiply-adds.",
         )
         if channels is not None:
             say(stdout, _without_modules(not_imported, channels))

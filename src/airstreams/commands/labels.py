@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.table import Table
 
 from airstreams.commands.command import DATA_HELP, DONE, FAILED, ROOT_HELP, Command, print_json, with_root
-from airstreams.console import Progress, stderr, stdout
+from airstreams.console import Progress, SafeTable, print_line, say, stderr, stdout
 from airstreams.errors import InputError
 from airstreams.percent import percent
 
@@ -68,29 +67,31 @@ def run(call: Namespace) -> int:
         return FAILED if bad else DONE
     _print_shares(store, shares)
     if truth:
-        stdout.print(
+        say(
+            stdout,
             f"person IoU {percent(truth.person_iou)} over all pixels, {percent(truth.person_iou_mean)} as the mean of "
-            f"videos: {truth.frames} frames of {truth.videos} of {truth.videos_with_masks} videos with masks"
+            f"videos: {truth.frames} frames of {truth.videos} of {truth.videos_with_masks} videos with masks",
         )
     for path, reason in bad:
-        print(f"bad: {path}: {reason}")
+        print_line(f"bad: {path}: {reason}")
     if frames:
-        print(f"contact sheet: {picture}")
+        print_line(f"contact sheet: {picture}")
     return FAILED if bad else DONE
 
 
 def _print_shares(store: "LabelStore", shares: "StoreShares") -> None:
     settings = ", ".join(f"{name} {value}" for name, value in store.settings.items())
-    stdout.print(f"{store.teacher}; {settings or 'no settings'}")
-    table = Table("class", "share of pixels", "share of frames")
+    say(stdout, f"{store.teacher}; {settings or 'no settings'}")
+    table = SafeTable("class", "share of pixels", "share of frames")
     for name, row in shares.classes.items():
         table.add_row(name, f"{row.pixels:.2%}", f"{row.frames:.1%}")
     stdout.print(table)
-    stdout.print(
+    say(
+        stdout,
         f"{shares.videos} videos, {shares.frames} frames labelled, {shares.frames_with_instance:.1%} of them "
-        f"with any instance; {shares.pixels_without_label:.2%} of the pixels have no label"
+        f"with any instance; {shares.pixels_without_label:.2%} of the pixels have no label",
     )
-    stdout.print(f"{shares.bytes / 1e6:.1f} MB, {shares.raw_share:.2%} of one byte per pixel")
+    say(stdout, f"{shares.bytes / 1e6:.1f} MB, {shares.raw_share:.2%} of one byte per pixel")
 
 
 COMMAND = Command("Show what a teacher saw", "labels labels/ --data videos/", add_arguments, run)

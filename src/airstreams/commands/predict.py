@@ -19,7 +19,8 @@ from airstreams.commands.command import (
     print_json,
     require_at_least,
 )
-from airstreams.console import Progress, say, stderr, warn
+from airstreams.config import LEAST_WINDOW
+from airstreams.console import Progress, print_line, say, stderr, warn
 from airstreams.errors import InputError, VideoError
 from airstreams.plural import count_of
 
@@ -102,8 +103,8 @@ def _check(call: Namespace) -> None:
     from airstreams.inference.prediction_file import SUFFIXES
 
     require_at_least(call, top=1, workers=1)
-    if call.window is not None and not 0 < call.window < float("inf"):
-        raise InputError(f"--window {call.window}: expected seconds over 0")
+    if call.window is not None and not LEAST_WINDOW <= call.window < float("inf"):
+        raise InputError(f"--window {call.window}: expected at least {LEAST_WINDOW} s")
     if call.out is not None and call.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {call.out}: the suffix is {call.out.suffix or 'missing'}. Give a .csv or .jsonl file.")
     if call.timeline is not None and call.out is None:
@@ -155,9 +156,9 @@ def _answers(
 
 def _print_answer(answer: "Answer") -> None:
     segment = "" if answer.start is None and answer.end is None else f" {_times(answer.start, answer.end)}"
-    print(f"{answer.path}{segment}: {_as_text(answer.top)}", flush=True)
+    print_line(f"{answer.path}{segment}: {_as_text(answer.top)}")
     for start, end, top in answer.windows:
-        print(f"  {_times(start, end)}: {_as_text(top)}", flush=True)
+        print_line(f"  {_times(start, end)}: {_as_text(top)}")
 
 
 def _times(start: float | None, end: float | None) -> str:

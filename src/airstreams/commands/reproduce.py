@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import rich.table
 from jsonargparse import ArgumentParser, Namespace
 
 from airstreams.commands.command import (
@@ -20,7 +19,7 @@ from airstreams.commands.command import (
     with_root,
 )
 from airstreams.config import Config
-from airstreams.console import stderr, stdout, warn
+from airstreams.console import SafeTable, print_line, say, stderr, stdout, warn
 from airstreams.errors import InputError
 from airstreams.experiments.study import read_results, warning_of, weights_from
 from airstreams.experiments.tables import FIGURES, TABLES, Figure, Table, reproducible
@@ -158,7 +157,7 @@ def _print_plan(call: Namespace, jobs: "Sequence[Job]", work: Sequence[int], hou
         ]
         print_json({"runs": runs, "hours_left": hours})
         return DONE
-    shown = rich.table.Table("run", "done", "training, T multiply-adds")
+    shown = SafeTable("run", "done", "training, T multiply-adds")
     for job, count in zip(jobs, work, strict=True):
         tera = count / 1e12
         shown.add_row(job.folder.name, "yes" if job.done else "", f"{tera:,.0f}" if tera >= 100 else f"{tera:.3g}")
@@ -168,7 +167,7 @@ def _print_plan(call: Namespace, jobs: "Sequence[Job]", work: Sequence[int], hou
         pace += f", {hours / call.workers:.1f} h with {call.workers} workers"
     if hours and not any(job.done for job in jobs):
         pace += " (estimated from one step, without decoding, until a run is finished)"
-    stdout.print(f"{sum(not job.done for job in jobs)} of {len(jobs)} runs to do; {pace}")
+    say(stdout, f"{sum(not job.done for job in jobs)} of {len(jobs)} runs to do; {pace}")
     return DONE
 
 
@@ -177,11 +176,11 @@ def _print_figure(call: Namespace, runs: list[str], drawn: "DrawnFigure") -> int
         print_json({"figure": call.table, "picture": str(_picture(call)), "runs": runs, **drawn.as_dict()})
         return DONE
     if drawn.flow is not None:
-        table = rich.table.Table("", "before training", "after training")
+        table = SafeTable("", "before training", "after training")
         for name, numbers in drawn.flow.items():
             table.add_row(name, *(f"{number:.4f}" for number in numbers))
         stdout.print(table)
-    print(f"picture: {_picture(call)}")
+    print_line(f"picture: {_picture(call)}")
     return DONE
 
 

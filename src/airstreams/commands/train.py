@@ -16,7 +16,7 @@ from airstreams.commands.command import (
     print_json,
 )
 from airstreams.config import Config, LossWeights
-from airstreams.console import stderr, warn
+from airstreams.console import print_line, stderr, warn
 from airstreams.errors import InputError
 from airstreams.experiments.study import warning_of, weights_from
 
@@ -75,7 +75,8 @@ def run(call: Namespace) -> int:
     if call.json:
         print_json({"run": str(call.out), **record.as_dict(), **summary.as_dict(), "next": commands})
     else:  # no console: it would break a command between words
-        print(*summary.lines(), "Next:", *(f"  {command}" for command in commands), sep="\n")
+        for line in (*summary.lines(), "Next:", *(f"  {command}" for command in commands)):
+            print_line(line)
     return DONE
 
 

@@ -20,7 +20,7 @@ from airstreams.data.listing import (
     without_suffix,
 )
 from airstreams.errors import InputError
-from airstreams.files import write_rows
+from airstreams.files import is_file, is_folder, write_rows
 
 _NAMES_OF_COLUMNS = {
     "path": ("file", "filename", "file_name", "filepath", "file_path", "video", "video_path", "clip_path"),
@@ -89,7 +89,7 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
         videos.append(video)
     table.wrong.refuse()
     warnings = [*table.notes, *_label_warnings(table, multi_label)]
-    missing = [video for video in videos if not video.path.is_file()]
+    missing = [video for video in videos if not is_file(video.path)]
     if missing and not include_missing:
         raise InputError(_missing_files(path, shown, missing, videos, line_of))
     if missing and len(missing) == len(videos):
@@ -210,7 +210,7 @@ def _check_path(wrong: WrongCells, line: int, cell: str, folder: Path) -> None:
             f"the path {cell} is one of Windows, with a drive",
             "Write paths relative to the CSV file, with / between folders",
         )
-    elif os.sep == "/" and "\\" in cell and not (folder / cell).is_file():
+    elif os.sep == "/" and "\\" in cell and not is_file(folder / cell):
         wrong.add(
             line,
             f"the path {cell} has backslashes, which do not separate folders on this system",
@@ -297,13 +297,13 @@ def _where_they_are(path: Path, folder: Path, first: Video) -> str:
     """What to do if no file exists: where to look, and where the first one was found."""
     cell = PurePosixPath(first.name.partition("#t=")[0])
     if cell.is_absolute() or cell.parts[0].startswith("~"):
-        if (folder / cell.name).is_file():
+        if is_file(folder / cell.name):
             return f"A file {cell.name} is in {folder}. Write paths relative to it."
         return f"Write paths relative to {folder}, or relative to another folder DIR and give --root DIR."
     own = path.parent.absolute()
     relative_to = f"Paths are relative to {'the folder of the CSV file, ' if folder == own else ''}{folder}."
     for place in (Path.cwd(), own, own.parent, *sorted(own.glob("*/"))):
-        if place != folder and (place / cell).is_file():
+        if place != folder and is_file(place / cell):
             return f"{relative_to} The first file is in {place}. Give --root {place}."
     return f"{relative_to} {_near_file(first)}Give the folder that they are relative to as --root DIR."
 
@@ -317,7 +317,7 @@ def _near_file(video: Video) -> str:
         return ""
     near = [other for other in names if name.casefold() in (other.casefold(), PurePosixPath(other).stem.casefold())]
     near = near or [other for other in names if PurePosixPath(other).stem == PurePosixPath(name).stem]
-    if video.path.is_dir():
+    if is_folder(video.path):
         return f"{name} is a folder, not a video. "
     return f"{parent} has {near[0]} instead of {name}. " if near else ""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from airstreams.data.listing import shortlist
 from airstreams.errors import InputError
+from airstreams.files import unguarded
 from airstreams.plural import count_of
 
 _SEPARATORS = (",", ";", "\t", "|")  # the first of equals is taken
@@ -129,7 +130,7 @@ def read_table(path: Path, columns: Columns) -> Table:
             fix = f'Put a cell that holds {quote} in double quotes ("")'
             wrong.add(line, f"{len(cells)} cells; expected {len(header)} as in the header", fix)
         else:
-            cell_of = {name: cells[place] for name, place in places.items()}
+            cell_of = {name: unguarded(cells[place]) for name, place in places.items()}
             rows.append((line, dict.fromkeys(columns.required + columns.optional, "") | cell_of))
             for name, place in places.items():
                 written[name].setdefault(as_written[place], line)

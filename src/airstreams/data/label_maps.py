@@ -13,6 +13,7 @@ speed.
 
 import functools
 import json
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +26,12 @@ from typing import Any
 import numpy as np
 
 from airstreams.errors import InputError, VideoError, one_line
-from airstreams.files import move_into_place, read_rows, temporary_name, write_json, write_rows
+from airstreams.files import is_file, move_into_place, read_rows, temporary_name, write_json, write_rows
 from airstreams.machine import cpus
 
 MAPS_PER_CHUNK = 16
+MOST_BYTES = 2**30
+"""The largest array of an npz file that is read. A file of 1 MB can unpack to many GB."""
 NO_LABEL = 255
 """The id of a pixel without a label."""
 OTHER = "other"
@@ -170,7 +173,7 @@ class LabelStore:
 
     def has(self, key: str) -> bool:
         """Whether a video has label maps."""
-        return file_of(self.root, key).is_file()
+        return is_file(file_of(self.root, key))
 
     def labelled_frames(self, key: str) -> np.ndarray:
         """The indices of the frames with a label map, int64 (N,), ascending, read-only; empty where there are none.
@@ -178,7 +181,7 @@ class LabelStore:
         They are remembered, since training reads them in every epoch. VideoError: the file is broken.
         """
         path = file_of(self.root, key)
-        if not path.is_file():
+        if not is_file(path):
             return np.empty(0, np.int64)
         # The modification time is part of the cache's key, so a file that was annotated again is read again.
         return _frame_indices(str(path), path.stat().st_mtime_ns)
@@ -192,7 +195,7 @@ class LabelStore:
             VideoError: the file is broken, or it holds ids of classes that the store does not have.
         """
         path = file_of(self.root, key)
-        if not path.is_file():
+        if not is_file(path):
             return None
         frames = self.labelled_frames(key)
         return select_frames(
@@ -433,13 +436,30 @@ def read_array(path: Path, name: str) -> np.ndarray:
         return _array_of(archive, name)
 
 
-def _array_of(archive: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+def _array_of(archive: Any, name: str) -> np.ndarray:
     for _ in range(3):
         # CPython before 3.11.8, and 3.12 before 3.12.2, may raise SystemError when two threads parse npz headers at
         # once (gh-106905).
         with suppress(SystemError):
-            return archive[name]
-    return archive[name]
+            return _read_array(archive, name)
+    return _read_array(archive, name)
+
+
+def _read_array(archive: Any, name: str) -> np.ndarray:
+    """One array of an open npz file. ValueError: it is too large; KeyError: there is none of this name."""
+    member = f"{name}.npy"
+    if member in archive.zip.namelist():
+        with archive.zip.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if size > MOST_BYTES:
+            raise ValueError(f"{name} has {size} bytes, expected at most {MOST_BYTES}; annotate the video again")
+    array: np.ndarray = archive[name]
+    return array
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def version_of(path: str | os.PathLike[str]) -> tuple[str, int, int]:
     """The file's path, modification time in ns and size in bytes."""
     try:
         status = Path(path).stat()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise VideoError(_reason_not_to_open(path)) from error
     if not stat.S_ISREG(status.st_mode):  # reading from a pipe could block forever
         raise VideoError(_reason_not_to_open(path))

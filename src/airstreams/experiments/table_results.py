@@ -10,7 +10,6 @@ next seed would be.
 Legend of shape suffixes: N videos, K action classes, R resamples, S seeds.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -26,6 +25,7 @@ from airstreams.evaluation.published import deviations, options_of, published_fo
 from airstreams.experiments.noise import Verdict, judge_runs
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.tables import Table, run_config
+from airstreams.files import csv_rows
 from airstreams.plural import count_of
 from airstreams.runs.folder import RunFolder
 
@@ -288,7 +288,7 @@ def _costs(table: Table, jobs: Sequence[Job]) -> dict[str, ScoringCost]:
 def _read_scores(job: Job) -> tuple[list[str], list[str], Outcomes]:
     """The names of the scored videos that count, their labels as in the file, and their outcomes."""
     with RunFolder(job.folder).evaluation("test").scores.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+        header, *rows = (cells for _, cells in csv_rows(file))
     classes = header[3:]
     scored = [row for row in rows if len(row) == len(header)]  # the row of a video that was left out is shorter
     names, labels = [row[0] for row in scored], [row[1] for row in scored]

@@ -4,6 +4,7 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,7 @@ from airstreams.data.csv_list import read_paths
 from airstreams.data.listing import Video, shortlist
 from airstreams.data.sources import videos_below
 from airstreams.errors import InputError
+from airstreams.files import is_file, is_folder
 from airstreams.plural import count_of
 
 STDIN = "-"
@@ -60,7 +62,7 @@ def list_videos(words: Sequence[str], stdin: BinaryIO, root: Path | None = None)
                 videos.setdefault(video.name, video)
     if not videos:
         raise InputError("stdin has no paths. Give one a line.")
-    if not any(video.path.exists() for video in videos.values()):
+    if not any(_exists(video.path) for video in videos.values()):
         missing = "no such file" if len(videos) == 1 else f"none of the {len(videos)} files exists"
         fix = "Give video files on this machine, relative to the current folder."
         if csv_files:
@@ -83,12 +85,12 @@ def _paths_of(stdin: BinaryIO) -> list[str]:
 
 
 def _is_csv(word: str) -> bool:
-    return word.lower().endswith(".csv") and Path(word).is_file()
+    return word.lower().endswith(".csv") and is_file(Path(word))
 
 
 def _expanded(word: str, root: Path | None, skipped: Counter[str], notes: list[str]) -> Iterator[Video]:
     path = Path(word)
-    if path.is_dir():
+    if is_folder(path):
         found = sorted(videos_below(path, skipped))
         if not found:
             raise InputError(f"{word}: the folder holds no videos. Give a folder with files such as .mp4 or .avi.")
@@ -98,7 +100,7 @@ def _expanded(word: str, root: Path | None, skipped: Counter[str], notes: list[s
         notes += ignored
         for video in videos:
             yield _video(str(video.path), video.start, video.end)
-    elif glob.has_magic(word) and not path.exists():
+    elif glob.has_magic(word) and not _exists(path):
         matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not matches:
             raise InputError(f"{word}: no file matches the pattern. Check it with `ls`.")
@@ -106,6 +108,12 @@ def _expanded(word: str, root: Path | None, skipped: Counter[str], notes: list[s
             yield from _expanded(match, root, skipped, notes)
     else:
         yield _video(word)
+
+
+def _exists(path: Path) -> bool:
+    with suppress(OSError, ValueError):  # a name that no file can have
+        return path.exists()
+    return False
 
 
 def _video(path: str, start: float | None = None, end: float | None = None) -> Video:

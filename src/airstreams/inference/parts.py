@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -78,12 +77,16 @@ def parts_of(times: np.ndarray, fps: float | None, duration: float, video: Video
     first, last = video.start or 0.0, duration if video.end is None else min(video.end, duration)
     if last - first <= 2 * length:
         return Parts([], fps)
-    edges = [first + index * length for index in range(int((last - first) / length + 0.5))] + [last]
+    count = int((last - first) / length + 0.5)
+    # Only windows near a frame are looked at: a wrong time stamp can make a file last for years.
+    near = np.unique(np.floor((times - first) / length).astype(np.int64)[:, None] + (-1, 0, 1))
+    windows = [
+        (first + index * length, last if index == count - 1 else first + (index + 1) * length)
+        for index in np.unique(near.clip(0, count - 1)).tolist()
+    ]
     # A still part of a video may hold no frame.
-    return Parts(
-        [(start, end) for start, end in pairwise(edges) if ((times >= start) & (times < end)).any()],
-        fps,
-    )
+    has_frame = [np.searchsorted(times, start) < np.searchsorted(times, end) for start, end in windows]
+    return Parts([window for window, has in zip(windows, has_frame, strict=True) if has], fps)
 
 
 def read_parts(video: Video, config: Config, window: float | None = None) -> tuple[Parts, Iterator[ClipFrames]]:

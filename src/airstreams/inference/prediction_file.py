@@ -17,7 +17,7 @@ from typing import Any
 
 from airstreams.data.listing import Video
 from airstreams.errors import InputError, VideoError
-from airstreams.files import exclusive_lock_file, replacing, require_writable, write_json
+from airstreams.files import csv_rows, exclusive_lock_file, guarded, replacing, require_writable, write_json
 from airstreams.inference.parts import Prediction
 
 SUFFIXES = (".csv", ".jsonl")
@@ -213,10 +213,10 @@ def _csv_lines(path: Path, cells: int) -> Iterator[tuple[dict[str, Any], bytes]]
             binary.seek(-1, os.SEEK_END)
         torn = binary.read(1) != b"\n"
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
+        reader = csv_rows(file)
+        _, header = next(reader, (0, []))
         last: list[str] | None = None
-        for row in reader:
+        for _, row in reader:
             if last is not None and len(last) == cells:
                 yield dict(zip(header, last, strict=True)), _as_csv(last)
             last = row
@@ -241,7 +241,7 @@ def _top_as_json(top: Top) -> list[dict[str, Any]]:
 
 def _as_csv(cells: Sequence[object]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    csv.writer(text, lineterminator="\n").writerow(map(guarded, cells))
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 

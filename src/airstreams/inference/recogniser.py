@@ -11,7 +11,7 @@ from typing import TypeGuard, overload
 import numpy as np
 import torch
 
-from airstreams.config import Config
+from airstreams.config import LEAST_WINDOW, Config
 from airstreams.data.dataset import ClipFrames, FrameViews, VideoViews
 from airstreams.data.listing import Video
 from airstreams.data.video import check
@@ -83,7 +83,7 @@ class Recogniser:
             A prediction for one path; a list in the same order for several.
 
         Raises:
-            InputError: `videos` is neither, or `window` is not over 0.
+            InputError: `videos` is neither, or `window` is too short.
             VideoError: a file cannot be read.
         """
         _require_window(window)
@@ -109,7 +109,7 @@ class Recogniser:
             The prediction of each video. A file that cannot be read gives a `VideoError`, which is not raised.
 
         Raises:
-            InputError: an item is neither, there is no worker, or `window` is not over 0.
+            InputError: an item is neither, there is no worker, or `window` is too short.
 
         Example:
             >>> for path, answer in zip(paths, recogniser.predict_many(paths)):  # doctest: +SKIP
@@ -188,8 +188,8 @@ def _as_video(video: object) -> Video:
 
 
 def _require_window(window: float | None) -> None:
-    if window is not None and not (isinstance(window, Real) and 0 < window < math.inf):
-        raise InputError(f"window: got {window}, expected seconds over 0")
+    if window is not None and not (isinstance(window, Real) and LEAST_WINDOW <= window < math.inf):
+        raise InputError(f"window: got {window}, expected at least {LEAST_WINDOW} s")
 
 
 def _require_frames(frames: np.ndarray, fps: float) -> None:

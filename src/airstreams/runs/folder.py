@@ -14,7 +14,7 @@ from airstreams.data.check import BadVideo
 from airstreams.data.csv_list import check_split
 from airstreams.data.listing import SPLITS, Source, to_nfc
 from airstreams.errors import InputError
-from airstreams.files import read_rows, write_json, write_rows
+from airstreams.files import read_rows, unguarded, write_json, write_rows
 from airstreams.runs.known_videos import KnownVideo
 
 
@@ -238,8 +238,9 @@ class RunFolder:
         """Video name to reason, as `write_left_out` wrote it. OSError: there is no file. InputError: it is damaged."""
         try:
             with self.left_out.open(encoding="utf-8", newline="") as file:
-                return {row["name"]: row["reason"] for row in csv.DictReader(file)}
-        except (KeyError, ValueError, csv.Error) as error:
+                rows = csv.DictReader(file)
+                return {unguarded(row["name"]): unguarded(row["reason"]) for row in rows}
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise InputError(
                 f"{self.left_out}: the file is damaged ({error!r}). Copy the run again, or give another --out."
             ) from error

@@ -11,8 +11,9 @@ They do not protect against forgery, because a forger can write new ones.
 
 import hashlib
 import json
+import math
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor
 
 from airstreams.config import Config, ModelConfig
-from airstreams.errors import InputError, one_line
+from airstreams.errors import InputError, one_line, require
 from airstreams.files import replacing
 from airstreams.machine import Precision, computes_in_bfloat16, precision_on
 from airstreams.models.airstreams import AIRStreams, build
@@ -151,12 +152,11 @@ def load(
     description = read_description(run)
     require_trusted_run(run, description.config.model, trust)
     path = RunFolder(run).weights
+    _require_fitting(path, description)
     weights = load_file(path)
     if _sum_of_weights(weights) != _sums(path)["sha256"]:
         raise InputError(f"{path}: the file is damaged (its weights changed). Copy the run again.")
-    model = build(description.config.model, len(description.classes), len(description.segment_classes))
-    saved_heads = {name.split(".")[1] for name in weights if name.startswith("late.")}  # version 0.1 saved them all
-    model.keep_heads(saved_heads.union(description.config.trained_heads()))
+    model = _built(description, weights)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -179,6 +179,32 @@ def _precision(device: torch.device, asked: str | None, config: Config) -> Preci
     return precision_on(device, asked, config.model.is_full_size)
 
 
+def _built(description: Description, names: Collection[str]) -> AIRStreams:
+    """The model of a description with the heads that weights of these names have."""
+    model = build(description.config.model, len(description.classes), len(description.segment_classes))
+    saved_heads = {name.split(".")[1] for name in names if name.startswith("late.")}  # version 0.1 saved them all
+    model.keep_heads(saved_heads.union(description.config.trained_heads()))
+    return model
+
+
+def _require_fitting(path: Path, description: Description) -> None:
+    """Raise InputError if the weights have other shapes than the model, before anything is allocated."""
+    shapes = _shapes(path)
+    try:
+        with torch.device("meta"):
+            model = _built(description, shapes)
+    except InputError:
+        raise
+    except (RuntimeError, ArithmeticError, ValueError, TypeError) as error:  # sizes that torch does not take
+        raise InputError(f"{path}: the run's config gives no model ({one_line(error)[:200]}). {_GIVE_A_RUN}") from error
+    own = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if len(wrong := own.items() ^ shapes.items()):
+        name = min(name for name, _ in wrong)
+        found, wanted = (f"{there[name]}" if name in there else "none" for there in (shapes, own))
+        fix = fix_for_other_weights(model, shapes, description.config.model)
+        raise InputError(f"{path}: the weights do not fit the run's config ({name}: {found}, expected {wanted}). {fix}")
+
+
 def custom_channels(run: Path) -> dict[str, int]:
     """The channels of the representation of each custom stream, read from the weights: nothing is imported.
 
@@ -199,12 +225,15 @@ def identity_of(run: Path) -> str:
     return hashlib.sha256(json.dumps(_sums(RunFolder(run).weights), sort_keys=True).encode()).hexdigest()
 
 
-def fix_for_other_weights(model: AIRStreams, weights: dict[str, Tensor], config: ModelConfig) -> str:
+def fix_for_other_weights(
+    model: AIRStreams, weights: Mapping[str, Tensor | tuple[int, ...]], config: ModelConfig
+) -> str:
     """What to do about weights that do not fit the model of their config.
 
     Either the class of a custom stream has changed since, or airstreams has.
     """
-    here, there = ({name: tensor.shape for name, tensor in kept.items()} for kept in (model.state_dict(), weights))
+    here = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    there = {name: tuple(item.shape) if isinstance(item, Tensor) else item for name, item in weights.items()}
     parts = {tuple(name.split(".")[:2]) for name, _ in here.items() ^ there.items()}
     # If `channels` changed, the first layers of the stream's tower differ too.
     changed = [stream for stream in config.representations if parts & {("representations", stream), ("early", stream)}]
@@ -228,16 +257,51 @@ def read_description(run: Path) -> Description:
         raise InputError(f"{run}: there is no {missing[0]} in it. {fix}")
     content = _checked_content(folder)
     try:
-        return Description(
-            from_dict(content["config"]),
-            tuple(content["classes"]),
-            tuple(content["segment_classes"]),
-            bool(content["multi_label"]),
-            content.get("frame_rate"),  # the first versions did not write it
-            kept=KeptEpoch(**content["kept"]) if "kept" in content else None,
-        )
-    except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{folder.description}: {error}. {_USE_ITS_VERSION}") from error
+        return _described(content)
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise InputError(f"{folder.description}: {one_line(error)[:300].rstrip('.')}. {_USE_ITS_VERSION}") from error
+
+
+def _described(content: dict[str, Any]) -> Description:
+    """The description that the values of `model.json` give. InputError: one of them is of another kind."""
+    for name, least in (("classes", 1), ("segment_classes", 0)):
+        names = content[name]
+        are_names = isinstance(names, list) and all(isinstance(item, str) and item for item in names)
+        require(are_names and len(names) >= least, name, _shortly(names), "a list of names")
+    classes, multi_label = content["classes"], content["multi_label"]
+    require(len(set(classes)) == len(classes), "classes", _shortly(classes), "each class once")
+    require(isinstance(multi_label, bool), "multi_label", _shortly(multi_label), "true or false")
+    rate = content.get("frame_rate")  # the first versions did not write it
+    require(rate is None or _is_number(rate, 0), "frame_rate", _shortly(rate), "frames per second, or null")
+    versions = content.get("versions", {})
+    are_versions = isinstance(versions, dict) and all(isinstance(value, str) for value in versions.values())
+    require(are_versions, "versions", _shortly(versions), "texts by name")
+    config = content["config"]
+    require(isinstance(config, dict), "config", _shortly(config), "keys with values")
+    kept = _kept(content["kept"]) if "kept" in content else None
+    segment_classes = tuple(content["segment_classes"])
+    return Description(from_dict(config), tuple(classes), segment_classes, multi_label, rate, kept=kept)
+
+
+def _kept(values: Any) -> KeptEpoch:
+    require(isinstance(values, dict), "kept", _shortly(values), "keys with values")
+    kept = KeptEpoch(**values)
+    interval, whole = kept.interval, (kept.epoch, kept.videos)
+    is_interval = interval is None or (
+        isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))
+    )
+    fits = all(isinstance(number, int) and number >= 0 for number in whole) and kept.why in ("best", "last")
+    fits = fits and isinstance(kept.metric, str | None) and (kept.value is None or _is_number(kept.value))
+    require(fits and is_interval, "kept", _shortly(values), "an epoch and its metric")
+    return kept
+
+
+def _is_number(value: Any, above: float = -math.inf) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and above < value < math.inf
+
+
+def _shortly(value: Any) -> str:
+    return one_line(repr(value))[:80]
 
 
 def _checked_content(folder: RunFolder) -> dict[str, Any]:

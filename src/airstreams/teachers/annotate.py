@@ -37,7 +37,7 @@ from airstreams.data.loader_processes import die_with_parent, loader_options, sh
 from airstreams.data.video import check, iterate_frames, probe
 from airstreams.distributed import SharedProgress, gather, is_main_process, share
 from airstreams.errors import InputError, VideoError
-from airstreams.files import is_temporary, temporary_name, write_rows
+from airstreams.files import is_temporary, temporary_name, unguarded, write_rows
 from airstreams.machine import cpus, keep_freed_memory
 from airstreams.plural import count_of
 from airstreams.teachers.teacher import Teacher, checked
@@ -495,8 +495,8 @@ def _read_left_out(path: Path) -> set[str]:
     """The paths that the last call left out. A damaged list counts as empty, since it only saves time."""
     if not path.is_file():
         return set()
-    with path.open(newline="", encoding="utf-8") as file, suppress(KeyError, ValueError, csv.Error):
-        return {row["path"] for row in csv.DictReader(file)}
+    with path.open(newline="", encoding="utf-8") as file, suppress(KeyError, TypeError, ValueError, csv.Error):
+        return {unguarded(row["path"]) for row in csv.DictReader(file)}
     return set()
 
 

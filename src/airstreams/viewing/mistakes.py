@@ -3,7 +3,6 @@
 `airstreams evaluate` writes the strips while it has the videos. So a report needs no video, and no path to one.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -18,7 +17,7 @@ from airstreams.data.clips import frame_range
 from airstreams.data.listing import Video
 from airstreams.data.video import read_frames
 from airstreams.errors import VideoError
-from airstreams.files import replacing
+from airstreams.files import csv_rows, replacing
 from airstreams.runs.folder import EvaluationFolder
 
 MISTAKES_LISTED = 15
@@ -44,7 +43,7 @@ class Mistake:
 def read_mistakes(folder: EvaluationFolder, multi_label: bool) -> list[Mistake]:
     """The mistakes in `scores.csv`, the most confident first. ValueError, OSError, csv.Error: it is damaged."""
     with folder.scores.open(encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
+        header, *rows = (cells for _, cells in csv_rows(file))
     mistakes = []
     for name, labels, predicted, *probabilities in rows:
         right = predicted in labels.split(";") if multi_label else predicted == labels

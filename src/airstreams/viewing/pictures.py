@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from airstreams.data.label_maps import NO_LABEL, resized
-from airstreams.errors import InputError
+from airstreams.errors import InputError, printable
 from airstreams.files import replacing
 from airstreams.teachers.inspect import LabelledFrame
 from airstreams.viewing.colours import NO_LABEL_GREY, Bytes, flow_to_colour, full_colour_px, label_colours
@@ -221,6 +221,12 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
     save_picture(figure, Path(path))
 
 
+def shortened(name: str, most: int = 60) -> str:
+    """A name in at most so many characters. A class's name of 10,000 would make a picture of gigabytes."""
+    name = printable(name)
+    return name if len(name) <= most else f"{name[: most - 3]}..."
+
+
 def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str], note: str = "") -> None:
     """Write a PNG of a confusion matrix: a row per true class, a column per predicted class.
 
@@ -247,7 +253,7 @@ def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str
     share_KK = np.where(none_K[:, None], np.nan, counts_KK / np.maximum(videos_K1, 1))
     videos = int(videos_K1.sum())
 
-    names = classes if size <= 400 else ()  # more take minutes and gigabytes to draw
+    names = [shortened(name) for name in classes] if size <= 400 else []  # more take minutes and gigabytes to draw
     cell = float(np.interp(size, [2, 6, 12, 30, 160], [0.95, 0.75, 0.55, 0.4, 0.14])) if names else 56 / size
     font = float(np.clip(cell * 72 * 0.75, 4, 10))
     figure = Figure(figsize=(size * cell + 1.2, size * cell + 1.2), facecolor="white")
@@ -273,7 +279,7 @@ def confusion_plot(path: str | Path, counts_KK: ArrayLike, classes: Sequence[str
     ax.set_ylabel("true", fontsize=title_font)
     correct = int(np.trace(counts_KK))
     accuracy = f"{correct} of {videos} correct ({correct / videos:.1%})" if videos else "no videos"
-    title = ax.set_title(f"{accuracy}\n{note}" if note else accuracy, fontsize=title_font, loc="left")
+    title = ax.set_title(f"{accuracy}\n{shortened(note, 300)}" if note else accuracy, fontsize=title_font, loc="left")
     for text in (title, *ax.get_xticklabels(), *ax.get_yticklabels()):
         text.set_parse_math(False)  # a name may have dollar signs
     if size <= 30:
@@ -337,7 +343,7 @@ class _Legend:
         self.patches = [
             Patch(facecolor=NO_LABEL_COLOUR, hatch="////", edgecolor="0.45", label="no label")
             if label == NO_LABEL
-            else Patch(facecolor=self.colours[label] / 255, label=segment_classes[label])
+            else Patch(facecolor=self.colours[label] / 255, label=shortened(segment_classes[label]))
             for label in occurring
         ]
         self.names_per_line = max(1, int(width / 1.45))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from rich.table import Column, Table
 
 from airstreams.config import Config
+from airstreams.console import SafeTable
 from airstreams.evaluation.metrics import SegmentationMetrics
 from airstreams.evaluation.published import NAMES
 from airstreams.evaluation.results import (
@@ -181,7 +182,7 @@ def for_console(rows: Rows, totals: int = 0) -> Table:
     header, *body = rows
     longest = max(len(row[0]) for row in rows)
     # Short names stay on one line at 80 columns, so the other columns break there.
-    table = Table(Column(header[0], no_wrap=longest <= _SHORT, overflow="fold"), *header[1:])
+    table = SafeTable(Column(header[0], no_wrap=longest <= _SHORT, overflow="fold"), *header[1:])
     for number, row in enumerate(body):
         if number == len(body) - totals:
             table.add_section()
