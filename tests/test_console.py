@@ -9,7 +9,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from airstreams.console import Progress, rows, say, warn
+from airstreams.console import Progress, SafeTable, print_line, rows, say, warn
+from airstreams.errors import printable
 from tests.test_estimate import Clock
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -196,3 +197,24 @@ def test_the_cursor_is_visible_after_an_error_and_after_ctrl_c(ending):
     assert b"\x1b[?25l" in printed
     assert printed.rindex(b"\x1b[?25h") > printed.rindex(b"\x1b[?25l")
     assert process.returncode != 0
+
+
+NASTY = "a\x1b[2Jb\rc\u202egpm.d\x9b31me\nf"
+
+
+def test_signs_that_a_terminal_obeys_are_escaped():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=200)
+    say(console, NASTY)
+    table = SafeTable("name")
+    table.add_row(NASTY)
+    console.print(table)
+    for sign in ("\x1b[2J", "\r", "\u202e", "\x9b"):
+        assert sign not in file.getvalue()
+    assert "\\x1b[2Jb\\rc\\u202egpm.d" in file.getvalue()
+    assert "بازی\u200cکردن" in printable("بازی\u200cکردن")  # a class in Persian keeps its joiner
+
+
+def test_a_line_of_a_result_stays_one_line(capsys):
+    print_line(NASTY)
+    assert capsys.readouterr().out == "a\\x1b[2Jb\\rc\\u202egpm.d\\x9b31me\\nf\n"

@@ -1,12 +1,22 @@
 """Atomic writes and locks: a file under its final name is complete, whatever happens while it is written."""
 
+import csv
 import os
 import sys
 
 import pytest
 
 from airstreams.errors import InputError
-from airstreams.files import exclusive_lock, is_temporary, replacing, temporary_name
+from airstreams.files import (
+    exclusive_lock,
+    is_file,
+    is_folder,
+    is_temporary,
+    read_rows,
+    replacing,
+    temporary_name,
+    write_rows,
+)
 
 
 def names(folder):
@@ -82,3 +92,24 @@ def test_a_lock_excludes_other_processes_until_its_holder_ends(held, tmp_path):
     with exclusive_lock(tmp_path / "mine", "working"):
         pass
     assert names(tmp_path / "mine") == []
+
+
+CELLS = ["=1+1", "+49", "-x.mp4", "@SUM(A1)", "'=1", "''-1", "'quoted'", "a=b", "", "jump"]
+
+
+def test_texts_that_a_spreadsheet_takes_for_formulas_are_escaped_and_read_back(tmp_path):
+    path = tmp_path / "cells.csv"
+    write_rows(path, ["name", "=label"], [[cell, -1.5] for cell in CELLS])
+    with path.open(newline="") as file:
+        written = list(csv.reader(file))
+    assert written[0] == ["name", "'=label"]
+    assert [row[0] for row in written[1:]] == ["'=1+1", "'+49", "'-x.mp4", "'@SUM(A1)", "''=1", "'''-1", *CELLS[6:]]
+    assert {row[1] for row in written[1:]} == {"-1.5"}  # a number is none
+    rows = read_rows(path, required=("name", "=label"))
+    assert [row["name"] for _, row in rows] == CELLS
+
+
+def test_a_name_that_no_file_can_have_is_no_file(tmp_path):
+    for name in ("a" * 5000, "a\0b"):
+        assert not is_file(tmp_path / name)
+        assert not is_folder(tmp_path / name)

@@ -87,6 +87,8 @@ class DataConfig:
     """The teacher's classes to keep. All others become one class. Empty: keep all."""
     compact_classes: bool = False
     """Give the segmenter only the classes that occur in the training label maps."""
+    patience: float = 300.0
+    """How long to wait for a clip, in s, before the run ends with an error, as when a network disk hangs."""
     cache: str | None = None
     """A folder for decoded frames, which later epochs and runs read. null: decode every time."""
     cache_gb: float = 50.0
@@ -98,6 +100,7 @@ class DataConfig:
         require(1 <= self.crop_aspect <= 100, "data.crop_aspect", self.crop_aspect, "1 to 100")
         require(0 <= self.colour < 1, "data.colour", self.colour, "0 to below 1")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
+        require(self.patience > 0, "data.patience", self.patience, "over 0 s")
         require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "over 0")
         for name in ("val_fraction", "test_fraction"):
             require(0 <= getattr(self, name) < 1, f"data.{name}", getattr(self, name), "0 to below 1")
@@ -383,7 +386,7 @@ class TrainingConfig:
         require(self.keep >= 0, "training.keep", self.keep, "at least 0")
 
 
-LEAST_WINDOW = 0.1
+LEAST_WINDOW = 0.01
 """The shortest window, in s."""
 
 

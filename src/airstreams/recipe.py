@@ -22,7 +22,9 @@ from airstreams.old_keys import with_current_keys
 
 RECIPES = Path(__file__).parent / "recipes"
 
-MACHINE_KEYS = frozenset({"data.workers", "data.cache", "data.cache_gb", "training.device", "training.cuda_graph"})
+MACHINE_KEYS = frozenset(
+    {"data.workers", "data.patience", "data.cache", "data.cache_gb", "training.device", "training.cuda_graph"}
+)
 """Keys about the machine that a run uses. They do not change the model that it trains."""
 
 

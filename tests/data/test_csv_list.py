@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from airstreams.data.clips import frame_range
+from airstreams.data.csv_list import read_csv, write_csv
 from airstreams.data.listing import Video
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, VideoError
@@ -175,3 +176,22 @@ def test_a_start_after_the_end_is_explained():
     video = Video(Path("a.mp4"), "a", ("x",), start=90.0)
     with pytest.raises(VideoError, match=r"90.0 s lies after .* 1.00 s"):
         frame_range(video, np.array([0.0, 0.5, 1.0]))
+
+
+def test_a_name_of_5000_letters_concerns_its_own_row_only(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    path = tmp_path / "list.csv"
+    path.write_text(f"path,label\na.mp4,x\n{'b' * 5000}.mp4,y\n")
+    assert len(read_csv(str(path), path, include_missing=True).videos) == 2
+    with pytest.raises(InputError, match="line 3"):
+        read_csv(str(path), path)
+
+
+def test_escaped_formulas_are_read_back(tmp_path):
+    (tmp_path / "-a.mp4").touch()
+    path = tmp_path / "list.csv"
+    path.write_text("path,label\n'-a.mp4,'=x\n")
+    (video,) = read_csv(str(path), path).videos
+    assert (video.path.name, video.labels) == ("-a.mp4", ("=x",))
+    write_csv(tmp_path / "again.csv", [video], multi_label=False)
+    assert "'-a.mp4,'=x" in (tmp_path / "again.csv").read_text()

@@ -23,6 +23,7 @@ from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of, read_array
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import share_memory
 from airstreams.data.packed import PackedVideos
+from airstreams.data.patience import reading
 from airstreams.data.transforms import (
     LABEL_MAP_STRIDE,
     crop_frames,
@@ -138,6 +139,10 @@ class TrainingClips(Dataset[Sample | BadVideo]):
 
     def __getitem__(self, key: Key) -> Sample | BadVideo:
         epoch, draw, index = key
+        with reading(self.videos[index].path):
+            return self._sample(epoch, draw, index)
+
+    def _sample(self, epoch: int, draw: int, index: int) -> Sample | BadVideo:
         rng = np.random.default_rng((self.config.seed, epoch, draw))
         try:
             return self._draw(self.videos[index], rng)
@@ -339,7 +344,8 @@ class VideoViews(Dataset[Views | BadVideo]):
 
     def __getitem__(self, index: int) -> Views | BadVideo:
         try:
-            return self.read(self.videos[index])
+            with reading(self.videos[index].path):
+                return self.read(self.videos[index])
         except VideoError as error:
             return BadVideo.from_error(self.videos[index], error)
 

@@ -10,13 +10,15 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
+
+from airstreams.data.patience import RAISE_THE_LIMIT, Notes, require_descriptors
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 NO_WORKERS = "or decode with 0 workers (data.workers of a run, --workers of annotate)"
@@ -36,10 +38,13 @@ def share_memory(tensors: Iterable[object]) -> None:
                 if isinstance(tensor, Tensor):
                     tensor.share_memory_()
         except RuntimeError as error:
+            if "Too many open files" in str(error):
+                raise RuntimeError(f"too many open files. {RAISE_THE_LIMIT}") from error
             raise RuntimeError(
                 f"no shared memory for decoded frames ({error}); give the container more (docker run --shm-size=2g), "
                 f"{NO_WORKERS}"
             ) from error
+        require_descriptors()
 
 
 def bind_to_parent(worker: int) -> None:
@@ -69,17 +74,27 @@ def die_with_parent(worker: int) -> None:
 
 def loader_options(workers: int, begin: Callable[[int], None] = bind_to_parent) -> dict[str, Any]:
     """Keyword arguments for a `DataLoader` with `workers` processes. Each first calls `begin` with its number."""
+    method = _start_method(workers)
     return {
         "num_workers": workers,
-        "multiprocessing_context": _start_method(workers),
-        "worker_init_fn": partial(_begin, begin),
+        "multiprocessing_context": method,
+        "worker_init_fn": _Beginning(begin, Notes(workers) if method == "fork" else None),
     }
 
 
-def _begin(begin: Callable[[int], None], worker: int) -> None:
-    gc.freeze()  # the collector would write to every object of the parent, and so copy its memory
-    begin(worker)
-    _open_a_socket()
+@dataclass(frozen=True)
+class _Beginning:
+    """What a loader's process does first. `notes`: where it notes the file that it reads; None: nowhere."""
+
+    begin: Callable[[int], None]
+    notes: Notes | None
+
+    def __call__(self, worker: int) -> None:
+        gc.freeze()  # the collector would write to every object of the parent, and so copy its memory
+        self.begin(worker)
+        _open_a_socket()
+        if self.notes is not None:
+            self.notes.begin()
 
 
 def _open_a_socket() -> None:

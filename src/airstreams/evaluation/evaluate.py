@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -309,6 +310,7 @@ def _score(task: _Task, console: Console) -> Scores:
             task.label_store,
             workers=min(saved.config.data.workers, cpus()),  # this machine may have fewer than the one that trained
             on_video=scored.advance,
+            remark=partial(warn, console),
         )
     scores.left_out += bad
     if scores.left_out:

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import VideoViews, Views, target_of
+from airstreams.data.dataset import VideoViews, target_of
 from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import ends_its_loaders, loader_options
+from airstreams.data.patience import patiently
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
 from airstreams.evaluation.metrics import (
@@ -55,12 +56,33 @@ class Scores:
     segmentation: SegmentationMetrics | None
 
 
+class ClipsAtOnce:
+    """How many clips a pass through the model takes. It falls where a card runs out of memory, and stays there.
+
+    remark: called with a text each time.
+    """
+
+    def __init__(self, remark: Callable[[str], None] = lambda text: None) -> None:
+        self.number = CLIPS_AT_ONCE
+        self._remark = remark
+
+    def halve(self) -> None:
+        """Take half as many. OutOfMemoryError, the one being handled: it is one already."""
+        if self.number == 1:
+            raise
+        self.number //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._remark(f"out of memory while scoring. From now on, a pass takes at most {self.number} clips")
+
+
 def score_views(
-    saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str]
+    saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str], at_once: ClipsAtOnce | None = None
 ) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
-    """Score one video.
+    """Score one video. Where a card has too little memory, passes take fewer clips.
 
     clips_VTHW3: its views, uint8.
+    at_once: how many clips a pass takes; None: `CLIPS_AT_ONCE`.
 
     Returns:
         For each head the probabilities (K,), averaged over the views, after softmax or, for multi-label data, sigmoid;
@@ -71,6 +93,17 @@ def score_views(
     Raises:
         FloatingPointError: a probability is NaN or infinite.
     """
+    at_once = at_once or ClipsAtOnce()
+    while True:
+        try:
+            return _score_views(saved, clips_VTHW3, heads, at_once.number)
+        except torch.OutOfMemoryError:
+            at_once.halve()
+
+
+def _score_views(
+    saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str], at_once: int
+) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
     device = next(saved.model.parameters()).device
     probabilities: dict[str, list[Tensor]] = defaultdict(list)
     of_answer = saved.config.answer_heads
@@ -78,7 +111,7 @@ def score_views(
     pooled: dict[str, list[Tensor]] = {head: [] for head in heads}
     segmentations = []
     with torch.inference_mode(), autocast(device, saved.precision):
-        for clips in clips_VTHW3.split(CLIPS_AT_ONCE):
+        for clips in clips_VTHW3.split(at_once):
             output = saved.model(clips.to(device).permute(0, 4, 1, 2, 3), heads)
             for head in heads:
                 probabilities[head].append(answer_of({head: output.logits[head]}, saved.multi_label))
@@ -111,6 +144,8 @@ def score_videos(
     label_store: LabelStore | None = None,
     workers: int = 0,
     on_video: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
+    remark: Callable[[str], None] = lambda text: None,
 ) -> Scores:
     """Score every video with every trained head, and with the answer; leaves the model in evaluation mode.
 
@@ -122,9 +157,12 @@ def score_videos(
         label_store: the teacher's label maps; None: the segmentation is not scored.
         workers: how many processes decode.
         on_video: called after each video, for progress.
+        stop: asked while no video arrives: whether to stop waiting.
+        remark: called with a text where a card has too little memory for a whole batch.
 
     Raises:
-        VideoError: no video can be read.
+        VideoError: no video can be read, or none arrives for `data.patience` seconds.
+        StoppedWaitingError: `stop` was true.
         FloatingPointError: the scores are not numbers.
     """
     saved.model.eval()
@@ -136,12 +174,13 @@ def score_videos(
     views_of_videos = VideoViews(share(videos), saved.config, label_store if segments else None, masks=segments)
     scored: list[tuple[Video, dict[str, Tensor]]] = []
     left_out: list[BadVideo] = []
-    loader: Iterable[Views | BadVideo] = DataLoader(views_of_videos, batch_size=None, **loader_options(workers))
-    for views in loader:
+    at_once = ClipsAtOnce(remark)
+    loader = DataLoader(views_of_videos, batch_size=None, **loader_options(workers))
+    for views in patiently(loader, saved.config.data.patience, stop):
         if isinstance(views, BadVideo):
             left_out.append(views)
         else:
-            probabilities, logits_NShw, _ = score_views(saved, views.clips, heads)
+            probabilities, logits_NShw, _ = score_views(saved, views.clips, heads, at_once)
             scored.append((views.video, probabilities))
             if segmentation_counts is not None and logits_NShw is not None:
                 label_maps, masks = (

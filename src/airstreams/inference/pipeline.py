@@ -7,6 +7,7 @@ not grow with the number of videos.
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ from airstreams.runs.saved_model import SavedModel
 AHEAD = 64  # videos that may be begun before the first of them is finished
 DECODED = 6  # parts of videos that wait for each scoring thread
 PIXELS_AT_ONCE = 2**20  # of all frames that a scoring thread on a CPU takes at once; limits memory
+GIVE_UP_AFTER = 60.0  # s for threads to end; a part is decoded and scored in far less
 REMEMBERED = 100  # files whose times of frames are remembered
 
 
@@ -44,17 +46,18 @@ def predictions(
 
     Raises:
         FloatingPointError: a probability is NaN or infinite.
+        VideoError: nothing was decoded for `data.patience` seconds.
     """
-    with _threads(saved, scorer, workers, window) as todo:
-        waiting: deque[Future[Prediction | VideoError]] = deque()
+    with _threads(saved, scorer, workers, window) as threads:
+        waiting: deque[_Job] = deque()
         for video in videos:
             job = _Job(video, saved.classes)
-            todo.put(job)
-            waiting.append(job.result)
-            while waiting and (waiting[0].done() or len(waiting) > AHEAD):
-                yield waiting.popleft().result()
+            threads.todo.put(job)
+            waiting.append(job)
+            while waiting and (waiting[0].result.done() or len(waiting) > AHEAD):
+                yield threads.result_of(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield threads.result_of(waiting.popleft())
 
 
 class _Job:
@@ -101,49 +104,87 @@ Part = tuple[_Job, int, ClipFrames]
 """A job, the number of one of its parts, and the views of that part."""
 
 
+class _Threads:
+    """The threads' queue of videos, and when one of them last did something."""
+
+    def __init__(self, patience: float) -> None:
+        self.todo: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.patience = patience
+        self.worked, self.cpu = time.monotonic(), time.process_time()
+        self.hang = False
+
+    def work(self) -> None:
+        """Note that a thread has done something."""
+        self.worked = time.monotonic()
+
+    def result_of(self, job: _Job) -> Prediction | VideoError:
+        """Wait for a job. VideoError: no thread did anything for some time."""
+        while True:
+            try:
+                return job.result.result(timeout=1.0)
+            except TimeoutError:
+                if job.result.done():  # the error is the job's own
+                    raise
+            if time.process_time() - self.cpu > 1.0:  # something computes, such as a count of frames
+                self.cpu = time.process_time()
+                self.work()
+            if time.monotonic() - self.worked > self.patience:
+                self.hang = True
+                fix = "Check the disk that it is on"
+                raise VideoError(f"nothing could be read for {self.patience:g} s. {fix}", job.video.path)
+
+
 @contextmanager
-def _threads(
-    saved: SavedModel, scorer: Scorer, workers: int, window: float | None
-) -> "Iterator[queue.SimpleQueue[_Job | None]]":
-    """Run the threads; yields the queue of videos to predict."""
+def _threads(saved: SavedModel, scorer: Scorer, workers: int, window: float | None) -> Iterator[_Threads]:
+    """Run the threads. They are daemons, so that one that waits for a disk does not keep the program from ending."""
     on_cpu = next(saved.model.parameters()).device.type == "cpu"
     threads_of_torch = torch.get_num_threads()
     scorers = threads_of_torch if on_cpu else 1
-    todo: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    threads = _Threads(saved.config.data.patience)
     decoded: queue.Queue[Part | None] = queue.Queue(DECODED * scorers)
     stopped = threading.Event()
-    decoding = [threading.Thread(target=_decode, args=(saved, window, todo, decoded, stopped)) for _ in range(workers)]
-    scoring = [threading.Thread(target=_score, args=(saved, scorer, decoded, on_cpu)) for _ in range(scorers)]
+    decoding = [
+        threading.Thread(target=_decode, args=(saved, window, threads, decoded, stopped), daemon=True)
+        for _ in range(workers)
+    ]
+    scoring = [
+        threading.Thread(target=_score, args=(saved, scorer, threads, decoded, on_cpu), daemon=True)
+        for _ in range(scorers)
+    ]
     for thread in (*decoding, *scoring):
         thread.start()
     try:
-        yield todo
+        yield threads
     finally:
         stopped.set()
         for _ in decoding:
-            todo.put(None)
-        while any(thread.is_alive() for thread in decoding):
+            threads.todo.put(None)
+        threads.work()
+        while any(thread.is_alive() for thread in decoding) and not threads.hang:
             with suppress(queue.Empty):  # a decoding thread may wait for room
                 decoded.get(timeout=0.02)
+            threads.hang = time.monotonic() - threads.worked > GIVE_UP_AFTER
         for _ in scoring:
             decoded.put(None)
         for thread in scoring:
-            thread.join()
+            thread.join(GIVE_UP_AFTER)
         torch.set_num_threads(threads_of_torch)
 
 
 def _decode(
     saved: SavedModel,
     window: float | None,
-    todo: "queue.SimpleQueue[_Job | None]",
+    threads: _Threads,
     decoded: "queue.Queue[Part | None]",
     stopped: threading.Event,
 ) -> None:
     done = 0
-    while (job := todo.get()) is not None:
+    while (job := threads.todo.get()) is not None:
+        threads.work()
         try:
             parts, views_of_parts = read_parts(job.video, saved.config, window)
             for number, views in enumerate(views_of_parts):
+                threads.work()
                 if stopped.is_set():
                     return
                 decoded.put((job, number, views))
@@ -155,7 +196,9 @@ def _decode(
             forget_files()
 
 
-def _score(saved: SavedModel, scorer: Scorer, decoded: "queue.Queue[Part | None]", on_cpu: bool) -> None:
+def _score(
+    saved: SavedModel, scorer: Scorer, threads: _Threads, decoded: "queue.Queue[Part | None]", on_cpu: bool
+) -> None:
     at_once = CLIPS_AT_ONCE
     if on_cpu:
         torch.set_num_threads(1)
@@ -175,6 +218,7 @@ def _score(saved: SavedModel, scorer: Scorer, decoded: "queue.Queue[Part | None]
             scores = scorer.score([views for _, _, views in batch], at_once)
             for (job, number, _), probabilities_K in zip(batch, scores, strict=True):
                 job.scored(number, probabilities_K)
+            threads.work()
         except Exception as error:
             for job, _, _ in batch:
                 job.failed(error)

@@ -34,6 +34,7 @@ from airstreams.data.content import contents_of
 from airstreams.data.label_maps import LabelMapWriter, LabelStore, create, file_of
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import die_with_parent, loader_options, share_memory
+from airstreams.data.patience import patiently, reading
 from airstreams.data.video import check, iterate_frames, probe
 from airstreams.distributed import SharedProgress, gather, is_main_process, share
 from airstreams.errors import InputError, VideoError
@@ -46,6 +47,7 @@ T = TypeVar("T")
 
 GROUP_FILES = 16
 GROUP_BYTES = 20_000_000  # of video files; a larger file is a group of its own
+PATIENCE = 3600.0  # s to wait for a loader's process; a long file without an index takes minutes to count
 LEFT_OUT = "left_out.csv"
 
 
@@ -249,7 +251,8 @@ class _Frames(IterableDataset[_Chunk]):
         indices: list[int] = []
         frames: list[np.ndarray] = []
         try:
-            wanted = _frames_to_label(file, self.settings.stride)
+            with reading(file.path):
+                wanted = _frames_to_label(file, self.settings.stride)
             short_side = _short_side(file.path, self.settings.max_side)
             for index, frame_HW3 in zip(wanted, iterate_frames(file.path, short_side, wanted), strict=True):
                 indices.append(index)
@@ -289,7 +292,7 @@ class _Job:
     def run(self, chunks: DataLoader[_Chunk]) -> Generator[tuple[int, bool]]:
         """Label all chunks; yield after each one its group, and whether that is finished."""
         try:
-            for chunk in chunks:
+            for chunk in patiently(chunks, PATIENCE):
                 yield chunk.group, self._add(chunk)
         finally:
             for writer in self._writers.values():
@@ -425,8 +428,9 @@ def _short_side(path: Path, max_side: int | None) -> int | None:
 def _why_bad(file: _File) -> str | None:
     """The reason why a file is bad; None: it is good."""
     try:
-        check(file.path)
-        _frames_to_label(file, stride=1)
+        with reading(file.path):
+            check(file.path)
+            _frames_to_label(file, stride=1)
     except VideoError as error:
         return error.reason
     return None

@@ -9,7 +9,9 @@ weights are the result.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from airstreams.config import Config
 from airstreams.console import say, warn
 from airstreams.data.listing import Source, groups_of
 from airstreams.data.loader_processes import ending, ends_its_loaders
+from airstreams.data.patience import StoppedWaitingError, patiently
 from airstreams.distributed import any_process, broadcast_buffers, gather, is_main_process
 from airstreams.errors import Stopped, VideoError
 from airstreams.evaluation.intervals import intervals
@@ -112,23 +115,12 @@ def _run_epochs(
     saver = _Saver(training, signals)
     while state.epoch < epochs:
         metrics = EpochMetrics.resumed(state, is_main_process())
-        for epoch_ends in _steps(training, metrics, display.step):
-            saver.check(epoch_ends)
-            log_is_due = state.step % LOG_EVERY == 0
-            if has_read := log_is_due or saver.wants_save or epoch_ends:
-                _read_metrics(training, metrics, epoch_ends)
-            if log_is_due and metrics.recent.steps:
-                recent = metrics.since_last_line()
-                rate = training.learner.schedule.get_last_lr()[0]
-                log.write({"epoch": state.epoch + 1, "step": state.step, "lr": rate} | recent)
-                display.show(recent)
-            display.say_total(has_read)
-            saver.save_if_due(metrics)
-
-        record = EpochRecord(state.epoch + 1, state.step, metrics.of_the_epoch())
-        record.train["hardware"] = hardware(training.accelerator.device)
-        record.train["precision"] = training.saved.precision
-        scores = _validate(training, record, display)
+        with saver.saves_if_stopped(metrics):
+            _train_epoch(training, signals, display, log, saver, metrics)
+            record = EpochRecord(state.epoch + 1, state.step, metrics.of_the_epoch())
+            record.train["hardware"] = hardware(training.accelerator.device)
+            record.train["precision"] = training.saved.precision
+            scores = _validate(training, signals, record, display)
         _keep_if_best(training, record, scores, saver.epoch_end_is_due, metrics.whole.skipped_in_a_row)
         log.write(record.as_dict())
         pictures.log_if_due(record.epoch)
@@ -137,6 +129,30 @@ def _run_epochs(
         after_epoch(record)
     training.finish()
     return record
+
+
+def _train_epoch(
+    training: Training,
+    signals: Signals,
+    display: TrainingDisplay,
+    log: Log,
+    saver: "_Saver",
+    metrics: EpochMetrics,
+) -> None:
+    """Take the remaining steps of the epoch."""
+    state = training.state
+    for epoch_ends in _steps(training, signals, metrics, display.step):
+        saver.check(epoch_ends)
+        log_is_due = state.step % LOG_EVERY == 0
+        if has_read := log_is_due or saver.wants_save or epoch_ends:
+            _read_metrics(training, metrics, epoch_ends)
+        if log_is_due and metrics.recent.steps:
+            recent = metrics.since_last_line()
+            rate = training.learner.schedule.get_last_lr()[0]
+            log.write({"epoch": state.epoch + 1, "step": state.step, "lr": rate} | recent)
+            display.show(recent)
+        display.say_total(has_read)
+        saver.save_if_due(metrics)
 
 
 def _open_log(training: Training, log_to: Sequence[str]) -> Log:
@@ -148,13 +164,17 @@ def _open_log(training: Training, log_to: Sequence[str]) -> Log:
     return Log(folder.path, state.epoch, state.step, True, shown)
 
 
-def _steps(training: Training, metrics: EpochMetrics, advance: Callable[[], None]) -> Iterator[bool]:
-    """Take the remaining steps of the epoch; yields after each one whether it was the epoch's last."""
+def _steps(training: Training, signals: Signals, metrics: EpochMetrics, advance: Callable[[], None]) -> Iterator[bool]:
+    """Take the remaining steps of the epoch; yields after each one whether it was the epoch's last.
+
+    StoppedWaitingError: a signal asked to stop while no clip arrived.
+    """
     state, config, accelerator = training.state, training.config, training.accelerator
     training.sampler.start(state.epoch, state.epoch_step)
     training.learner.begin_training()
     clock = StepClock(accelerator.device)
-    for batches in clock.waits_for(in_steps(training.loader, config.training.accumulate)):
+    loader = patiently(training.loader, config.data.patience, stop=lambda: signals.stop)
+    for batches in clock.waits_for(in_steps(loader, config.training.accumulate)):
         state.step += 1
         state.epoch_step += 1
         torch.manual_seed(seed_of_step(config.seed, state.step, accelerator.process_index))
@@ -198,7 +218,26 @@ class _Saver:
         self.training.save_state()
         self._last_save, self.signals.save = time.monotonic(), False
         if self._stop:
-            raise Stopped(f"stopped at step {state.step}, in epoch {state.epoch + 1}; --resume goes on from there")
+            raise self._stopped()
+
+    @contextmanager
+    def saves_if_stopped(self, metrics: EpochMetrics) -> Iterator[None]:
+        """Save the state of the last step if a signal stops the block while it waits for a clip.
+
+        Then this process does not wait for the others, which may wait for a clip too. Stopped: this happened.
+        """
+        try:
+            yield
+        except StoppedWaitingError:
+            metrics.read_back()
+            state = self.training.state
+            state.meter, state.recent, state.left_out = metrics.state(alone=True)
+            self.training.save_state_alone()
+            raise self._stopped() from None
+
+    def _stopped(self) -> Stopped:
+        state = self.training.state
+        return Stopped(f"stopped at step {state.step}, in epoch {state.epoch + 1}; --resume goes on from there")
 
 
 def _read_metrics(training: Training, metrics: EpochMetrics, epoch_ends: bool) -> None:
@@ -230,15 +269,25 @@ def _why_skipped(metrics: StepMetrics, names: list[str]) -> str:
     return f"step {metrics.step} was skipped: {wrong}. Its clips: {', '.join(names)}"
 
 
-def _validate(training: Training, record: EpochRecord, display: TrainingDisplay) -> Scores | None:
-    """Score the validation videos, if it is their turn."""
+def _validate(training: Training, signals: Signals, record: EpochRecord, display: TrainingDisplay) -> Scores | None:
+    """Score the validation videos, if it is their turn.
+
+    StoppedWaitingError: a signal asked to stop while no video arrived.
+    """
     if not (training.val_videos and is_validated(record.epoch, training.config)):
         return None
     began = time.monotonic()
     broadcast_buffers(training.saved.model)
     with display.validation() as on_video:
         workers = training.config.data.workers
-        scores = score_videos(training.saved, training.val_videos, workers=workers, on_video=on_video)
+        scores = score_videos(
+            training.saved,
+            training.val_videos,
+            workers=workers,
+            on_video=on_video,
+            stop=lambda: signals.stop,
+            remark=partial(warn, training.console),
+        )
     record.val = metrics_of(training.saved, scores).as_dict()
     record.val["seconds"] = time.monotonic() - began
     return scores

@@ -206,9 +206,9 @@ class EpochMetrics:
         """The metrics of the whole epoch, for its record, from all processes."""
         return self.whole.metrics() | {"left_out": gather(self.left_out)}
 
-    def state(self) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-        """What a state keeps: `whole`, `recent`, and the unreadable clips of all processes."""
-        return asdict(self.whole), asdict(self.recent), gather(self.left_out)
+    def state(self, alone: bool = False) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+        """What a state keeps: `whole`, `recent`, and the unreadable clips of all processes, or of this one `alone`."""
+        return asdict(self.whole), asdict(self.recent), list(self.left_out) if alone else gather(self.left_out)
 
 
 def notes(metrics: dict[str, Any]) -> list[str]:

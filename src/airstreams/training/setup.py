@@ -80,6 +80,12 @@ class Training:
         """Write the state as it stands; all processes return after it is on the disk."""
         self._save_state(max(1, self.config.training.keep))
 
+    def save_state_alone(self, keep: int | None = None) -> None:
+        """`save_state` without waiting for other processes. keep: how many states; None: `training.keep`."""
+        if is_main_process():
+            self.state.learner = self.learner.state()
+            save_state(self.state, self.folder.path, max(1, self.config.training.keep) if keep is None else keep)
+
     def finish(self) -> None:
         """Leave a finished run, whose model and log are complete: with its last state, or without any.
 
@@ -91,9 +97,7 @@ class Training:
             remove_states(self.folder.path)
 
     def _save_state(self, keep: int) -> None:
-        if is_main_process():
-            self.state.learner = self.learner.state()
-            save_state(self.state, self.folder.path, keep)
+        self.save_state_alone(keep)
         self.accelerator.wait_for_everyone()
 
 
