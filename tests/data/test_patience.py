@@ -47,7 +47,7 @@ def no_process_is_left():
 
 
 def test_the_file_that_hangs_is_named(tmp_path):
-    seen = []
+    seen: list[int] = []
     began = time.monotonic()
     with pytest.raises(VideoError, match=r"video 2\.mp4: .*data\.patience") as raised:
         seen.extend(index for index, _ in patiently(loader(Items(tmp_path)), patience=1.5))

@@ -63,7 +63,10 @@ def run(call: Namespace) -> int:
         results = evolve(search, call.workers, stderr)
     except StorageInternalError as error:
         reason = one_line(error.__cause__ or error)[:200]
-        raise RuntimeError(f"the study's database failed ({reason}). Repair it, or give another --out.") from error
+        fix = "Repair it, or give another --out"
+        if "locked" in reason:  # SQLite's locks often fail on network disks
+            fix = "Give --out on a local disk, or --storage URL of a database server, such as PostgreSQL"
+        raise RuntimeError(f"the study's database failed ({reason}). {fix}.") from error
     no_best = results.no_best()
     weights_plot(call.out / "weights.png", [trial.weights for trial in results.top[:5]], no_best)
     search_plot(call.out / "search.png", {call.sampler: results.values}, NAMES[results.metric], no_best)

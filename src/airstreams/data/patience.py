@@ -8,7 +8,7 @@ import mmap
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import process
 from pathlib import Path
@@ -67,7 +67,7 @@ def reading(path: Path) -> Iterator[None]:
         Notes._own.write(worker.id, "")
 
 
-def patiently(loader: DataLoader[Any], patience: float, stop: Callable[[], bool] = lambda: False) -> Iterator[Any]:
+def patiently(loader: DataLoader[Any], patience: float, stop: Callable[[], bool] = lambda: False) -> Generator[Any]:
     """Iterate over a loader. Its processes are ended if this is left early.
 
     Args:

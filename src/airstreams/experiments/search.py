@@ -1,5 +1,6 @@
 """A search for loss weights, and the database of its trials, which all workers on all machines share."""
 
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,16 +11,18 @@ from typing import Literal
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from airstreams.config import Config
+from airstreams.console import stderr, warn
 from airstreams.data.listing import Source
 from airstreams.errors import InputError, one_line
 
 HEARTBEAT = 20  # s
 POLL_INTERVAL = 1.0  # s between two looks at the database
 OPENING_ATTEMPTS = 10  # for the database
+LOCK_WAIT, LOCK_WAITS = 60.0, 10  # s to wait for a locked SQLite database before a remark, and how often
 RETRIES = 3  # of a trial whose worker died; after that, another trial takes its place
 
 SamplerName = Literal["tournament", "tpe", "random"]
@@ -58,7 +61,11 @@ def open_storage(search: Search) -> RDBStorage:
     if url.startswith("postgresql://"):  # pg8000 is the driver with a permissive licence
         url = url.replace("postgresql://", "postgresql+pg8000://", 1)
     # SQLite lets one process write at a time; the others must wait for it instead of failing.
-    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True, "pool_size": 1}
+    options = (
+        {"connect_args": {"timeout": LOCK_WAIT}}
+        if url.startswith("sqlite")
+        else {"pool_pre_ping": True, "pool_size": 1}
+    )
     retry = RetryHeartbeatStaleTrialCallback(max_retry=RETRIES, inherit_intermediate_values=True)
     open_once = partial(
         RDBStorage,
@@ -108,8 +115,21 @@ def _lock_from_begin(engine: Engine) -> None:
     workers could both read that the trial waits, and both take it.
     """
     event.listen(engine, "connect", lambda connection, _: setattr(connection, "isolation_level", None))
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", _begin_at_once)
     engine.dispose()  # the connections that were made before
+
+
+def _begin_at_once(connection: Connection) -> None:
+    """Begin a transaction of SQLite with its lock. Another process, or a network disk, may hold the lock for long."""
+    for waited in range(1, LOCK_WAITS):
+        try:
+            connection.connection.cursor().execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            warn(stderr, f"the study's database has been locked for {waited * LOCK_WAIT:g} s. Still waiting for it")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def valid_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
