@@ -10,7 +10,7 @@ QUICK := tests/data tests/evaluation tests/models tests/representations tests/ru
 	tests/teachers/test_teacher.py tests/training/test_losses.py tests/experiments/test_tournament.py \
 	tests/test_config.py tests/test_errors.py tests/test_files.py --ignore=tests/models/test_cost.py
 
-.PHONY: setup demo test quick lint docs format clean
+.PHONY: setup demo test quick fuzz lint docs format clean
 
 setup: $(VENV)/.installed
 
@@ -40,6 +40,11 @@ test: lint docs
 
 quick: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow" $(QUICK)
+
+# Damaged and hostile inputs for five minutes, or for other: make fuzz FUZZ="--seconds 3600 --seed 7"
+FUZZ ?= --seconds 300
+fuzz: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(FUZZ)
 
 lint: setup
 	$(BIN)/ruff check $(CODE)
