@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from airstreams.errors import InputError
 from benchmarks.fuzz import Originals, run_case
 
 
@@ -17,3 +18,17 @@ def originals(tmp_path_factory):
 def test_changed_inputs_are_accepted_or_refused_in_one_line(kind, originals, tmp_path):
     found = [run_case(kind, originals.kinds[kind], number, 0, tmp_path / "case") for number in range(12)]
     assert [finding for finding in found if finding] == []
+
+
+def test_a_traceback_and_a_message_of_two_lines_are_findings(tmp_path):
+    def fails(rng, folder):
+        raise KeyError("a")
+
+    def speaks_twice(rng, folder):
+        raise InputError("one line\nand another")
+
+    def is_refused(rng, folder):
+        raise InputError("one line")
+
+    for case, finds in ((fails, True), (speaks_twice, True), (is_refused, False)):
+        assert (run_case("calls", case, 0, 0, tmp_path / "case") is not None) == finds

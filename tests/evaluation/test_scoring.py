@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from airstreams.config import EvaluationConfig
 from airstreams.data.dataset import VideoViews, Views
 from airstreams.errors import VideoError
-from airstreams.evaluation.scoring import CLIPS_AT_ONCE, metrics_of, score_videos, score_views, targets_of
+from airstreams.evaluation.scoring import CLIPS_AT_ONCE, ClipsAtOnce, metrics_of, score_videos, score_views, targets_of
 from airstreams.runs import saved_model as saved_models
 
 
@@ -38,6 +38,33 @@ def test_a_score_is_the_mean_over_the_views(saved, source):
         with torch.inference_mode():
             singly = [saved.model(clip[None].permute(0, 4, 1, 2, 3), [head]).logits[head] for clip in clips]
         assert torch.allclose(averaged[head], torch.cat(singly).softmax(dim=1).mean(dim=0), atol=1e-6)
+
+
+def test_a_card_with_too_little_memory_scores_fewer_clips_at_once(saved, source):
+    clips = clips_of(source.split("test")[0], replace(saved.config, evaluation=EvaluationConfig(views=7)))
+    expected, *_ = score_views(saved, clips, ["merged"])
+    sizes, remarks = [], []
+
+    def with_room_for_two(clips_B3THW, heads):
+        sizes.append(len(clips_B3THW))
+        if len(clips_B3THW) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return saved.model(clips_B3THW, heads)
+
+    with_room_for_two.parameters = saved.model.parameters
+    at_once = ClipsAtOnce(remarks.append)
+    for _ in range(2):
+        averaged, *_ = score_views(replace(saved, model=with_room_for_two), clips, ["merged"], at_once)
+        assert torch.allclose(averaged["merged"], expected["merged"], atol=1e-6)
+    assert sizes == [7, 7, 4, 2, 2, 2, 1, 2, 2, 2, 1]  # 16, 8, 4, 2 at once; the second video begins with 2
+    assert len(remarks) == 3
+
+    def without_room(clips_B3THW, heads):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    without_room.parameters = saved.model.parameters
+    with pytest.raises(torch.OutOfMemoryError):
+        score_views(replace(saved, model=without_room), clips, ["merged"])
 
 
 def test_heads_score_the_same_alone_and_together(saved, source):

@@ -123,8 +123,8 @@ class _Threads:
             try:
                 return job.result.result(timeout=1.0)
             except TimeoutError:
-                if job.result.done():  # the error is the job's own
-                    raise
+                if job.result.done():  # meanwhile, or the error is the job's own
+                    return job.result.result()
             if time.process_time() - self.cpu > 1.0:  # something computes, such as a count of frames
                 self.cpu = time.process_time()
                 self.work()

@@ -239,7 +239,8 @@ class _Frames(IterableDataset[_Chunk]):
             again = any(number not in reasons or reasons[number] is None for number in missing)
             for number, file in enumerate(files):
                 if again:
-                    yield from self._chunks(group, number, file)
+                    with reading(file.path):
+                        yield from self._chunks(group, number, file)
                 else:
                     yield _end(group, number, reasons.get(number))
 
@@ -251,8 +252,7 @@ class _Frames(IterableDataset[_Chunk]):
         indices: list[int] = []
         frames: list[np.ndarray] = []
         try:
-            with reading(file.path):
-                wanted = _frames_to_label(file, self.settings.stride)
+            wanted = _frames_to_label(file, self.settings.stride)
             short_side = _short_side(file.path, self.settings.max_side)
             for index, frame_HW3 in zip(wanted, iterate_frames(file.path, short_side, wanted), strict=True):
                 indices.append(index)
