@@ -62,7 +62,22 @@ ODD_TEXTS = (
         "!!python/x",
     ),
 )
-ODD_VALUES = (None, True, -1, 0, 1, 10**9, 10**30, 1e308, float("nan"), float("inf"), [], {}, [[]], *ODD_TEXTS)
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    10**9,
+    10**30,
+    1e308,
+    float("nan"),
+    float("inf"),
+    [],
+    {},
+    [[]],
+    *ODD_TEXTS,
+)
 
 Random = np.random.Generator
 Case = Callable[[Random, Path], None]
@@ -185,7 +200,17 @@ class Originals:
             "tain",
             "",
         )
-        options = ("--json", "--out", "--config", "--labels", "--split", "--top", "--root", "--window", "--training.lr")
+        options: tuple[str, ...] = (
+            "--json",
+            "--out",
+            "--config",
+            "--labels",
+            "--split",
+            "--top",
+            "--root",
+            "--window",
+            "--training.lr",
+        )
         options += ("--model.streams", "--resume", "--trust-module", "--data.workers=", "--seed", "--", "-h", "--debug")
         files = (str(folder / "none"), str(folder), "hmdb51:none", str(self.root / "list.csv") + "?root=none")
         words = [*options, *files, *ODD_TEXTS]

@@ -43,28 +43,32 @@ def test_a_score_is_the_mean_over_the_views(saved, source):
 def test_a_card_with_too_little_memory_scores_fewer_clips_at_once(saved, source):
     clips = clips_of(source.split("test")[0], replace(saved.config, evaluation=EvaluationConfig(views=7)))
     expected, *_ = score_views(saved, clips, ["merged"])
-    sizes, remarks = [], []
+    sizes: list[int] = []
+    remarks: list[str] = []
 
-    def with_room_for_two(clips_B3THW, heads):
-        sizes.append(len(clips_B3THW))
-        if len(clips_B3THW) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return saved.model(clips_B3THW, heads)
+    class Small:
+        """A model on a card with room for some clips."""
 
-    with_room_for_two.parameters = saved.model.parameters
+        parameters = saved.model.parameters
+
+        def __init__(self, room):
+            self.room = room
+
+        def __call__(self, clips_B3THW, heads):
+            sizes.append(len(clips_B3THW))
+            if len(clips_B3THW) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return saved.model(clips_B3THW, heads)
+
     at_once = ClipsAtOnce(remarks.append)
     for _ in range(2):
-        averaged, *_ = score_views(replace(saved, model=with_room_for_two), clips, ["merged"], at_once)
+        averaged, *_ = score_views(replace(saved, model=Small(2)), clips, ["merged"], at_once)
         assert torch.allclose(averaged["merged"], expected["merged"], atol=1e-6)
     assert sizes == [7, 7, 4, 2, 2, 2, 1, 2, 2, 2, 1]  # 16, 8, 4, 2 at once; the second video begins with 2
     assert len(remarks) == 3
 
-    def without_room(clips_B3THW, heads):
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    without_room.parameters = saved.model.parameters
     with pytest.raises(torch.OutOfMemoryError):
-        score_views(replace(saved, model=without_room), clips, ["merged"])
+        score_views(replace(saved, model=Small(0)), clips, ["merged"])
 
 
 def test_heads_score_the_same_alone_and_together(saved, source):

@@ -1,12 +1,14 @@
 """Waiting for the processes of a loader, which may hang: on a network disk, or for lack of file descriptors.
 
-torch waits for ever, and Python runs no other code meanwhile. Here the wait ends every second, so that a signal to stop
-is heeded, and it ends with an error after some time. Each process notes which file it reads, so the error can name it.
+torch waits for ever. Here a thread waits for it, and the caller looks every second whether a signal asks to stop. After
+some time the wait ends with an error. Each process notes which file it reads, so the error can name it.
 """
 
 import mmap
 import os
+import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -83,56 +85,84 @@ def patiently(loader: DataLoader[Any], patience: float, stop: Callable[[], bool]
     if not loader.num_workers:
         yield from loader
         return
-    if loader._iterator is not None:  # of the last epoch: its processes say that they begin again
-        loader._iterator._timeout = patience
-    iterator: Any = None
+    # The first call starts the processes, and torch then watches over them, which only the main thread can do.
+    waiter = _Waiter(loader, iter(loader) if loader._iterator is None else None)
     try:
-        iterator = iter(loader)
+        waiter.start()
         while True:
-            iterator._timeout = CHECK_EVERY
-            try:
-                item = _next(iterator, loader, patience, stop)
-            except StopIteration:
+            item = waiter.next(patience, stop)
+            if item is _NO_MORE:
                 return
-            iterator._timeout = 0
             yield item
     except BaseException as error:
-        if iterator is not None or loader._iterator is not None:
-            _end_processes(iterator or loader._iterator)
+        waiter.end()
+        if (iterator := waiter.iterator or loader._iterator) is not None:
+            _end_processes(iterator)
         if _is_about_descriptors(error):
             raise RuntimeError(f"too many open files. {RAISE_THE_LIMIT}") from error
-        if _timed_out(error):
-            raise VideoError(f"no clip for {patience:g} s (data.patience), at the start of an epoch") from error
         raise
 
 
-def _next(iterator: Any, loader: DataLoader[Any], patience: float, stop: Callable[[], bool]) -> Any:
-    """The next item. Raises what `patiently` does, and StopIteration."""
-    asked = time.monotonic()
-    while True:
+_NO_MORE = object()
+
+
+class _Waiter(threading.Thread):
+    """Asks a loader for its items, one at a time, so that another thread can stop waiting.
+
+    torch itself may block in a read that nothing interrupts: a process that hangs must pass on the memory of an item
+    that it has finished.
+
+    iterator: of the loader; None: the thread gets it, since processes of an earlier epoch must answer first.
+    """
+
+    def __init__(self, loader: DataLoader[Any], iterator: Any) -> None:
+        super().__init__(daemon=True)
+        self.loader, self.iterator = loader, iterator
+        self._asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Answer until there is no more, or an error."""
         try:
-            return next(iterator)
-        except RuntimeError as error:
-            if not _timed_out(error):
-                raise
-        if iterator._pin_memory and not iterator._pin_memory_thread.is_alive():
-            raise RuntimeError(
-                f"the thread that passes on clips has ended, perhaps for too many open files. {RAISE_THE_LIMIT}"
-            )
-        if stop():
-            raise StoppedWaitingError
-        if time.monotonic() - asked > patience:
-            raise _waited_too_long(iterator, loader, patience)
+            if self.iterator is None:
+                self.iterator = iter(self.loader)
+            while self._asked.get():
+                self._answers.put((next(self.iterator), None))
+        except StopIteration:
+            self._answers.put((_NO_MORE, None))
+        except BaseException as error:
+            self._answers.put((None, error))
 
+    def end(self) -> None:
+        """Let the thread end, unless it is blocked."""
+        self._asked.put(False)
 
-def _waited_too_long(iterator: Any, loader: DataLoader[Any], patience: float) -> VideoError:
-    notes: Notes | None = getattr(loader.worker_init_fn, "notes", None)
-    worker = iterator._task_info.get(iterator._rcvd_idx, (0,))[0]
-    names = [] if notes is None else [notes.read(number) for number in (worker, *range(loader.num_workers))]
-    path = next(filter(None, names), None)
-    waits = "it waits for this file" if path else "its processes read no file"
-    fix = "Check the disk that it is on, or give more seconds as data.patience"
-    return VideoError(f"no clip for {patience:g} s, and {waits}. {fix}", path)
+    def next(self, patience: float, stop: Callable[[], bool]) -> Any:
+        """The next item, or `_NO_MORE`. Raises what `patiently` does."""
+        self._asked.put(True)
+        asked = time.monotonic()
+        while True:
+            with suppress(queue.Empty):
+                item, error = self._answers.get(timeout=CHECK_EVERY)
+                if error is not None:
+                    raise error
+                return item
+            if stop():
+                raise StoppedWaitingError
+            if time.monotonic() - asked > patience:
+                raise self._waited_too_long(patience)
+
+    def _waited_too_long(self, patience: float) -> VideoError:
+        notes: Notes | None = getattr(self.loader.worker_init_fn, "notes", None)
+        waits, path = "its processes read no file", None
+        if notes is not None and self.iterator is not None:
+            worker = self.iterator._task_info.get(self.iterator._rcvd_idx, (0,))[0]
+            names = [notes.read(number) for number in (worker, *range(self.loader.num_workers))]
+            path = next(filter(None, names), None)
+        if path is not None:
+            waits = "it waits for this file"
+        fix = "Check the disk that it is on, or give more seconds as data.patience"
+        return VideoError(f"no clip for {patience:g} s, and {waits}. {fix}", path)
 
 
 def require_descriptors() -> None:
@@ -147,10 +177,6 @@ def require_descriptors() -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and len([*Path("/proc/self/fd").iterdir()]) + SPARE_DESCRIPTORS > limit:
         raise RuntimeError(f"too many open files (the limit is {limit}). {RAISE_THE_LIMIT}")
-
-
-def _timed_out(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader timed out")
 
 
 def _is_about_descriptors(error: BaseException) -> bool:
