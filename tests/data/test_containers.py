@@ -140,16 +140,19 @@ def test_frames_that_depend_on_a_later_damaged_one_are_refused(tmp_path):
             broken[position + offset] ^= 0xA5
         path.write_bytes(broken)
         forget_files()
+        try:
+            check(path)
+        except VideoError:
+            pass
+        else:  # the decoder did not report the damage
+            continue
         for index in range(24):
             try:
                 frame = read_frames(path, [index])[0]
             except VideoError:
                 refused += 1
                 continue
-            try:
-                check(path)
-            except VideoError:
-                assert np.array_equal(frame, right[index])
+            assert np.array_equal(frame, right[index])
     assert refused
 
 
