@@ -1,6 +1,6 @@
 """Configs survive saving and loading, and every error is one line that names its key."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -350,13 +350,18 @@ def test_the_default_weights_train_two_heads_and_the_segmenter():
     assert config.needs_labels
 
 
-def test_all_merges_share_one_loss_weight():
+def test_merges_without_a_weight_take_that_of_merged():
     config = Config(model=ModelConfig(merge_levels=[3, 6]), loss_weights=LossWeights(merged=0.7, rgb=0.0))
     assert config.active_loss_weights() == {
         "rgb": 0, "flow": 0, "semantic": 0, "merged_after_6": 0.7, "merged": 0.7, "interm": 1,
     }  # fmt: skip
     assert config.trained_heads() == ["merged_after_6", "merged"]
-    assert config.lambdas() == ["rgb", "flow", "semantic", "merged", "interm"]
+    assert config.lambdas() == ["rgb", "flow", "semantic", "merged_after_6", "merged", "interm"]
+    own = replace(config, loss_weights=LossWeights(merged=0.7, merged_after={6: 0.2}))
+    assert (own.loss_weights.of("merged_after_6"), own.loss_weights.of("merged")) == (0.2, 0.7)
+    assert own.loss_weights.updated({"merged_after_6": 0.4}).merged_after == {6: 0.4}
+    with pytest.raises(InputError, match=r"loss_weights\.merged_after: got 3"):
+        replace(config, loss_weights=LossWeights(merged_after={3: 0.2}))
     assert Config(model=ModelConfig(streams=["rgb"], merge_levels=[3, 6])).lambdas() == ["rgb"]
 
 

@@ -206,9 +206,10 @@ def test_streams_without_a_class_and_weights_without_a_stream_are_refused():
     assert "loss_weights.custom.edges" in message
 
 
-def test_stop_gradient_of_a_custom_stream_is_refused():
+def test_stop_gradient_of_a_custom_stream_without_a_teacher_is_refused(edges):
+    config = ModelConfig(streams=["edges"], representations={"edges": "my_streams:Edges"}, stop_gradient=["edges"])
     with pytest.raises(InputError, match=r"model\.stop_gradient.*edges.*training\.freeze"):
-        ModelConfig(streams=["edges"], representations={"edges": "my_streams:Edges"}, stop_gradient=["edges"])
+        build(config, 4, 5)
 
 
 RETURNS = """

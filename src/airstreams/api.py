@@ -1,7 +1,7 @@
 """What a script calls: `load`, `open_source`, `train`, `evaluate`. `import airstreams` has all of it."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,18 +49,21 @@ def load(
     return Recogniser(local_run(_path("run", run)), device, trust, precision)
 
 
-def open_source(data: str | Path, *, labels: str | Path | None = None) -> Source:
+def open_source(
+    data: str | Path, *, labels: str | Path | None = None, targets: Mapping[str, str | Path] | None = None
+) -> Source:
     """List the videos of a data set. No video is opened.
 
     Args:
         data: a folder of class folders, a folder of train/ val/ test/, a CSV file (FILE.csv?root=DIR: its paths are
             relative to DIR), or NAME:ROOT[?key=value].
         labels: the folder of a teacher's label maps, as `airstreams annotate` wrote it.
+        targets: the folders of teachers' targets by stream, for custom streams that learn from a teacher.
 
     Raises:
         InputError: something is missing or contradicts itself, or there are fewer than two classes.
     """
-    return _source(data, labels)
+    return _source(data, labels, targets=targets)
 
 
 def train(
@@ -69,6 +72,7 @@ def train(
     *,
     config: Config | str | Path | None = None,
     labels: str | Path | None = None,
+    targets: Mapping[str, str | Path] | None = None,
     init: str | Path | None = None,
     offline: bool = False,
     resume: bool = False,
@@ -86,6 +90,7 @@ def train(
             than the run has lengthen it.
         labels: the folder of a teacher's label maps, for the semantic stream. Without label maps, the model gets no
             semantic stream, unless the config names `model.streams`.
+        targets: the folders of teachers' targets by stream, for custom streams that learn from a teacher.
         init: what to start from: a run, a file of published weights, or the name of some, such as `i3d-kinetics400`.
             A run that is resumed ignores it.
         offline: fetch no weights.
@@ -108,6 +113,7 @@ def train(
             _path("run", run),
             _given_config(config, trust),
             labels=labels,
+            targets=targets,
             init=None if init is None else str(_path("init", init)),
             offline=offline,
             resume=resume,
@@ -138,6 +144,7 @@ class TrainingCall:
     trust: Collection[str]
     console: Console
     evolved: Callable[[Config], LossWeights] | None = None
+    targets: Mapping[str, str | Path] | None = None
 
 
 def carry_out(call: TrainingCall) -> EpochRecord:
@@ -158,7 +165,7 @@ def _new(call: TrainingCall, folder: RunFolder) -> tuple[Source, Config, Start |
     """The data, the config and the start of a run that begins."""
     _require_new(folder)
     start = None if call.init is None else read_start(call.init, call.offline, call.trust)
-    source = _source(call.data, call.labels)
+    source = _source(call.data, call.labels, targets=call.targets)
     config = config_of_new_run(call.given, source, call.console, start)
     if start is None:
         warn_of_unused_start(config, call.console)
@@ -177,7 +184,7 @@ def _resumed(call: TrainingCall, folder: RunFolder) -> tuple[Source, Config, Non
     config = config_to_resume(folder.config, given)
     if not any(key.startswith("model.representations") for key in given.named):  # else the call names the same modules
         require_trusted_run(folder.path, config.model, call.trust)
-    source = _source(call.data, call.labels)
+    source = _source(call.data, call.labels, targets=call.targets)
     device_of_process(config.training.device, "training.device")  # is_main_process must know it
     ignored = [name for name, value in (("--init", call.init), ("--weights-from", call.evolved)) if value is not None]
     if ignored and is_main_process():
@@ -265,14 +272,21 @@ def _given_config(config: Config | str | Path | None, trust: Collection[str]) ->
     raise InputError(f"config: got {type(config).__name__}, expected a Config, or a recipe's name or YAML file")
 
 
-def _source(data: str | Path | Source, labels: str | Path | None, for_training: bool = True) -> Source:
+def _source(
+    data: str | Path | Source,
+    labels: str | Path | None,
+    for_training: bool = True,
+    targets: Mapping[str, str | Path] | None = None,
+) -> Source:
     store = None if labels is None else _path("labels", labels)
+    folders = {stream: _path(f"targets.{stream}", path) for stream, path in (targets or {}).items()}
     if isinstance(data, Source):
-        if store is not None:
-            raise InputError("labels: data is a Source already. Give the label maps to open_source instead.")
+        if store is not None or folders:
+            key, what = ("labels", "label maps") if store is not None else ("targets", "targets")
+            raise InputError(f"{key}: data is a Source already. Give the {what} to open_source instead.")
         return data
     if isinstance(data, str | Path):
-        return sources.open_source(str(data), store, for_training)
+        return sources.open_source(str(data), store, for_training, targets=folders)
     raise InputError(f"data: got {type(data).__name__}, expected a path, NAME:ROOT or a Source of open_source")
 
 

@@ -20,11 +20,17 @@ from airstreams.towers import BACKBONES, LEAST_FRAMES, OTHER_BACKBONES, Backbone
 
 STREAMS = ("rgb", "flow", "semantic")
 
+SUPERVISED = ("semantic",)
+"""The built-in streams that learn from a teacher. `--labels` and a single number for `loss_weights.interm` are for the
+first."""
+
 ANSWER = "answer"
 """The name of the mean of several heads, where scores and metrics are by head."""
 
 BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
 """rgb2 and rgb3 see the clip as rgb does, with towers of their own. They show what an ensemble of towers gains."""
+
+_INTERM, _MERGED_AFTER = "interm", "merged_after_"
 
 FULL_SIZE = 512
 """The channels at the end of a full-size tower: those of the default one at `model.width` 1."""
@@ -184,7 +190,8 @@ class ModelConfig:
     """The channels of the learnt projection of the logits that the semantic tower sees."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     stop_gradient: list[str] = field(default_factory=list)
-    """Representations that action losses do not reach: flow, semantic (Table 2, left column)."""
+    """Representations that action losses do not reach: flow, semantic (Table 2, left column), and custom streams that
+    learn from a teacher."""
     dropout: float = 0.5
     """The probability of dropout before each classifier."""
 
@@ -212,8 +219,9 @@ class ModelConfig:
         expected = f"{', '.join(BUILT_IN_STREAMS)} or a stream with a class in model.representations"
         expected += f".{did_you_mean(unknown[0], known)}" if unknown else ""
         require(not unknown, "model.streams", ", ".join(unknown), expected)
-        others = ", ".join(stream for stream in self.stop_gradient if stream not in ("flow", "semantic"))
-        expected = "flow, semantic; to stop the training of another representation, name it in training.freeze"
+        learnt = [stream for stream in STREAMS if stream != "rgb"]
+        others = ", ".join(stream for stream in self.stop_gradient if stream not in (*learnt, *self.representations))
+        expected = f"{', '.join(learnt)}, or a custom stream that learns from a teacher"
         require(not others, "model.stop_gradient", others, expected)
 
     def _check_tower(self) -> None:
@@ -265,7 +273,7 @@ class ModelConfig:
     def merges(self) -> dict[str, int]:
         """The merged heads, each with its number of blocks. The last is the main one. Empty for one stream."""
         first, *others = self.merge_levels
-        merges = {f"merged_after_{level}": level for level in others} | {"merged": first}
+        merges = {f"{_MERGED_AFTER}{level}": level for level in others} | {"merged": first}
         return merges if len(self.streams) > 1 else {}
 
     @property
@@ -286,26 +294,54 @@ class LossWeights:
     """The weight of the semantic tower's action loss."""
     merged: float = 1.0
     """The weight of the action loss of every merge."""
-    interm: float = 1.0
-    """The weight of the segmentation loss on the teacher's label maps."""
+    interm: float | dict[str, float] = 1.0
+    """The weights of the losses on the teachers' targets, by stream. A stream without an entry: 1. A number: semantic's
+    weight."""
     custom: dict[str, float] = field(default_factory=dict)
     """The weights of the action losses of custom streams, rgb2 and rgb3. A missing name: 0."""
+    merged_after: dict[int, float] = field(default_factory=dict)
+    """The weights of further merges, by number of blocks, such as {5: 0.5}. A merge without an entry: `merged`."""
 
     def __post_init__(self) -> None:
-        values = {name: value for name, value in vars(self).items() if name != "custom"}
+        values: dict[str, float] = {stream: getattr(self, stream) for stream in (*STREAMS, "merged")}
+        if isinstance(self.interm, dict):
+            values |= {f"interm.{name}": value for name, value in self.interm.items()}
+        else:
+            values["interm"] = self.interm
         values |= {f"custom.{name}": value for name, value in self.custom.items()}
+        values |= {f"merged_after.{level}": value for level, value in self.merged_after.items()}
         for name, value in values.items():
             require(0 <= value < math.inf, f"loss_weights.{name}", value, "at least 0 and finite")
 
+    @property
+    def own_losses(self) -> dict[str, float]:
+        """The weights of the losses on the teachers' targets that the config names, by stream."""
+        return self.interm if isinstance(self.interm, dict) else {SUPERVISED[0]: self.interm}
+
     def of(self, loss: str) -> float:
-        """The weight of a loss by its name. For a custom stream without a weight: 0."""
+        """The weight of a loss by its name. For a custom stream's action loss without a weight: 0."""
+        if (stream := stream_of(loss)) is not None:
+            return self.own_losses.get(stream, 1.0)
+        if loss.startswith(_MERGED_AFTER):
+            return self.merged_after.get(int(loss.removeprefix(_MERGED_AFTER)), self.merged)
         return self.custom.get(loss, 0.0) if _is_custom(loss) else getattr(self, loss)
 
     def updated(self, weights: Mapping[str, float]) -> "LossWeights":
         """These weights, with new ones for some losses, by name."""
-        custom = {name: weight for name, weight in weights.items() if _is_custom(name)}
-        own = {name: weight for name, weight in weights.items() if not _is_custom(name)}
-        return replace(self, **own, custom=self.custom | custom)
+        own = {stream: weight for loss, weight in weights.items() if (stream := stream_of(loss)) is not None}
+        levels = {loss: int(loss.removeprefix(_MERGED_AFTER)) for loss in weights if loss.startswith(_MERGED_AFTER)}
+        heads = {loss: weight for loss, weight in weights.items() if stream_of(loss) is None and loss not in levels}
+        interm: float | dict[str, float] = self.interm
+        if own:
+            interm = self.own_losses | own
+            interm = interm[SUPERVISED[0]] if interm.keys() == {SUPERVISED[0]} else interm
+        return replace(
+            self,
+            **{name: weight for name, weight in heads.items() if not _is_custom(name)},
+            interm=interm,
+            custom=self.custom | {name: weight for name, weight in heads.items() if _is_custom(name)},
+            merged_after=self.merged_after | {level: weights[loss] for loss, level in levels.items()},
+        )
 
 
 @dataclass
@@ -426,6 +462,8 @@ class EvolutionConfig:
     """Optuna's pruner, which stops trials that fall behind."""
     fresh_seeds: int = 3
     """The trainings that compare the winner with the references at the end."""
+    fixed: list[str] = field(default_factory=list)
+    """Losses whose weight is not searched, by the names in metrics.jsonl. They keep that of loss_weights."""
 
     def __post_init__(self) -> None:
         size = self.population_size
@@ -470,6 +508,13 @@ class Config:
         custom = [*filter(_is_custom, BUILT_IN_STREAMS), *self.model.representations]
         unknown = ", ".join(name for name in self.loss_weights.custom if name not in custom)
         require(not unknown, "loss_weights.custom", unknown, f"custom streams' names: {', '.join(custom)}")
+        taught = [*SUPERVISED, *self.model.representations]
+        unknown = ", ".join(name for name in self.loss_weights.own_losses if name not in taught)
+        require(not unknown, "loss_weights.interm", unknown, f"streams that learn from a teacher: {', '.join(taught)}")
+        levels = self.model.merge_levels[1:]
+        unknown = ", ".join(str(level) for level in self.loss_weights.merged_after if level not in levels)
+        others = f"levels of model.merge_levels after the first: {', '.join(map(str, levels)) or 'there are none'}"
+        require(not unknown, "loss_weights.merged_after", unknown, others)
 
     def _check_without_merge(self) -> None:
         """Some head must give the answer, and some head must train each tower."""
@@ -484,18 +529,31 @@ class Config:
         """The weights of the losses of this model, also those that are 0. The action loss of a lone stream has 1."""
         heads = self.model.heads
         weights = {head: 1.0 if len(heads) == 1 else self.loss_weights.of(head) for head in heads}
-        weights |= dict.fromkeys(self.model.merges, self.loss_weights.merged)
-        if "semantic" in heads:
-            weights["interm"] = self.loss_weights.interm
-        return weights
+        return weights | {own_loss(stream): self.loss_weights.of(own_loss(stream)) for stream in self._supervised}
+
+    @property
+    def _supervised(self) -> list[str]:
+        """The streams with a loss on a teacher's targets, also those whose loss has the weight 0."""
+        named = self.loss_weights.own_losses
+        return [stream for stream in self.model.streams if stream in SUPERVISED or stream in named]
+
+    @property
+    def taught(self) -> list[str]:
+        """The streams that learn from a teacher's targets. Training needs these targets."""
+        return [stream for stream in self._supervised if self.loss_weights.of(own_loss(stream)) > 0]
 
     def lambdas(self) -> list[str]:
-        """The names of this model's weights in equation 2. All merged heads share one."""
-        return [name for name in self.active_loss_weights() if name == "merged" or name not in self.model.merges]
+        """The names of this model's weights in equation 2."""
+        return list(self.active_loss_weights())
+
+    def searched_lambdas(self) -> list[str]:
+        """The weights that `airstreams evolve` searches."""
+        return [name for name in self.lambdas() if name not in self.evolution.fixed]
 
     def trained_heads(self) -> list[str]:
         """The heads whose loss has a weight over 0. The others keep their random weights."""
-        return [head for head, weight in self.active_loss_weights().items() if head != "interm" and weight > 0]
+        weights = self.active_loss_weights()
+        return [head for head in self.model.heads if weights[head] > 0]
 
     @property
     def answer_heads(self) -> list[str]:
@@ -523,10 +581,21 @@ class Config:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether training needs the teacher's label maps."""
-        return self.active_loss_weights().get("interm", 0) > 0
+        """Whether training needs the targets that `--labels` names."""
+        return SUPERVISED[0] in self.taught
+
+
+def own_loss(stream: str) -> str:
+    """The name of the loss of a stream on its teacher's targets: `interm.parts`. Of semantic: `interm`, as in 0.1."""
+    return _INTERM if stream == SUPERVISED[0] else f"{_INTERM}.{stream}"
+
+
+def stream_of(loss: str) -> str | None:
+    """The stream whose loss on its teacher's targets has this name; None: it is a head's action loss."""
+    name, _, stream = loss.partition(".")
+    return (stream or SUPERVISED[0]) if name == _INTERM else None
 
 
 def _is_custom(loss: str) -> bool:
-    """Whether a loss is not one of the five of equation 2."""
-    return loss not in (*STREAMS, "merged", "interm")
+    """Whether a head's action loss is not one of the four of equation 2."""
+    return loss not in (*STREAMS, "merged")

@@ -20,6 +20,7 @@ from airstreams.data.check import BadVideo
 from airstreams.data.dataset import Sample, StepSampler, TrainingClips, VideoViews, Views
 from airstreams.data.listing import Action, Video
 from airstreams.data.sources import open_source
+from airstreams.data.targets import ClassesPerPixel, Targets
 from airstreams.errors import InputError
 
 STEP = 5  # grey levels from one frame to the next
@@ -72,8 +73,12 @@ def views_of(video, clip, evaluation=None):
     return [numbers_in(view) for view in views.clips]
 
 
+def targets_of(store):
+    return {} if store is None else {"semantic": Targets(ClassesPerPixel(), store)}
+
+
 def drawn_clips(video, clip, draws=40, label_store=None):
-    clips = TrainingClips([video], config_of(clip), ("a",), multi_label=False, label_store=label_store)
+    clips = TrainingClips([video], config_of(clip), ("a",), multi_label=False, targets=targets_of(label_store))
     return [sample_of(clips, (0, draw, 0)) for draw in range(draws)]
 
 
@@ -145,7 +150,7 @@ def test_a_segment_of_one_frame_repeats_it(forty):
 
 def test_a_segment_without_frames_is_a_bad_video(forty):
     beyond = video_at(forty, start=5.0, end=6.0)
-    clips = TrainingClips([beyond], config_of(ClipConfig(4, size=64)), ("a",), False, None)
+    clips = TrainingClips([beyond], config_of(ClipConfig(4, size=64)), ("a",), False, {})
     assert isinstance(clips[0, 0, 0], BadVideo)
     assert "5.0 s" in clips[0, 0, 0].reason
 
@@ -174,7 +179,7 @@ def test_clips_do_not_depend_on_the_number_of_workers(synthetic):
     config = Config(clip=ClipConfig(4, stride=1, size=64), training=TrainingConfig(batch_size=6))
 
     def batches(workers):
-        clips = TrainingClips(source.split("train"), config, source.classes, False, source.label_store)
+        clips = TrainingClips(source.split("train"), config, source.classes, False, targets_of(source.label_store))
         sampler = StepSampler([video.labels[0] for video in source.split("train")], config)
         loader = DataLoader(clips, batch_sampler=sampler, num_workers=workers, collate_fn=clips.collate)
         found = []
@@ -187,7 +192,8 @@ def test_clips_do_not_depend_on_the_number_of_workers(synthetic):
     assert len(alone) == 8
     for workers in (1, 2):
         for one, other in zip(alone, batches(workers), strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(one[:7], other[:7], strict=True))
+            assert all(torch.equal(x, y) for x, y in zip(one[:6], other[:6], strict=True))
+            assert torch.equal(one.teachers["semantic"], other.teachers["semantic"])
             assert one.names == other.names
 
 
@@ -196,7 +202,7 @@ def test_clips_depend_on_epoch_seed_and_draw(synthetic):
 
     def clip_of(seed, key):
         config = Config(seed=seed, clip=ClipConfig(4, stride=1, size=64))
-        sample = sample_of(TrainingClips(source.split("train"), config, source.classes, False, None), key)
+        sample = sample_of(TrainingClips(source.split("train"), config, source.classes, False, {}), key)
         return sample.frames.tolist(), sample.box, sample.flip, sample.colour.tolist()
 
     reference = clip_of(0, (0, 0, 5))
@@ -210,8 +216,8 @@ def test_label_maps_follow_the_frames_of_the_clip(tmp_path, forty):
     labels = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None], (40, 24, 24))
     label_maps.save(tmp_path, "forty", labels, range(40))
     for sample in drawn_clips(video_at(forty, label_map="forty"), ClipConfig(4, stride=2, size=64), 20, store):
-        assert sample.label_map.shape == (4, 16, 16)
-        assert [labels.unique().tolist() for labels in sample.label_map] == [[n] for n in numbers_in(sample.frames)]
+        assert sample.teachers["semantic"].shape == (4, 16, 16)
+        assert [labels.unique().tolist() for labels in sample.teachers["semantic"]] == [[n] for n in numbers_in(sample.frames)]
 
 
 def test_label_maps_of_another_video_are_refused(tmp_path, forty):
@@ -219,7 +225,7 @@ def test_label_maps_of_another_video_are_refused(tmp_path, forty):
     label_maps.save(tmp_path, "forty", np.ones((41, 24, 24), np.uint8), range(41))
     video, config = video_at(forty, label_map="forty"), config_of(ClipConfig(4, stride=2, size=64))
     for read in (
-        TrainingClips([video], config, ("a",), multi_label=False, label_store=store)[0, 0, 0],
+        TrainingClips([video], config, ("a",), multi_label=False, targets=targets_of(store))[0, 0, 0],
         VideoViews([video], config, store)[0],
     ):
         assert isinstance(read, BadVideo)
@@ -232,14 +238,14 @@ def test_clips_of_stride_two_start_at_labelled_frames(tmp_path, forty):
     label_maps.save(tmp_path, "forty", np.ones((20, 24, 24), np.uint8), range(0, 40, 2))
     video = video_at(forty, label_map="forty")
     samples = drawn_clips(video, ClipConfig(4, stride=2, size=64), 100, store)
-    assert all((sample.label_map == 1).all() for sample in samples)
+    assert all((sample.teachers["semantic"] == 1).all() for sample in samples)
     assert {numbers_in(sample.frames)[0] for sample in samples} == set(range(0, 34, 2))
     # With a stride of 3, every clip has label maps in every second frame, so all starts are used.
     samples = drawn_clips(video, ClipConfig(4, stride=3, size=64), 200, store)
     for sample in samples:
-        labelled = [bool((labels == 1).all()) for labels in sample.label_map]
+        labelled = [bool((labels == 1).all()) for labels in sample.teachers["semantic"]]
         assert labelled == [number % 2 == 0 for number in numbers_in(sample.frames)]
-        assert ((sample.label_map == 1) | (sample.label_map == 255)).all()
+        assert ((sample.teachers["semantic"] == 1) | (sample.teachers["semantic"] == 255)).all()
     assert {numbers_in(sample.frames)[0] for sample in samples} == set(range(31))
 
 
@@ -247,13 +253,12 @@ def test_a_video_without_label_maps_is_unlabelled_in_a_batch(tmp_path, forty):
     store = label_maps.create(tmp_path, "ruler", ["background", "person"], {})
     label_maps.save(tmp_path, "forty", np.ones((40, 24, 24), np.uint8), range(40))
     videos = [video_at(forty, label_map="other"), video_at(forty, label_map="forty")]
-    clips = TrainingClips(videos, config_of(ClipConfig(4, size=64)), ("a",), False, store)
+    clips = TrainingClips(videos, config_of(ClipConfig(4, size=64)), ("a",), False, targets_of(store))
     batch = clips.collate([clips[0, 0, 0], clips[0, 1, 1]])
-    assert batch.label_map is not None
-    assert batch.label_map.shape == (2, 4, 16, 16)
-    assert (batch.label_map[0] == 255).all()
-    assert (batch.label_map[1] == 1).all()
-    assert clips.collate([clips[0, 0, 0]]).label_map is None
+    assert batch.teachers["semantic"].shape == (2, 4, 16, 16)
+    assert (batch.teachers["semantic"][0] == 255).all()
+    assert (batch.teachers["semantic"][1] == 1).all()
+    assert clips.collate([clips[0, 0, 0]]).teachers == {}
 
 
 def test_a_broken_video_is_counted_and_never_replaced(tmp_path, forty):
@@ -261,7 +266,7 @@ def test_a_broken_video_is_counted_and_never_replaced(tmp_path, forty):
     (tmp_path / "breaks.mkv").write_bytes(b"no video any more")
     videos = [video_at(forty), video_at(tmp_path / "breaks.mkv"), video_at(forty)]
     config = config_of(ClipConfig(4, size=64))
-    clips = TrainingClips(videos, config, ("a",), False, None)
+    clips = TrainingClips(videos, config, ("a",), False, {})
     batch = clips.collate([clips[0, draw, draw] for draw in range(3)])
     assert len(batch.frames_BTHW3) == len(batch.target) == len(batch.names) == 2
     assert [bad.video.name for bad in batch.bad_videos] == ["breaks.mkv"]
@@ -279,9 +284,9 @@ def test_a_broken_video_is_counted_and_never_replaced(tmp_path, forty):
 def test_targets_are_class_indices_or_multi_label_rows(forty):
     both, none = replace(video_at(forty), labels=("c", "a")), replace(video_at(forty), labels=())
     config = config_of(ClipConfig(4, size=64))
-    single = TrainingClips([replace(both, labels=("c",))], config, ("a", "b", "c"), False, None)
+    single = TrainingClips([replace(both, labels=("c",))], config, ("a", "b", "c"), False, {})
     assert sample_of(single, (0, 0, 0)).target.item() == 2
-    multi = TrainingClips([both, none], config, ("a", "b", "c"), True, None)
+    multi = TrainingClips([both, none], config, ("a", "b", "c"), True, {})
     assert multi.collate([multi[0, 0, 0], multi[0, 1, 1]]).target.tolist() == [[1, 0, 1], [0, 0, 0]]
 
 
@@ -357,7 +362,7 @@ def test_a_clips_target_is_its_active_labels(forty):
     """Frames 0 to 39 at 30 per second; each action covers one frame."""
     actions = tuple(Action(f"frame {n:02}", n / 30 - 0.005, n / 30 + 0.005) for n in range(40))
     video = replace(video_at(forty), labels=tuple(action.label for action in actions), actions=actions)
-    clips = TrainingClips([video], config_of(ClipConfig(4, stride=2, size=64)), video.labels, True, None)
+    clips = TrainingClips([video], config_of(ClipConfig(4, stride=2, size=64)), video.labels, True, {})
     for draw in range(20):
         sample = sample_of(clips, (0, draw, 0))
         first = numbers_in(sample.frames)[0]
@@ -370,10 +375,10 @@ def test_clips_are_the_same_with_a_cache(synthetic, tmp_path):
     config = Config(clip=ClipConfig(4, stride=1, size=64))
     cache = FrameCache(tmp_path, 10**9, config.decoded_side)
     cache.prepare(videos, source.label_store, Progress(Console(quiet=True)))
-    cached = TrainingClips(videos, config, source.classes, False, source.label_store, cache)
-    plain = TrainingClips(videos, config, source.classes, False, source.label_store)
+    cached = TrainingClips(videos, config, source.classes, False, targets_of(source.label_store), cache)
+    plain = TrainingClips(videos, config, source.classes, False, targets_of(source.label_store))
     for index in range(len(videos)):
         one, other = (sample_of(clips, (0, index, index)) for clips in (plain, cached))
         assert np.array_equal(one.frames, other.frames)
-        assert torch.equal(one.label_map, other.label_map)
+        assert torch.equal(one.teachers["semantic"], other.teachers["semantic"])
         assert (one.box, one.flip, one.target) == (other.box, other.flip, other.target)

@@ -412,7 +412,7 @@ def test_the_runs_of_merging_differ_in_the_merge_alone(recipe):
     }
     same = {str(replace(config, model=replace(config.model, merge_levels=[3]))) for config in found.values()}
     assert len(same) == 1
-    assert found["merged after 1+3+5"].lambdas() == ["rgb", "flow", "merged"]
+    assert found["merged after 1+3+5"].lambdas() == ["rgb", "flow", "merged_after_1", "merged_after_5", "merged"]
 
 
 def test_a_pretrained_run_starts_from_the_given_one(few, recipe, finished, tmp_path):

@@ -59,7 +59,7 @@ def test_another_kind_of_pass_runs_directly_until_a_new_capture():
     inside = []
 
     def one_pass(inputs):
-        rows, scale = inputs.clip_B3THW, inputs.label_map_BThw
+        rows, scale = inputs.clip_B3THW, inputs.teachers.get("semantic")
         inside.append(len(rows))
         loss = layer(rows if scale is None else rows * scale).square().sum()
         loss.backward()
@@ -68,7 +68,7 @@ def test_another_kind_of_pass_runs_directly_until_a_new_capture():
     for number, scaled in ((4, False), (2, False), *[(4, False)] * 5, (2, False), (4, True), *[(2, False)] * 4):
         rows = torch.randn(number, 3, device="cuda")
         scale = torch.rand((), device="cuda") if scaled else None
-        loss = graph(one_pass, PassInputs(rows, rows, scale, rows, rows, rows))["loss"]
+        loss = graph(one_pass, PassInputs(rows, rows, {"semantic": scale} if scaled else {}, rows, rows, {}))["loss"]
         with torch.no_grad():  # an autograd graph that is still alive would prevent the capture
             seen = rows if scale is None else rows * scale
             expected = layer(seen)
@@ -86,7 +86,7 @@ def test_a_failed_capture_names_the_key_and_the_cause():
         "graph = CapturedPass([])\n"
         "one = torch.ones((), device='cuda')\n"
         "for _ in range(5):\n"
-        "    graph(lambda inputs: {'loss': one * inputs.weight.item()}, PassInputs(*[one] * 6))\n"
+        "    graph(lambda inputs: {'loss': one * inputs.weight.item()}, PassInputs(one, one, {}, one, one, {}))\n"
     )
     ended = subprocess.run([sys.executable, "-c", waits], capture_output=True, text=True)
     assert ended.returncode == 1

@@ -488,8 +488,8 @@ def test_the_norm_of_the_whole_gradient_is_clipped(synthetic, tiny):
 def test_a_step_without_labelled_pixels_has_a_segmentation_loss_of_0(synthetic, tiny):
     config = of_one_stream(tiny, "semantic")
     learner, accelerator, batch = one_step(synthetic, replace(config, loss_weights=LossWeights(interm=0.5)))
-    assert batch.label_map is None
-    unlabelled = batch._replace(label_map=torch.full((4, 4, 16, 16), 255, dtype=torch.uint8))
+    assert batch.teachers == {}
+    unlabelled = batch._replace(teachers={"semantic": torch.full((4, 4, 16, 16), 255, dtype=torch.uint8)})
     for given in (batch, unlabelled):
         values = training_step(learner, accelerator, [given], config)
         assert values["good"]
@@ -502,7 +502,7 @@ def test_an_unreadable_batch_changes_no_gradient(synthetic, tiny):
         config = of_one_stream(tiny, optimizer="sgd", clip_norm=0.0, warmup_epochs=0.0)
         learner, accelerator, batch = one_step(synthetic, config)
         source = open_source(str(synthetic / "videos"))
-        clips = dataset.TrainingClips(source.videos, config, source.classes, source.multi_label, None)
+        clips = dataset.TrainingClips(source.videos, config, source.classes, source.multi_label, {})
         black = clips.collate([dataset.BadVideo(source.videos[0], "unreadable")] * 4)
         torch.manual_seed(0)
         values = training_step(learner, accelerator, [batch] if alone else [batch, black], config)

@@ -6,9 +6,12 @@ import torch
 
 from airstreams.models.airstreams import Output
 from airstreams.representations import Representation
-from airstreams.training.losses import PassInputs, action_loss, compute_losses, segmentation_loss, total_loss
+from airstreams.representations.losses import class_loss
+from airstreams.representations.semantic import Semantic
+from airstreams.training.losses import PassInputs, action_loss, compute_losses, total_loss
 
 RNG = np.random.default_rng(0)
+SEMANTIC = {"semantic": Semantic(5, segmenter_width=0.125, segmenter_stride=16, channels=1, stop_gradient=False)}
 
 
 def log_softmax(logits):
@@ -51,7 +54,9 @@ def test_the_segmentation_loss_sums_cross_entropy_over_labelled_pixels():
     log_p = log_softmax(logits_BTS)
     b, t, y, x = np.nonzero(labels != 255)
     expected = -log_p[b, t, labels[b, t, y, x]].sum()
-    assert segmentation_loss(logits_BSThw, torch.tensor(labels)).item() == pytest.approx(expected, 1e-5)
+    loss, count = class_loss(logits_BSThw, torch.tensor(labels))
+    assert loss.item() == pytest.approx(expected, 1e-5)
+    assert count == len(b)
 
 
 def test_the_segmentation_loss_compares_each_pixel_with_its_own_label():
@@ -59,9 +64,9 @@ def test_the_segmentation_loss_compares_each_pixel_with_its_own_label():
     where_labelled = torch.nn.functional.one_hot(torch.tensor(labels).long(), 3).movedim(-1, 1).float()
     # What a segmenter that is right about 16 px cells would say.
     cells = torch.nn.functional.avg_pool3d(where_labelled, (1, 16, 16)) * 10
-    right = segmentation_loss(cells, torch.tensor(labels))
+    right = class_loss(cells, torch.tensor(labels))[0]
     for moved in (cells.flip(-1), cells.flip(-2), cells.mT, cells.flip(2), cells.roll(1, -1), cells.roll(1, -2)):
-        assert segmentation_loss(moved, torch.tensor(labels)) > 1.3 * right
+        assert class_loss(moved, torch.tensor(labels))[0] > 1.3 * right
 
 
 def test_unlabelled_pixels_frames_and_videos_change_neither_loss_nor_gradient():
@@ -71,7 +76,7 @@ def test_unlabelled_pixels_frames_and_videos_change_neither_loss_nor_gradient():
 
     def loss_and_gradient(logits, labels):
         logits = logits.clone().requires_grad_()
-        loss = segmentation_loss(logits, labels)
+        loss, _ = class_loss(logits, labels)
         loss.backward()
         return loss.item(), logits.grad
 
@@ -92,7 +97,9 @@ def test_unlabelled_pixels_frames_and_videos_change_neither_loss_nor_gradient():
 @pytest.mark.parametrize("labels", [None, torch.full((2, 3, 64, 64), 255, dtype=torch.uint8)], ids=["none", "all 255"])
 def test_a_batch_without_labels_has_loss_0_and_gradient_0(labels):
     logits = flat_logits()[1].requires_grad_()
-    loss = segmentation_loss(logits, labels)
+    output = Output({}, {"semantic": Representation(torch.empty(0), logits)}, {})
+    inputs = inputs_of(torch.tensor([0, 1]), labels, torch.tensor(1.0))
+    loss = compute_losses(output, inputs, {"interm": 1.0}, 0.0, SEMANTIC)["interm"]
     assert loss.item() == 0.0
     loss.backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -105,7 +112,7 @@ def test_bfloat16_logits_give_float32_losses():
     for loss_of, logits in (
         (lambda logits: action_loss(logits, indices, 0.1), logits_BK),
         (lambda logits: action_loss(logits, marks, 0.1), logits_BK),
-        (lambda logits: segmentation_loss(logits, labels), logits_BSThw),
+        (lambda logits: class_loss(logits, labels)[0], logits_BSThw),
     ):
         torch.testing.assert_close(loss_of(logits), loss_of(logits.float()), rtol=1e-6, atol=0)
 
@@ -117,15 +124,16 @@ def outputs():
 
 
 def inputs_of(target, labels, pixels):
-    return PassInputs(torch.empty(0), target, labels, torch.tensor(1.0), torch.tensor(4.0), pixels)
+    teachers = {} if labels is None else {"semantic": labels}
+    return PassInputs(torch.empty(0), target, teachers, torch.tensor(1.0), torch.tensor(4.0), {"semantic": pixels})
 
 
 def test_the_total_is_the_weighted_sum_of_the_losses():
     output, target, labels = outputs()
     weights = {"rgb": 0.5, "flow": 2.0, "semantic": 0.25, "merged": 1.0, "interm": 3.0}
     pixels = (labels != 255).sum()
-    losses = compute_losses(output, inputs_of(target, labels, pixels), weights, 0.0)
-    expected = 3.0 * segmentation_loss(output.representations["semantic"].prediction, labels).item() / pixels.item()
+    losses = compute_losses(output, inputs_of(target, labels, pixels), weights, 0.0, SEMANTIC)
+    expected = 3.0 * class_loss(output.representations["semantic"].prediction, labels)[0].item() / pixels.item()
     for name, logits in output.logits.items():
         log_p = log_softmax(logits.double().numpy())
         expected -= weights[name] * log_p[np.arange(4), target.numpy()].mean()
@@ -136,5 +144,5 @@ def test_losses_without_weight_are_not_computed():
     output, target, labels = outputs()
     weights = {"rgb": 1.0, "flow": 0.0, "semantic": 0.0, "merged": 1.0, "interm": 0.0}
     only_weighty = Output({name: output.logits[name] for name in ("rgb", "merged")}, {}, {})
-    losses = compute_losses(only_weighty, inputs_of(target, labels, torch.tensor(1.0)), weights, 0.0)
+    losses = compute_losses(only_weighty, inputs_of(target, labels, torch.tensor(1.0)), weights, 0.0, SEMANTIC)
     assert losses.keys() == {"rgb", "merged"}

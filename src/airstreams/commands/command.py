@@ -23,6 +23,7 @@ RUN_HELP = "the folder that training wrote"
 DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, else the CPU"
 PRECISION_HELP = "auto, float32 or bfloat16; by default what the run's or the recipe's training.precision says"
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
+TARGETS_HELP = "a teacher's targets for a stream; once for each stream"
 TRUST_HELP = "import this module for a custom stream of a run or a recipe that you did not train here (runs its code)"
 GROUP_BY_HELP = (
     "keep videos in one split: auto (they look like one recording), or a regular expression (its first group, or else "
@@ -90,6 +91,24 @@ def print_json(result: Mapping[str, Any]) -> None:
 def add_trust_module(parser: ArgumentParser) -> None:
     """Add `--trust-module`, which may be given several times."""
     parser.add_argument("--trust-module", metavar="NAME", type=str, action="append", default=[], help=TRUST_HELP)
+
+
+def add_targets(parser: ArgumentParser) -> None:
+    """Add `--targets`, which may be given several times. `targets_of` gives what it says."""
+    parser.add_argument("--targets", metavar="STREAM=FOLDER", type=str, action="append", default=[], help=TARGETS_HELP)
+
+
+def targets_of(call: Namespace) -> dict[str, str]:
+    """The folders of `--targets` by stream. InputError: no STREAM=FOLDER, or a stream twice."""
+    targets: dict[str, str] = {}
+    for given in call.targets:
+        stream, equals, folder = given.partition("=")
+        if not (stream and equals and folder):
+            raise InputError(f"--targets {given}: expected STREAM=FOLDER, such as parts=targets/parts")
+        if stream in targets:
+            raise InputError(f"--targets {given}: {stream} has {targets[stream]} already. Give one folder for each.")
+        targets[stream] = folder
+    return targets
 
 
 def add_group_by(parser: ArgumentParser) -> None:

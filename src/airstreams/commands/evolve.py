@@ -11,10 +11,12 @@ from airstreams.commands.command import (
     Command,
     add_data,
     add_group_by,
+    add_targets,
     add_trust_module,
     data_of,
     print_json,
     require_at_least,
+    targets_of,
 )
 from airstreams.console import SafeTable, say, stderr, stdout
 from airstreams.errors import one_line
@@ -27,6 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--out", metavar="STUDY", type=Path, required=True, help="the study's folder; resumes a study")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
+    add_targets(parser)
     add_group_by(parser)
     parser.add_argument("--trials", metavar="N", type=int, default=100, help="number of trials in all")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="trials side by side on this machine")
@@ -55,7 +58,7 @@ def run(call: Namespace) -> int:
     from airstreams.viewing.evolution import search_plot, weights_plot
 
     require_at_least(call, trials=1, workers=1)
-    source = open_source(data_of(call), call.labels)
+    source = open_source(data_of(call), call.labels, targets=targets_of(call))
     source = follow_label_maps(with_contents(source, stderr), stderr)  # once, and not again in each trial
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
     search = Search(source, config_of_new_run(call.given, source, stderr), call.out, url, call.trials, call.sampler)

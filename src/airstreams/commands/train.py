@@ -11,9 +11,11 @@ from airstreams.commands.command import (
     Command,
     add_data,
     add_group_by,
+    add_targets,
     add_trust_module,
     data_of,
     print_json,
+    targets_of,
 )
 from airstreams.config import Config, LossWeights
 from airstreams.console import print_line, stderr, warn
@@ -28,6 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run's folder")
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
+    add_targets(parser)
     add_group_by(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, or begin it")
     parser.add_argument("--log-to", metavar="TRACKERS", default="tensorboard", help=LOG_TO_HELP)
@@ -58,6 +61,7 @@ def run(call: Namespace) -> int:
             call.out,
             call.given,
             labels=call.labels,
+            targets=targets_of(call),
             init=call.init,
             offline=call.offline,
             resume=call.resume,

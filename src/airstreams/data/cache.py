@@ -99,6 +99,7 @@ class FrameCache:
         label_store: LabelStore | None,
         progress: Progress,
         share: tuple[int, int] = (0, 1),
+        label_stores: Sequence[tuple[LabelStore, Sequence[str]]] = (),
     ) -> None:
         """Add the missing frames and label maps of these videos, in parallel threads.
 
@@ -107,16 +108,20 @@ class FrameCache:
 
         Args:
             videos: all videos that the run reads.
-            label_store: their label maps.
+            label_store: their label maps, by the keys of the videos.
             progress: gets a task for the look-up, and one for each kind of entry that is missing.
             share: index and number of the processes that prepare the same videos. Each adds its part.
+            label_stores: more label maps: stores, with the keys of the videos in each.
 
         Raises:
             InputError: the folder cannot be created or written to.
         """
         index, count = share
         space = _Space(self.root, self.limit_bytes, self.make_folder())
-        wanted = self._wanted(videos, label_store)
+        if label_store is not None:
+            keys = [video.label_map for video in videos if video.label_map is not None]
+            label_stores = [(label_store, keys), *label_stores]
+        wanted = self._wanted(videos, label_stores)
         is_own = [number % count == index for number in range(len(wanted))]
         missing: dict[str, dict[Path, _Content]] = {"frames": {}, "labels": {}}
         with ThreadPoolExecutor(max_workers=max(1, cpus() // count)) as pool:
@@ -191,14 +196,16 @@ class FrameCache:
                 "decoded frames; give another one, or none"
             ) from error
 
-    def _wanted(self, videos: Sequence[Video], label_store: LabelStore | None) -> list[_Content]:
+    def _wanted(
+        self, videos: Sequence[Video], label_stores: Sequence[tuple[LabelStore, Sequence[str]]]
+    ) -> list[_Content]:
         wanted = [
             _Content(path, "frames", self._frame_settings, partial(_frames_of, path, self.short_side))
             for path in sorted({video.path for video in videos})
         ]
-        if label_store is not None:
+        for label_store, keys in label_stores:
             settings = _label_map_settings(label_store)
-            for key in sorted({video.label_map for video in videos if video.label_map is not None}):
+            for key in sorted(set(keys)):
                 file = file_of(label_store.root, key)
                 wanted.append(_Content(file, "labels", settings, partial(_label_maps_of, label_store, key)))
         return wanted

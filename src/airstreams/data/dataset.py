@@ -7,7 +7,7 @@ clips an optimiser step takes does not depend on the number of processes either.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +19,13 @@ from airstreams.config import Config
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import BadVideo
 from airstreams.data.clips import FrameRange, active_labels, clip_indices, frame_range, latest_start
-from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of, read_array
+from airstreams.data.label_maps import LabelStore, read_array
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import share_memory
 from airstreams.data.packed import PackedVideos
 from airstreams.data.patience import reading
+from airstreams.data.targets import Targets, labelled_frames
 from airstreams.data.transforms import (
-    LABEL_MAP_STRIDE,
     crop_frames,
     crop_label_map,
     draw_colour,
@@ -33,7 +33,7 @@ from airstreams.data.transforms import (
     reduced,
     square_crops,
 )
-from airstreams.data.video import iterate_frames, probe, read_frames
+from airstreams.data.video import iterate_frames, read_frames
 from airstreams.errors import InputError, VideoError
 
 Key = tuple[int, int, int]
@@ -46,8 +46,7 @@ class Sample(NamedTuple):
     frames: uint8 (T, h, w, 3), the part of the decoded frames that the crop touches.
     box: top, left, height and width of the crop in px of `frames`.
     target: a class index, or (K,) of 0 and 1.
-    label_map: uint8 (T, s, s), already cropped and flipped, every `LABEL_MAP_STRIDE`-th pixel of the clip; None: the
-        video has no label maps.
+    teachers: the teachers' targets by stream, already cropped and flipped, of the streams that have some of the video.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Sample(NamedTuple):
     flip: bool
     colour: np.ndarray
     target: Tensor
-    label_map: Tensor | None
+    teachers: dict[str, Tensor]
 
 
 class Batch(NamedTuple):
@@ -64,7 +63,8 @@ class Batch(NamedTuple):
 
     frames_BTHW3, box_B4, inside_B2, flip_B, colour_B3: the arguments of `augment`.
     target: (B,) of indices or (B, K) of 0 and 1.
-    label_map: uint8 (B, T, s, s), 255 everywhere in a clip without label maps; None: no clip has any.
+    teachers: the teachers' targets (B, ...) by stream, blank in a clip without any. A stream is left out if no clip
+        has any.
     names: of the clips' videos. Empty where no video could be read: then the batch is one black clip that must get no
         weight, since processes that train together must all take every step.
     """
@@ -75,7 +75,7 @@ class Batch(NamedTuple):
     flip_B: Tensor
     colour_B3: Tensor
     target: Tensor
-    label_map: Tensor | None
+    teachers: dict[str, Tensor]
     names: list[str]
     bad_videos: list[BadVideo]
 
@@ -116,6 +116,14 @@ class TrainingClips(Dataset[Sample | BadVideo]):
     """Random clips of videos, by the keys of `StepSampler`.
 
     For multi-label data a clip's target is the labels that are active in it.
+
+    Args:
+        videos: to draw from.
+        config: `seed`, `clip` and `data`.
+        classes: the action classes.
+        multi_label: whether a video may have several labels.
+        targets: the teachers' targets by stream.
+        cache: decoded frames; None: decode every time.
     """
 
     def __init__(
@@ -124,14 +132,14 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         config: Config,
         classes: Sequence[str],
         multi_label: bool,
-        label_store: LabelStore | None,
+        targets: Mapping[str, Targets],
         cache: FrameCache | None = None,
     ) -> None:
         self.videos = PackedVideos(videos)  # the loader's processes read it
         self.config = config
         self.classes = classes
         self.multi_label = multi_label
-        self.label_store = label_store
+        self.targets = targets
         self.cache = cache
 
     def __len__(self) -> int:
@@ -169,11 +177,11 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             torch.tensor([sample.flip for sample in good]),
             torch.from_numpy(np.stack([sample.colour for sample in good])).float(),
             torch.stack([sample.target for sample in good]),
-            self._label_maps(good),
+            self._stacked_targets(good),
             names,
             bad_videos,
         )
-        share_memory(batch)
+        share_memory([*batch, *batch.teachers.values()])
         return batch
 
     def _draw(self, video: Video, rng: np.random.Generator) -> Sample:
@@ -181,18 +189,20 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         part = frame_range(video)
         latest = latest_start(part, clip)
         start = int(rng.integers(part.first, latest + 1))
-        labelled = labelled_frames(self.label_store, video)
-        if len(labelled) and not np.isin(clip_indices(part, start, clip), labelled).any():
-            # A stride can skip all labelled frames (J-HMDB's are the even ones): start at the nearest labelled frame.
-            nearest = int(labelled[np.abs(labelled - start).argmin()])
-            start = min(max(nearest, part.first), latest)
+        labelled_of_streams = [targets.frames_of(video) for targets in self.targets.values()]
+        for labelled in sorted(filter(len, labelled_of_streams), key=len):  # those with the fewest frames come first
+            if not np.isin(clip_indices(part, start, clip), labelled).any():
+                # A stride can skip all labelled frames (J-HMDB's are the even ones): start at the nearest of them.
+                nearest = int(labelled[np.abs(labelled - start).argmin()])
+                start = min(max(nearest, part.first), latest)
+                break
         indices = clip_indices(part, start, clip)
         frames = self._read_frames(video, indices)
         H, W = frames.shape[1:3]
         crop = draw_crop(H, W, data, rng)
         top, left = math.floor(crop.top * H), math.floor(crop.left * W)
         bottom, right = math.ceil((crop.top + crop.height) * H), math.ceil((crop.left + crop.width) * W)
-        label_maps = self._read_label_maps(video, indices)
+        rows_of = {stream: self._read_targets(targets, video, indices) for stream, targets in self.targets.items()}
         active = active_labels(video, *part.times[indices[[0, -1]]].tolist())
         return Sample(
             video.name,
@@ -201,7 +211,11 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             crop.flip,
             draw_colour(data.colour, rng),
             target_of(active, self.classes, self.multi_label),
-            None if label_maps is None else crop_label_map(label_maps, crop, clip.size // LABEL_MAP_STRIDE),
+            {
+                stream: self.targets[stream].kind.of_clip(self.targets[stream].store, rows, crop, clip)
+                for stream, rows in rows_of.items()
+                if rows is not None
+            },
         )
 
     def _read_frames(self, video: Video, indices: np.ndarray) -> np.ndarray:
@@ -209,42 +223,27 @@ class TrainingClips(Dataset[Sample | BadVideo]):
             return read_frames(video.path, indices, self.config.decoded_side)
         return self.cache.read_frames(video.path, indices)
 
-    def _read_label_maps(self, video: Video, indices: np.ndarray) -> np.ndarray | None:
-        if self.cache is None or self.label_store is None or video.label_map is None:
-            return read_label_maps(self.label_store, video, indices)
-        return self.cache.read_label_maps(self.label_store, video.label_map, indices)
-
-    def _label_maps(self, samples: Sequence[Sample]) -> Tensor | None:
-        if all(sample.label_map is None for sample in samples):
+    def _read_targets(self, targets: Targets, video: Video, indices: np.ndarray) -> np.ndarray | None:
+        key = targets.key_of(video)
+        if key is None:
             return None
-        side = self.config.clip.size // LABEL_MAP_STRIDE
-        blank = torch.full((self.config.clip.frames, side, side), NO_LABEL, dtype=torch.uint8)
-        return torch.stack([blank if sample.label_map is None else sample.label_map for sample in samples])
+        if self.cache is None or not isinstance(targets.store, LabelStore):
+            return targets.store.read(key, indices)
+        return self.cache.read_label_maps(targets.store, key, indices)
+
+    def _stacked_targets(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        stacked = {}
+        for stream, targets in self.targets.items():
+            if any(stream in sample.teachers for sample in samples):
+                blank = targets.kind.blank(self.config.clip)
+                stacked[stream] = torch.stack([sample.teachers.get(stream, blank) for sample in samples])
+        return stacked
 
     def _black(self) -> Sample:
         size = self.config.clip.size
         frames = np.zeros((self.config.clip.frames, size, size, 3), np.uint8)
         target = target_of(self.classes[:1], self.classes, self.multi_label)
-        return Sample("", frames, (0.0, 0.0, size, size), False, np.ones(3), target, None)
-
-
-def labelled_frames(store: LabelStore | None, video: Video) -> np.ndarray:
-    """The indices of the video's frames that have label maps.
-
-    Raises:
-        VideoError: the label maps are of another video, which has more frames.
-    """
-    if store is None or video.label_map is None:
-        return np.empty(0, dtype=int)
-    indices = store.labelled_frames(video.label_map)
-    frames = len(probe(video.path).times)
-    if len(indices) and indices[-1] >= frames:
-        raise VideoError(
-            f"its label maps are of another video: one is of frame {indices[-1]}, the video has {frames} frames; "
-            f"delete {file_of(store.root, video.label_map)} and annotate again",
-            video.path,
-        )
-    return indices
+        return Sample("", frames, (0.0, 0.0, size, size), False, np.ones(3), target, {})
 
 
 def read_label_maps(store: LabelStore | None, video: Video, indices: np.ndarray) -> np.ndarray | None:
@@ -412,7 +411,8 @@ class VideoViews(Dataset[Views | BadVideo]):
         """Make the views from `frames_NHW3`: the frames of all views, each once and sorted."""
         clip, evaluation = self.config.clip, self.config.evaluation
         unique = np.unique(indices_VT)
-        labelled_frames(self.label_store, video)  # raises where the label maps are of another video
+        if self.label_store is not None:
+            labelled_frames(self.label_store, video, video.label_map)  # raises where they are of another video
         maps_NHW = read_label_maps(self.label_store, video, unique)
         mask = _read_mask(video) if self.masks else None
         label_maps, masks = [], []

@@ -9,8 +9,8 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path, PurePath, PurePosixPath
@@ -81,6 +81,17 @@ class Alike:
 
 
 @dataclass(frozen=True)
+class TargetFolder:
+    """The folder of a teacher's targets for one stream.
+
+    keys: a video's key in it by the video's name, where it is another one than `Video.label_map`.
+    """
+
+    path: Path
+    keys: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Source:
     """A data set's videos, sorted by name, and its classes, sorted. `name` is DATA as it was given."""
 
@@ -89,6 +100,9 @@ class Source:
     videos: tuple[Video, ...]
     multi_label: bool = False
     label_store: LabelStore | None = None
+    """The label maps for the stream semantic."""
+    targets: Mapping[str, TargetFolder] = field(default_factory=dict)
+    """The targets for other streams, by stream."""
     warnings: tuple[str, ...] = ()
     """What looks wrong in the data, such as skipped files: sentences that callers print as warnings."""
     own_groups: bool = False

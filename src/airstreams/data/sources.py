@@ -10,9 +10,11 @@ import functools
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from airstreams.config import SUPERVISED
 from airstreams.data.benchmarks import BENCHMARKS, open_benchmark
 from airstreams.data.csv_list import read_csv
 from airstreams.data.importers import TOOLS, is_annotation_file, read_annotations
@@ -22,6 +24,7 @@ from airstreams.data.listing import (
     CONTROL_CHARACTERS,
     SPLITS,
     Source,
+    TargetFolder,
     Video,
     make_source,
     require_label_maps,
@@ -58,6 +61,7 @@ def open_source(
     labels: str | os.PathLike[str] | None = None,
     for_training: bool = True,
     include_missing: bool = False,
+    targets: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> Source:
     """List the videos of a data source. No video is opened.
 
@@ -67,6 +71,7 @@ def open_source(
             without suffix. `follow_label_maps` finds label maps by the videos' contents, too.
         for_training: refuse what no model can be trained on, such as a single class.
         include_missing: list the videos of a CSV file that do not exist, too.
+        targets: the folders of teachers' targets by stream. That of semantic is the same as `labels`.
 
     Raises:
         InputError: something is missing or contradicts itself.
@@ -74,6 +79,10 @@ def open_source(
     for key, given in (("data", data), ("labels", labels)):
         if given is not None or key == "data":
             require(isinstance(given, str | os.PathLike), key, repr(given), "a path as str or Path")
+    folders = dict(targets or {})
+    if SUPERVISED[0] in folders:
+        require(labels is None, f"targets.{SUPERVISED[0]}", folders[SUPERVISED[0]], "nothing beside --labels")
+        labels = folders.pop(SUPERVISED[0])
     name = os.fspath(data)
     source = _read(name, include_missing)
     if _file_and_options(name)[0].exists():
@@ -83,8 +92,9 @@ def open_source(
         source = replace(source, warnings=(*source.warnings, *found))
     if for_training:
         _require_trainable_classes(source)
-    if for_training or labels is not None or source.label_store is not None:
+    if for_training or labels is not None or folders or source.label_store is not None:
         _refuse_shared_label_maps(source)
+    source = replace(source, targets={stream: _target_folder(stream, Path(path)) for stream, path in folders.items()})
     return source if labels is None else _with_label_store(source, Path(labels))
 
 
@@ -143,6 +153,12 @@ def _with_label_store(source: Source, labels: Path) -> Source:
     source = replace(source, label_store=LabelStore.open(labels))
     require_label_maps(source, unless_contents=True)
     return source
+
+
+def _target_folder(stream: str, path: Path) -> TargetFolder:
+    if not path.is_dir():
+        raise InputError(f"--targets {stream}={path}: there is no such folder. Give the folder of a teacher's targets.")
+    return TargetFolder(path)
 
 
 def _read_folder(data: str, root: Path) -> Source:

@@ -29,10 +29,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from airstreams.config import LossWeights
+from airstreams.config import SUPERVISED, LossWeights, own_loss, stream_of
 from airstreams.console import Progress, warn
-from airstreams.data.listing import Video, labels_digest
-from airstreams.errors import InputError
+from airstreams.data.listing import Source, Video, labels_digest
+from airstreams.errors import InputError, require
 from airstreams.estimate import TotalTime
 from airstreams.experiments.display import TrainingsDisplay
 from airstreams.experiments.noise import Verdict, baseline_of, independent_videos, judge_trials
@@ -42,7 +42,7 @@ from airstreams.experiments.trials import run_worker, trial_source
 from airstreams.experiments.workers import EndedWorker, WorkerPool
 from airstreams.files import require_writable
 from airstreams.recipe import from_dict, training_settings
-from airstreams.training.data import with_checked_splits, with_segment_classes
+from airstreams.training.data import open_targets, with_checked_splits, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 
 TOP = 10  # trials that `results.json` lists with their weights
@@ -81,7 +81,7 @@ def evolve(search: Search, workers: int, console: Console) -> StudyResults:
     with Progress(console) as progress:
         total_time = TotalTime()
         trials = TrainingsDisplay(progress, "searching", "trials", search.trials, total_time)
-        weightings = 1 + len(references(search.config.lambdas()))
+        weightings = 1 + len(references(search.config.searched_lambdas()))
         trainings = search.config.evolution.fresh_seeds * weightings
         fresh = TrainingsDisplay(progress, "fresh seeds", "trainings", trainings, total_time)
         fresh.guess = lambda: trials.seconds_for(trainings)
@@ -155,14 +155,15 @@ def _with_mean(weights: dict[str, float], values: list[float | None]) -> FreshSe
 
 def _checked(search: Search, console: Console) -> Search:
     """The search, its data with splits. InputError: there is nothing to weigh, or the data do not fit."""
-    streams = search.config.model.streams
+    streams, names = search.config.model.streams, search.config.lambdas()
     if len(search.config.model.heads) == 1:
         raise InputError(f"model.streams: {streams} leaves no losses to weigh. Give two or more streams.")
-    if "semantic" in streams and search.source.label_store is None:
-        raise InputError(
-            f"{search.source.name}: no label maps for the semantic stream. Give --labels LABELS, or leave semantic out "
-            "of --model.streams."
-        )
+    unknown = ", ".join(name for name in search.config.evolution.fixed if name not in names)
+    require(not unknown, "evolution.fixed", unknown, f"some of the losses {', '.join(names)}")
+    searched = search.config.searched_lambdas()
+    require(len(searched) > 0, "evolution.fixed", search.config.evolution.fixed, "a loss whose weight is searched")
+    weighed = {stream for name in searched if (stream := stream_of(name)) is not None}
+    _require_targets(search.source, [*weighed, *search.config.taught])
     search = replace(search, source=with_checked_splits(search.source, search.config, console))
     for warning in search.source.warnings:
         warn(console, warning)
@@ -172,9 +173,25 @@ def _checked(search: Search, console: Console) -> Search:
     return search
 
 
+def _require_targets(source: Source, taught: Sequence[str]) -> None:
+    """InputError: there are no targets for one of these streams, whose weights are searched."""
+    for stream in taught:
+        if stream == SUPERVISED[0] and source.label_store is None:
+            raise InputError(
+                f"{source.name}: no label maps for the {stream} stream. Give --labels LABELS, or leave {stream} out of "
+                "--model.streams."
+            )
+        if stream != SUPERVISED[0] and stream not in source.targets:
+            raise InputError(
+                f"{source.name}: no targets for the {stream} stream. Give --targets {stream}=FOLDER, or add "
+                f"{own_loss(stream)} to evolution.fixed with the weight 0."
+            )
+
+
 def _require_same_settings(study: Study, search: Search) -> None:
     """InputError: the study was begun with another recipe or other data. Its trials could not be compared."""
     videos, store = search.source.split("train"), search.source.label_store
+    stores = {stream: targets.store for stream, targets in open_targets(search.source, search.config).items()}
     held_out = trial_source(search.source, search.config).split("val")
     beside_config = {
         "sampler": search.sampler,
@@ -182,6 +199,7 @@ def _require_same_settings(study: Study, search: Search) -> None:
         "held-out videos": _names_digest(held_out),
         "labels": labels_digest(videos),
         "teacher": store.identity if store and search.config.needs_labels else "",
+        "targets": {stream: store.identity for stream, store in stores.items() if stream != SUPERVISED[0]},
     }
     settings = beside_config | training_settings(search.config)
     before = study.user_attrs.get("settings")
@@ -215,7 +233,7 @@ def _comparison(search: Search, study: Study, storage: RDBStorage) -> Study:
             f"The training of all {search.trials} trials diverged. Start again with another --out and a lower "
             "--training.lr."
         )
-    weightings = {"evolved": best[0].params} | references(search.config.lambdas())
+    weightings = {"evolved": best[0].params} | references(search.config.searched_lambdas())
     trainings = [
         (weights, {"weighting": name, "seed": search.config.seed + 1 + number})
         for number in range(search.config.evolution.fresh_seeds)

@@ -131,6 +131,9 @@ def weights_from(folder: Path, top: int, wanted: Sequence[str]) -> dict[str, flo
     trials = read_results(folder).top
     if not 1 <= top <= len(trials):
         raise InputError(f"--top {top}: {folder / RESULTS} lists {len(trials)} trials. Give a number from 1 to that.")
+    # Studies up to version 0.2 have one weight for all merges.
+    shared = [name for name in wanted if name not in trials[0].weights and name.startswith("merged_after_")]
+    wanted = [name for name in wanted if name not in shared]
     missing = [name for name in wanted if name not in trials[0].weights]
     if missing:
         raise InputError(

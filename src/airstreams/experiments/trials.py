@@ -132,7 +132,7 @@ def _take_one(search: Search, study: Study, trials: int) -> None:
 
 def run_trial(search: Search, study: Study, trial: Trial) -> float:
     """Train with a trial's weights; returns the answer's accuracy, or mAP, on the held-out videos, in 0..1."""
-    weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in search.config.lambdas()}
+    weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in search.config.searched_lambdas()}
     trial.set_user_attr("sum", sum(weights.values()))  # not normalised: under SGD, a small sum means small steps
     config = trial_config(search.config, weights, trial.user_attrs.get("seed", search.config.seed))
     folder = trial_folder(search, study, trial)

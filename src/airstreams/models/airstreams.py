@@ -28,9 +28,8 @@ from airstreams.models.merge import make_merge
 from airstreams.models.tower import EarlyTower, LateTower
 from airstreams.representations import Representation
 from airstreams.representations.custom import load_custom
-from airstreams.representations.flow import Flow
+from airstreams.representations.make import make_representation
 from airstreams.representations.rgb import RGB
-from airstreams.representations.semantic import Semantic
 
 
 @dataclass
@@ -155,7 +154,7 @@ def build(
     config: ModelConfig,
     classes: int,
     segment_classes: int,
-    make_custom: Callable[[str, str], nn.Module] = load_custom,
+    make_custom: Callable[[str, str, bool], nn.Module] = load_custom,
 ) -> AIRStreams:
     """Build the model of a config with random weights.
 
@@ -163,15 +162,15 @@ def build(
         config: streams, tower and widths.
         classes: K, the number of action classes.
         segment_classes: S, the number of the segmenter's classes with the background.
-        make_custom: makes the representation of a custom stream from its name and its class. The default imports the
-            class, which runs its module's code: see `runs/trust.py`.
+        make_custom: makes the representation of a custom stream from its name, its class, and whether it is in
+            `model.stop_gradient`. The default imports the class, which runs its module's code: see `runs/trust.py`.
 
     Raises:
         InputError: the class of a custom stream cannot be used.
     """
     # The order in which the parts are built decides their random weights.
     representations = {
-        stream: _representation(stream, config, segment_classes, make_custom) for stream in config.streams
+        stream: make_representation(stream, config, segment_classes, make_custom) for stream in config.streams
     }
     merged = backbone_of(config)
     merged_channels = {level: merged.channels[level - 1] for level in config.merges.values()}
@@ -235,26 +234,6 @@ def _to_channels_last(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.ndim in formats:
             parameter.data = parameter.data.to(memory_format=formats[parameter.ndim])
-
-
-def _representation(
-    stream: str, config: ModelConfig, segment_classes: int, make_custom: Callable[[str, str], nn.Module]
-) -> nn.Module:
-    stop_gradient = stream in config.stop_gradient
-    built_in: dict[str, Callable[[], nn.Module]] = {
-        "rgb": RGB,
-        "rgb2": RGB,
-        "rgb3": RGB,
-        "flow": lambda: Flow(config.flow, stop_gradient),
-        "semantic": lambda: Semantic(
-            segment_classes,
-            config.segmenter_width,
-            config.segmenter_stride,
-            config.semantic_channels,
-            stop_gradient,
-        ),
-    }
-    return built_in[stream]() if stream in built_in else make_custom(stream, config.representations[stream])
 
 
 def to_unit_range(clip_B3THW: Tensor) -> Tensor:

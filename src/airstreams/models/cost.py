@@ -62,7 +62,7 @@ def count(config: Config, classes: int, segment_classes: int, channels: Mapping[
             model = build(config.model, classes, segment_classes)
         else:
             known = channels
-            model = build(config.model, classes, segment_classes, lambda stream, _: _NotImported(known[stream]))
+            model = build(config.model, classes, segment_classes, lambda stream, *_: _NotImported(known[stream]))
     model.keep_heads(config.trained_heads())
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in _counted(model).items()}
     _skip_norms(model)

@@ -1,12 +1,15 @@
 """Representations: what each stream's tower sees, computed from one RGB clip inside the network (section 3.1).
 
 A representation is a module with an attribute `channels`. Its `forward` turns a clip (B, 3, T, H, W) in 0..1 into a
-`Representation`. A custom stream is a class of the user's own, imported by name (docs/new-stream.md).
+`Representation`. One that learns from a teacher is a subclass of `Supervised`: it also has a target and a loss of its
+own. A custom stream is a class of the user's own, imported by name (docs/new-stream.md).
 """
 
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from airstreams.data.targets import TargetKind
 
 
 class Representation(NamedTuple):
@@ -16,8 +19,48 @@ class Representation(NamedTuple):
     prediction: the network's own prediction, which a loss compares with a target and which pictures show. For flow:
         optical flow in px per frame (B, 2, T, H, W), or the difference of frames (B, 1, T, H, W). For semantic:
         segmentation logits on the segmenter's grid (B, S, T, h, w). For rgb: None. For a custom stream: None, or any
-        (B, any, T, any, any).
+        (B, any, T, any, any). A supervised one always has a prediction, of any shape (B, ...).
     """
 
     tower_input: Tensor
     prediction: Tensor | None
+
+
+class Supervised(nn.Module):
+    """A representation that learns from a teacher, beside the action losses.
+
+    channels: of the tower's input.
+    target: the kind of its targets.
+    stop_gradient: keep the action losses from what the teacher trains (Table 2). airstreams sets it by
+        `model.stop_gradient`; `for_tower` does it.
+    """
+
+    channels: int
+    target: TargetKind
+    stop_gradient = False
+
+    def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch against its targets.
+
+        Training divides the sum by the count of the whole step, so the shares of all batches and processes add up to
+        the mean.
+
+        Args:
+            prediction: the one of `forward`, (B, ...).
+            target: what the kind of target made, (B, ...).
+
+        Returns:
+            The sum over all places that have a value, and their count, which is that of `target.count`: scalars.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss(prediction, target)")
+
+    def for_tower(self, prediction: Tensor) -> Tensor:
+        """The prediction from which `forward` computes the tower's input: without gradient under `stop_gradient`."""
+        return prediction.detach() if self.stop_gradient else prediction
+
+    def taught(self) -> list[nn.Module]:
+        """The modules that nothing trains under `stop_gradient` if the loss has the weight 0. They are frozen then.
+
+        By default all. Leave out those between `for_tower` and the tower's input.
+        """
+        return [self]

@@ -9,18 +9,20 @@ from torch import Tensor, nn
 
 from airstreams.config import ClipConfig
 from airstreams.errors import InputError, describe
-from airstreams.representations import Representation
+from airstreams.representations import Representation, Supervised
 
 
-def load_custom(stream: str, class_path: str) -> nn.Module:
+def load_custom(stream: str, class_path: str, stop_gradient: bool = False) -> nn.Module:
     """Make the representation of a custom stream.
 
     Args:
         stream: its name, a key of `model.representations`.
         class_path: its class, `MODULE:CLASS`. Importing it runs the module's code.
+        stop_gradient: keep the action losses from what its teacher trains.
 
     Raises:
-        InputError: the class cannot be imported or made, or it is no module with `channels`.
+        InputError: the class cannot be imported or made, it is no module with `channels`, or it has no teacher whose
+            loss could train it under `stop_gradient`.
     """
     key = f"model.representations.{stream}: {class_path}"
     found = _find_class(stream, class_path)
@@ -40,6 +42,13 @@ def load_custom(stream: str, class_path: str) -> nn.Module:
             f"{key}: {not_tensors[0]} in its state_dict is no tensor and cannot be saved. Return a tensor from "
             "get_extra_state, or remove it."
         )
+    if stop_gradient:
+        if not isinstance(representation, Supervised):
+            raise InputError(
+                f"model.stop_gradient: got {stream}, whose class {class_path} learns from no teacher. To stop its "
+                "training, name it in training.freeze."
+            )
+        representation.stop_gradient = True
     # Replaced on the instance, because a wrapping module would rename the weights.
     representation.forward = partial(_checked_forward, key, representation)
     return representation

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from airstreams.data.targets import ClassesPerPixel
 from airstreams.models.segmenter import DilatedResNet18, upsample
 from airstreams.models.tower import on_frames
-from airstreams.representations import Representation
+from airstreams.representations import Representation, Supervised
+from airstreams.representations.losses import class_loss
 
 
-class Semantic(nn.Module):
+class Semantic(Supervised):
     """A learnt projection of the segmenter's logits (before softmax), enlarged to the size of the clip.
 
     The tower sees `channels` channels instead of the S logits: a stem over S channels at full size would cost about
@@ -22,6 +24,8 @@ class Semantic(nn.Module):
         channels: the channels of the projection.
         stop_gradient: keep the action losses from the segmenter (Table 2). The teacher's loss still reaches it.
     """
+
+    target = ClassesPerPixel()
 
     def __init__(
         self, classes: int, segmenter_width: float, segmenter_stride: int, channels: int, stop_gradient: bool
@@ -38,5 +42,13 @@ class Semantic(nn.Module):
         size = clip_B3THW.shape[-2:]
         centred_B3THW = (clip_B3THW - 0.5).contiguous(memory_format=torch.channels_last_3d)
         logits_BSThw = on_frames(self.segmenter, centred_B3THW)
-        for_tower = logits_BSThw.detach() if self.stop_gradient else logits_BSThw
-        return Representation(on_frames(lambda frames: upsample(self.reduction(frames), size), for_tower), logits_BSThw)
+        reduced_BCTHW = on_frames(lambda frames: upsample(self.reduction(frames), size), self.for_tower(logits_BSThw))
+        return Representation(reduced_BCTHW, logits_BSThw)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Equation 1, for logits (B, S, T, h, w) and label maps (B, T, s, s)."""
+        return class_loss(prediction, target)
+
+    def taught(self) -> list[nn.Module]:
+        """The segmenter."""
+        return [self.segmenter]

@@ -71,7 +71,8 @@ class CapturedPass:
 
         InputError: the pass cannot be captured.
         """
-        kind = tuple(None if tensor is None else (tensor.shape, tensor.dtype, tensor.stride()) for tensor in inputs)
+        given = inputs.tensors()
+        kind = tuple((name, tensor.shape, tensor.dtype, tensor.stride()) for name, tensor in given.items())
         if self._captured is not None and self._captured.kind != kind:
             torch.cuda.synchronize()  # the graph may still be running
             self._captured = None
@@ -81,9 +82,8 @@ class CapturedPass:
             return one_pass(inputs)
         captured = self._captured or self._capture(kind, one_pass, inputs)
         self._captured = captured
-        for kept, given in zip(captured.inputs, inputs, strict=True):
-            if kept is not None and given is not None:
-                kept.copy_(given)
+        for name, kept in captured.inputs.tensors().items():
+            kept.copy_(given[name])
         captured.graph.replay()
         for parameter, gradient in captured.gradients:
             parameter.grad = gradient
@@ -95,7 +95,7 @@ class CapturedPass:
         """Capture the kernels of a pass without running them."""
         assert all(parameter.grad is None for parameter in self._parameters)  # or each pass would add to the gradient
         graph = torch.cuda.CUDAGraph()
-        kept = PassInputs(*(None if tensor is None else tensor.clone() for tensor in inputs))  # type: ignore[arg-type]
+        kept = inputs.map(Tensor.clone)
         gc.collect()  # freeing another training's graph during the capture would break it
         try:
             # In this mode the loader's thread may go on pinning memory. The usual mode would end the capture.

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from airstreams.config import Config
+from airstreams.config import SUPERVISED, Config, own_loss
 from airstreams.console import Progress, say, warn
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import Checked, check_distributed
@@ -18,13 +18,16 @@ from airstreams.data.clips import clip_length_warning, frame_rate_warning
 from airstreams.data.content import follow_label_maps
 from airstreams.data.dataset import Batch, StepSampler, TrainingClips
 from airstreams.data.grouping import with_alike, with_groups
-from airstreams.data.listing import Source, Video, require_consistent
+from airstreams.data.label_maps import LabelStore
+from airstreams.data.listing import Source, TargetFolder, Video, require_consistent
 from airstreams.data.loader_processes import loader_options
 from airstreams.data.similar import MOST_FILES
 from airstreams.data.source_warnings import training_warnings
 from airstreams.data.splits import with_drawn_splits, with_splits
+from airstreams.data.targets import TargetKind, Targets
 from airstreams.distributed import SharedProgress, gather, share, share_on_this_machine
 from airstreams.errors import InputError
+from airstreams.representations.make import target_kind
 from airstreams.runs.folder import RunFolder
 
 Item = TypeVar("Item")
@@ -48,19 +51,22 @@ class TrainingVideos:
 
 
 def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bool, console: Console) -> Source:
-    """Give a source its splits and the label maps of the segmenter's classes.
+    """Give a source its splits, the label maps of the segmenter's classes, and the keys of other streams' targets.
 
     InputError: the source contradicts itself or does not fit the config.
     """
     require_consistent(source)
-    _require_label_maps(source, config)
+    _require_targets(source, config)
     source = _with_splits_of_the_run(source, folder) if resume else with_checked_splits(source, config, console)
     for warning in source.warnings:
         warn(console, warning)
     source = with_segment_classes(source, config)
+    recorded = _with_recorded_contents(source, folder) if resume and config.taught else source
+    targets = _followed_targets(recorded, config, console)
     if config.needs_labels:
-        source = follow_label_maps(_with_recorded_contents(source, folder) if resume else source, console)
-    _require_label_maps_of(source.split("train"), source, config)
+        source = follow_label_maps(recorded, console)
+    source = replace(source, targets=targets)
+    _require_targets_of(source.split("train"), source, config)
     return _with_compact_classes(source, console) if config.data.compact_classes else source
 
 
@@ -86,10 +92,14 @@ def prepare_videos(source: Source, config: Config, folder: RunFolder, resume: bo
         _require_every_class(source, checked.good)
         train_videos = [video for video in checked.good if video.split == "train"]
         val_videos = [video for video in checked.good if video.split == "val"]
-        _require_label_maps_of(train_videos, source, config)
+        _require_targets_of(train_videos, source, config)
         if cache is not None:
-            label_store = source.label_store if config.needs_labels else None
-            cache.prepare(train_videos, label_store, progress, share_on_this_machine())
+            stores = [
+                (targets.store, [key for video in train_videos if (key := targets.key_of(video)) is not None])
+                for targets in open_targets(source, config).values()
+                if isinstance(targets.store, LabelStore)
+            ]
+            cache.prepare(train_videos, None, progress, share_on_this_machine(), stores)
     warnings = [] if resume else _warnings_of_files(train_videos, checked, config)
     videos = TrainingVideos(train_videos, val_videos, checked, cache, warnings)
     _report_videos(videos, wanted, source, config, folder, console)
@@ -109,8 +119,8 @@ def make_loader(
     videos: TrainingVideos, source: Source, config: Config, accelerator: Accelerator
 ) -> tuple[StepSampler, DataLoader[Batch]]:
     """The training clips in batches, and the sampler that chooses the clips of each batch."""
-    label_store = source.label_store if config.needs_labels else None
-    clips = TrainingClips(videos.train, config, source.classes, source.multi_label, label_store, videos.cache)
+    targets = open_targets(source, config)
+    clips = TrainingClips(videos.train, config, source.classes, source.multi_label, targets, videos.cache)
     labels = [video.labels for video in videos.train]
     sampler = StepSampler(labels, config, accelerator.process_index, accelerator.num_processes)
     loader: DataLoader[Any] = DataLoader(
@@ -122,6 +132,47 @@ def make_loader(
         **loader_options(config.data.workers),
     )
     return sampler, loader
+
+
+def open_targets(source: Source, config: Config) -> dict[str, Targets]:
+    """The targets of the streams that learn from a teacher.
+
+    InputError: a custom stream's class learns from no teacher, or a folder does not hold its kind of targets.
+    """
+    found = {}
+    for stream in config.taught:
+        kind = _kind_of(stream, config)
+        if stream == SUPERVISED[0]:
+            assert source.label_store is not None  # `_require_targets` has looked
+            found[stream] = Targets(kind, source.label_store)
+        else:
+            folder = source.targets[stream]
+            found[stream] = Targets(kind, kind.open(folder.path), folder.keys)
+    return found
+
+
+def _kind_of(stream: str, config: Config) -> TargetKind:
+    kind = target_kind(stream, config.model)
+    if kind is None:
+        raise InputError(
+            f"loss_weights.interm.{stream}: {config.model.representations[stream]} learns from no teacher. Make it a "
+            "subclass of airstreams.representations.Supervised, or leave this weight and --targets out."
+        )
+    return kind
+
+
+def _followed_targets(source: Source, config: Config, console: Console) -> dict[str, TargetFolder]:
+    """The target folders of the streams, with the videos' keys found by content, as `follow_label_maps`."""
+    found = dict(source.targets)
+    for stream in config.taught:
+        if stream != SUPERVISED[0]:
+            folder = source.targets[stream]
+            store: Any = _kind_of(stream, config).open(folder.path)
+            followed = follow_label_maps(replace(source, label_store=store), console)
+            pairs = zip(source.videos, followed.videos, strict=True)
+            keys = {video.name: now.label_map for video, now in pairs if now.label_map != video.label_map}
+            found[stream] = replace(folder, keys=keys)
+    return found
 
 
 def in_steps(loader: Iterable[Item], accumulate: int) -> Iterator[tuple[Item, ...]]:
@@ -230,14 +281,14 @@ def _report_videos(
         say(console, f"  such as {bad[0].video.name}: {bad[0].reason}")
     for warning in videos.warnings:
         warn(console, warning)
-    if config.needs_labels and source.label_store is not None and not console.quiet:  # goes through all label maps
-        keys = {video.label_map for video in videos.train}
-        labelled = keys & set(source.label_store.keys())
+    for stream, targets in ({} if console.quiet else open_targets(source, config)).items():  # goes through all files
+        keys = {targets.key_of(video) for video in videos.train}
+        labelled = {key for key in keys if key is not None and targets.store.has(key)}
         if len(labelled) < len(keys):
-            warn(
-                console,
-                f"{len(labelled)} of {len(keys)} training videos have label maps. The rest do not train the segmenter",
-            )
+            what = "label maps. The rest do not train the segmenter"
+            if stream != SUPERVISED[0]:
+                what = f"targets for the stream {stream}. The rest train it by action losses alone"
+            warn(console, f"{len(labelled)} of {len(keys)} training videos have {what}")
 
 
 def _require_every_class(source: Source, good: Sequence[Video]) -> None:
@@ -250,20 +301,33 @@ def _require_every_class(source: Source, good: Sequence[Video]) -> None:
         )
 
 
-def _require_label_maps(source: Source, config: Config) -> None:
-    if config.needs_labels and source.label_store is None:
-        raise InputError(
-            f"{source.name}: no label maps, but loss_weights.interm is {config.loss_weights.interm}. "
-            "Give --labels LABELS, set --loss_weights.interm 0, or leave semantic out of --model.streams."
-        )
+def _require_targets(source: Source, config: Config) -> None:
+    """InputError: a stream that learns from a teacher has no targets."""
+    for stream in config.taught:
+        weight = config.loss_weights.of(own_loss(stream))
+        if stream != SUPERVISED[0] and stream not in source.targets:
+            raise InputError(
+                f"{source.name}: no targets for the stream {stream}, but loss_weights.interm.{stream} is {weight}. "
+                f"Give --targets {stream}=FOLDER, or set --loss_weights.interm.{stream} 0."
+            )
+        if stream == SUPERVISED[0] and source.label_store is None:
+            raise InputError(
+                f"{source.name}: no label maps, but loss_weights.interm is {weight}. Give --labels LABELS, set "
+                "--loss_weights.interm 0, or leave semantic out of --model.streams."
+            )
 
 
-def _require_label_maps_of(videos: Sequence[Video], source: Source, config: Config) -> None:
-    """Raise InputError if the label store has none of these videos."""
-    keys = [video.label_map for video in videos if video.label_map is not None]
-    store = source.label_store
-    if config.needs_labels and store is not None and not any(store.has(key) for key in keys):
+def _require_targets_of(videos: Sequence[Video], source: Source, config: Config) -> None:
+    """Raise InputError if a stream has targets of none of these videos."""
+    for stream, targets in open_targets(source, config).items():
+        if any(targets.has(video) for video in videos):
+            continue
+        if stream != SUPERVISED[0]:
+            raise InputError(
+                f"--targets {stream}={targets.store.root}: no targets of any training video. Give the folder with "
+                "those of these videos."
+            )
         raise InputError(
-            f"{store.root}: no label maps for any training video. Run `airstreams annotate` on these videos, or set "
-            "--loss_weights.interm 0."
+            f"{targets.store.root}: no label maps for any training video. Run `airstreams annotate` on these videos, "
+            "or set --loss_weights.interm 0."
         )

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from airstreams.config import Config
+from airstreams.config import SUPERVISED, Config, own_loss
 from airstreams.console import say, warn
 from airstreams.data.listing import Source
 from airstreams.distributed import device_of_process, is_main_process
+from airstreams.errors import InputError
 from airstreams.machine import hardware
 from airstreams.recipe import GivenConfig, load_config, recipe_path, with_keys
 from airstreams.training.start import Start, with_backbone_of, with_flow_of
@@ -52,13 +53,13 @@ def config_of_new_run(given: GivenConfig, source: Source, console: Console, star
     if start is not None:
         config = with_flow_of(start, config)
     if source.label_store is None and config.needs_labels and "model.streams" not in given.named:
-        config = _without_semantic(config)
+        config = _without_labels(config)
         say(
             console,
             f"No label maps: training the streams {', '.join(config.model.streams)}. To add semantic, run "
             f"`airstreams annotate {source.name} --teacher maskrcnn --out labels`, and train with --labels labels.",
         )
-    return config
+    return _with_target_weights(config, source)
 
 
 def warn_of_unused_start(config: Config, console: Console) -> None:
@@ -96,14 +97,31 @@ def _with_tower_of(start: Start, config: Config, named: Collection[str]) -> Conf
     return replace(config, model=replace(of_weights, merge_levels=levels))
 
 
-def _without_semantic(config: Config) -> Config:
+def _without_labels(config: Config) -> Config:
     """A config without the stream, and without what it has for this stream alone."""
     model, training = config.model, config.training
-    streams = [stream for stream in model.streams if stream != "semantic"]
-    backbones = {stream: name for stream, name in model.backbones.items() if stream != "semantic"}
-    factors = {stream: factor for stream, factor in training.lr_factors.items() if stream != "semantic"}
+    streams = [stream for stream in model.streams if stream != SUPERVISED[0]]
+    backbones = {stream: name for stream, name in model.backbones.items() if stream != SUPERVISED[0]}
+    factors = {stream: factor for stream, factor in training.lr_factors.items() if stream != SUPERVISED[0]}
     return replace(
         config,
         model=replace(model, streams=streams, backbones=backbones),
         training=replace(training, lr_factors=factors),
     )
+
+
+def _with_target_weights(config: Config, source: Source) -> Config:
+    """The config with a weight of 1 for the loss of each stream that has targets and no weight.
+
+    InputError: targets are given for a stream that the model lacks.
+    """
+    for stream, folder in source.targets.items():
+        if stream not in config.model.streams or stream not in config.model.representations:
+            custom = [name for name in config.model.streams if name in config.model.representations]
+            raise InputError(
+                f"--targets {stream}={folder.path}: the model has no custom stream {stream}. Choose from "
+                f"{', '.join((*SUPERVISED, *custom))}, or name it in model.streams and model.representations."
+            )
+    weights = config.loss_weights
+    missing = {own_loss(stream): 1.0 for stream in source.targets if stream not in weights.own_losses}
+    return replace(config, loss_weights=weights.updated(missing)) if missing else config

@@ -18,6 +18,8 @@ from airstreams.distributed import PATIENCE, device_of_process
 from airstreams.errors import InputError
 from airstreams.machine import Precision, keep_freed_memory
 from airstreams.models.airstreams import AIRStreams
+from airstreams.representations import Supervised
+from airstreams.representations.flow import Flow
 from airstreams.training.cuda_graph import CapturedPass, can_be_captured
 from airstreams.training.norms import synchronise_norms
 
@@ -116,10 +118,11 @@ def freeze(model: AIRStreams, config: Config) -> list[nn.Module]:
     frozen += [late for head, late in model.late.items() if head not in trained]
     if not any(head in config.model.merges for head in trained):
         frozen += [tower.adaptors for tower in model.early.values()]  # type: ignore[misc]
-    if "semantic" in config.model.stop_gradient and not config.needs_labels and "semantic" in model.representations:
-        frozen.append(model.representations["semantic"].segmenter)  # type: ignore[arg-type]
-    if config.clip.frames == 1 and "flow" in model.representations:  # a single frame has no flow
-        frozen.append(model.representations["flow"])
+    for stream, part in model.representations.items():
+        if isinstance(part, Supervised) and part.stop_gradient and stream not in config.taught:
+            frozen += part.taught()
+        if isinstance(part, Flow) and config.clip.frames == 1:  # a single frame has no flow
+            frozen.append(part)
     for part in frozen:
         part.requires_grad_(False)
     if not trainable_parameters(model):

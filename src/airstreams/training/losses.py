@@ -1,16 +1,15 @@
-"""Equation 2: the weighted sum of the action losses and the teacher's loss (section 3.2)."""
+"""Equation 2: the weighted sum of the action losses and the losses on teachers' targets (section 3.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from airstreams.data.label_maps import NO_LABEL
+from airstreams.config import stream_of
 from airstreams.models.airstreams import Output
-from airstreams.models.segmenter import upsample
-from airstreams.models.tower import on_frames
+from airstreams.representations import Supervised
 
 
 class PassInputs(NamedTuple):
@@ -18,43 +17,70 @@ class PassInputs(NamedTuple):
 
     clip_B3THW: float32 in 0..1.
     target: (B,) class indices, or (B, K) of 0 and 1 for multi-label data.
-    label_map_BThw: the teacher's class ids, uint8, 255 is ignored; None: no label maps in this batch.
+    teachers: the teachers' targets (B, ...) by stream, without the streams that have none in this batch.
     weight: scalar, the weight of the batch: 1, or 0 for a black clip that stands in for unreadable videos.
     clips: scalar, clips of the whole optimiser step.
-    pixels: scalar, labelled pixels of the whole optimiser step, at least 1.
+    counts: by stream, a scalar: the places of the whole optimiser step for which its teacher has a value, at least 1.
     """
 
     clip_B3THW: Tensor
     target: Tensor
-    label_map_BThw: Tensor | None
+    teachers: dict[str, Tensor]
     weight: Tensor
     clips: Tensor
-    pixels: Tensor
+    counts: dict[str, Tensor]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "PassInputs":
+        """A function of each tensor."""
+        return PassInputs(
+            function(self.clip_B3THW),
+            function(self.target),
+            {stream: function(target) for stream, target in self.teachers.items()},
+            function(self.weight),
+            function(self.clips),
+            {stream: function(count) for stream, count in self.counts.items()},
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        named = {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
+        named |= {f"teachers.{stream}": target for stream, target in self.teachers.items()}
+        return named | {f"counts.{stream}": count for stream, count in self.counts.items()}
 
 
 def compute_losses(
-    output: Output, inputs: PassInputs, weights: Mapping[str, float], label_smoothing: float
+    output: Output,
+    inputs: PassInputs,
+    weights: Mapping[str, float],
+    label_smoothing: float,
+    representations: Mapping[str, nn.Module],
 ) -> dict[str, Tensor]:
     """This batch's shares of a step's losses, unweighted scalars by name, for the losses with a weight over 0.
 
-    A step's losses are means over its clips, or over its labelled pixels. The shares of all its batches, over processes
-    and accumulation, add up to these means.
+    A step's losses are means over its clips, or over the places for which a teacher has a value. The shares of all its
+    batches, over processes and accumulation, add up to these means.
 
     Args:
         output: the model's output, with the logits of every head that has a weight.
         inputs: the targets, and the counts to divide by.
         weights: loss name to weight (the lambdas of equation 2).
         label_smoothing: for the softmax cross-entropy.
+        representations: the modules that have the losses on teachers' targets, by stream.
     """
-    losses = {
-        name: action_loss(output.logits[name], inputs.target, label_smoothing) / inputs.clips
-        for name, weight in weights.items()
-        if name != "interm" and weight > 0
-    }
-    if weights.get("interm", 0) > 0:
-        logits_BSThw = output.representations["semantic"].prediction
-        assert logits_BSThw is not None
-        losses["interm"] = segmentation_loss(logits_BSThw, inputs.label_map_BThw) / inputs.pixels
+    losses = {}
+    for name in (name for name, weight in weights.items() if weight > 0):
+        stream = stream_of(name)
+        if stream is None:
+            losses[name] = action_loss(output.logits[name], inputs.target, label_smoothing) / inputs.clips
+            continue
+        prediction, representation = output.representations[stream].prediction, representations[stream]
+        assert prediction is not None
+        assert isinstance(representation, Supervised)
+        if stream in inputs.teachers:
+            total, _ = representation.loss(prediction, inputs.teachers[stream])
+        else:
+            total = prediction.sum() * 0
+        losses[name] = total / inputs.counts[stream]
     return losses
 
 
@@ -71,17 +97,3 @@ def action_loss(logits_BK: Tensor, target: Tensor, label_smoothing: float) -> Te
     if target.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits_BK.float(), target, reduction="none").mean(dim=1).sum()
     return F.cross_entropy(logits_BK.float(), target, label_smoothing=label_smoothing, reduction="sum")
-
-
-def segmentation_loss(logits_BSThw: Tensor, label_map_BTHW: Tensor | None) -> Tensor:
-    """Equation 1: pixel-wise softmax cross-entropy, summed over the labelled pixels; zero without label maps.
-
-    The logits are resized to the grid of the label maps, which may have any size.
-    """
-    if label_map_BTHW is None:
-        return logits_BSThw.sum() * 0
-    logits_BSTHW = on_frames(lambda frames: upsample(frames, label_map_BTHW.shape[-2:]), logits_BSThw.float())
-    # One row per pixel: that is how the logits lie in memory.
-    rows_NS = logits_BSTHW.permute(0, 2, 3, 4, 1).flatten(0, 3)
-    # reduction="sum" would give the whole sum to one thread block of a GPU.
-    return F.cross_entropy(rows_NS, label_map_BTHW.flatten().long(), ignore_index=NO_LABEL, reduction="none").sum()

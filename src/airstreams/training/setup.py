@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from airstreams.config import Config
+from airstreams.config import SUPERVISED, Config, own_loss
 from airstreams.console import say, warn
 from airstreams.data.content import with_contents
 from airstreams.data.dataset import Batch, StepSampler
@@ -21,6 +21,7 @@ from airstreams.files import require_writable
 from airstreams.machine import Precision, computes_in_bfloat16, precision_on
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, save_config
+from airstreams.representations import Supervised
 from airstreams.representations.custom import try_out
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.checkpoint import TrainingState, load_state, remove_states, save_state, saved_states
@@ -29,7 +30,14 @@ from airstreams.runs.known_videos import KnownVideo, KnownVideos
 from airstreams.runs.metrics_log import epoch_records
 from airstreams.runs.saved_model import SavedModel
 from airstreams.runs.trust import remember
-from airstreams.training.data import TrainingVideos, make_loader, prepare_source, prepare_videos, usual_frame_rate
+from airstreams.training.data import (
+    TrainingVideos,
+    make_loader,
+    open_targets,
+    prepare_source,
+    prepare_videos,
+    usual_frame_rate,
+)
 from airstreams.training.learner import Learner, freeze, make_accelerator, make_learner
 from airstreams.training.start import Start, StartRecord
 
@@ -39,6 +47,7 @@ CHANGES = {
     "multi_label": "another number of labels per video",
     "teacher": "another teacher",
     "labels": "other labels",
+    "targets": "other teachers' targets",
 }
 """The entries of a data fingerprint that are compared, and how a message says that they differ."""
 
@@ -202,7 +211,13 @@ def _new_model(source: Source, segment_classes: Sequence[str], config: Config, d
     model = build(config.model, len(source.classes), len(segment_classes))
     for stream in config.model.streams:
         if stream in config.model.representations:
-            try_out(model.representations[stream], config.clip, device)
+            representation = model.representations[stream]
+            if isinstance(representation, Supervised) and own_loss(stream) not in config.active_loss_weights():
+                raise InputError(
+                    f"model.streams: {stream} learns from a teacher, but there are no targets for it. Give --targets "
+                    f"{stream}=FOLDER, or set --loss_weights.interm.{stream} 0."
+                )
+            try_out(representation, config.clip, device)
     return model
 
 
@@ -300,11 +315,13 @@ def _start_from(
 
 def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Config) -> dict[str, Any]:
     """What a resumed training must find unchanged; the caller adds the labels of the videos."""
+    stores = {stream: targets.store for stream, targets in open_targets(source, config).items()}
     return {
         "classes": list(source.classes),
         "segment_classes": list(segment_classes),
         "multi_label": source.multi_label,
-        "teacher": source.label_store.identity if source.label_store and config.needs_labels else None,
+        "teacher": stores.pop(SUPERVISED[0]).identity if SUPERVISED[0] in stores else None,
+        "targets": {stream: store.identity for stream, store in stores.items()},
     }
 
 

@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from airstreams.config import Config
 from airstreams.data.dataset import Batch
-from airstreams.data.label_maps import NO_LABEL
+from airstreams.data.targets import TargetKind
 from airstreams.data.transforms import augment
 from airstreams.machine import autocast
 from airstreams.models.airstreams import AIRStreams
@@ -35,11 +35,11 @@ def training_step(
         Scalars on the device by name: `losses/NAME`, `gradient_norms/PART`, `clips`, and `good` (0: a skipped step).
     """
     batches = [to_device(batch, accelerator.device) for batch in batches]
-    clips, pixels = _count_in_step(batches, accelerator)
+    clips, counts = _count_in_step(batches, accelerator, learner.model, config.taught)
     statistics = [buffer for buffer in learner.model.buffers() if buffer.is_floating_point()]
     statistics_before = torch.cat([buffer.flatten() for buffer in statistics])
 
-    losses = _accumulate(learner, accelerator, batches, config, clips, pixels)
+    losses = _accumulate(learner, accelerator, batches, config, clips, counts)
     step_losses = accelerator.reduce(torch.stack(list(losses.values())), "sum")
     norms = gradient_norms(learner.model)
     norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
@@ -66,7 +66,8 @@ def forward_and_backward(
     weights = config.active_loss_weights()
     with autocast(accelerator.device, learner.precision):
         output = learner.prepared(inputs.clip_B3THW, config.trained_heads())
-    losses = compute_losses(output, inputs, weights, config.training.label_smoothing)
+    smoothing, representations = config.training.label_smoothing, learner.model.representations
+    losses = compute_losses(output, inputs, weights, smoothing, representations)  # type: ignore[arg-type]
     losses["total"] = total_loss(losses, weights)
     # Processes average their gradients, but a step's losses are sums of their shares.
     accelerator.backward(losses["total"] * (inputs.weight * accelerator.num_processes))
@@ -85,7 +86,9 @@ def gradient_norms(model: AIRStreams) -> dict[str, Tensor]:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch's tensors to a device."""
     tensors: dict[str, Any] = {name: item for name, item in batch._asdict().items() if isinstance(item, Tensor)}
-    return batch._replace(**{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+    teachers = {stream: target.to(device, non_blocking=True) for stream, target in batch.teachers.items()}
+    moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+    return batch._replace(**moved, teachers=teachers)
 
 
 def _accumulate(
@@ -94,7 +97,7 @@ def _accumulate(
     batches: Sequence[Batch],
     config: Config,
     clips: Tensor,
-    pixels: Tensor,
+    counts: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Run every batch forward and backward; returns the sums of their losses in this process."""
     one_pass = partial(forward_and_backward, learner, accelerator, config)
@@ -105,7 +108,7 @@ def _accumulate(
         )
         # A black clip stands in for a batch without a readable clip. It gets no weight.
         weight = torch.full_like(clips, 1.0 if batch.names else 0.0)
-        inputs = PassInputs(clip_B3THW, batch.target, batch.label_map, weight, clips, pixels)
+        inputs = PassInputs(clip_B3THW, batch.target, batch.teachers, weight, clips, counts)
         with accelerator.no_sync(learner.prepared) if number < len(batches) else nullcontext():
             run = one_pass if learner.captured_pass is None else partial(learner.captured_pass, one_pass)
             losses = run(inputs)
@@ -114,16 +117,19 @@ def _accumulate(
     return sums
 
 
-def _count_in_step(batches: Sequence[Batch], accelerator: Accelerator) -> tuple[Tensor, Tensor]:
-    """Count a step's clips and labelled pixels, over accumulated batches and processes."""
+def _count_in_step(
+    batches: Sequence[Batch], accelerator: Accelerator, model: AIRStreams, taught: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Count a step's clips, and the places that teachers have values for, over accumulated batches and processes."""
     # Filled on the device: a copy from the host would wait for it.
     clips = torch.full((), float(sum(len(batch.names) for batch in batches)), device=accelerator.device)
-    pixels = torch.zeros_like(clips)
+    counts = {stream: torch.zeros_like(clips) for stream in taught}
     for batch in batches:
-        if batch.label_map is not None:
-            pixels = pixels + (batch.label_map != NO_LABEL).sum()
-    clips, pixels = accelerator.reduce(torch.stack((clips, pixels)), "sum")
-    return clips, pixels.clamp(min=1)
+        for stream, target in batch.teachers.items():
+            kind: TargetKind = model.representations[stream].target  # type: ignore[assignment]
+            counts[stream] = counts[stream] + kind.count(target)
+    clips, *summed = accelerator.reduce(torch.stack((clips, *counts.values())), "sum")
+    return clips, {stream: count.clamp(min=1) for stream, count in zip(counts, summed, strict=True)}
 
 
 def _restore_unless(good: Tensor, statistics: list[Tensor], before: Tensor) -> None:
