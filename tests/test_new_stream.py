@@ -40,7 +40,7 @@ def write_the_pages(name, folder):
 def tutorial(tmp_path_factory):
     """The folder after all commands of the page, and their output."""
     folder = tmp_path_factory.mktemp("tutorial")
-    for name in ("my_streams.py", "edges.yaml"):
+    for name in ("my_streams.py", "edges.yaml", "shape_streams.py", "shapes.yaml"):
         write_the_pages(name, folder)
     # -P: Python finds the folder only by the PYTHONPATH of the page.
     commands = [f"python() {{ '{sys.executable}' -P \"$@\"; }}", 'airstreams() { python -m airstreams "$@"; }']
@@ -91,6 +91,12 @@ def test_the_page_trains_evaluates_and_predicts(tutorial):
     assert re.search(r"000\.mp4: \w+_\w+ [\d.]+%", output)
     last = json.loads((folder / "runs/edges/metrics.jsonl").read_text().splitlines()[-1])
     assert last["train"]["gradient_norms"]["edges.representation"] > 0
+
+
+def test_the_page_trains_a_stream_with_a_teacher(tutorial):
+    losses = json.loads((tutorial[0] / "runs/shapes/metrics.jsonl").read_text().splitlines()[-1])["train"]["losses"]
+    assert losses.keys() == {"rgb", "merged", "interm.shapes", "total"}
+    assert 0 < losses["interm.shapes"] < 3
 
 
 def test_the_kernels_measure_slopes_and_were_trained(tutorial, edges):

@@ -68,7 +68,8 @@ def test_another_kind_of_pass_runs_directly_until_a_new_capture():
     for number, scaled in ((4, False), (2, False), *[(4, False)] * 5, (2, False), (4, True), *[(2, False)] * 4):
         rows = torch.randn(number, 3, device="cuda")
         scale = torch.rand((), device="cuda") if scaled else None
-        loss = graph(one_pass, PassInputs(rows, rows, {"semantic": scale} if scaled else {}, rows, rows, {}))["loss"]
+        teachers = {} if scale is None else {"semantic": scale}
+        loss = graph(one_pass, PassInputs(rows, rows, teachers, rows, rows, {}))["loss"]
         with torch.no_grad():  # an autograd graph that is still alive would prevent the capture
             seen = rows if scale is None else rows * scale
             expected = layer(seen)

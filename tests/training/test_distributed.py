@@ -23,7 +23,7 @@ from airstreams.data.sources import open_source
 from airstreams.recipe import load_config, save_config
 from airstreams.runs.checkpoint import load_state
 from airstreams.training import loop
-from tests.training.runs import entries, epochs
+from tests.training.runs import SHAPES, entries, epochs
 
 
 @pytest.fixture(scope="module")
@@ -115,18 +115,25 @@ EXACT = """
     config, videos, labels, run = sys.argv[1:]
     if "WORLD_SIZE" in os.environ:  # a batch that two processes cannot share
         words = ["train", videos, "--labels", labels, "--config", config, "--out", run]
+        words += ["--targets", f"shapes={labels}", "--trust-module", "shape_streams"]
         assert main([*words, "--training.batch_size", "5", "--training.accumulate", "1"]) == 2
         assert not Path(run, "config.yaml").exists()
-    loop.train(open_source(videos, Path(labels)), load_config(Path(config)), Path(run), False, Console(quiet=True))
+    source = open_source(videos, Path(labels), targets={"shapes": labels})
+    loop.train(source, load_config(Path(config)), Path(run), False, Console(quiet=True))
 """
 
 
 def test_two_processes_match_one_in_double_precision(synthetic, config, tmp_path):
     """With all losses, and with different numbers of labelled pixels per process and per accumulated batch.
 
-    The two processes first refuse a batch that they cannot share.
+    The two processes first refuse a batch that they cannot share. Two streams learn from a teacher.
     """
-    config = replace(config, training=replace(config.training, accumulate=2, epochs=1))
+    (tmp_path / "shape_streams.py").write_text(SHAPES)
+    streams = [*config.model.streams, "shapes"]
+    model = replace(config.model, streams=streams, representations={"shapes": "shape_streams:Shapes"})
+    weights = replace(config.loss_weights, interm={"semantic": 1.0, "shapes": 0.5})
+    training = replace(config.training, accumulate=2, epochs=1)
+    config = replace(config, model=model, loss_weights=weights, training=training)
     labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
     for path in (labels / "train" / "disc_left").glob("*.npz"):
         path.unlink()

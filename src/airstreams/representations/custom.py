@@ -104,16 +104,50 @@ def _checked_forward(key: str, representation: nn.Module, clip_B3THW: Tensor) ->
 def try_out(representation: nn.Module, clip: ClipConfig, device: torch.device) -> None:
     """Run the forward of a custom stream on a black clip, so that it fails before hours of work and not after them.
 
-    It runs on a copy, because forward may change the module. It runs in the modes of validation and of prediction.
+    It runs on a copy, because forward may change the module. It runs in the modes of validation and of prediction. The
+    loss of one that learns from a teacher runs too.
 
     Raises:
-        InputError: it fails.
+        InputError: it fails, or action losses reach what the teacher trains in spite of `stop_gradient`.
     """
     tried = copy.deepcopy(representation).to(device).eval()
     black_13THW = torch.zeros(1, 3, clip.frames, clip.size, clip.size, device=device)
     for mode in (torch.no_grad, torch.inference_mode):  # only no_grad counts changes in place
         with mode():
             tried(black_13THW)
+    if isinstance(tried, Supervised):
+        _try_loss(tried, black_13THW, clip)
+
+
+def _try_loss(representation: Supervised, black_13THW: Tensor, clip: ClipConfig) -> None:
+    name = f"{type(representation).__module__}:{type(representation).__name__}"
+    seen, prediction = representation(black_13THW)
+    if prediction is None:
+        raise InputError(f"{name}: forward gave no prediction. Return one for the loss to compare with the target.")
+    target = representation.target.blank(clip).unsqueeze(0).to(black_13THW.device)
+    try:
+        total, count = representation.loss(prediction, target)
+    except Exception as error:
+        raise InputError(f"{name}: loss failed ({describe(error)}). --debug shows where.") from error
+    if total.numel() != 1 or float(count) != float(representation.target.count(target)):
+        raise InputError(
+            f"{name}: loss gave {tuple(total.shape)} and the count {float(count)} for a clip without targets, expected "
+            "a scalar and 0. Return the sum over the places with a value, and their number."
+        )
+    if not representation.stop_gradient:
+        return
+    parameters = [parameter for parameter in representation.parameters() if parameter.requires_grad]
+    reached = [
+        torch.autograd.grad(output.sum(), parameters, retain_graph=True, allow_unused=True)
+        if output.requires_grad
+        else [None] * len(parameters)
+        for output in (seen, prediction)
+    ]
+    if any(by_action is not None and by_teacher is not None for by_action, by_teacher in zip(*reached, strict=True)):
+        raise InputError(
+            f"model.stop_gradient: {name} lets the gradient through. In forward, compute the tower's input from "
+            "self.for_tower(prediction)."
+        )
 
 
 def _from_autocast(tensor: Tensor) -> bool:

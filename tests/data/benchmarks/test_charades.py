@@ -200,6 +200,6 @@ def test_a_clips_target_matches_its_frames(root):
         assert found[-1] == shown(read_frames(path, indices))
     assert all(labels in found for labels in (set(), {red}, {blue}, {red, blue}))
 
-    clips = TrainingClips([video], Config(clip=clip), source.classes, source.multi_label, None)
+    clips = TrainingClips([video], Config(clip=clip), source.classes, source.multi_label, {})
     batch = clips.collate([clips[0, draw, 0] for draw in range(60)])
     assert set(map(tuple, batch.target.tolist())) == {(0, b, r, 0) for r in (0, 1) for b in (0, 1)}
