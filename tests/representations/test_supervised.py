@@ -197,11 +197,12 @@ def test_a_training_resumes_within_an_epoch_to_the_same_bits(synthetic, tiny, tm
     folder = RunFolder(again)
     folder.weights.unlink()
     folder.description.unlink()
+    other = shutil.copytree(synthetic / "labels", tmp_path / "other")
+    about = json.loads((other / "labels.json").read_text()) | {"teacher": "another"}
+    (other / "labels.json").write_text(json.dumps(about))
+    of_another = open_source(str(synthetic / "videos"), targets={"shapes": other})
     with pytest.raises(InputError, match=r"other teachers' targets"):
-        other = shutil.copytree(synthetic / "labels", tmp_path / "other")
-        about = json.loads((other / "labels.json").read_text()) | {"teacher": "another"}
-        (other / "labels.json").write_text(json.dumps(about))
-        train(open_source(str(synthetic / "videos"), targets={"shapes": other}), config, again, True, QUIET)
+        train(of_another, config, again, True, QUIET)
     train(source, config, again, True, QUIET)
     expected, found = load_file(RunFolder(whole).weights), load_file(folder.weights)
     assert expected.keys() == found.keys()
