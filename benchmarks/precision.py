@@ -123,7 +123,7 @@ def make_batch(config: Config) -> Batch:
         flip_B=torch.rand(B) < 0.5,
         colour_B3=1 + 0.3 * torch.rand(B, 3),
         target=torch.randint(0, CLASSES, (B,)),
-        label_map=torch.randint(0, config.segmenter_classes(len(COCO_CLASSES)), labels, dtype=torch.uint8),
+        teachers={"semantic": torch.randint(0, config.segmenter_classes(len(COCO_CLASSES)), labels, dtype=torch.uint8)},
         names=["random"] * B,
         bad_videos=[],
     )

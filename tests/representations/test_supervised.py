@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from jsonargparse import Namespace
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -115,7 +116,7 @@ def test_a_stopped_gradient_reaches_only_by_the_teachers_loss(stream, stopped):
     model = build(config, 4, CLASSES)
     representation = model.representations[stream]
     assert isinstance(representation, Supervised)
-    network = representation.segmenter if stream == "semantic" else representation.network
+    network: torch.nn.Module = getattr(representation, "segmenter" if stream == "semantic" else "network")
     output = model(clip(2, 3, 3, 64, 64), ["merged"])
     output.logits["merged"].square().sum().backward(retain_graph=True)
     by_action = any(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
@@ -131,7 +132,9 @@ def test_what_no_loss_reaches_is_frozen(stream):
         config = Config(model=model, loss_weights=LossWeights(interm={stream: weight}))
         built = build(model, 4, CLASSES)
         freeze(built, config)
-        taught = [parameter for part in built.representations[stream].taught() for parameter in part.parameters()]
+        representation = built.representations[stream]
+        assert isinstance(representation, Supervised)
+        taught = [parameter for part in representation.taught() for parameter in part.parameters()]
         assert all(parameter.requires_grad == (weight > 0) for parameter in taught)
 
 
@@ -159,7 +162,7 @@ def test_unusable_teachings_are_refused(tmp_path, change, said):
 )
 def test_wrong_targets_are_refused(given, key):
     with pytest.raises(InputError, match=f"--targets.*{key}"):
-        targets_of(type("Call", (), {"targets": given.split(",")}))
+        targets_of(Namespace(targets=given.split(",")))
 
 
 def config_of(source, tiny, **model):
@@ -181,6 +184,7 @@ def test_a_stream_without_targets_or_without_a_teacher_is_refused(synthetic, tin
     with pytest.raises(InputError, match=r"--targets shapes=.*no such folder"):
         open_source(videos, targets={"shapes": labels / "nothing"})
     (tmp_path / "shape_streams.py").write_text(SHAPES.replace("ClassesPerPixel(6)", "ClassesPerPixel(25)"))
+    del sys.modules["shape_streams"]
     source = open_source(videos, targets={"shapes": labels})
     with pytest.raises(InputError, match=r"6 classes.*25"):
         train(source, config_of(source, tiny), tmp_path / "run", False, QUIET)

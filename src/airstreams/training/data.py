@@ -135,17 +135,16 @@ def make_loader(
 
 
 def open_targets(source: Source, config: Config) -> dict[str, Targets]:
-    """The targets of the streams that learn from a teacher.
+    """The targets of the streams that learn from a teacher, without the streams for which the source has none.
 
     InputError: a custom stream's class learns from no teacher, or a folder does not hold its kind of targets.
     """
     found = {}
     for stream in config.taught:
         kind = _kind_of(stream, config)
-        if stream == SUPERVISED[0]:
-            assert source.label_store is not None  # `_require_targets` has looked
+        if stream == SUPERVISED[0] and source.label_store is not None:
             found[stream] = Targets(kind, source.label_store)
-        else:
+        elif stream in source.targets:
             folder = source.targets[stream]
             found[stream] = Targets(kind, kind.open(folder.path), folder.keys)
     return found
