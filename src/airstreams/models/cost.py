@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from airstreams.config import Config
 from airstreams.models.airstreams import AIRStreams, build
-from airstreams.models.flow import make_flow
 from airstreams.representations import Representation
+from airstreams.representations.flow import Flow
 
 GREY_OPERATIONS = 6  # per pixel: the grey value of the flow stream's input, and its scale
 
@@ -109,8 +109,9 @@ def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[
         stream, kind = name.split(".")
         group = "representations" if kind == "representation" else kind
         operations = sum(counted.get(f"AIRStreams.{group}.{stream}", {}).values())
-        if name == "flow.representation" and any(key.startswith("AIRStreams.early.flow") for key in counted):
+        part = model.representations[stream] if kind == "representation" else None
+        if isinstance(part, Flow) and any(key.startswith(f"AIRStreams.early.{stream}") for key in counted):
             operations += clip.frames * GREY_OPERATIONS * clip.size**2
-            operations += (clip.frames - 1) * make_flow(config.model.flow).operations(clip.size, clip.size)
+            operations += (clip.frames - 1) * part.layer.operations(clip.size, clip.size)
         costs[name] = int(operations) // 2
     return costs

@@ -7,7 +7,6 @@ mean stands for each of the stream's channels (cross-modality initialisation, Wa
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ def take_published(
         raise InputError(f"--init: {unknown} is no stream of the model. Choose from {', '.join(config.streams)}.")
     outcomes: dict[str, str] = {}
     taken: list[str] = []
-    if segmenter is not None and "semantic" not in model.representations:
+    if segmenter is not None and not any(isinstance(part, Semantic) for part in model.representations.values()):
         raise InputError(
             f"--init segmenter={segmenter.name}: the model has no semantic stream. Give --labels and semantic in "
             "--model.streams, or leave out segmenter=."
@@ -67,8 +66,8 @@ def take_published(
         stream = head if head in model.early else None
         weights = by_stream.get(stream, everywhere) if stream else everywhere or _of_first(config, by_stream)
         if kind == "representation":
-            if stream == "semantic" and segmenter is not None:
-                names = _copy_segmenter(cast(Semantic, part).segmenter, segmenter)
+            if isinstance(part, Semantic) and segmenter is not None:
+                names = _copy_segmenter(part.segmenter, segmenter)
                 taken += [f"{weights_prefix(name)}.segmenter.{key}" for key in names]
                 outcomes[name] = f"taken from {segmenter.name} without its classifier and reduction"
             continue

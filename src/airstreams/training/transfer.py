@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from airstreams.config import ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.airstreams import AIRStreams
+from airstreams.representations.flow import Flow
+from airstreams.representations.semantic import Semantic
 from airstreams.runs.saved_model import SavedModel
 
 Weights = dict[str, Tensor]
@@ -74,7 +76,7 @@ def take_over(
         outcomes[name], weights = _fitting(name, part, classes, segment_classes, source)
         if weights is not None:
             fitting[name] = weights
-    if not any(weights for name, weights in fitting.items() if name != "flow.representation"):
+    if not any(weights for name, weights in fitting.items() if not isinstance(parts[name], Flow)):
         differing = [f"{name} {outcome}" for name, outcome in outcomes.items() if "shapes" in outcome]
         raise InputError(
             f"--init: no part of the saved model ({', '.join(saved_parts)}) fits the new one ({', '.join(parts)})"
@@ -146,8 +148,8 @@ def _fitting(
     if saved_part is None:
         return "not taken: not in the saved model", None
     new, saved = part.state_dict(), saved_part.state_dict()
-    layers, changed = _layers_to_renew(name, classes, segment_classes, source)
-    if name == "semantic.representation" and not changed and new.keys() != saved.keys():
+    layers, changed = _layers_to_renew(name, part, classes, segment_classes, source)
+    if isinstance(part, Semantic) and not changed and new.keys() != saved.keys():
         layers, changed = (FINER,), "finer classifiers (another stride)"
     renewed = {changed: layers} if changed else {}
     for prefix, why in OPTIONAL.items():
@@ -187,12 +189,12 @@ def weights_prefix(part: str) -> str:
 
 
 def _layers_to_renew(
-    part: str, classes: Sequence[str], segment_classes: Sequence[str], source: SavedModel
+    name: str, part: nn.Module, classes: Sequence[str], segment_classes: Sequence[str], source: SavedModel
 ) -> tuple[tuple[str, ...], str]:
     """The layers of a part that depend on classes, and a text that says why they are not copied; empty if they are."""
-    if part.endswith(".late"):
+    if name.endswith(".late"):
         return ("classifier.",), _renewal("classifier", source.classes, classes)
-    if part == "semantic.representation":
+    if isinstance(part, Semantic):
         layers = ("segmenter.classifier.", FINER, "reduction.")
         return layers, _renewal("classifier and reduction", source.segment_classes, segment_classes)
     return (), ""
