@@ -380,3 +380,19 @@ def test_a_lone_stream_has_an_action_loss_of_weight_1(stream):
 def test_labels_are_needed_only_for_the_teachers_loss():
     assert not Config(model=ModelConfig(streams=["rgb", "flow"])).needs_labels
     assert not Config(loss_weights=LossWeights(interm=0)).needs_labels
+
+
+def test_each_teacher_has_its_own_weight():
+    model = ModelConfig(streams=["rgb", "semantic", "parts"], representations={"parts": "parts:Parts"})
+    one = Config(model=model, loss_weights=LossWeights(interm=0.3))
+    assert one.taught == ["semantic"]
+    two = replace(one, loss_weights=one.loss_weights.updated({"interm.parts": 0.5}))
+    assert two.loss_weights.interm == {"semantic": 0.3, "parts": 0.5}
+    assert two.taught == ["semantic", "parts"]
+    assert two.lambdas()[-2:] == ["interm", "interm.parts"]
+    assert from_dict(asdict(two)) == two
+    fixed = replace(two, evolution=replace(two.evolution, fixed=["interm", "merged"]))
+    assert fixed.searched_lambdas() == ["rgb", "semantic", "parts", "interm.parts"]
+    assert Config(model=model, loss_weights=LossWeights(interm={"parts": 0.0})).taught == ["semantic"]
+    with pytest.raises(InputError, match=r"loss_weights\.interm: got egdes"):
+        replace(one, loss_weights=LossWeights(interm={"egdes": 1.0}))
