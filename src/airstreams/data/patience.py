@@ -96,7 +96,9 @@ def patiently(loader: DataLoader[Any], patience: float, stop: Callable[[], bool]
             yield item
     except BaseException as error:
         waiter.end()
-        if (iterator := waiter.iterator or loader._iterator) is not None:
+        # An iterator of torch cannot be asked whether it is true.
+        iterator = loader._iterator if waiter.iterator is None else waiter.iterator
+        if iterator is not None:
             _end_processes(iterator)
         if _is_about_descriptors(error):
             raise RuntimeError(f"too many open files. {RAISE_THE_LIMIT}") from error
