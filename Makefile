@@ -35,7 +35,9 @@ demo: setup
 
 # Two processes, a file at a time, with one thread each: with two threads each they get in each other's way on two cores.
 # Files in their own order: by the number of tests, the longest one would come last and have one process wait for it.
+# The tests start some hundred processes. PYTHONDONTWRITEBYTECODE would have each of them compile the package again.
 test: lint docs
+	$(BIN)/python -m compileall -q src
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: setup

@@ -622,7 +622,7 @@ def test_workers_can_begin_with_one_empty_database_at_once(kind, request, few, r
 
 def test_four_workers_on_postgresql_survive_two_kills(postgresql, few_videos, recipe, tmp_path):
     trials, folder = 4, tmp_path / "many"
-    longer = replace(recipe, training=replace(recipe.training, epochs=3, save_every=2))
+    longer = replace(recipe, training=replace(recipe.training, epochs=2, save_every=2))
     machines = [start(folder, few_videos, longer, trials, workers=2, url=postgresql) for _ in range(2)]
     pool = optuna.storages.RDBStorage(postgresql.replace("://", "+pg8000://"))
 
