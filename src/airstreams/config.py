@@ -350,6 +350,8 @@ class TrainingConfig:
 
     epochs: int = 60
     """Passes over the training videos."""
+    min_steps: int = 0
+    """The least number of steps. With few videos, training takes more epochs than `epochs` to reach it."""
     batch_size: int = 16
     """The clips of one optimiser step, over all processes and accumulated batches."""
     accumulate: int = 1
@@ -403,6 +405,7 @@ class TrainingConfig:
         named = re.fullmatch(DEVICE_NAMES, self.device) is not None
         require(named, "training.device", self.device, "auto, cpu, cuda, cuda:N or mps")
         require(self.epochs >= 1, "training.epochs", self.epochs, "at least 1")
+        require(self.min_steps >= 0, "training.min_steps", self.min_steps, "at least 0")
         require(self.batch_size >= 1, "training.batch_size", self.batch_size, "at least 1")
         accumulate = self.accumulate
         fits = accumulate >= 1 and self.batch_size % accumulate == 0
@@ -420,6 +423,11 @@ class TrainingConfig:
         require(self.validate_every >= 1, "training.validate_every", self.validate_every, "at least 1")
         require(self.save_every >= 1, "training.save_every", self.save_every, "at least 1")
         require(self.keep >= 0, "training.keep", self.keep, "at least 0")
+
+    def for_videos(self, videos: int) -> "TrainingConfig":
+        """This training with as many epochs as `min_steps` needs over so many training videos."""
+        steps_per_epoch = max(1, videos // self.batch_size)
+        return replace(self, epochs=max(self.epochs, math.ceil(self.min_steps / steps_per_epoch)))
 
 
 LEAST_WINDOW = 0.01

@@ -141,6 +141,17 @@ def test_validation_runs_every_n_epochs_and_after_the_last(learnt, tiny, tmp_pat
     assert kept.top1 == best["top1"]
 
 
+def test_few_videos_get_more_epochs(learnt, tiny, tmp_path):
+    source = open_source(str(learnt[0]))
+    steps_per_epoch = len(source.split("train")) // 4
+    config = of_one_stream(tiny, batch_size=4, min_steps=steps_per_epoch + 1)
+    train(source, config, tmp_path / "run", False, QUIET)
+    assert [entry["epoch"] for entry in epochs(tmp_path / "run")] == [1, 2]
+    assert load_config(RunFolder(tmp_path / "run").config).training.epochs == 2  # so --resume knows it
+    record = train(source, load_config(RunFolder(tmp_path / "run").config), tmp_path / "run", True, QUIET)
+    assert record.epoch == 2
+
+
 @pytest.fixture(scope="module")
 def rgb_weights(synthetic, tiny, tmp_path_factory):
     """The weights of a training with one stream and seed 0."""

@@ -155,6 +155,7 @@ def plan(
                     config = with_flow_of(start, config)
                 clips = run_of(name).clips
                 data = source if clips is None else with_fewer_training_videos(source, clips, CLIPS, seed)
+                config = replace(config, training=config.training.for_videos(len(data.split("train"))))
                 jobs.append(Job(name, data, config, folder, None if start is None else start.given))
                 _check_job(jobs[-1])
     return jobs

@@ -187,7 +187,8 @@ def trial_config(config: Config, weights: dict[str, float], seed: int) -> Config
     """The config of one trial's training. It scores the last epoch, or every epoch if a pruner needs the scores."""
     evolution = config.evolution
     epochs = evolution.epochs or config.training.epochs
-    training = replace(config.training, epochs=epochs, validate_every=epochs if evolution.pruner == "none" else 1)
+    every = epochs if evolution.pruner == "none" else 1
+    training = replace(config.training, epochs=epochs, min_steps=0, validate_every=every)
     return replace(config, seed=seed, training=training, loss_weights=config.loss_weights.updated(weights))
 
 

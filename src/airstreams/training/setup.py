@@ -128,6 +128,8 @@ def set_up(
     state = _state_to_resume(folder, console) if resume else None
     precision = _precision(config, state, folder, accelerator.device, console)
     source = prepare_source(source, config, folder, resume, console)
+    if not resume:
+        config = _with_least_steps(config, source, console)
     segment_classes = source.label_store.classes if source.label_store else COCO_CLASSES
     fingerprint = _data_fingerprint(source, segment_classes, config)
     if state is not None:
@@ -184,6 +186,19 @@ def set_up(
         state,
         console,
     )
+
+
+def _with_least_steps(config: Config, source: Source, console: Console) -> Config:
+    """The config with as many epochs as `training.min_steps` needs. A resumed run has them already."""
+    videos = len(source.split("train"))
+    training = config.training.for_videos(videos)
+    if training.epochs > config.training.epochs:
+        say(
+            console,
+            f"{videos} training videos: {training.epochs} epochs instead of {config.training.epochs}, to reach "
+            f"training.min_steps, {training.min_steps}. For fewer, give --training.min_steps 0.",
+        )
+    return replace(config, training=training)
 
 
 def _precision(
