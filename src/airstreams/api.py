@@ -292,7 +292,7 @@ def _source(
 
 def _with_useful_labels(source: Source, labels: object, config: Config) -> Source:
     """The source, with a warning where label maps were given that no stream of the model uses."""
-    if labels is None or "semantic" in config.model.streams:
+    if labels is None or config.model.has_segmenter:
         return source
     warning = "--labels has no effect, since the model has no semantic stream. Leave it out."
     return replace(source, warnings=(*source.warnings, warning))

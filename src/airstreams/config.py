@@ -261,6 +261,11 @@ class ModelConfig:
         return BACKBONES[name]() if name else self.tower
 
     @property
+    def has_segmenter(self) -> bool:
+        """Whether a stream predicts the classes of the label maps that `--labels` names: the stream semantic."""
+        return SUPERVISED[0] in self.streams
+
+    @property
     def is_full_size(self) -> bool:
         """Whether all towers end with at least `FULL_SIZE` channels. A CPU then gains from bfloat16."""
         return all(
@@ -537,10 +542,10 @@ class Config:
         """The weights of the losses of this model, also those that are 0. The action loss of a lone stream has 1."""
         heads = self.model.heads
         weights = {head: 1.0 if len(heads) == 1 else self.loss_weights.of(head) for head in heads}
-        return weights | {own_loss(stream): self.loss_weights.of(own_loss(stream)) for stream in self._supervised}
+        return weights | {own_loss(stream): self.loss_weights.of(own_loss(stream)) for stream in self.supervised}
 
     @property
-    def _supervised(self) -> list[str]:
+    def supervised(self) -> list[str]:
         """The streams with a loss on a teacher's targets, also those whose loss has the weight 0."""
         named = self.loss_weights.own_losses
         return [stream for stream in self.model.streams if stream in SUPERVISED or stream in named]
@@ -548,7 +553,7 @@ class Config:
     @property
     def taught(self) -> list[str]:
         """The streams that learn from a teacher's targets. Training needs these targets."""
-        return [stream for stream in self._supervised if self.loss_weights.of(own_loss(stream)) > 0]
+        return [stream for stream in self.supervised if self.loss_weights.of(own_loss(stream)) > 0]
 
     def lambdas(self) -> list[str]:
         """The names of this model's weights in equation 2."""
@@ -591,6 +596,11 @@ class Config:
     def needs_labels(self) -> bool:
         """Whether training needs the targets that `--labels` names."""
         return SUPERVISED[0] in self.taught
+
+
+def targets_option(stream: str) -> str:
+    """What a call adds to give a stream its teacher's targets."""
+    return "--labels LABELS" if stream == SUPERVISED[0] else f"--targets {stream}=FOLDER"
 
 
 def own_loss(stream: str) -> str:

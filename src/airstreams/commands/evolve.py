@@ -49,19 +49,23 @@ def run(call: Namespace) -> int:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy import URL
 
-    from airstreams.data.content import follow_label_maps, with_contents
+    from airstreams.data.content import with_contents
     from airstreams.data.sources import open_source
     from airstreams.evaluation.published import NAMES
     from airstreams.experiments.evolve import evolve
     from airstreams.experiments.search import Search
+    from airstreams.representations.teaching import follow_targets
     from airstreams.training.defaults import config_of_new_run
     from airstreams.viewing.evolution import search_plot, weights_plot
 
     require_at_least(call, trials=1, workers=1)
     source = open_source(data_of(call), call.labels, targets=targets_of(call))
-    source = follow_label_maps(with_contents(source, stderr), stderr)  # once, and not again in each trial
+    config = config_of_new_run(call.given, source, stderr)
+    source = follow_targets(
+        with_contents(source, stderr), config, stderr, config.supervised
+    )  # once, and not again in each trial
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
-    search = Search(source, config_of_new_run(call.given, source, stderr), call.out, url, call.trials, call.sampler)
+    search = Search(source, config, call.out, url, call.trials, call.sampler)
     try:
         results = evolve(search, call.workers, stderr)
     except StorageInternalError as error:

@@ -126,7 +126,7 @@ def model_of(what: str) -> CountedModel:
         config, classes = load_config(recipe_path(what)), CLASSES
         segment_classes = config.segmenter_classes(len(COCO_CLASSES))
         assumed = True
-    return CountedModel(config, classes, segment_classes if "semantic" in config.model.streams else 0, assumed)
+    return CountedModel(config, classes, segment_classes if config.model.has_segmenter else 0, assumed)
 
 
 COMMAND = Command("Count parameters and cost, part by part", "info jhmdb", add_arguments, run)

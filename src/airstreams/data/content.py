@@ -6,22 +6,27 @@ again or cut gets another.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from airstreams.config import SUPERVISED
 from airstreams.console import Progress, say, warn
-from airstreams.data.listing import Source, Video, require_label_maps
+from airstreams.data.listing import Source, Video
 from airstreams.data.video import Packet, file_version, packets
-from airstreams.errors import VideoError
+from airstreams.errors import InputError, VideoError
 from airstreams.machine import cpus
 from airstreams.plural import count_of
+
+if TYPE_CHECKING:
+    from airstreams.data.targets import TargetStore  # imports torch
 
 _START_CODE = b"\0\0\1"
 SHOW_PROGRESS_AFTER = 1.0  # seconds
@@ -128,11 +133,9 @@ def content_or_none(path: Path) -> str | None:
 def follow_label_maps(source: Source, console: Console, split: str | None = None) -> Source:
     """The source with each video's key in its label store, found by content. Files are read only if the store has some.
 
-    A video whose content the store does not know keeps the key of its name.
-
     Args:
         source: with or without contents.
-        console: gets a line about videos that were renamed or changed since they were annotated.
+        console: as for `keys_by_content`.
         split: only the videos of this split; None: all.
 
     InputError: the store has label maps for none of the videos.
@@ -141,15 +144,34 @@ def follow_label_maps(source: Source, console: Console, split: str | None = None
     if store is None or not store.knows_contents:
         return source
     source = with_contents(source, console, split)
+    keys = {video.name: video.label_map for video in source.videos}
+    return source.with_target_keys(SUPERVISED[0], keys_by_content(store, source.videos, keys, console))
+
+
+def keys_by_content(
+    store: "TargetStore", videos: Sequence[Video], own_keys: Mapping[str, str | None], console: Console
+) -> dict[str, str | None]:
+    """The key of each video in a store, by the video's name.
+
+    A video whose content is not known, or that the store does not know, keeps its key.
+
+    Args:
+        store: a store that knows the contents of its videos.
+        videos: with contents.
+        own_keys: those by the videos' names.
+        console: gets a line about videos that were renamed or changed since they were annotated.
+
+    InputError: the store has targets of none of the videos.
+    """
     known = store.read_contents()
     keys_of: dict[str, list[str]] = {}
     for key, content in known.items():
         keys_of.setdefault(content, []).append(key)
-    of_source = {video.content for video in source.videos}
+    of_source = {video.content for video in videos}
     renamed, changed, ambiguous = list[str](), list[str](), list[str]()
 
     def key_of(video: Video) -> str | None:
-        own = video.label_map
+        own = own_keys[video.name]
         if video.content is None or (own is not None and known.get(own) == video.content and store.has(own)):
             return own
         if keys := [key for key in keys_of.get(video.content, ()) if store.has(key)]:
@@ -158,15 +180,19 @@ def follow_label_maps(source: Source, console: Console, split: str | None = None
                 ambiguous.append(f"{keys[0]} and {keys[1]}")
             return keys[0]
         if own in known and store.has(own):
-            if known[own] in of_source:  # they are the label maps of another video
+            if known[own] in of_source:  # they are the targets of another video
                 return None
             changed.append(video.name)
         return own
 
-    source = replace(source, videos=tuple(replace(video, label_map=key_of(video)) for video in source.videos))
-    require_label_maps(source)
+    found = {video.name: key_of(video) for video in videos}
+    if not any(key is not None and store.has(key) for key in found.values()):
+        raise InputError(
+            f"{store.root} has no label maps or other targets of any of these {count_of(len(videos), 'video')}. Give "
+            "the folder with those of these videos."
+        )
     _report_keys(store.root, renamed, changed, ambiguous, console)
-    return source
+    return found
 
 
 def _report_keys(
@@ -175,18 +201,18 @@ def _report_keys(
     if renamed:
         say(
             console,
-            f"{root} has the label maps of {count_of(len(renamed), 'video')} under other names, such as {renamed[0]}. "
+            f"{root} has the targets of {count_of(len(renamed), 'video')} under other names, such as {renamed[0]}. "
             "They are found by content.",
         )
     if ambiguous:
         warn(
             console,
-            f"{root} has the label maps of {count_of(len(ambiguous), 'video')} several times, such as {ambiguous[0]}. "
+            f"{root} has the targets of {count_of(len(ambiguous), 'video')} several times, such as {ambiguous[0]}. "
             "The first are used. Delete the others.",
         )
     if changed:
         warn(
             console,
-            f"{count_of(len(changed), 'video')} changed since {root} was made, such as {changed[0]}. The label maps of "
+            f"{count_of(len(changed), 'video')} changed since {root} was made, such as {changed[0]}. The targets of "
             "these names are used. If the videos show something else now, annotate them into a new folder.",
         )

@@ -10,12 +10,13 @@ import unicodedata
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal
 
+from airstreams.config import SUPERVISED
 from airstreams.data.label_maps import LabelStore
 from airstreams.errors import InputError, did_you_mean
 
@@ -85,10 +86,12 @@ class TargetFolder:
     """The folder of a teacher's targets for one stream.
 
     keys: a video's key in it by the video's name, where it is another one than `Video.label_map`.
+    store: the store in the folder, if it is open already.
     """
 
     path: Path
     keys: Mapping[str, str | None] = field(default_factory=dict)
+    store: LabelStore | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Source:
     label_store: LabelStore | None = None
     """The label maps for the stream semantic."""
     targets: Mapping[str, TargetFolder] = field(default_factory=dict)
-    """The targets for other streams, by stream."""
+    """The targets for other streams, by stream. `target_folders` has all."""
     warnings: tuple[str, ...] = ()
     """What looks wrong in the data, such as skipped files: sentences that callers print as warnings."""
     own_groups: bool = False
@@ -138,6 +141,20 @@ class Source:
     def name_sum(self) -> str:
         """A checksum of DATA as it was given. It tells apart two that have the same short name."""
         return sha256(self.name.encode(errors="surrogateescape")).hexdigest()[:16]
+
+    @property
+    def target_folders(self) -> dict[str, TargetFolder]:
+        """The targets of every stream that has some: the label store has those of semantic."""
+        store = self.label_store
+        of_labels = {} if store is None else {SUPERVISED[0]: TargetFolder(store.root, store=store)}
+        return of_labels | dict(self.targets)
+
+    def with_target_keys(self, stream: str, keys: Mapping[str, str | None]) -> "Source":
+        """The source with the videos' keys in the store of a stream, by the videos' names."""
+        if stream == SUPERVISED[0]:
+            videos = (replace(video, label_map=keys.get(video.name, video.label_map)) for video in self.videos)
+            return replace(self, videos=tuple(videos))
+        return replace(self, targets={**self.targets, stream: replace(self.targets[stream], keys=keys)})
 
     def split(self, name: str) -> tuple[Video, ...]:
         """The videos of the split "train", "val" or "test". InputError: there are none."""

@@ -29,9 +29,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
-from airstreams.config import SUPERVISED, LossWeights, own_loss, stream_of
+from airstreams.config import LossWeights, stream_of
 from airstreams.console import Progress, warn
-from airstreams.data.listing import Source, Video, labels_digest
+from airstreams.data.listing import Video, labels_digest
 from airstreams.errors import InputError, require
 from airstreams.estimate import TotalTime
 from airstreams.experiments.display import TrainingsDisplay
@@ -42,7 +42,8 @@ from airstreams.experiments.trials import run_worker, trial_source
 from airstreams.experiments.workers import EndedWorker, WorkerPool
 from airstreams.files import require_writable
 from airstreams.recipe import from_dict, training_settings
-from airstreams.training.data import open_targets, with_checked_splits, with_segment_classes
+from airstreams.representations.teaching import identities, open_targets, recorded_identities, require_targets
+from airstreams.training.data import with_checked_splits, with_segment_classes
 from airstreams.training.signals import interrupted_by_signals
 
 TOP = 10  # trials that `results.json` lists with their weights
@@ -163,7 +164,7 @@ def _checked(search: Search, console: Console) -> Search:
     searched = search.config.searched_lambdas()
     require(len(searched) > 0, "evolution.fixed", search.config.evolution.fixed, "a loss whose weight is searched")
     weighed = {stream for name in searched if (stream := stream_of(name)) is not None}
-    _require_targets(search.source, [*weighed, *search.config.taught])
+    require_targets(search.source, search.config, [*weighed, *search.config.taught])
     search = replace(search, source=with_checked_splits(search.source, search.config, console))
     for warning in search.source.warnings:
         warn(console, warning)
@@ -173,33 +174,16 @@ def _checked(search: Search, console: Console) -> Search:
     return search
 
 
-def _require_targets(source: Source, taught: Sequence[str]) -> None:
-    """InputError: there are no targets for one of these streams, whose weights are searched."""
-    for stream in taught:
-        if stream == SUPERVISED[0] and source.label_store is None:
-            raise InputError(
-                f"{source.name}: no label maps for the {stream} stream. Give --labels LABELS, or leave {stream} out of "
-                "--model.streams."
-            )
-        if stream != SUPERVISED[0] and stream not in source.targets:
-            raise InputError(
-                f"{source.name}: no targets for the {stream} stream. Give --targets {stream}=FOLDER, or add "
-                f"{own_loss(stream)} to evolution.fixed with the weight 0."
-            )
-
-
 def _require_same_settings(study: Study, search: Search) -> None:
     """InputError: the study was begun with another recipe or other data. Its trials could not be compared."""
-    videos, store = search.source.split("train"), search.source.label_store
-    stores = {stream: targets.store for stream, targets in open_targets(search.source, search.config).items()}
+    videos = search.source.split("train")
     held_out = trial_source(search.source, search.config).split("val")
     beside_config = {
         "sampler": search.sampler,
         "videos": _names_digest(videos),
         "held-out videos": _names_digest(held_out),
         "labels": labels_digest(videos),
-        "teacher": store.identity if store and search.config.needs_labels else "",
-        "targets": {stream: store.identity for stream, store in stores.items() if stream != SUPERVISED[0]},
+        "targets": identities(open_targets(search.source, search.config)),
     }
     settings = beside_config | training_settings(search.config)
     before = study.user_attrs.get("settings")
@@ -211,6 +195,7 @@ def _require_same_settings(study: Study, search: Search) -> None:
     if before is None:
         study.set_user_attr("settings", settings)
         return
+    before = recorded_identities(before)
     # Keys that a later version added get their defaults.
     before |= training_settings(from_dict({name: value for name, value in before.items() if name not in beside_config}))
     different = [name for name, value in before.items() if settings.get(name) != value]

@@ -47,6 +47,11 @@ def target_kind(stream: str, config: ModelConfig) -> TargetKind | None:
     return representation.target if isinstance(representation, Supervised) else None
 
 
+def has_segmenter(stream: str) -> bool:
+    """Whether a packaged stream's representation is a segmenter, which takes published weights of its own."""
+    return _CLASSES.get(stream) is _semantic
+
+
 def _semantic(config: ModelConfig, stop_gradient: bool, segment_classes: int) -> Semantic:
     width, stride, channels = config.segmenter_width, config.segmenter_stride, config.semantic_channels
     return Semantic(segment_classes, width, stride, channels, stop_gradient)

@@ -27,7 +27,7 @@ class TrainingState:
 
     epoch: epochs that are complete.
     best: the best validation metric so far.
-    data_fingerprint: what resuming must find unchanged (classes, segment_classes, multi_label, teacher, labels).
+    data_fingerprint: what resuming must find unchanged (classes, segment_classes, multi_label, targets, labels).
     learner: weights, optimiser and schedule.
     meter, recent: metrics of the epoch so far, and since the last line of the log.
     left_out: videos that could not be read in the epoch so far.

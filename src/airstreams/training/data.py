@@ -10,24 +10,22 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from airstreams.config import SUPERVISED, Config, own_loss
+from airstreams.config import Config, own_loss
 from airstreams.console import Progress, say, warn
 from airstreams.data.cache import FrameCache
 from airstreams.data.check import Checked, check_distributed
 from airstreams.data.clips import clip_length_warning, frame_rate_warning
-from airstreams.data.content import follow_label_maps
 from airstreams.data.dataset import Batch, StepSampler, TrainingClips
 from airstreams.data.grouping import with_alike, with_groups
 from airstreams.data.label_maps import LabelStore
-from airstreams.data.listing import Source, TargetFolder, Video, require_consistent
+from airstreams.data.listing import Source, Video, require_consistent
 from airstreams.data.loader_processes import loader_options
 from airstreams.data.similar import MOST_FILES
 from airstreams.data.source_warnings import training_warnings
 from airstreams.data.splits import with_drawn_splits, with_splits
-from airstreams.data.targets import TargetKind, Targets
 from airstreams.distributed import SharedProgress, gather, share, share_on_this_machine
 from airstreams.errors import InputError
-from airstreams.representations.make import target_kind
+from airstreams.representations.teaching import follow_targets, open_targets, require_targets
 from airstreams.runs.folder import RunFolder
 
 Item = TypeVar("Item")
@@ -56,16 +54,14 @@ def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bo
     InputError: the source contradicts itself or does not fit the config.
     """
     require_consistent(source)
-    _require_targets(source, config)
+    require_targets(source, config)
     source = _with_splits_of_the_run(source, folder) if resume else with_checked_splits(source, config, console)
     for warning in source.warnings:
         warn(console, warning)
     source = with_segment_classes(source, config)
-    recorded = _with_recorded_contents(source, folder) if resume and config.taught else source
-    targets = _followed_targets(recorded, config, console)
-    if config.needs_labels:
-        source = follow_label_maps(recorded, console)
-    source = replace(source, targets=targets)
+    if resume and config.taught:
+        source = _with_recorded_contents(source, folder)
+    source = follow_targets(source, config, console)
     _require_targets_of(source.split("train"), source, config)
     return _with_compact_classes(source, console) if config.data.compact_classes else source
 
@@ -75,7 +71,7 @@ def prepare_videos(source: Source, config: Config, folder: RunFolder, resume: bo
 
     A resumed training opens none and takes the list of its beginning: other videos would change the order of its clips.
 
-    InputError: a class without a readable training video, no label maps for any of them, or a cache that another
+    InputError: a class without a readable training video, no targets for any of them, or a cache that another
     process fills.
     """
     wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
@@ -134,46 +130,6 @@ def make_loader(
     return sampler, loader
 
 
-def open_targets(source: Source, config: Config) -> dict[str, Targets]:
-    """The targets of the streams that learn from a teacher, without the streams for which the source has none.
-
-    InputError: a custom stream's class learns from no teacher, or a folder does not hold its kind of targets.
-    """
-    found = {}
-    for stream in config.taught:
-        kind = _kind_of(stream, config)
-        if stream == SUPERVISED[0] and source.label_store is not None:
-            found[stream] = Targets(kind, source.label_store)
-        elif stream in source.targets:
-            folder = source.targets[stream]
-            found[stream] = Targets(kind, kind.open(folder.path), folder.keys)
-    return found
-
-
-def _kind_of(stream: str, config: Config) -> TargetKind:
-    kind = target_kind(stream, config.model)
-    if kind is None:
-        raise InputError(
-            f"loss_weights.interm.{stream}: {config.model.representations[stream]} learns from no teacher. Make it a "
-            "subclass of airstreams.representations.Supervised, or leave this weight and --targets out."
-        )
-    return kind
-
-
-def _followed_targets(source: Source, config: Config, console: Console) -> dict[str, TargetFolder]:
-    """The target folders of the streams, with the videos' keys found by content, as `follow_label_maps`."""
-    found = dict(source.targets)
-    for stream in config.taught:
-        if stream != SUPERVISED[0]:
-            folder = source.targets[stream]
-            store: Any = _kind_of(stream, config).open(folder.path)
-            followed = follow_label_maps(replace(source, label_store=store), console)
-            pairs = zip(source.videos, followed.videos, strict=True)
-            keys = {video.name: now.label_map for video, now in pairs if now.label_map != video.label_map}
-            found[stream] = replace(folder, keys=keys)
-    return found
-
-
 def in_steps(loader: Iterable[Item], accumulate: int) -> Iterator[tuple[Item, ...]]:
     """Group batches by optimiser step, `accumulate` of them each."""
     return zip(*[iter(loader)] * accumulate, strict=True)
@@ -188,7 +144,7 @@ def usual_frame_rate(videos: Sequence[Video], rates: Mapping[Path, float]) -> fl
 def with_segment_classes(source: Source, config: Config) -> Source:
     """Reduce a source's label maps to `data.segment_classes`. InputError: the teacher lacks one of these classes."""
     store = source.label_store
-    if store is None or "semantic" not in config.model.streams:
+    if store is None or not config.model.has_segmenter:
         return source
     return replace(source, label_store=store.with_others_merged(config.data.segment_classes))
 
@@ -271,7 +227,7 @@ def _report_videos(
     folder: RunFolder,
     console: Console,
 ) -> None:
-    """Say which videos are left out, play at another frame rate, or have no label maps."""
+    """Say which videos are left out, play at another frame rate, or have no targets."""
     bad = videos.checked.bad
     if bad:
         warn(
@@ -284,10 +240,11 @@ def _report_videos(
         keys = {targets.key_of(video) for video in videos.train}
         labelled = {key for key in keys if key is not None and targets.store.has(key)}
         if len(labelled) < len(keys):
-            what = "label maps. The rest do not train the segmenter"
-            if stream != SUPERVISED[0]:
-                what = f"targets for the stream {stream}. The rest train it by action losses alone"
-            warn(console, f"{len(labelled)} of {len(keys)} training videos have {what}")
+            warn(
+                console,
+                f"{len(labelled)} of {len(keys)} training videos have targets for the stream {stream}. The rest train "
+                "it by action losses alone",
+            )
 
 
 def _require_every_class(source: Source, good: Sequence[Video]) -> None:
@@ -300,33 +257,11 @@ def _require_every_class(source: Source, good: Sequence[Video]) -> None:
         )
 
 
-def _require_targets(source: Source, config: Config) -> None:
-    """InputError: a stream that learns from a teacher has no targets."""
-    for stream in config.taught:
-        weight = config.loss_weights.of(own_loss(stream))
-        if stream != SUPERVISED[0] and stream not in source.targets:
-            raise InputError(
-                f"{source.name}: no targets for the stream {stream}, but loss_weights.interm.{stream} is {weight}. "
-                f"Give --targets {stream}=FOLDER, or set --loss_weights.interm.{stream} 0."
-            )
-        if stream == SUPERVISED[0] and source.label_store is None:
-            raise InputError(
-                f"{source.name}: no label maps, but loss_weights.interm is {weight}. Give --labels LABELS, set "
-                "--loss_weights.interm 0, or leave semantic out of --model.streams."
-            )
-
-
 def _require_targets_of(videos: Sequence[Video], source: Source, config: Config) -> None:
     """Raise InputError if a stream has targets of none of these videos."""
     for stream, targets in open_targets(source, config).items():
-        if any(targets.has(video) for video in videos):
-            continue
-        if stream != SUPERVISED[0]:
+        if not any(targets.has(video) for video in videos):
             raise InputError(
-                f"--targets {stream}={targets.store.root}: no targets of any training video. Give the folder with "
-                "those of these videos."
+                f"{targets.store.root}: no targets of any training video for the stream {stream}. Run `airstreams "
+                f"annotate` on these videos, or set --loss_weights.{own_loss(stream)} 0."
             )
-        raise InputError(
-            f"{targets.store.root}: no label maps for any training video. Run `airstreams annotate` on these videos, "
-            "or set --loss_weights.interm 0."
-        )

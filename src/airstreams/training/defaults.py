@@ -22,7 +22,7 @@ FINETUNE_CPU_RECIPE, FINETUNE_RECIPE = "finetune-small", "finetune"
 def config_of_new_run(given: GivenConfig, source: Source, console: Console, start: Start | None = None) -> Config:
     """The config of a new training. Without a recipe, the machine and the start choose one.
 
-    Without label maps, no stream needs them.
+    Without targets, the model gets no packaged stream that learns from them, unless the caller names the streams.
 
     Args:
         given: what the caller asks for.
@@ -52,11 +52,12 @@ def config_of_new_run(given: GivenConfig, source: Source, console: Console, star
         config = with_backbone_of(start, config)
     if start is not None:
         config = with_flow_of(start, config)
-    if source.label_store is None and config.needs_labels and "model.streams" not in given.named:
-        config = _without_labels(config)
+    lacking = [stream for stream in config.taught if stream in SUPERVISED and stream not in source.target_folders]
+    if lacking and "model.streams" not in given.named:
+        config = _without(lacking, config)
         say(
             console,
-            f"No label maps: training the streams {', '.join(config.model.streams)}. To add semantic, run "
+            f"No label maps: training the streams {', '.join(config.model.streams)}. To add {', '.join(lacking)}, run "
             f"`airstreams annotate {source.name} --teacher maskrcnn --out labels`, and train with --labels labels.",
         )
     return _with_target_weights(config, source)
@@ -97,12 +98,12 @@ def _with_tower_of(start: Start, config: Config, named: Collection[str]) -> Conf
     return replace(config, model=replace(of_weights, merge_levels=levels))
 
 
-def _without_labels(config: Config) -> Config:
-    """A config without the stream, and without what it has for this stream alone."""
+def _without(lacking: Collection[str], config: Config) -> Config:
+    """A config without some streams, and without what it has for these streams alone."""
     model, training = config.model, config.training
-    streams = [stream for stream in model.streams if stream != SUPERVISED[0]]
-    backbones = {stream: name for stream, name in model.backbones.items() if stream != SUPERVISED[0]}
-    factors = {stream: factor for stream, factor in training.lr_factors.items() if stream != SUPERVISED[0]}
+    streams = [stream for stream in model.streams if stream not in lacking]
+    backbones = {stream: name for stream, name in model.backbones.items() if stream not in lacking}
+    factors = {stream: factor for stream, factor in training.lr_factors.items() if stream not in lacking}
     return replace(
         config,
         model=replace(model, streams=streams, backbones=backbones),
@@ -116,11 +117,11 @@ def _with_target_weights(config: Config, source: Source) -> Config:
     InputError: targets are given for a stream that the model lacks.
     """
     for stream, folder in source.targets.items():
-        if stream not in config.model.streams or stream not in config.model.representations:
-            custom = [name for name in config.model.streams if name in config.model.representations]
+        known = [name for name in config.model.streams if name in (*SUPERVISED, *config.model.representations)]
+        if stream not in known:
             raise InputError(
-                f"--targets {stream}={folder.path}: the model has no custom stream {stream}. Choose from "
-                f"{', '.join((*SUPERVISED, *custom))}, or name it in model.streams and model.representations."
+                f"--targets {stream}={folder.path}: the model has no stream {stream} that could learn from a teacher. "
+                f"Choose from {', '.join(known) or 'none'}, or name it in model.streams and model.representations."
             )
     weights = config.loss_weights
     missing = {own_loss(stream): 1.0 for stream in source.targets if stream not in weights.own_losses}

@@ -47,11 +47,11 @@ class Pictures:
         # One view a video: during a training a card may have no memory for more.
         one_view = replace(saved.config.evaluation, views=1, crops=1)
         shown = replace(saved, config=replace(saved.config, evaluation=one_view))
-        videos = training.val_videos or training.train_videos
+        videos = training.videos.val or training.videos.train
         with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=()):
             path = Path(folder) / f"step-{training.state.step:09d}.png"
             try:
-                self._draw(path, shown, videos, training.label_store, Console(quiet=True))
+                self._draw(path, shown, videos, training.source.label_store, Console(quiet=True))
                 if path.exists():
                     self._log.picture("representations", path, training.state.step)
             except (VideoError, RuntimeError, OSError) as error:  # RuntimeError: a card without memory for it

@@ -9,12 +9,13 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch.utils.data import DataLoader
 
-from airstreams.config import SUPERVISED, Config, own_loss
+from airstreams.config import Config, own_loss
 from airstreams.console import say, warn
 from airstreams.data.content import with_contents
 from airstreams.data.dataset import Batch, StepSampler
-from airstreams.data.label_maps import COCO_CLASSES, LabelStore
+from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.listing import Source, Video, labels_digest
+from airstreams.data.targets import Targets
 from airstreams.distributed import gather, is_main_process
 from airstreams.errors import InputError, one_line
 from airstreams.files import require_writable
@@ -23,6 +24,7 @@ from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, save_config
 from airstreams.representations import Supervised
 from airstreams.representations.custom import try_out
+from airstreams.representations.teaching import identities, open_targets, recorded_identities, without_targets
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.checkpoint import TrainingState, load_state, remove_states, save_state, saved_states
 from airstreams.runs.folder import RunFolder
@@ -33,7 +35,6 @@ from airstreams.runs.trust import remember
 from airstreams.training.data import (
     TrainingVideos,
     make_loader,
-    open_targets,
     prepare_source,
     prepare_videos,
     usual_frame_rate,
@@ -45,7 +46,6 @@ CHANGES = {
     "classes": "other classes",
     "segment_classes": "other segmentation classes",
     "multi_label": "another number of labels per video",
-    "teacher": "another teacher",
     "labels": "other labels",
     "targets": "other teachers' targets",
 }
@@ -58,20 +58,16 @@ FEW_STEPS = 300  # from random weights, a model fitted 16 videos in 300 steps, b
 class Training:
     """A training that is ready to run.
 
-    metric: which validation metric chooses the checkpoint, `top1` or `map`.
-    train_videos: the videos to learn from.
-    val_videos: the videos that choose it; none: the last epoch's weights are the result.
-    label_store: the teacher's label maps, with the segmenter's classes; None: there are none.
+    source: the data, with splits and the videos' keys in the stores of targets.
+    videos: those that can be read.
     saved: the model with its description, as it is written to disk.
     state: where the training stands; the loop keeps it up to date.
     """
 
     config: Config
     folder: RunFolder
-    metric: str
-    train_videos: list[Video]
-    val_videos: list[Video]
-    label_store: LabelStore | None
+    source: Source
+    videos: TrainingVideos
     sampler: StepSampler
     loader: DataLoader[Batch]
     accelerator: Accelerator
@@ -79,6 +75,21 @@ class Training:
     saved: SavedModel
     state: TrainingState
     console: Console
+
+    @property
+    def metric(self) -> str:
+        """Which validation metric chooses the checkpoint, `top1` or `map`."""
+        return self.source.metric
+
+    @property
+    def val_videos(self) -> list[Video]:
+        """The videos that choose it; none: the last epoch's weights are the result."""
+        return self.videos.val
+
+    @property
+    def targets(self) -> dict[str, Targets]:
+        """The targets of the streams that learn from a teacher."""
+        return open_targets(self.source, self.config)
 
     @property
     def steps(self) -> int:
@@ -171,21 +182,7 @@ def set_up(
         state.precision = precision
         _keep_config(described, folder)
     accelerator.wait_for_everyone()
-    return Training(
-        config,
-        folder,
-        source.metric,
-        videos.train,
-        videos.val,
-        source.label_store,
-        sampler,
-        loader,
-        accelerator,
-        learner,
-        saved,
-        state,
-        console,
-    )
+    return Training(config, folder, source, videos, sampler, loader, accelerator, learner, saved, state, console)
 
 
 def _with_least_steps(config: Config, source: Source, console: Console) -> Config:
@@ -228,10 +225,7 @@ def _new_model(source: Source, segment_classes: Sequence[str], config: Config, d
         if stream in config.model.representations:
             representation = model.representations[stream]
             if isinstance(representation, Supervised) and own_loss(stream) not in config.active_loss_weights():
-                raise InputError(
-                    f"model.streams: {stream} learns from a teacher, but there are no targets for it. Give --targets "
-                    f"{stream}=FOLDER, or set --loss_weights.interm.{stream} 0."
-                )
+                raise InputError(f"model.streams: {without_targets(stream)}")
             try_out(representation, config.clip, device)
     return model
 
@@ -330,13 +324,11 @@ def _start_from(
 
 def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Config) -> dict[str, Any]:
     """What a resumed training must find unchanged; the caller adds the labels of the videos."""
-    stores = {stream: targets.store for stream, targets in open_targets(source, config).items()}
     return {
         "classes": list(source.classes),
         "segment_classes": list(segment_classes),
         "multi_label": source.multi_label,
-        "teacher": stores.pop(SUPERVISED[0]).identity if SUPERVISED[0] in stores else None,
-        "targets": {stream: store.identity for stream, store in stores.items()},
+        "targets": identities(open_targets(source, config)),
     }
 
 
@@ -350,7 +342,7 @@ def _fingerprint_of_videos(videos: TrainingVideos, state: TrainingState | None) 
 
 def _require_same_data(state: TrainingState, fingerprint: dict[str, Any], source: Source, folder: RunFolder) -> None:
     """Raise InputError if the data changed since the run began. States of earlier versions may lack some entries."""
-    before = state.data_fingerprint
+    before = recorded_identities(state.data_fingerprint)
     changes = [CHANGES[name] for name, value in fingerprint.items() if before.get(name, value) != value]
     if changes:
         raise InputError(

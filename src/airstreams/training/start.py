@@ -20,6 +20,7 @@ from airstreams.models.pretrained import (
     weights_of_file,
 )
 from airstreams.models.pretrained.torchvision_weights import NETWORKS, SEGMENTER
+from airstreams.representations.make import has_segmenter
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.hub import HUB, local_run
@@ -83,7 +84,7 @@ class Start:
 
     def for_streams(self, streams: Collection[str]) -> "Start":
         """What these streams take of it: weights of other streams are left out. InputError: nothing is left."""
-        segmenter = self.segmenter if "semantic" in streams else None
+        segmenter = self.segmenter if any(map(has_segmenter, streams)) else None
         by_stream = {stream: weights for stream, weights in self.by_stream.items() if stream in streams}
         run_of = {stream: run for stream, run in self.run_of.items() if stream in streams}
         start = replace(self, by_stream=by_stream, segmenter=segmenter, run_of=run_of)
