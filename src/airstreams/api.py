@@ -11,8 +11,8 @@ from airstreams.config import Config, DataConfig, LossWeights
 from airstreams.console import say, warn
 from airstreams.data import sources
 from airstreams.data.grouping import with_groups
-from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import Source, Video
+from airstreams.data.targets import Targets
 from airstreams.distributed import device_of_process, is_main_process
 from airstreams.errors import InputError, one_line
 from airstreams.evaluation import evaluate as evaluation
@@ -198,6 +198,7 @@ def evaluate(
     *,
     split: str = "test",
     labels: str | Path | None = None,
+    targets: Mapping[str, str | Path] | None = None,
     group_by: str | None = None,
     device: str | None = None,
     trust: Collection[str] = (),
@@ -211,6 +212,7 @@ def evaluate(
         data: what `open_source` takes, or its result.
         split: `train`, `val` or `test`.
         labels: the folder of a teacher's label maps, to score the segmentation.
+        targets: the folders of teachers' targets by stream, to score the predictions of these streams.
         group_by: the groups of the 95 % intervals, as the config key `data.group_by`; None: those of the run.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
         trust: as for `load`.
@@ -223,7 +225,7 @@ def evaluate(
     """
     folder, console = _path("run", run), _console(console)
     config = read_description(folder).config
-    source = _with_useful_labels(_source(data, labels, for_training=False), labels, config)
+    source = _with_useful_labels(_source(data, labels, for_training=False, targets=targets), labels, config)
     if group_by is not None:
         source = with_groups(source, DataConfig(group_by=group_by).group_by, console)
     result = evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision)
@@ -232,11 +234,11 @@ def evaluate(
 
 
 def _streams_picture(
-    path: Path, saved: SavedModel, videos: Sequence[Video], store: LabelStore | None, console: Console
+    path: Path, saved: SavedModel, videos: Sequence[Video], targets: Mapping[str, Targets], console: Console
 ) -> None:
     from airstreams.viewing.representations import streams_picture  # matplotlib takes half a second to import
 
-    streams_picture(path, saved, videos, store, console)
+    streams_picture(path, saved, videos, targets, console)
 
 
 def _write_card(

@@ -227,7 +227,7 @@ def test_label_maps_of_another_video_are_refused(tmp_path, forty):
     video, config = video_at(forty, label_map="forty"), config_of(ClipConfig(4, stride=2, size=64))
     for read in (
         TrainingClips([video], config, ("a",), multi_label=False, targets=targets_of(store))[0, 0, 0],
-        VideoViews([video], config, store)[0],
+        VideoViews([video], config, targets_of(store))[0],
     ):
         assert isinstance(read, BadVideo)
         assert str(tmp_path / "forty.npz") in read.reason

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from airstreams.config import EvaluationConfig
 from airstreams.data.dataset import VideoViews, Views
+from airstreams.data.targets import ClassesPerPixel, Targets
 from airstreams.errors import VideoError
 from airstreams.evaluation.scoring import CLIPS_AT_ONCE, ClipsAtOnce, metrics_of, score_videos, score_views, targets_of
 from airstreams.runs import saved_model as saved_models
@@ -168,6 +169,7 @@ def test_segmentation_metrics_agree_with_counting_frame_by_frame(saved, source, 
     """The disc plays the person; its mask is shifted against the teacher's label map."""
     classes = ("background", "person", *saved.segment_classes[2:])
     store = replace(source.label_store, classes=classes)
+    targets = {"semantic": Targets(ClassesPerPixel(), store)}
     masked = replace(source.split("test")[0], mask=tmp_path / "mask.npz")
     assert masked.labels == ("disc_left",)
     np.savez(masked.mask, mask=np.roll(store.read(masked.label_map, range(8)) == 1, 2, axis=1))
@@ -184,22 +186,21 @@ def test_segmentation_metrics_agree_with_counting_frame_by_frame(saved, source, 
     counts = np.zeros((len(classes), len(classes)), int)
     overlaps = {"person_iou": np.zeros(2), "teacher_person_iou": np.zeros(2)}
     for video in videos:
-        views = VideoViews([video], saved.config, store, masks=True)[0]
+        views = VideoViews([video], saved.config, targets, masks=True)[0]
         assert isinstance(views, Views)
-        assert views.label_maps is not None
         for view, clip in enumerate(views.clips):
             for t, frame_HW3 in enumerate(clip):
                 with torch.inference_mode():
                     logits_1Shw = segmenter(frame_HW3.permute(2, 0, 1)[None] / 255 - 0.5)
                 found_HW = F.interpolate(logits_1Shw, (64, 64), mode="bilinear")[0].argmax(dim=0).numpy()
-                label_map_HW = views.label_maps[view, t].numpy()
+                label_map_HW = views.label_maps["semantic"][view, t].numpy()
                 np.add.at(counts, (label_map_HW, found_HW), 1)
                 if views.masks is not None:
                     mask_HW = views.masks[view, t].numpy() == 1
                     for name, person_HW in (("person_iou", found_HW == 1), ("teacher_person_iou", label_map_HW == 1)):
                         overlaps[name] += (person_HW & mask_HW).sum(), (person_HW | mask_HW).sum()
 
-    scored = score_videos(saved, videos, store).segmentation
+    scored = score_videos(saved, videos, targets).segmentation
     assert scored is not None
     assert scored.pixel_accuracy == pytest.approx(np.trace(counts) / counts.sum())
     occurring = np.flatnonzero(counts.sum(axis=1))
@@ -212,7 +213,8 @@ def test_segmentation_metrics_agree_with_counting_frame_by_frame(saved, source, 
 
 def test_segmentation_is_scored_only_with_label_maps(saved, source):
     assert score_videos(saved, source.split("test")).segmentation is None
-    scored = score_videos(saved, source.split("test"), source.label_store).segmentation
+    targets = {"semantic": Targets(ClassesPerPixel(), source.label_store)}
+    scored = score_videos(saved, source.split("test"), targets).segmentation
     assert scored is not None
     assert 0 <= scored.miou <= scored.pixel_accuracy <= 1
     # The object covers about a tenth of the frame, so a 4x4 grid keeps most of it.

@@ -168,12 +168,13 @@ def test_empty_columns_are_left_out(tmp_path, flow, labels):
     for given in (
         {},
         {"flow": flow},
-        {"flow": flow, "segmentation": labels},
-        {"flow": flow, "segmentation": labels, "teacher": labels},
-        {"flow": flow, "segmentation": labels, "teacher": labels, "flow_before": flow},
+        {"flow": flow, "panels": {"semantic": labels}},
+        {"flow": flow, "panels": {"semantic": labels, "teacher": labels}},
+        {"flow": flow, "panels": {"semantic": labels, "teacher": labels}, "flow_before": flow},
     ):
         # A second row without representations leaves gaps and keeps the columns.
-        representations_picture(tmp_path / "new" / "a.png", [row(**given), row()], ["background", "person", "ball"])
+        names = dict.fromkeys(("semantic", "teacher"), ("background", "person", "ball"))
+        representations_picture(tmp_path / "new" / "a.png", [row(**given), row()], names)
         picture = imread(tmp_path / "new" / "a.png")
         # The grey frame is in both rows of the first column.
         assert has_colour(picture, 128, tolerance=2) > 40_000
@@ -187,16 +188,16 @@ def test_empty_columns_are_left_out(tmp_path, flow, labels):
 def test_each_row_adds_to_the_height(tmp_path, flow):
     heights = []
     for count in (1, 2, 3):
-        representations_picture(tmp_path / "a.png", [row(flow=flow)] * count, ["background"])
+        representations_picture(tmp_path / "a.png", [row(flow=flow)] * count, {})
         heights.append(imread(tmp_path / "a.png").shape[0])
     assert np.diff(heights).min() > 150
     assert np.ptp(np.diff(heights)) <= 2
 
 
 def test_representations_have_the_colours_of_flow_and_classes(tmp_path, flow, labels):
-    names = ["background", "person", "ball"]
+    names = dict.fromkeys(("semantic", "teacher"), ("background", "person", "ball"))
     path = tmp_path / "a.png"
-    representations_picture(path, [row(flow=flow, segmentation=labels)], names)
+    representations_picture(path, [row(flow=flow, panels={"semantic": labels})], names)
     picture = imread(path)
     panel = 280 * 210
     # The flow's panel is all red. The ball covers 30 % of its panel, mixed with the grey frame.
@@ -211,7 +212,7 @@ def test_representations_have_the_colours_of_flow_and_classes(tmp_path, flow, la
 
     teacher = labels.copy()
     teacher[:8] = 255
-    representations_picture(path, [row(teacher=teacher)], names)
+    representations_picture(path, [row(panels={"teacher": teacher})], names)
     assert has_colour(imread(path), grey, 2) > 0.25 * panel
 
 
@@ -225,7 +226,7 @@ def test_flow_before_and_after_training_share_a_scale(tmp_path, flow):
     for before, after in ((1.0, 0.5), (0.5, 1.0)):
         # The second row moves ten times as far and has a scale of its own.
         rows = [row(flow_before=scale * before * flow, flow=scale * after * flow) for scale in (1, 10)]
-        representations_picture(tmp_path / "a.png", rows, ["background"])
+        representations_picture(tmp_path / "a.png", rows, {})
         full, half = pixels((255, 0, 0)), pixels(half_red)
         assert len(full) > 2 * 0.8 * panel
         assert len(half) > 2 * 0.8 * panel
@@ -233,7 +234,7 @@ def test_flow_before_and_after_training_share_a_scale(tmp_path, flow):
         assert (np.median(full[:, 1]) < np.median(half[:, 1])) == (before > after)
 
     # Flow from before training alone also gets its column and the wheel.
-    representations_picture(tmp_path / "a.png", [row(flow_before=flow)], ["background"])
+    representations_picture(tmp_path / "a.png", [row(flow_before=flow)], {})
     assert len(pixels((255, 0, 0))) > 0.8 * panel
     picture = imread(tmp_path / "a.png")
     assert (picture[..., 2] - picture[..., 0] > 0.8).sum() > 100
@@ -241,9 +242,11 @@ def test_flow_before_and_after_training_share_a_scale(tmp_path, flow):
 
 def test_missing_rows_and_unnamed_classes_are_refused(tmp_path, labels):
     with pytest.raises(InputError, match="no rows"):
-        representations_picture(tmp_path / "a.png", [], ["background"])
+        representations_picture(tmp_path / "a.png", [], {})
     with pytest.raises(InputError, match=r"class id 2\b"):
-        representations_picture(tmp_path / "a.png", [row(segmentation=labels)], ["background", "person"])
+        representations_picture(
+            tmp_path / "a.png", [row(panels={"semantic": labels})], {"semantic": ["background", "person"]}
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -357,13 +360,13 @@ def test_names_may_have_dollar_signs(tmp_path, labels):
     confusion_plot(tmp_path / "confusion.png", np.eye(3), names, note="always '5$ x^{$'")
     contact_sheet(tmp_path / "sheet.png", [LabelledFrame("5$ x^{$", labels)], names)
     frame, flow = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 2), np.float32)
-    representations_picture(tmp_path / "streams.png", [RepresentationRow(title="5$ x^{$", frame=frame, flow=flow)], [])
+    representations_picture(tmp_path / "streams.png", [RepresentationRow(title="5$ x^{$", frame=frame, flow=flow)], {})
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_long_title_stays_beside_its_frame(tmp_path):
     rows = [RepresentationRow(title="right_" + "x" * 90, frame=np.zeros((64, 64, 3), np.uint8), flow=None)] * 2
-    representations_picture(tmp_path / "streams.png", rows, [])
+    representations_picture(tmp_path / "streams.png", rows, {})
     dark = imread(tmp_path / "streams.png")[..., :3].max(axis=2) < 0.3
     frames = dark.sum(axis=1) > 200
     first_column = np.nonzero(dark.sum(axis=0) > 300)[0][0]

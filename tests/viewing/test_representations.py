@@ -12,6 +12,7 @@ from rich.console import Console
 from airstreams.config import FlowConfig
 from airstreams.data.dataset import VideoViews, Views
 from airstreams.data.label_maps import LabelStore, create, save
+from airstreams.data.targets import ClassesPerPixel, Targets
 from airstreams.errors import InputError, VideoError
 from airstreams.models.airstreams import build
 from airstreams.models.flow import RepresentationFlow
@@ -42,11 +43,11 @@ def test_the_picture_shows_what_the_streams_computed(source, trained, tmp_path, 
     monkeypatch.setattr(
         representations, "representations_picture", lambda path, new_rows, classes: rows.extend(new_rows)
     )
-    store = source.label_store if with_labels else None
-    representations.streams_picture(tmp_path / "a.png", saved, source.split("test"), store, QUIET)
+    targets = {"semantic": Targets(ClassesPerPixel(), source.label_store)} if with_labels else {}
+    representations.streams_picture(tmp_path / "a.png", saved, source.split("test"), targets, QUIET)
     videos = one_per_class(source.split("test"), 4)
     assert [row.title for row in rows] == [video.labels[0] for video in videos]
-    for row, views in zip(rows, map(VideoViews(videos, saved.config, store).__getitem__, range(4)), strict=True):
+    for row, views in zip(rows, map(VideoViews(videos, saved.config, targets).__getitem__, range(4)), strict=True):
         assert isinstance(views, Views)
         candidates = [(v, t) for v in range(2) for t in range(4) if (views.clips[v, t].numpy() == row.frame).all()]
         for view, frame in candidates:  # in short videos two views may contain the frame
@@ -56,21 +57,20 @@ def test_the_picture_shows_what_the_streams_computed(source, trained, tmp_path, 
             flow_HW2 = found["flow"].prediction[0, :, frame].permute(1, 2, 0).numpy()
             logits_1Shw = found["semantic"].prediction[:, :, frame]
             segmentation_HW = upsample(logits_1Shw, row.frame.shape[:2]).argmax(dim=1)[0].numpy()
-            if np.allclose(flow_HW2, row.flow, atol=1e-4) and (segmentation_HW == row.segmentation).mean() > 0.99:
+            if np.allclose(flow_HW2, row.flow, atol=1e-4) and (segmentation_HW == row.panels["semantic"]).mean() > 0.99:
                 break
         else:
             pytest.fail(f"{row.title}: no view's frame has this flow and segmentation")
-        if views.label_maps is None:
-            assert row.teacher is None
-        else:
-            np.testing.assert_array_equal(row.teacher, views.label_maps[view, frame])
+        assert ("semantic, teacher" in row.panels) == with_labels
+        if with_labels:
+            np.testing.assert_array_equal(row.panels["semantic, teacher"], views.label_maps["semantic"][view, frame])
 
 
 def test_models_without_flow_and_segmentation_get_no_picture(source, tiny, tmp_path):
     for streams, flow in ((["rgb"], FlowConfig()), (["rgb", "flow"], FlowConfig(kind="difference"))):
         config = replace(tiny, model=replace(tiny.model, streams=streams, flow=flow))
         saved = SavedModel(config, source.classes, ("0", "1"), False, None, build(config.model, 4, 2).eval())
-        representations.streams_picture(tmp_path / "a.png", saved, source.split("test"), None, QUIET)
+        representations.streams_picture(tmp_path / "a.png", saved, source.split("test"), {}, QUIET)
     assert not list(tmp_path.iterdir())
 
 
@@ -175,7 +175,9 @@ def test_segmentations_have_the_colours_of_their_classes(source, trained, tmp_pa
         save(store.root, video.label_map, np.ones((1, 64, 64), np.uint8), [5])
     models = {"one": predicts_everywhere(saved, 1), "background": predicts_everywhere(saved, 0)}
     picture = tmp_path / "segmentations.png"
-    names = segmenters_picture(picture, models, True, store, source.split("test"), 4, QUIET)
+    names = segmenters_picture(
+        picture, models, "semantic", True, Targets(ClassesPerPixel(), store), source.split("test"), 4, QUIET
+    )
     assert names == [video.name for video in videos]  # the fourth class has no label maps
     _, one, background, teacher = panels(picture, 4, 3)
     assert one == pytest.approx(teacher, abs=0.06)  # the labelled frame was chosen: all others are hatched in this row
@@ -186,11 +188,12 @@ def test_segmentations_have_the_colours_of_their_classes(source, trained, tmp_pa
 def test_segmentations_need_label_maps_and_videos(source, trained, synthetic, tmp_path):
     models = {"all": saved_models.load(trained)}
     empty = create(tmp_path / "none", "nobody", models["all"].segment_classes, {})
+    of_none, targets = (Targets(ClassesPerPixel(), store) for store in (empty, LabelStore.open(synthetic / "labels")))
     with pytest.raises(InputError, match="8 test videos"):
-        segmenters_picture(tmp_path / "x.png", models, True, empty, source.split("test"), 4, QUIET)
+        segmenters_picture(tmp_path / "x.png", models, "semantic", True, of_none, source.split("test"), 4, QUIET)
     broken = tmp_path / "broken.mp4"
     shutil.copy(synthetic / "labels" / "labels.json", broken)
     videos = [replace(video, path=broken) for video in source.split("test")]
     with pytest.raises(VideoError, match="none of 8 videos"):
-        segmenters_picture(tmp_path / "x.png", models, True, LabelStore.open(synthetic / "labels"), videos, 4, QUIET)
+        segmenters_picture(tmp_path / "x.png", models, "semantic", True, targets, videos, 4, QUIET)
     assert not (tmp_path / "x.png").exists()

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, RUN_HELP, Command, add_data, add_trust_module, data_of, print_json
+from airstreams.commands.command import (
+    DONE,
+    RUN_HELP,
+    Command,
+    add_data,
+    add_targets,
+    add_trust_module,
+    data_of,
+    print_json,
+    targets_of,
+)
 from airstreams.console import say, stderr, stdout, warn
 from airstreams.percent import percent
 
@@ -23,6 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--group-by", metavar="auto|REGEX", type=str, help="the groups that intervals count, as in train (the run's)"
     )
     parser.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
+    add_targets(parser)
     add_trust_module(parser)
 
 
@@ -40,6 +51,7 @@ def run(call: Namespace) -> int:
         data_of(call),
         split=call.split,
         labels=call.labels,
+        targets=targets_of(call),
         group_by=call.group_by,
         device=call.device,
         trust=call.trust_module,
@@ -51,7 +63,7 @@ def run(call: Namespace) -> int:
     if result.confusion is not None:
         note = baselines_in_words(result.metrics)
         confusion_plot(result.folder.confusion_plot, result.confusion, result.saved.classes, note)
-    streams_picture(result.folder.picture, result.saved, result.videos, result.label_store, stderr)
+    streams_picture(result.folder.picture, result.saved, result.videos, result.targets, stderr)
     mistakes = read_mistakes(result.folder, result.saved.multi_label)
     write_strips(result.folder, mistakes, {video.name: video for video in result.videos}, stderr)
     if call.json:
@@ -68,7 +80,8 @@ def _print_metrics(result: "Evaluation") -> None:
         for_console,
         heads_table,
         scored_in_words,
-        segmentation_table,
+        segmentation_tables,
+        targets_note,
         trained_on_warnings,
         unlabelled_note,
         untrained_note,
@@ -86,8 +99,10 @@ def _print_metrics(result: "Evaluation") -> None:
     if len(metrics.per_class) > 5:
         shown = (f"{name} {percent(row.value)} ({row.videos})" for name, row in weakest_first(metrics)[:5])
         say(stdout, f"Weakest classes (number of videos): {', '.join(shown)}")
-    if metrics.segmentation:
-        stdout.print(for_console(segmentation_table(metrics.segmentation)))
+    for rows in segmentation_tables(metrics):
+        stdout.print(for_console(rows))
+    if note := targets_note(metrics):
+        say(stdout, note)
     say(stdout, f"{scored_in_words(metrics)} Files: {result.folder.path}")
     if metrics.unlabelled:
         say(stdout, unlabelled_note(metrics))

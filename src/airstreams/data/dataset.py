@@ -24,7 +24,7 @@ from airstreams.data.listing import Video
 from airstreams.data.loader_processes import share_memory
 from airstreams.data.packed import PackedVideos
 from airstreams.data.patience import reading
-from airstreams.data.targets import Targets, labelled_frames
+from airstreams.data.targets import Targets
 from airstreams.data.transforms import (
     crop_frames,
     crop_label_map,
@@ -81,11 +81,18 @@ class Batch(NamedTuple):
 
 
 class Views(NamedTuple):
-    """One video's views, uint8 (V, T, H, W, 3), with label maps and human masks, each uint8 (V, T, H, W) or None."""
+    """One video's views.
+
+    clips: uint8 (V, T, H, W, 3).
+    targets: the teachers' targets (V, ...) by stream, of the streams that have some of the video.
+    label_maps: those of them that are label maps, in full size: uint8 (V, T, H, W) by stream.
+    masks: human masks, uint8 (V, T, H, W), or None.
+    """
 
     video: Video
     clips: Tensor
-    label_maps: Tensor | None
+    targets: dict[str, Tensor]
+    label_maps: dict[str, Tensor]
     masks: Tensor | None
 
 
@@ -225,10 +232,8 @@ class TrainingClips(Dataset[Sample | BadVideo]):
 
     def _read_targets(self, targets: Targets, video: Video, indices: np.ndarray) -> np.ndarray | None:
         key = targets.key_of(video)
-        if key is None:
-            return None
-        if self.cache is None or not isinstance(targets.store, LabelStore):
-            return targets.store.read(key, indices)
+        if self.cache is None or key is None or not isinstance(targets.store, LabelStore):
+            return targets.read(video, indices)
         return self.cache.read_label_maps(targets.store, key, indices)
 
     def _stacked_targets(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -244,13 +249,6 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         frames = np.zeros((self.config.clip.frames, size, size, 3), np.uint8)
         target = target_of(self.classes[:1], self.classes, self.multi_label)
         return Sample("", frames, (0.0, 0.0, size, size), False, np.ones(3), target, {})
-
-
-def read_label_maps(store: LabelStore | None, video: Video, indices: np.ndarray) -> np.ndarray | None:
-    """The label maps of the frames `indices`, uint8 (N, H, W), 255 in frames without one; None: the video has none."""
-    if store is None or video.label_map is None:
-        return None
-    return store.read(video.label_map, indices)
 
 
 class StepSampler(Sampler[list[Key]]):
@@ -326,16 +324,20 @@ class VideoViews(Dataset[Views | BadVideo]):
     Args:
         videos: the videos to read.
         config: `clip` and `evaluation` define the views.
-        label_store: the teacher's label maps, for scoring the segmentation.
+        targets: the teachers' targets by stream, for scores and pictures.
         masks: read the human masks, too.
     """
 
     def __init__(
-        self, videos: Sequence[Video], config: Config, label_store: LabelStore | None = None, masks: bool = False
+        self,
+        videos: Sequence[Video],
+        config: Config,
+        targets: Mapping[str, Targets] | None = None,
+        masks: bool = False,
     ) -> None:
         self.videos = PackedVideos(videos)
         self.config = config
-        self.label_store = label_store
+        self.targets = targets or {}
         self.masks = masks
 
     def __len__(self) -> int:
@@ -409,26 +411,30 @@ class VideoViews(Dataset[Views | BadVideo]):
 
     def _views(self, video: Video, indices_VT: np.ndarray, frames_NHW3: np.ndarray) -> Views:
         """Make the views from `frames_NHW3`: the frames of all views, each once and sorted."""
-        clip, evaluation = self.config.clip, self.config.evaluation
+        clip = self.config.clip
+        crops = square_crops(frames_NHW3.shape[1], frames_NHW3.shape[2], self.config.evaluation.crops)
+        parts = [(indices, crop) for indices in indices_VT for crop in crops]
         unique = np.unique(indices_VT)
-        if self.label_store is not None:
-            labelled_frames(self.label_store, video, video.label_map)  # raises where they are of another video
-        maps_NHW = read_label_maps(self.label_store, video, unique)
+        of_stream, maps_of_stream = dict[str, Tensor](), dict[str, Tensor]()
+        for stream, targets in self.targets.items():
+            targets.frames_of(video)  # raises where they are of another video
+            if (rows := targets.read(video, unique)) is None:
+                continue
+            cut = [(rows[np.searchsorted(unique, indices)], crop) for indices, crop in parts]
+            kind, store = targets.kind, targets.store
+            of_stream[stream] = torch.stack([kind.of_clip(store, chosen, crop, clip) for chosen, crop in cut])
+            maps = [found for chosen, crop in cut if (found := kind.label_maps(chosen, crop, clip.size)) is not None]
+            if maps:
+                maps_of_stream[stream] = torch.stack(maps)
         mask = _read_mask(video) if self.masks else None
-        label_maps, masks = [], []
-        for indices in indices_VT:
-            for crop in square_crops(frames_NHW3.shape[1], frames_NHW3.shape[2], evaluation.crops):
-                if maps_NHW is not None:
-                    label_maps.append(crop_label_map(maps_NHW[np.searchsorted(unique, indices)], crop, clip.size))
-                if mask is not None:
-                    masks.append(crop_label_map(mask[np.minimum(indices, len(mask) - 1)], crop, clip.size))
-        views = Views(
-            video,
-            self._cropped(indices_VT, frames_NHW3).clips,
-            torch.stack(label_maps) if label_maps else None,
-            torch.stack(masks) if masks else None,
-        )
-        share_memory(views)
+        masks = None
+        if mask is not None:
+            last = len(mask) - 1
+            masks = torch.stack(
+                [crop_label_map(mask[np.minimum(indices, last)], crop, clip.size) for indices, crop in parts]
+            )
+        views = Views(video, self._cropped(indices_VT, frames_NHW3).clips, of_stream, maps_of_stream, masks)
+        share_memory([*views, *of_stream.values(), *maps_of_stream.values()])
         return views
 
 

@@ -68,6 +68,13 @@ class TargetKind(ABC):
             clip: the clip's frames and size.
         """
 
+    def label_maps(self, rows: np.ndarray, crop: Crop, size: int) -> Tensor | None:
+        """The label maps of a clip in its full size, uint8 (T, size, size): evaluation scores them, pictures show them.
+
+        None: the targets are of another kind. Then evaluation has the loss on `of_clip` alone.
+        """
+        return None
+
     @abstractmethod
     def blank(self, clip: ClipConfig) -> Tensor:
         """The target of a clip without targets, of the same shape and type. It counts nothing."""
@@ -102,6 +109,10 @@ class ClassesPerPixel(TargetKind):
         """The label maps of a clip, uint8 (T, s, s)."""
         return crop_label_map(rows, crop, self._side(clip))
 
+    def label_maps(self, rows: np.ndarray, crop: Crop, size: int) -> Tensor:
+        """The label maps of a clip, every pixel."""
+        return crop_label_map(rows, crop, size)
+
     def blank(self, clip: ClipConfig) -> Tensor:
         """255 everywhere."""
         return torch.full((clip.frames, self._side(clip), self._side(clip)), NO_LABEL, dtype=torch.uint8)
@@ -125,6 +136,13 @@ class Targets:
     store: TargetStore
     keys: Mapping[str, str | None] = field(default_factory=dict)
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The names of the classes of label maps; None: the targets are of another kind."""
+        if isinstance(self.kind, ClassesPerPixel) and isinstance(self.store, LabelStore):
+            return self.store.classes
+        return None
+
     def key_of(self, video: Video) -> str | None:
         """The key of a video in the store; None: it has none."""
         return self.keys.get(video.name, video.label_map)
@@ -141,6 +159,11 @@ class Targets:
             VideoError: the targets are of another video, which has more frames.
         """
         return labelled_frames(self.store, video, self.key_of(video))
+
+    def read(self, video: Video, indices: np.ndarray) -> np.ndarray | None:
+        """The targets of some frames of a video, as `TargetStore.read`."""
+        key = self.key_of(video)
+        return None if key is None else self.store.read(key, indices)
 
 
 def labelled_frames(store: TargetStore, video: Video, key: str | None) -> np.ndarray:

@@ -15,11 +15,12 @@ from airstreams.config import EvaluationConfig
 from airstreams.console import Progress, say, warn
 from airstreams.data.check import check_distributed
 from airstreams.data.clips import frame_rate_warning
-from airstreams.data.content import follow_label_maps, with_contents
+from airstreams.data.content import with_contents
 from airstreams.data.grouping import with_groups
 from airstreams.data.label_maps import OTHER, LabelStore
 from airstreams.data.listing import SPLITS, Source, Video, groups_of, require_consistent
 from airstreams.data.splits import with_splits
+from airstreams.data.targets import Targets
 from airstreams.distributed import SharedProgress, device_of_process, is_main_process, share
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.intervals import Intervals, intervals
@@ -48,6 +49,7 @@ from airstreams.evaluation.results import (
 from airstreams.evaluation.scoring import Scores, metrics_of, score_videos, targets_of
 from airstreams.files import require_writable, write_json, write_rows
 from airstreams.machine import cpus, keep_freed_memory
+from airstreams.representations.teaching import follow_targets, open_targets
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.known_videos import KnownVideos, checksum
@@ -63,7 +65,7 @@ class Evaluation:
     confusion: counts of true class by predicted class; None for multi-label data.
     saved: the model, on the device that scored.
     videos: those that were scored.
-    label_store: the teacher's label maps that the segmentation was scored against; None where it was not scored.
+    targets: the teachers' targets that predictions were compared with, by stream.
     """
 
     metrics: EvaluationMetrics
@@ -71,7 +73,7 @@ class Evaluation:
     confusion: list[list[int]] | None
     saved: SavedModel
     videos: list[Video]
-    label_store: LabelStore | None
+    targets: Mapping[str, Targets]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class _Task:
     chose_epoch: the names of validation videos of the training.
     similar_names: how many of the others look like training videos, by their names only.
     training_labels: those of the training videos, as far as they are known.
-    label_store: with the segmenter's classes; None where the segmentation cannot be scored.
+    targets: the teachers' targets by stream, label maps with the segmenter's classes.
     """
 
     saved: SavedModel
@@ -95,7 +97,7 @@ class _Task:
     chose_epoch: set[str]
     similar_names: int
     training_labels: Sequence[str]
-    label_store: LabelStore | None
+    targets: Mapping[str, Targets]
     folder: EvaluationFolder
 
 
@@ -162,8 +164,8 @@ def _check(saved: SavedModel, run: Path, source: Source, split: str, console: Co
     if source.grouped_by is None:
         scored = with_groups(replace(source, videos=tuple(videos)), saved.config.data.group_by, console, strict=False)
         videos = scored.videos
-    if (label_store := _label_store_to_score(saved, source, console)) is not None:
-        videos = follow_label_maps(replace(source, videos=tuple(videos)), console).videos
+    to_score, targets = _targets_to_score(saved, replace(source, videos=tuple(videos)), console)
+    videos = to_score.videos
     _warn_of_other_labels(videos, known, console)
     is_own_split = known.are_split(videos, split)
     folder = run_folder.evaluation(split, None if is_own_split else source.name)
@@ -173,9 +175,7 @@ def _check(saved: SavedModel, run: Path, source: Source, split: str, console: Co
     videos_sum = checksum(videos)
     _announce_replacement(folder, source, videos_sum, console)
     training_labels = _training_labels(run_folder, source, known)
-    return _Task(
-        saved, source, split, videos, trained_on, chose_epoch, len(similar), training_labels, label_store, folder
-    )
+    return _Task(saved, source, split, videos, trained_on, chose_epoch, len(similar), training_labels, targets, folder)
 
 
 def _check_classes(run: Path, source: Source, saved: SavedModel) -> None:
@@ -267,9 +267,20 @@ def _training_labels(folder: RunFolder, source: Source, known: KnownVideos) -> S
     return [";".join(video.labels) for video in source.videos if splits.get(video.name) == "train"]
 
 
+def _targets_to_score(saved: SavedModel, source: Source, console: Console) -> tuple[Source, dict[str, Targets]]:
+    """The source with the videos' keys in the stores of targets, and the targets of the model's streams by stream."""
+    config = saved.config
+    if unknown := ", ".join(stream for stream in source.targets if stream not in config.model.streams):
+        raise InputError(f"--targets {unknown}: the run has the streams {', '.join(config.model.streams)}. Name these.")
+    source = replace(source, label_store=_label_store_to_score(saved, source, console))
+    streams = [stream for stream in config.model.streams if stream in source.target_folders]
+    source = follow_targets(source, config, console, streams)
+    return source, open_targets(source, config, streams)
+
+
 def _label_store_to_score(saved: SavedModel, source: Source, console: Console) -> LabelStore | None:
     """The source's label maps with the segmenter's classes; None where the segmentation cannot be scored."""
-    store = source.label_store if "semantic" in saved.config.model.streams else None
+    store = source.label_store if saved.config.model.has_segmenter else None
     if store is None or store.classes == saved.segment_classes:
         return store
     grouped = {OTHER} if saved.config.data.segment_classes else set()
@@ -307,7 +318,7 @@ def _score(task: _Task, console: Console) -> Scores:
         scores = score_videos(
             saved,
             good,
-            task.label_store,
+            task.targets,
             workers=min(saved.config.data.workers, cpus()),  # this machine may have fewer than the one that trained
             on_video=scored.advance,
             remark=partial(warn, console),
@@ -413,7 +424,7 @@ def _write(task: _Task, scores: Scores, metrics: EvaluationMetrics) -> Evaluatio
     counts = None
     if not saved.multi_label:
         counts = confusion(answer_NK, targets_of(saved, scores.videos)).tolist()
-    evaluation = Evaluation(metrics, folder, counts, saved, scores.videos, task.label_store)
+    evaluation = Evaluation(metrics, folder, counts, saved, scores.videos, task.targets)
     if not is_main_process():
         return evaluation
     folder.metrics.unlink(missing_ok=True)  # else a crash could leave old metrics beside new scores

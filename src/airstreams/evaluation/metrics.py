@@ -230,6 +230,19 @@ class SegmentationMetrics:
     teacher_person_iou: float | None = None
 
 
+@dataclass(frozen=True)
+class TargetMetrics:
+    """How well a stream predicts its teacher's targets.
+
+    loss: the mean of the stream's own loss over all places of the scored views that have a target; None where it is not
+        finite.
+    segmentation: for label maps; None for other kinds of targets.
+    """
+
+    loss: float | None
+    segmentation: SegmentationMetrics | None = None
+
+
 @dataclass
 class SegmentationCounts:
     """Adds up pixels for `SegmentationMetrics`.

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airstreams.config import SUPERVISED
 from airstreams.data.listing import Source
 from airstreams.errors import InputError
 from airstreams.evaluation.intervals import Intervals
-from airstreams.evaluation.metrics import METRICS, ActionMetrics, Overlap, SegmentationMetrics
+from airstreams.evaluation.metrics import METRICS, ActionMetrics, Overlap, SegmentationMetrics, TargetMetrics
 from airstreams.evaluation.published import Published
 from airstreams.files import write_json
 
@@ -120,7 +121,8 @@ class SplitMetrics(ActionMetrics):
     map_unlabelled_as_negatives: `map` where these videos are ranked by their scores. None for single-label data.
     streams: every head of the model; an untrained one has None everywhere. `answer` is the mean of several heads, if
         that is the answer.
-    segmentation: None where it was not scored.
+    segmentation: that of the stream semantic; None where it was not scored.
+    targets: of each stream that was compared with its teacher's targets.
     """
 
     videos: int
@@ -131,13 +133,24 @@ class SplitMetrics(ActionMetrics):
     map_unlabelled_as_negatives: float | None
     streams: Mapping[str, ActionMetrics]
     segmentation: SegmentationMetrics | None
+    targets: Mapping[str, TargetMetrics] = field(default_factory=dict)
+
+    @property
+    def segmentations(self) -> dict[str, SegmentationMetrics]:
+        """Those of all streams that were compared with label maps. Files of versions up to 0.2 have semantic's only."""
+        found = {stream: row.segmentation for stream, row in self.targets.items() if row.segmentation is not None}
+        return ({SUPERVISED[0]: self.segmentation} if self.segmentation else {}) | found
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON of the metrics."""
         content = asdict(self)
-        if self.segmentation is not None:
-            content["segmentation"] = _without_none(content["segmentation"])
-            content["segmentation"]["ceiling"] = _without_none(content["segmentation"]["ceiling"])
+        content["segmentation"] = _without_none_below(self.segmentation)
+        content["targets"] = {
+            stream: {"loss": row.loss} | (_without_none_below(row.segmentation) or {})
+            for stream, row in self.targets.items()
+        }
+        if not self.targets:
+            del content["targets"]
         return {name: content[name] for name in ("videos", "left_out", "classes")} | content
 
 
@@ -222,9 +235,10 @@ def weakest_first(metrics: EvaluationMetrics) -> Sequence[tuple[str, ClassMetric
 def _from_dict(content: dict[str, Any]) -> EvaluationMetrics:
     streams = {head: HeadMetrics(**row) for head, row in content["streams"].items()}
     per_class = {name: ClassMetrics(**row) for name, row in content["per_class"].items()}
-    segmentation = None
-    if found := content["segmentation"]:
-        segmentation = SegmentationMetrics(**found | {"ceiling": Overlap(**found["ceiling"])})
+    targets = {
+        stream: TargetMetrics(row["loss"], _segmentation({key: row[key] for key in row if key != "loss"}))
+        for stream, row in content.get("targets", {}).items()
+    }
     baselines = None
     if found := content.get("baselines"):
         frequent = found["most_frequent_class"]
@@ -237,13 +251,25 @@ def _from_dict(content: dict[str, Any]) -> EvaluationMetrics:
         comparison = Comparison(name, Published(metrics=metrics, options=options, **found), deviations)
     typed = {
         "streams": streams,
-        "segmentation": segmentation,
+        "segmentation": _segmentation(content["segmentation"]),
+        "targets": targets,
         "protocol": ScoringProtocol(**protocol, comparison=comparison),
         "per_class": per_class,
         "baselines": baselines,
         "new_only": NewVideosMetrics(**found) if (found := content.get("new_only")) else None,
     }
     return EvaluationMetrics(**{"trained_on": 0} | content | typed)  # early versions did not count `trained_on`
+
+
+def _segmentation(row: Mapping[str, Any] | None) -> SegmentationMetrics | None:
+    return SegmentationMetrics(**{**row, "ceiling": Overlap(**row["ceiling"])}) if row else None
+
+
+def _without_none_below(segmentation: SegmentationMetrics | None) -> dict[str, Any] | None:
+    if segmentation is None:
+        return None
+    row = _without_none(asdict(segmentation))
+    return row | {"ceiling": _without_none(row["ceiling"])}
 
 
 def _without_none(row: Mapping[str, Any]) -> dict[str, Any]:

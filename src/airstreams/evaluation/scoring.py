@@ -6,21 +6,23 @@ Legend of shape suffixes: N videos, K action classes, V views, T frames, H, W pi
 classes, h, w the segmenter's grid.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from airstreams.config import SUPERVISED
 from airstreams.data.check import BadVideo
-from airstreams.data.dataset import VideoViews, target_of
-from airstreams.data.label_maps import LabelStore
+from airstreams.data.dataset import VideoViews, Views, target_of
 from airstreams.data.listing import Video
 from airstreams.data.loader_processes import ends_its_loaders, loader_options
 from airstreams.data.patience import patiently
+from airstreams.data.targets import Targets
 from airstreams.distributed import gather, share
 from airstreams.errors import VideoError
 from airstreams.evaluation.metrics import (
@@ -28,6 +30,7 @@ from airstreams.evaluation.metrics import (
     MultiLabelOutcomes,
     SegmentationCounts,
     SegmentationMetrics,
+    TargetMetrics,
     action_metrics,
     log_loss,
 )
@@ -35,6 +38,7 @@ from airstreams.evaluation.results import SplitMetrics
 from airstreams.machine import autocast
 from airstreams.models.airstreams import answer_of
 from airstreams.models.folding import folded_model
+from airstreams.representations import Supervised
 from airstreams.runs.saved_model import SavedModel
 
 CLIPS_AT_ONCE = 16  # limits the memory that a video with many views takes
@@ -47,13 +51,67 @@ class Scores:
     videos: those that were scored, N of them.
     probabilities: head name to (N, K); if the answer is the mean of several heads, also `ANSWER` to that mean.
     left_out: those that could not be read.
-    segmentation: None where there were no label maps to compare with.
+    targets: the metrics of each stream that was compared with its teacher's targets.
     """
 
     videos: list[Video]
     probabilities: dict[str, np.ndarray]
     left_out: list[BadVideo]
-    segmentation: SegmentationMetrics | None
+    targets: dict[str, TargetMetrics]
+
+    @property
+    def segmentation(self) -> SegmentationMetrics | None:
+        """That of the stream semantic; None where there were no label maps to compare with."""
+        found = self.targets.get(SUPERVISED[0])
+        return None if found is None else found.segmentation
+
+
+@dataclass
+class TargetCounts:
+    """Adds up what a stream's `TargetMetrics` need.
+
+    total, places: the sum of the stream's losses, and the number of places that have a target.
+    segmentation: of label maps; None for other kinds of targets.
+    """
+
+    segmentation: SegmentationCounts | None
+    total: float = field(default=0.0)
+    places: float = field(default=0.0)
+
+    def add(self, stream: str, representation: Supervised, prediction: Tensor, views: Views) -> None:
+        """Count one video.
+
+        Args:
+            stream: its name.
+            representation: computes the loss.
+            prediction: (V, ...), of all views.
+            views: with the stream's targets.
+        """
+        device = prediction.device
+        with torch.inference_mode():
+            total, places = representation.loss(prediction, views.targets[stream].to(device))
+        self.total += float(total)
+        self.places += float(places)
+        is_of_maps = prediction.ndim == 5 and stream in views.label_maps  # (V, S, T, h, w)
+        if self.segmentation is None or not is_of_maps or prediction.shape[1] != len(self.segmentation.classes):
+            return
+        masks = None if views.masks is None else views.masks.flatten(0, 1).to(device)
+        logits_NShw = prediction.transpose(1, 2).flatten(0, 1)
+        self.segmentation.add(logits_NShw, views.label_maps[stream].flatten(0, 1).to(device), masks)
+
+    def __add__(self, other: "TargetCounts") -> "TargetCounts":
+        both = None
+        if self.segmentation is not None and other.segmentation is not None:
+            both = self.segmentation + other.segmentation
+        return TargetCounts(both, self.total + other.total, self.places + other.places)
+
+    def metrics(self) -> TargetMetrics | None:
+        """The metrics of all videos counted; None where none had a target."""
+        found = None if self.segmentation is None else self.segmentation.metrics()
+        if not (self.places or found):
+            return None
+        is_number = self.places > 0 and math.isfinite(self.total)
+        return TargetMetrics(self.total / self.places if is_number else None, found)
 
 
 class ClipsAtOnce:
@@ -77,17 +135,22 @@ class ClipsAtOnce:
 
 
 def score_views(
-    saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str], at_once: ClipsAtOnce | None = None
-) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
+    saved: SavedModel,
+    clips_VTHW3: Tensor,
+    heads: Sequence[str],
+    at_once: ClipsAtOnce | None = None,
+    streams: Collection[str] = (),
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Score one video. Where a card has too little memory, passes take fewer clips.
 
     clips_VTHW3: its views, uint8.
     at_once: how many clips a pass takes; None: `CLIPS_AT_ONCE`.
+    streams: whose predictions to return.
 
     Returns:
         For each head the probabilities (K,), averaged over the views, after softmax or, for multi-label data, sigmoid;
         also those of the answer, if the mean of some of the heads gives it;
-        the segmentation logits (V T, S, h, w), or None where the heads do not need them;
+        for each of `streams` that the heads need its prediction (V, ...);
         for each head the features (C,) that its classifier gets, averaged over the views.
 
     Raises:
@@ -96,20 +159,20 @@ def score_views(
     at_once = at_once or ClipsAtOnce()
     while True:
         try:
-            return _score_views(saved, clips_VTHW3, heads, at_once.number)
+            return _score_views(saved, clips_VTHW3, heads, at_once.number, streams)
         except torch.OutOfMemoryError:
             at_once.halve()
 
 
 def _score_views(
-    saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str], at_once: int
-) -> tuple[dict[str, Tensor], Tensor | None, dict[str, Tensor]]:
+    saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str], at_once: int, streams: Collection[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     device = next(saved.model.parameters()).device
     probabilities: dict[str, list[Tensor]] = defaultdict(list)
     of_answer = saved.config.answer_heads
     has_answer = saved.config.answer not in heads and set(of_answer) <= set(heads)
     pooled: dict[str, list[Tensor]] = {head: [] for head in heads}
-    segmentations = []
+    predictions: dict[str, list[Tensor]] = defaultdict(list)
     with torch.inference_mode(), autocast(device, saved.precision):
         for clips in clips_VTHW3.split(at_once):
             output = saved.model(clips.to(device).permute(0, 4, 1, 2, 3), heads)
@@ -119,14 +182,14 @@ def _score_views(
             if has_answer:
                 answer_VK = answer_of({head: output.logits[head] for head in of_answer}, saved.multi_label)
                 probabilities[saved.config.answer].append(answer_VK)
-            if "semantic" in output.representations:
-                segmentations.append(output.representations["semantic"].prediction.transpose(1, 2).flatten(0, 1))
+            for stream in output.representations.keys() & streams:
+                predictions[stream].append(output.representations[stream].prediction)
     averaged, features = (
         {head: torch.cat(parts).mean(dim=0).cpu() for head, parts in by_head.items()}
         for by_head in (probabilities, pooled)
     )
     require_finite(averaged.values())
-    return averaged, torch.cat(segmentations) if segmentations else None, features
+    return averaged, {stream: torch.cat(parts) for stream, parts in predictions.items()}, features
 
 
 def require_finite(scores: Iterable[Tensor]) -> None:
@@ -141,7 +204,7 @@ def require_finite(scores: Iterable[Tensor]) -> None:
 def score_videos(
     saved: SavedModel,
     videos: Sequence[Video],
-    label_store: LabelStore | None = None,
+    targets: Mapping[str, Targets] | None = None,
     workers: int = 0,
     on_video: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
@@ -154,7 +217,7 @@ def score_videos(
     Args:
         saved: the model.
         videos: what to score; their names must differ.
-        label_store: the teacher's label maps; None: the segmentation is not scored.
+        targets: the teachers' targets by stream, to score the streams' predictions.
         workers: how many processes decode.
         on_video: called after each video, for progress.
         stop: asked while no video arrives: whether to stop waiting.
@@ -166,12 +229,17 @@ def score_videos(
         FloatingPointError: the scores are not numbers.
     """
     saved.model.eval()
+    representations = saved.model.representations
     if saved.precision == "bfloat16" and next(saved.model.parameters()).device.type == "cpu":
         saved = replace(saved, model=folded_model(saved.model))  # as predict does
     heads = saved.config.trained_heads()
-    segments = label_store is not None and "semantic" in saved.config.model.streams
-    segmentation_counts = SegmentationCounts(saved.segment_classes) if segments else None
-    views_of_videos = VideoViews(share(videos), saved.config, label_store if segments else None, masks=segments)
+    targets = targets or {}
+    counts = {
+        stream: TargetCounts(None if found.classes is None else SegmentationCounts(found.classes))
+        for stream, found in targets.items()
+    }
+    with_masks = any(found.classes is not None for found in targets.values())
+    views_of_videos = VideoViews(share(videos), saved.config, targets, masks=with_masks)
     scored: list[tuple[Video, dict[str, Tensor]]] = []
     left_out: list[BadVideo] = []
     at_once = ClipsAtOnce(remark)
@@ -180,14 +248,12 @@ def score_videos(
         if isinstance(views, BadVideo):
             left_out.append(views)
         else:
-            probabilities, logits_NShw, _ = score_views(saved, views.clips, heads, at_once)
+            probabilities, predictions, _ = score_views(saved, views.clips, heads, at_once, views.targets)
             scored.append((views.video, probabilities))
-            if segmentation_counts is not None and logits_NShw is not None:
-                label_maps, masks = (
-                    None if maps is None else maps.flatten(0, 1).to(logits_NShw.device)
-                    for maps in (views.label_maps, views.masks)
-                )
-                segmentation_counts.add(logits_NShw, label_maps, masks)
+            for stream, prediction in predictions.items():
+                representation = representations[stream]
+                assert isinstance(representation, Supervised)  # others have no targets
+                counts[stream].add(stream, representation, prediction, views)
         on_video()
     order = {video.name: number for number, video in enumerate(videos)}
     left_out = gather(left_out)
@@ -196,11 +262,10 @@ def score_videos(
         bad = left_out[0]
         raise VideoError(f"none of {len(videos)} videos could be read; the first, {bad.video.name}: {bad.reason}")
     stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in scored[0][1]}
-    segmentation = None
-    if segmentation_counts is not None:
-        first, *others = gather([segmentation_counts])
-        segmentation = sum(others, start=first).metrics()
-    return Scores([video for video, _ in scored], stacked, left_out, segmentation)
+    first, *others = gather([counts])
+    sums = {stream: sum((other[stream] for other in others), start=first[stream]) for stream in counts}
+    found = {stream: metrics for stream, total in sums.items() if (metrics := total.metrics()) is not None}
+    return Scores([video for video, _ in scored], stacked, left_out, found)
 
 
 def targets_of(saved: SavedModel, videos: Sequence[Video]) -> np.ndarray:
@@ -228,4 +293,5 @@ def metrics_of(saved: SavedModel, scores: Scores) -> SplitMetrics:
         map_unlabelled_as_negatives=as_negatives,
         streams={head: by_head.get(head, untrained) for head in dict.fromkeys((*saved.config.model.heads, answer))},
         segmentation=scores.segmentation,
+        targets=scores.targets,
     )

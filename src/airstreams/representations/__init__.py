@@ -54,6 +54,15 @@ class Supervised(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss(prediction, target)")
 
+    def picture(self, values: Tensor) -> Tensor | None:
+        """Colours of a clip for pictures, (T, h, w, 3) in 0..1; None: pictures leave the stream out.
+
+        Streams with label maps need none: pictures show the classes of prediction and target.
+
+        values: a prediction of `forward`, or a target that its kind made, without the batch's dimension.
+        """
+        return None
+
     def for_tower(self, prediction: Tensor) -> Tensor:
         """The prediction from which `forward` computes the tower's input: without gradient under `stop_gradient`."""
         return prediction.detach() if self.stop_gradient else prediction

@@ -1,7 +1,7 @@
 """Pictures of what the streams see during a training, for its trackers."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +9,15 @@ import torch
 from rich.console import Console
 
 from airstreams.console import warn
-from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import Video
+from airstreams.data.targets import Targets
 from airstreams.distributed import is_main_process
 from airstreams.errors import VideoError, one_line
 from airstreams.runs.metrics_log import Log
 from airstreams.runs.saved_model import SavedModel
 from airstreams.training.setup import Training
 
-Draw = Callable[[Path, SavedModel, Sequence[Video], LabelStore | None, Console], None]
+Draw = Callable[[Path, SavedModel, Sequence[Video], Mapping[str, Targets], Console], None]
 """Writes a PNG of what a model's streams see in some of the videos, or nothing if there is nothing to show."""
 
 EVERY = 5  # epochs between two pictures, at least
@@ -51,7 +51,7 @@ class Pictures:
         with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=()):
             path = Path(folder) / f"step-{training.state.step:09d}.png"
             try:
-                self._draw(path, shown, videos, training.source.label_store, Console(quiet=True))
+                self._draw(path, shown, videos, training.targets, Console(quiet=True))
                 if path.exists():
                     self._log.picture("representations", path, training.state.step)
             except (VideoError, RuntimeError, OSError) as error:  # RuntimeError: a card without memory for it

@@ -7,11 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
+from airstreams.config import SUPERVISED
+from airstreams.data.targets import Targets
 from airstreams.evaluation.published import NAMES
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.study import read_results
 from airstreams.experiments.table_results import TableResults
 from airstreams.experiments.tables import STOPPED, Table, run_of
+from airstreams.representations.make import target_kind
 from airstreams.runs import saved_model as saved_models
 from airstreams.viewing.evolution import search_plot, weights_plot
 from airstreams.viewing.learning_curve import Point, curves_plot
@@ -79,7 +82,11 @@ def draw(name: str, jobs: Sequence[Job], picture: Path, console: Console) -> Dra
     if name == "figure6":
         titles = {"all": "gradient of the\naction losses", f"all {STOPPED}": "gradient stopped"}
     models = {title: trained[run] for run, title in titles.items()}
-    shown = segmenters_picture(picture, models, name == "figure4", source.label_store, videos, VIDEOS[name], console)
+    stream, with_teacher = SUPERVISED[0], name == "figure4"
+    kind = target_kind(stream, jobs[0].config.model)
+    assert kind is not None
+    targets = Targets(kind, source.label_store)
+    shown = segmenters_picture(picture, models, stream, with_teacher, targets, videos, VIDEOS[name], console)
     return DrawnFigure(videos=shown)
 
 

@@ -7,10 +7,10 @@ Legend of shape suffixes: H, W pixels, K action classes, S segmentation classes.
 """
 
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,23 +31,22 @@ DPI = 120
 
 @dataclass(frozen=True)
 class RepresentationRow:
-    """One frame and its representations; None for those that do not exist.
+    """One frame and its representations; None or no panel for those that do not exist.
 
     Attributes:
         title: text to the left of the row.
         frame: uint8 (H, W, 3), RGB.
         flow: (H, W, 2), (x, y) in px per frame. All arrays but the frame may have another H and W.
-        segmentation: (H, W), the predicted class ids.
-        teacher: (H, W), the teacher's class ids, 255 where it gave no label.
         flow_before: (H, W, 2), the flow before training.
+        panels: what streams with a teacher predict and what their teachers say, by title: class ids (H, W), 255 where
+            there is no label, or colours (H, W, 3), uint8.
     """
 
     title: str
     frame: Bytes
     flow: NDArray[np.floating] | None = None
-    segmentation: NDArray[np.integer] | None = None
-    teacher: NDArray[np.integer] | None = None
     flow_before: NDArray[np.floating] | None = None
+    panels: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,17 +59,17 @@ class SegmentedFrame:
 
 
 def representations_picture(
-    path: str | Path, rows: Sequence[RepresentationRow], segment_classes: Sequence[str]
+    path: str | Path, rows: Sequence[RepresentationRow], classes: Mapping[str, Sequence[str]]
 ) -> None:
-    """Write a PNG with one row per frame: the frame, its flow, the predicted segmentation and the teacher's label map.
+    """Write a PNG with one row per frame: the frame, its flow, and its panels.
 
     Flow from before training gets a column of its own, with the same scale in each row. Columns that would be empty are
-    left out. The legend names only classes that occur.
+    left out. The legends name only classes that occur.
 
     Args:
         path: of the PNG.
         rows: from top to bottom.
-        segment_classes: the S names, background first.
+        classes: the S names of each panel with class ids, background first, by the panel's title.
 
     Raises:
         InputError: there are no rows, or a class id has no name.
@@ -82,18 +81,16 @@ def representations_picture(
         "frame": "frame",
         "flow_before": "flow before training",
         "flow": "flow after training" if with_flow_before else "optical flow",
-        "segmentation": "segmentation",
-        "teacher": "teacher",
     }
     columns = [name for name in titles if any(getattr(row, name) is not None for row in rows)]
-    maps = [m for row in rows for m in (row.segmentation, row.teacher) if m is not None]
+    panels = list(dict.fromkeys(title for row in rows for title in row.panels))
 
     panel_width = 2.4
     panel_heights = [panel_width * row.frame.shape[0] / row.frame.shape[1] for row in rows]
-    width = len(columns) * panel_width + 0.4
+    width = (len(columns) + len(panels)) * panel_width + 0.4
     wheel_width = 1.7 if {"flow_before", "flow"} & set(columns) else 0.0
-    legend = _Legend(maps, segment_classes, width - wheel_width)
-    legend_height = max(legend.height, 0.85 if wheel_width else 0) + 0.15
+    legends = _legends(rows, classes, width - wheel_width)
+    legend_height = max(sum(legend.height for legend in legends.values()), 0.85 if wheel_width else 0) + 0.15
     figure = Figure(
         figsize=(width, sum(panel_heights) + 0.08 * len(rows) + 0.4 + legend_height),
         facecolor="white",
@@ -101,30 +98,44 @@ def representations_picture(
     )
     parts_21 = figure.subfigures(2, 1, squeeze=False, height_ratios=[sum(panel_heights) + 0.4, legend_height])
     pictures, footer = parts_21[:, 0]
-    axes = pictures.subplots(len(rows), len(columns), squeeze=False, height_ratios=panel_heights)
+    axes = pictures.subplots(len(rows), len(columns) + len(panels), squeeze=False, height_ratios=panel_heights)
 
     for row, height, row_axes in zip(rows, panel_heights, axes, strict=True):
         flows = [flow_HW2 for flow_HW2 in (row.flow_before, row.flow) if flow_HW2 is not None]
         max_px = max((full_colour_px(np.linalg.norm(flow_HW2, axis=2)) for flow_HW2 in flows), default=0.0)
         row_axes[0].set_ylabel(_in_two_lines(row.title, height), fontsize=9, parse_math=False)
-        for name, ax in zip(columns, row_axes, strict=True):
+        for name, ax in zip([*columns, *panels], row_axes, strict=True):
             _bare(ax)
-            panel = getattr(row, name)
+            panel = getattr(row, name) if name in columns else row.panels.get(name)
             if panel is None:
                 ax.axis("off")
-            elif name == "frame":
+            elif name == "frame" or (name in panels and panel.ndim == 3):
                 ax.imshow(panel)
-            elif name in ("flow_before", "flow"):
-                _show_flow(ax, panel, max_px)
+            elif name in panels:
+                _show_labels(ax, panel, row.frame, legends[tuple(classes[name])].colours)
             else:
-                _show_labels(ax, panel, row.frame, legend.colours)
-    for name, ax in zip(columns, axes[0], strict=True):
-        ax.set_title(titles[name], fontsize=11)
+                _show_flow(ax, panel, max_px)
+    for title, ax in zip([*(titles[name] for name in columns), *panels], axes[0], strict=True):
+        ax.set_title(title, fontsize=11, parse_math=False)
 
-    legend.draw(footer, "center right")
+    lines = footer.subfigures(max(1, len(legends)), 1, squeeze=False)[:, 0] if len(legends) > 1 else [footer]
+    for legend, line in zip(legends.values(), lines, strict=False):
+        legend.draw(line, "center right")
     if wheel_width:
         _show_wheel(footer)
     save_picture(figure, Path(path))
+
+
+def _legends(
+    rows: Sequence[RepresentationRow], classes: Mapping[str, Sequence[str]], width: float
+) -> dict[tuple[str, ...], "_Legend"]:
+    """One legend for each list of class names. InputError: a class id has no name."""
+    maps: dict[tuple[str, ...], list[NDArray[Any]]] = {}
+    for row in rows:
+        for title, panel in row.panels.items():
+            if panel.ndim == 2:
+                maps.setdefault(tuple(classes[title]), []).append(panel)
+    return {names: _Legend(found, names, width) for names, found in maps.items()}
 
 
 def segmentations_picture(path: str | Path, frames: Sequence[SegmentedFrame], segment_classes: Sequence[str]) -> None:

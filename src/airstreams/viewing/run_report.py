@@ -45,7 +45,8 @@ from airstreams.viewing.tables import (
     cost_table,
     heads_table,
     scored_in_words,
-    segmentation_table,
+    segmentation_tables,
+    targets_note,
     trained_on_warnings,
     unlabelled_note,
     untrained_note,
@@ -57,7 +58,7 @@ from airstreams.viewing.tables import (
 class _EvaluatedSplit:
     """What the page shows of one split, or of other data.
 
-    untrained, segmentation, mistakes: empty where they do not apply.
+    untrained, segmentations, targets, mistakes: empty where they do not apply.
     strips: the most confident mistakes, each with its frames; None where they could not be read.
     picture, confusion: as `data:` addresses; None where there is none.
     """
@@ -69,7 +70,8 @@ class _EvaluatedSplit:
     notes: list[str]
     heads: Rows
     untrained: str
-    segmentation: Rows
+    segmentations: list[Rows]
+    targets: str
     classes: Rows
     mistakes: Sequence[Mistake]
     strips: list[tuple[Mistake, str | None]]
@@ -180,7 +182,8 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
             notes=_notes(metrics),
             heads=heads_table(metrics.streams, metrics.baselines, metrics.new_only),
             untrained=untrained_note(metrics.streams, described.config),
-            segmentation=segmentation_table(metrics.segmentation) if metrics.segmentation else [],
+            segmentations=segmentation_tables(metrics),
+            targets=targets_note(metrics),
             classes=[
                 ("class", "average precision" if described.multi_label else "accuracy", "videos"),
                 *((name, percent(row.value), str(row.videos)) for name, row in weakest_first(metrics)),

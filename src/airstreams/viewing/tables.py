@@ -136,11 +136,23 @@ def views_in_words(protocol: ScoringProtocol) -> str:
     )
 
 
-def segmentation_table(segmentation: SegmentationMetrics) -> Rows:
-    """The segmenter's metrics, beside the highest that its grid allows and beside the teacher's own."""
+def segmentation_tables(metrics: EvaluationMetrics) -> list[Rows]:
+    """A table for each stream that was compared with label maps, headed by its name if there are several."""
+    found = metrics.segmentations
+    return [segmentation_table(row, stream if len(found) > 1 else "segmentation") for stream, row in found.items()]
+
+
+def targets_note(metrics: EvaluationMetrics) -> str:
+    """One sentence with each stream's mean loss on its teacher's targets; empty where there is none."""
+    losses = [f"{stream} {row.loss:.3g}" for stream, row in metrics.targets.items() if row.loss is not None]
+    return f"Mean loss on the teacher's targets: {', '.join(losses)}." if losses else ""
+
+
+def segmentation_table(segmentation: SegmentationMetrics, title: str = "segmentation") -> Rows:
+    """A segmenter's metrics, beside the highest that its grid allows and beside the teacher's own."""
     ceiling = segmentation.ceiling
     rows: Rows = [
-        ("segmentation", "this model", "limit of its grid"),
+        (title, "this model", "limit of its grid"),
         ("pixel_accuracy", percent(segmentation.pixel_accuracy), percent(ceiling.pixel_accuracy)),
         ("miou", percent(segmentation.miou), percent(ceiling.miou)),
     ]
