@@ -13,18 +13,22 @@ from airstreams.commands.command import (
     ROOT_HELP,
     Command,
     add_group_by,
+    add_targets,
+    add_trust_module,
     print_json,
     require_at_least,
     set_group_by,
+    targets_of,
     with_root,
 )
 from airstreams.config import Config
 from airstreams.console import SafeTable, print_line, say, stderr, stdout, warn
 from airstreams.errors import InputError
 from airstreams.experiments.study import read_results, warning_of, weights_from
-from airstreams.experiments.tables import FIGURES, TABLES, Figure, Table, reproducible
+from airstreams.experiments.tables import FIGURES, STREAMS, TABLES, Figure, Table, reproducible, streams_table
 from airstreams.files import require_writable
 from airstreams.recipe import load_config, recipe_path
+from airstreams.runs.trust import require_trusted
 
 if TYPE_CHECKING:
     from airstreams.experiments.reproduce import Job
@@ -47,6 +51,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--out", metavar="FOLDER", type=Path, required=True, help="folder for runs and results; finished runs are kept"
     )
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
+    add_targets(parser)
+    add_trust_module(parser)
     add_group_by(parser)
     parser.add_argument("--config", metavar="RECIPE", type=str, help="of all runs: a recipe's name or a YAML file")
     parser.add_argument(
@@ -86,6 +92,8 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
     from airstreams.data.content import follow_label_maps, with_contents
     from airstreams.data.sources import open_source
     from airstreams.experiments import reproduce as experiments
+    from airstreams.representations.teaching import follow_targets
+    from airstreams.training.defaults import with_target_weights
     from airstreams.viewing import paper_figures
 
     recipe, start = _recipe_and_start(call, wanted)
@@ -98,9 +106,15 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
             warn(stderr, warning)
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     wanted = experiments.without_missing_towers(wanted, stderr)
-    sources = [open_source(with_root(data, call.root), call.labels) for data in call.data]
+    targets = targets_of(call)
+    sources = [open_source(with_root(data, call.root), call.labels, targets=targets) for data in call.data]
+    recipe = with_target_weights(recipe, sources[0])
+    if call.table == STREAMS:
+        wanted = streams_table(recipe)
     if not call.dry_run:  # once, and not again in each training
-        sources = [follow_label_maps(with_contents(source, stderr), stderr) for source in sources]
+        sources = [with_contents(source, stderr) for source in sources]
+        sources = [follow_targets(source, recipe, stderr, source.targets) for source in sources]
+        sources = [follow_label_maps(source, stderr) for source in sources]
     jobs = experiments.plan(wanted, recipe, sources, call.seeds, call.out, evolved, start, stderr)
     if isinstance(wanted, Figure):
         paper_figures.require_fitting(call.table, jobs)
@@ -123,7 +137,9 @@ def _recipe_and_start(call: Namespace, wanted: Table | Figure) -> "tuple[Config,
     init = call.init or (table and table.init)
     start = read_start(init, call.offline) if init else None
     if call.config is not None:
-        return load_config(recipe_path(call.config)), start
+        recipe = load_config(recipe_path(call.config))
+        require_trusted(recipe.model, call.trust_module, call.config)
+        return recipe, start
     recipe = load_config(recipe_path(table.recipe)) if table and table.recipe else Config()
     if start is not None and start.backbone is not None:
         recipe = replace(recipe, model=replace(recipe.model, backbone=None))  # the weights choose it

@@ -24,7 +24,7 @@ from airstreams.estimate import TotalTime
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.results import EvaluationMetrics, read_metrics
 from airstreams.experiments.display import UPDATE_EVERY, TrainingsDisplay
-from airstreams.experiments.tables import CLIPS, PRETRAINED, TORCHVISION, Figure, Table, run_config, run_of
+from airstreams.experiments.tables import CLIPS, PRETRAINED, STREAMS, TORCHVISION, Figure, Table, run_config, run_of
 from airstreams.experiments.workers import EndedWorker, WorkerPool, show_steps
 from airstreams.machine import autocast, precision_on
 from airstreams.models import cost
@@ -32,8 +32,10 @@ from airstreams.models.airstreams import build
 from airstreams.models.backbones.torchvision_video import torchvision_models
 from airstreams.plural import count_of
 from airstreams.recipe import load_config, training_settings
+from airstreams.representations.teaching import without_targets
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.metrics_log import epoch_records
+from airstreams.runs.trust import custom_classes
 from airstreams.training.data import with_checked_splits, with_segment_classes
 from airstreams.training.learner import make_accelerator
 from airstreams.training.loop import train
@@ -156,6 +158,8 @@ def plan(
                 clips = run_of(name).clips
                 data = source if clips is None else with_fewer_training_videos(source, clips, CLIPS, seed)
                 config = replace(config, training=config.training.for_videos(len(data.split("train"))))
+                own = {stream: found for stream, found in data.targets.items() if stream in config.model.streams}
+                data = replace(data, targets=own)
                 jobs.append(Job(name, data, config, folder, None if start is None else start.given))
                 _check_job(jobs[-1])
     return jobs
@@ -175,10 +179,12 @@ def without_missing_towers(wanted: Table | Figure, console: Console) -> Table | 
 
 
 def _check_request(wanted: Table | Figure, recipe: Config, init: Start | None) -> None:
-    if recipe.model.representations:
+    trained = {stream for name in wanted.runs for stream in run_of(name).changes["model.streams"]}
+    unused = [stream for stream in recipe.model.representations if stream not in trained]
+    if unused:
         raise InputError(
-            f"model.representations: the recipe has {', '.join(recipe.model.representations)}, but the tables and "
-            "figures have only the paper's streams. Leave the key out."
+            f"model.representations: the recipe has {', '.join(unused)}, which no run of this table or figure has. "
+            f"Leave the key out, or reproduce the table {STREAMS}."
         )
     pretrained = [name for name in wanted.runs if PRETRAINED in name]
     if pretrained and init is None:
@@ -211,8 +217,9 @@ def _check_sources(wanted: Table | Figure, sources: Sequence[Source]) -> None:
 
 def _check_job(job: Job) -> None:
     """InputError: its data lack what it needs, or its folder holds another training."""
-    if job.config.needs_labels and job.source.label_store is None:
-        raise InputError(f"{job.source.name}: no label maps, which the run {job.name} needs. Give --labels LABELS.")
+    for stream in job.config.taught:
+        if stream not in job.source.target_folders:
+            raise InputError(f"{job.source.name}: the run {job.name} has {without_targets(stream)}")
     with_segment_classes(job.source, job.config)  # raises InputError if the label maps lack a class
     run = RunFolder(job.folder)
     if not run.has_begun():
@@ -346,7 +353,8 @@ def run_job(job: Job) -> None:
     train(job.source, job.config, job.folder, begun, quiet, start, after_step=show_steps)
     if asked_to_stop.is_set():
         raise KeyboardInterrupt
-    evaluation = evaluate(job.folder, job.source, "test", quiet, job.config.training.device)
+    modules = [path.partition(":")[0] for path in custom_classes(job.config.model).values()]  # the call trusts them
+    evaluation = evaluate(job.folder, job.source, "test", quiet, job.config.training.device, modules)
     if not evaluation.folder.is_own_split:
         raise InputError(_changed_videos(job, [video.name for video in evaluation.videos]))
 

@@ -1,10 +1,12 @@
 """Tables and figures as data, and the runs that they need: what `airstreams reproduce` can do.
 
-Most are the paper's. `kinetics`, `few-videos` and `backbones` are our own: they measure published weights.
+Most are the paper's. `kinetics`, `few-videos` and `backbones` are our own: they measure published weights. `streams` is
+too: its rows are the streams of the recipe, custom ones included.
 
 A *run* changes the recipe. Its name is a key of `RUNS`, followed by marks: `(uniform)` or `(evolved)` loss weights
 instead of the fixed ones (section 4.2.3 of the paper), `(pretrained)` instead of from scratch. A new row of a table is
-an entry of `RUNS` (a name and the config keys that it changes) and a line in the table's `rows`.
+an entry of `RUNS` (a name and the config keys that it changes) and a line in the table's `rows`. The runs of `streams`
+need no entry: their names list the streams.
 """
 
 from collections import defaultdict
@@ -12,7 +14,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from airstreams.config import Config, LossWeights
+from airstreams.config import Config, LossWeights, own_loss
 from airstreams.errors import InputError, did_you_mean
 from airstreams.plural import count_of
 
@@ -44,6 +46,8 @@ class Run:
 STOPPED = "(stopped)"  # the gradient of the action losses does not reach the representations
 UNIFORM, EVOLVED = "(uniform)", "(evolved)"  # loss weights
 PRETRAINED = "(pretrained)"  # starts from the weights of --init
+UNTAUGHT = "(untaught)"  # without the losses on teachers' targets
+STREAMS = "streams"  # the table of the recipe's own streams, and what the names of its runs begin with
 THREE_STREAMS = ["rgb", "flow", "semantic"]
 TORCHVISION = ("r2plus1d_18", "r3d_18", "mc3_18", "s3d")  # needs the package of this name
 CLIPS = (5, 10, 20, 40)  # training videos per class
@@ -97,8 +101,12 @@ RUNS: dict[str, Run] = {
 
 def run_of(name: str) -> Run:
     """The run of a name with marks."""
-    for mark in (UNIFORM, EVOLVED, PRETRAINED):
+    untaught = name.endswith(UNTAUGHT)
+    for mark in (UNIFORM, EVOLVED, PRETRAINED, UNTAUGHT):
         name = name.replace(f" {mark}", "")
+    kind, _, streams = name.partition(" ")
+    if kind == STREAMS:
+        return _tuned(streams.split("+"), **({"model.stop_gradient": []} if untaught else {}))
     return RUNS[name]
 
 
@@ -106,9 +114,12 @@ def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -
     """The config of a run. InputError: the run has evolved loss weights, and `evolved` is None."""
     run = run_of(name)
     streams = run.changes["model.streams"]
-    # A recipe may name a tower for a stream that the run lacks.
+    # A recipe may name a tower for a stream that the run lacks, and freeze one.
     backbones = {stream: tower for stream, tower in recipe.model.backbones.items() if stream in streams}
     config = _with_changes(recipe, {"model.backbones": backbones, **run.changes})
+    lacking = set(recipe.model.heads) - set(config.model.heads)
+    freeze = [part for part in recipe.training.freeze if part.partition(".")[0] not in lacking]
+    config = _with_changes(config, {"training.freeze": freeze})
     if name.startswith("late fusion"):
         config = _with_changes(config, {"model.merge_levels": [config.model.block_count()]})
     return replace(config, loss_weights=_loss_weights(name, run, recipe, evolved))
@@ -123,6 +134,8 @@ def _loss_weights(name: str, run: Run, recipe: Config, evolved: Mapping[str, flo
         return LossWeights().updated(evolved)
     if not run.recipe_weights:
         return LossWeights()
+    if UNTAUGHT in name:
+        return recipe.loss_weights.updated({own_loss(stream): 0.0 for stream in recipe.supervised})
     # The control's towers have the weights of the streams that they stand for.
     stand_ins = {"rgb2": recipe.loss_weights.flow, "rgb3": recipe.loss_weights.semantic}
     weights = {stream: weight for stream, weight in stand_ins.items() if stream in run.changes["model.streams"]}
@@ -259,6 +272,40 @@ def reproducible(name: str, evolved: bool) -> Table | Figure:
     if evolved and not any(EVOLVED in run for run in wanted.runs):
         raise InputError(f"--weights-from: the runs of {name} have fixed loss weights, as in the paper. Leave it out.")
     return wanted
+
+
+def streams_table(recipe: Config) -> Table:
+    """The table of a recipe's own streams: the first alone, with each other one, and all together.
+
+    A stream that learns from a teacher also has a row without this: what its tower and its parameters add.
+
+    InputError: the recipe has one stream only.
+    """
+    first, *others = recipe.model.streams
+    if not others:
+        raise InputError(f"model.streams: the recipe has {first} alone. Give a recipe with the streams to compare.")
+    combined = [[first, other] for other in others] + ([[first, *others]] if len(others) > 1 else [])
+    alone, runs = f"{STREAMS} {first}", {" + ".join(streams): f"{STREAMS} {'+'.join(streams)}" for streams in combined}
+    controls = {
+        f"control: {first} + {other}, untaught": f"{runs[f'{first} + {other}']} {UNTAUGHT}"
+        for other in others
+        if other in recipe.supervised
+    }
+    rows = {first: alone} | runs | controls
+    pairs = [(control.removesuffix(f" {UNTAUGHT}"), control) for control in controls.values()]
+    if len(others) > 1:
+        together = runs[" + ".join(recipe.model.streams)]
+        pairs += [(together, runs[f"{first} + {other}"]) for other in others]
+    return replace(
+        TABLES[STREAMS],
+        rows={name: (Cell(run),) for name, run in rows.items()},
+        reference=alone,
+        pairs=tuple(pairs),
+        costs=True,
+        note="All runs have the recipe and its loss weights. A control has the same streams, but its losses on the "
+        "teacher's targets have the weight 0 and no gradient is stopped. Parameters and multiply-adds are for scoring "
+        "one clip.",
+    )
 
 
 def _quoted(data_set: str, values: Mapping[str, float]) -> dict[str, tuple[Cell, ...]]:
@@ -462,6 +509,7 @@ TABLES = {
         "Parameters and multiply-adds are for scoring one clip.",
     ),
 }
+TABLES[STREAMS] = Table("What each stream of the recipe adds", {})  # `streams_table` has the rows
 FIGURES = {
     "figure3": Figure("Figure 3: flow before and after training", ("rgb+flow",)),
     "figure4": Figure("Figure 4: the learned segmentation beside the teacher's", ("all",)),

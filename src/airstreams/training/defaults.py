@@ -60,7 +60,7 @@ def config_of_new_run(given: GivenConfig, source: Source, console: Console, star
             f"No label maps: training the streams {', '.join(config.model.streams)}. To add {', '.join(lacking)}, run "
             f"`airstreams annotate {source.name} --teacher maskrcnn --out labels`, and train with --labels labels.",
         )
-    return _with_target_weights(config, source)
+    return with_target_weights(config, source)
 
 
 def warn_of_unused_start(config: Config, console: Console) -> None:
@@ -111,7 +111,7 @@ def _without(lacking: Collection[str], config: Config) -> Config:
     )
 
 
-def _with_target_weights(config: Config, source: Source) -> Config:
+def with_target_weights(config: Config, source: Source) -> Config:
     """The config with a weight of 1 for the loss of each stream that has targets and no weight.
 
     InputError: targets are given for a stream that the model lacks.
