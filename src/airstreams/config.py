@@ -174,9 +174,12 @@ class ModelConfig:
     merge_levels: list[int] = field(default_factory=lambda: [3])
     """The numbers of blocks after which the streams merge (section 3.1). The first merge gives the answer. The number
     of all blocks is late fusion."""
-    merge: Literal["mean", "gain"] = "mean"
-    """How features merge: their mean (section 3.1), or the first stream's plus those of the others times a learnt gain
-    per channel. Gains start at 0, so the merged tower starts as the first stream alone."""
+    merge: Literal["mean", "sum", "weighted", "concat", "gain"] = "mean"
+    """How features merge: their mean (section 3.1), their sum, a mean with learnt weights per stream, a 1x1 convolution
+    of all of them, or the first stream's plus those of the others times a learnt gain per channel. Gains start at 0, so
+    the merged tower starts as the first stream alone."""
+    merge_norm: bool = True
+    """Normalise each stream's features before the merge, in towers without published weights."""
     answer: Literal["merged", "mean"] = "merged"
     """The model's answer: the merged head's, or that of the mean logits of all trained heads. The mean takes the late
     towers of all these heads at inference."""
@@ -186,8 +189,9 @@ class ModelConfig:
     """A factor on the channels of the segmenter, a Dilated ResNet-18."""
     segmenter_stride: Literal[16, 8, 4] = 16
     """The distance between the segmenter's logits, in px (section 3.1: 16)."""
-    semantic_channels: int = 8
-    """The channels of the learnt projection of the logits that the semantic tower sees."""
+    semantic_channels: int | None = 8
+    """The channels of the learnt projection of the logits that the semantic tower sees. null: the logits themselves
+    (section 3.1)."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     stop_gradient: list[str] = field(default_factory=list)
     """Representations that action losses do not reach: flow, semantic (Table 2, left column), and custom streams that
@@ -199,7 +203,9 @@ class ModelConfig:
         self._check_streams()
         self._check_tower()
         require(0 < self.segmenter_width <= 100, "model.segmenter_width", self.segmenter_width, "over 0, up to 100")
-        require(1 <= self.semantic_channels <= 4096, "model.semantic_channels", self.semantic_channels, "1 to 4096")
+        channels = self.semantic_channels
+        valid = channels is None or 1 <= channels <= 4096
+        require(valid, "model.semantic_channels", channels, "1 to 4096, or null")
 
     def _check_streams(self) -> None:
         require(len(self.streams) > 0, "model.streams", self.streams, f"at least one of {', '.join(STREAMS)}")

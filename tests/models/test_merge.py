@@ -1,12 +1,14 @@
-"""Merging with gains: it starts as the first stream alone, and learns what the others add."""
+"""How the features of streams merge. With gains, a merge starts as the first stream alone."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from airstreams.config import LossWeights
 from airstreams.models.airstreams import build
+from airstreams.models.merge import ConcatMerge, WeightedMerge, make_merge
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
 from airstreams.training.learner import freeze, make_optimizer
@@ -63,6 +65,51 @@ def test_gains_learn_first_and_then_the_towers_of_the_other_streams():
         with torch.no_grad():
             for gain in gains_of(model).values():
                 gain -= gain.grad
+
+
+def features(*streams):
+    torch.manual_seed(0)
+    return {stream: torch.randn(2, 8, 3, 4, 5) for stream in streams}
+
+
+def test_a_sum_merges_as_numpy_adds():
+    parts = features(*STREAMS)
+    expected = sum(part.numpy() for part in parts.values())
+    torch.testing.assert_close(make_merge("sum", STREAMS, 8)(parts), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("kind", ["weighted", "concat"])
+def test_learnt_merges_start_as_the_mean_and_learn(kind):
+    parts = features(*STREAMS)
+    merge = make_merge(kind, STREAMS, 8)
+    merged = merge(parts)
+    torch.testing.assert_close(merged, make_merge("mean", STREAMS, 8)(parts))
+    (merged * parts["rgb"]).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in merge.parameters())
+
+
+def test_learnt_weights_and_convolutions_follow_their_formula():
+    parts = features(*STREAMS)
+    weighted, concat = WeightedMerge(3), ConcatMerge(3, 8)
+    with torch.no_grad():
+        weighted.scores.copy_(torch.tensor([0.0, 1.0, -1.0]))
+        concat.join.weight.normal_()
+    weights = np.exp([0.0, 1.0, -1.0]) / np.exp([0.0, 1.0, -1.0]).sum()
+    expected = sum(weight * part.numpy() for weight, part in zip(weights, parts.values(), strict=True))
+    torch.testing.assert_close(weighted(parts), torch.from_numpy(expected.astype("float32")))
+    stacked = np.concatenate([part.numpy() for part in parts.values()], axis=1)
+    expected = np.einsum("oc,bcthw->bothw", concat.join.weight[:, :, 0, 0, 0].detach().numpy(), stacked)
+    torch.testing.assert_close(concat(parts), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sum", "weighted", "concat"])
+def test_every_merge_is_saved_with_the_model(tiny, tmp_path, kind):
+    config = replace(tiny, model=replace(tiny.model, streams=["rgb", "flow"], merge=kind, merge_norm=False))
+    model = build(config.model, 4, 3).eval()
+    assert not any("output_norm" in name for name in model.state_dict())
+    saved_models.save(SavedModel(config, tuple("abcd"), ("x", "y", "z"), False, 30.0, model), tmp_path)
+    with torch.no_grad():
+        assert torch.equal(saved_models.load(tmp_path).model(clip()).logits["merged"], model(clip()).logits["merged"])
 
 
 def test_gains_do_not_decay(tiny):

@@ -56,9 +56,17 @@ def test_reducing_before_enlarging_gives_the_same_input(size):
     semantic = Semantic(21, segmenter_width=0.125, segmenter_stride=16, channels=8, stop_gradient=False).eval()
     seen = semantic(torch.rand(2, 3, 3, *size))
     enlarged = on_frames(lambda frames: upsample(frames, size), seen.prediction)
-    expected = torch.einsum("cs,bsthw->bcthw", semantic.reduction.weight[:, :, 0, 0], enlarged)
+    expected = torch.einsum("cs,bsthw->bcthw", semantic.reduction.state_dict()["weight"][:, :, 0, 0], enlarged)
     assert seen.tower_input.shape == (2, 8, 3, *size)
     torch.testing.assert_close(seen.tower_input, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_projection_the_tower_sees_the_logits():
+    semantic = Semantic(21, segmenter_width=0.125, segmenter_stride=16, channels=None, stop_gradient=False).eval()
+    seen = semantic(torch.rand(1, 3, 2, 64, 64))
+    enlarged = on_frames(lambda frames: upsample(frames, (64, 64)), seen.prediction)
+    assert semantic.channels == 21
+    assert torch.equal(seen.tower_input, enlarged)
 
 
 def test_enlarging_keeps_positions():

@@ -7,15 +7,23 @@ import torch
 from torch import Tensor, nn
 
 
-def make_merge(kind: Literal["mean", "gain"], streams: Sequence[str], channels: int) -> nn.Module:
+def make_merge(
+    kind: Literal["mean", "sum", "weighted", "concat", "gain"], streams: Sequence[str], channels: int
+) -> nn.Module:
     """The merge of a config's `model.merge`.
 
     Args:
-        kind: `mean` or `gain`.
+        kind: one of the classes below.
         streams: the model's streams, in order.
         channels: C, those of the features.
     """
-    return GainMerge(streams[1:], channels) if kind == "gain" else MeanMerge()
+    if kind == "gain":
+        return GainMerge(streams[1:], channels)
+    if kind == "concat":
+        return ConcatMerge(len(streams), channels)
+    if kind == "weighted":
+        return WeightedMerge(len(streams))
+    return SumMerge() if kind == "sum" else MeanMerge()
 
 
 class MeanMerge(nn.Module):
@@ -24,6 +32,53 @@ class MeanMerge(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Features (B, C, T, H, W) by stream to (B, C, T, H, W)."""
         return torch.stack(list(features.values())).mean(dim=0)
+
+
+class SumMerge(nn.Module):
+    """The sum over the streams."""
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Features (B, C, T, H, W) by stream to (B, C, T, H, W)."""
+        return torch.stack(list(features.values())).sum(dim=0)
+
+
+class WeightedMerge(nn.Module):
+    """A mean with a learnt weight per stream: the softmax of `scores`. It starts as the plain mean.
+
+    Args:
+        streams: how many.
+    """
+
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(streams))
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Features (B, C, T, H, W) by stream, in the model's order, to (B, C, T, H, W)."""
+        weights = self.scores.softmax(dim=0)
+        weighted = [part * weight.to(part.dtype) for part, weight in zip(features.values(), weights, strict=True)]
+        return torch.stack(weighted).sum(dim=0)
+
+
+class ConcatMerge(nn.Module):
+    """A 1x1 convolution of the channels of all streams. It starts as their mean, so that towers start as with `mean`.
+
+    Args:
+        streams: how many.
+        channels: C.
+    """
+
+    def __init__(self, streams: int, channels: int) -> None:
+        super().__init__()
+        self.join = nn.Conv3d(streams * channels, channels, 1, bias=False)
+        mean = torch.eye(channels).repeat(1, streams) / streams
+        with torch.no_grad():
+            self.join.weight.copy_(mean[:, :, None, None, None])
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Features (B, C, T, H, W) by stream, in the model's order, to (B, C, T, H, W)."""
+        joined: Tensor = self.join(torch.cat(list(features.values()), dim=1))
+        return joined
 
 
 class GainMerge(nn.ModuleDict):

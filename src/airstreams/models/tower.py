@@ -152,10 +152,11 @@ class BlockTowers(Backbone):
     Args:
         blocks: the blocks of the whole tower.
         width: scales the blocks' channels.
+        has_merge_norm: whether features are normalised before a merge. The paper says nothing of it (section 3.1).
     """
 
-    def __init__(self, blocks: Sequence[Block], width: float) -> None:
-        self.description, self.width = blocks, width
+    def __init__(self, blocks: Sequence[Block], width: float, has_merge_norm: bool = True) -> None:
+        self.description, self.width, self.has_merge_norm = blocks, width, has_merge_norm
         self.channels = [scaled(block.channels, width) for block in blocks]
 
     def input_norm(self, in_channels: int, is_rgb: bool) -> nn.Module:
@@ -167,8 +168,8 @@ class BlockTowers(Backbone):
         return build_blocks(in_channels, self.description[number - 1 : number], self.width)
 
     def merge_norm(self, channels: int) -> nn.Module:
-        """Batch normalisation."""
-        return FrameNorm(channels)
+        """Batch normalisation, or nothing."""
+        return FrameNorm(channels) if self.has_merge_norm else nn.Identity()
 
 
 def build_blocks(in_channels: int, blocks: Sequence[Block], width: float) -> list[nn.Module]:

@@ -11,7 +11,7 @@ from airstreams.representations.losses import class_loss
 
 
 class Semantic(Supervised):
-    """A learnt projection of the segmenter's logits (before softmax), enlarged to the size of the clip.
+    """The segmenter's logits (before softmax), or a learnt projection of them, enlarged to the size of the clip.
 
     The tower sees `channels` channels instead of the S logits: a stem over S channels at full size would cost about
     half of the model's multiply-adds. A 1x1 projection and a bilinear enlargement commute, so the projection is
@@ -21,19 +21,19 @@ class Semantic(Supervised):
         classes: S, with the background.
         segmenter_width: scales the segmenter's channels.
         segmenter_stride: px from one logit to the next: 16, 8 or 4.
-        channels: the channels of the projection.
+        channels: the channels of the projection; None: none, the tower sees the logits (section 3.1).
         stop_gradient: keep the action losses from the segmenter (Table 2). The teacher's loss still reaches it.
     """
 
     target = ClassesPerPixel()
 
     def __init__(
-        self, classes: int, segmenter_width: float, segmenter_stride: int, channels: int, stop_gradient: bool
+        self, classes: int, segmenter_width: float, segmenter_stride: int, channels: int | None, stop_gradient: bool
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels = channels or classes
         self.segmenter = DilatedResNet18(classes, segmenter_width, segmenter_stride)
-        self.reduction = nn.Conv2d(classes, channels, 1, bias=False)
+        self.reduction: nn.Module = nn.Conv2d(classes, channels, 1, bias=False) if channels else nn.Identity()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stop_gradient = stop_gradient
 

@@ -16,4 +16,4 @@ def backbone_of(config: ModelConfig, stream: str | None = None) -> Backbone:
         return I3D()
     if name in CHANNELS:
         return TorchvisionVideo(name)
-    return BlockTowers(config.blocks_of(stream), config.width)
+    return BlockTowers(config.blocks_of(stream), config.width, config.merge_norm)
