@@ -39,9 +39,10 @@ import av
 import numpy as np
 
 from airstreams.console import Progress, warn
-from airstreams.data.label_maps import LabelStore, file_of, select_frames
+from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of
 from airstreams.data.listing import Video
 from airstreams.data.video import iterate_frames, probe, read_frames
+from airstreams.data.video_files import select_frames
 from airstreams.errors import InputError, VideoError
 from airstreams.files import replacing
 from airstreams.machine import cpus
@@ -169,7 +170,7 @@ class FrameCache:
         maps_NHW = None
         if entry is not None:
             frames = label_store.labelled_frames(key)
-            maps_NHW = select_frames(indices, frames, lambda positions: _arrays_at(entry, positions.tolist()))
+            maps_NHW = select_frames(indices, frames, lambda positions: _arrays_at(entry, positions.tolist()), NO_LABEL)
         return label_store.read(key, indices) if maps_NHW is None else maps_NHW
 
     @property

@@ -1,32 +1,30 @@
 """The teacher's label maps on disk: a folder with `labels.json` and, for each labelled video, `<key>.npz`.
 
-The key is the video's name when it was annotated. `contents.csv` has the content of each video (`content.py`), so that
-its label maps are found after it was moved or renamed. Stores of versions up to 0.2 lack this file.
+`video_files.py` describes the folder. Stores of versions up to 0.2 lack `contents.csv`.
 
-`labels.json` records the teacher, its settings and its class names. An npz file holds `frame_indices` int32 (N,), the
-labelled frames in ascending order, and `labels` uint8 (N, H, W), their maps: class ids, where 0 is the background and
-255 means *no label here*. More than 16 maps are split into chunks `labels_000000`, `labels_000016` and so on, so that
-reading one frame of a long video does not read all maps. A single array of any length can be read, too. One file per
-video makes annotation easy to resume and to run in parallel. docs/results/label-maps.md compares formats by size and
-speed.
+`labels.json` records the teacher, its settings and its class names. A teacher that tells left from right also has
+`mirrored`: pairs of classes that change places where a picture is mirrored. An npz file holds `frame_indices` int32
+(N,), the labelled frames in ascending order, and `labels` uint8 (N, H, W), their maps: class ids, where 0 is the
+background and 255 means *no label here*. More than 16 maps are split into chunks `labels_000000`, `labels_000016` and
+so on, so that reading one frame of a long video does not read all maps. A single array of any length can be read, too.
+docs/results/label-maps.md compares formats by size and speed.
 """
 
-import functools
 import json
 import math
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
+from airstreams.data.video_files import VideoFiles, checked_frames, is_ascending, mirrored_pairs, path_of, select_frames
 from airstreams.errors import InputError, VideoError, one_line
-from airstreams.files import is_file, move_into_place, read_rows, temporary_name, write_json, write_rows
+from airstreams.files import is_file, move_into_place, temporary_name, write_json
 from airstreams.machine import cpus
 
 MAPS_PER_CHUNK = 16
@@ -54,21 +52,37 @@ COCO_CLASSES = (
 
 
 @dataclass(frozen=True)
-class LabelStore:
+class LabelStore(VideoFiles):
     """The label maps of many videos by one teacher. Cheap to pickle: it holds no open file and no label map."""
 
-    root: Path
+    suffix: ClassVar[str] = ".npz"
+
     teacher: str
     classes: tuple[str, ...]
     """The name of each class id; `classes[0]` is the background."""
     settings: dict[str, Any] = field(default_factory=dict)
     new_ids: tuple[int, ...] | None = None
     """For each class id in the files, the id that `read` returns instead; None: the same."""
+    mirrored: tuple[tuple[str, str], ...] = ()
+    """Pairs of classes that change places in a mirrored picture, such as left hand and right hand."""
 
     @property
     def identity(self) -> str:
         """A text that differs between teachers and between settings of one teacher."""
-        return json.dumps([self.teacher, self.settings], sort_keys=True)
+        return json.dumps([self.teacher, self.settings, *([self.mirrored] if self.mirrored else [])], sort_keys=True)
+
+    def mirrored_ids(self) -> np.ndarray | None:
+        """For each id of a pixel, the id that it has in a mirrored picture, uint8 (256,); None: always the same."""
+        ids = np.arange(NO_LABEL + 1, dtype=np.uint8)
+        for names in self.mirrored:
+            if all(name in self.classes for name in names):
+                left, right = (self.classes.index(name) for name in names)
+                ids[[left, right]] = right, left
+        return ids if self.mirrored else None
+
+    def writer(self, key: str) -> "LabelMapWriter":
+        """A writer of a video's label maps."""
+        return LabelMapWriter(self.root, key)
 
     @classmethod
     def open(cls, root: Path) -> "LabelStore":
@@ -94,7 +108,8 @@ class LabelStore:
                 f"{about} names {len(classes)} classes; expected 1 to {NO_LABEL} with the background, since an id "
                 f"is one byte and {NO_LABEL} means no label; merge classes and annotate again"
             )
-        return cls(root, content["teacher"], tuple(classes), content["settings"])
+        mirrored = mirrored_pairs(about, content.get("mirrored", []), classes)
+        return cls(root, content["teacher"], tuple(classes), content["settings"], mirrored=mirrored)
 
     def with_others_merged(self, names: Sequence[str]) -> "LabelStore":
         """The same label maps with the classes `names`, and all other classes merged into `OTHER`.
@@ -135,56 +150,10 @@ class LabelStore:
         before = range(len(self.classes)) if self.new_ids is None else self.new_ids
         return replace(self, classes=tuple(classes), new_ids=tuple(ids[class_id] for class_id in before))
 
-    def keys(self) -> Iterator[str]:
-        """The keys of the videos that have label maps, found while the folder is walked, in no order.
-
-        Names that begin with a dot are skipped: they are temporary files.
-        """
-        folders = [self.root]
-        while folders:
-            with os.scandir(folders.pop()) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        folders.append(Path(entry.path))
-                    elif entry.name.endswith(".npz"):
-                        yield _key_of(self.root, Path(entry.path))
-
-    @property
-    def _contents(self) -> Path:
-        return self.root / "contents.csv"
-
-    @property
-    def knows_contents(self) -> bool:
-        """Whether the store knows the contents of its videos."""
-        return self._contents.is_file()
-
-    def read_contents(self) -> dict[str, str]:
-        """The content of each video by its key; empty for a store that does not know them. InputError: damaged."""
-        if not self.knows_contents:
-            return {}
-        rows = read_rows(self._contents, required=("key", "content"))
-        return {row["key"]: row["content"] for _, row in rows}
-
-    def write_contents(self, contents: Mapping[str, str]) -> None:
-        """Write the content of each video by its key."""
-        write_rows(self._contents, ("key", "content"), sorted(contents.items()))
-
-    def has(self, key: str) -> bool:
-        """Whether a video has label maps."""
-        return is_file(file_of(self.root, key))
-
-    def labelled_frames(self, key: str) -> np.ndarray:
-        """The indices of the frames with a label map, int64 (N,), ascending, read-only; empty where there are none.
-
-        They are remembered, since training reads them in every epoch. VideoError: the file is broken.
-        """
-        path = file_of(self.root, key)
-        if not is_file(path):
-            return np.empty(0, np.int64)
-        # The modification time is part of the cache's key, so a file that was annotated again is read again.
-        return _frame_indices(str(path), path.stat().st_mtime_ns)
+    @staticmethod
+    def read_frame_indices(path: Path) -> np.ndarray:
+        """The labelled frames of a file, int64 (N,), ascending. VideoError: the file is broken."""
+        return checked_frames(path, read_array(path, "frame_indices"))
 
     def read(self, key: str, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Read the label maps of the frames `indices`, uint8 (len(indices), H, W), at the teacher's resolution.
@@ -199,7 +168,10 @@ class LabelStore:
             return None
         frames = self.labelled_frames(key)
         return select_frames(
-            indices, frames, lambda positions: self._translated(path, _maps_at(path, positions, len(frames)))
+            indices,
+            frames,
+            lambda positions: self._translated(path, _maps_at(path, positions, len(frames))),
+            absent=NO_LABEL,
         )
 
     def chunks(self, key: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -249,9 +221,20 @@ class LabelStore:
         return tuple(name for class_id, name in enumerate(self.classes) if class_id in seen)
 
 
-def create(root: Path, teacher: str, classes: Sequence[str], settings: Mapping[str, Any]) -> LabelStore:
-    """Write `labels.json` into the folder `root`, which is created if needed. Label maps in it are kept."""
-    content = {"teacher": teacher, "classes": list(classes), "settings": dict(settings)}
+def create(
+    root: Path,
+    teacher: str,
+    classes: Sequence[str],
+    settings: Mapping[str, Any],
+    mirrored: Sequence[tuple[str, str]] = (),
+) -> LabelStore:
+    """Write `labels.json` into the folder `root`, which is created if needed. Label maps in it are kept.
+
+    InputError: `mirrored` is not pairs of these classes.
+    """
+    content: dict[str, Any] = {"teacher": teacher, "classes": list(classes), "settings": dict(settings)}
+    if pairs := mirrored_pairs(root / "labels.json", mirrored, classes):
+        content["mirrored"] = [list(pair) for pair in pairs]
     write_json(root / "labels.json", content)
     return LabelStore.open(root)
 
@@ -313,7 +296,7 @@ def save(root: Path, key: str, maps_NHW: np.ndarray, frame_indices: Sequence[int
         ValueError: the two do not fit each other.
     """
     frames = np.asarray(frame_indices, np.int32)
-    if maps_NHW.dtype != np.uint8 or maps_NHW.ndim != 3 or len(maps_NHW) != len(frames) or not _ascending(frames):
+    if maps_NHW.dtype != np.uint8 or maps_NHW.ndim != 3 or len(maps_NHW) != len(frames) or not is_ascending(frames):
         raise ValueError(
             f"got label maps {maps_NHW.dtype} {maps_NHW.shape} and frame_indices {frames.tolist()}; "
             "expected uint8 (N, H, W) and N ascending indices"
@@ -322,29 +305,6 @@ def save(root: Path, key: str, maps_NHW: np.ndarray, frame_indices: Sequence[int
     for frame, label_map_HW in zip(frames.tolist(), maps_NHW, strict=True):
         writer.add(frame, label_map_HW)
     writer.finish(maps_NHW.shape[1:])
-
-
-def select_frames(
-    indices: Sequence[int] | np.ndarray, frames: np.ndarray, read: Callable[[np.ndarray], np.ndarray | None]
-) -> np.ndarray | None:
-    """Assemble the label maps of the frames `indices`, uint8 (N, H, W), 255 where a frame has none.
-
-    Args:
-        indices: (N,), in any order.
-        frames: the labelled frames, ascending.
-        read: returns the maps (M, H, W) at some positions (M,) in `frames`, or None.
-
-    Returns:
-        None where `read` returns None.
-    """
-    wanted = np.asarray(indices, np.int64)
-    labelled = np.isin(wanted, frames)
-    maps_MHW = read(np.searchsorted(frames, wanted[labelled]))
-    if maps_MHW is None:
-        return None
-    chosen_NHW = np.full((len(wanted), *maps_MHW.shape[1:]), NO_LABEL, np.uint8)
-    chosen_NHW[labelled] = maps_MHW
-    return chosen_NHW
 
 
 def resized(maps_NHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -357,34 +317,7 @@ def resized(maps_NHW: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def file_of(root: Path, key: str) -> Path:
     """The path of a video's label maps in a store."""
-    # A CSV file may name videos outside its folder. Their label maps still go into the store.
-    inside = {"/": "%2F", "//": "%2F", "..": "%2E%2E"}
-    *folders, name = (inside.get(part, part) for part in PurePosixPath(key).parts)
-    return root.joinpath(*folders, f"{name}.npz")
-
-
-def _key_of(root: Path, path: Path) -> str:
-    """The inverse of `file_of`."""
-    outside = {"%2F": "/", "%2E%2E": ".."}
-    return str(PurePosixPath(*(outside.get(part, part) for part in path.relative_to(root).with_suffix("").parts)))
-
-
-@functools.cache
-def _frame_indices(path: str, modified_ns: int) -> np.ndarray:
-    return _read_frame_indices(Path(path))
-
-
-def _read_frame_indices(path: Path) -> np.ndarray:
-    stored = read_array(path, "frame_indices")
-    frames = stored.astype(np.int64)
-    if not np.issubdtype(stored.dtype, np.integer) or frames.ndim != 1 or not _ascending(frames):
-        raise VideoError("broken label maps: frame_indices is not a list of ascending whole numbers", path)
-    frames.flags.writeable = False
-    return frames
-
-
-def _ascending(frames: np.ndarray) -> bool:
-    return bool((frames >= 0).all() and (np.diff(frames) > 0).all())
+    return path_of(root, key, LabelStore.suffix)
 
 
 def _maps_at(path: Path, positions: np.ndarray, count: int) -> np.ndarray:
@@ -405,7 +338,7 @@ def _maps_at(path: Path, positions: np.ndarray, count: int) -> np.ndarray:
 
 
 def _chunks_of(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    frames = _read_frame_indices(path)
+    frames = LabelStore.read_frame_indices(path)
     with _opened(path) as archive:
         if "labels" in archive.files:
             yield frames, _checked(path, _array_of(archive, "labels"), len(frames))

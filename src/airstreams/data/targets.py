@@ -8,16 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from airstreams.config import ClipConfig
-from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of
-from airstreams.data.listing import Video
-from airstreams.data.transforms import LABEL_MAP_STRIDE, Crop, crop_label_map
+from airstreams.data.label_maps import NO_LABEL, LabelStore
+from airstreams.data.listing import Video, shortlist
+from airstreams.data.transforms import LABEL_MAP_STRIDE, Crop, crop_label_map, crop_values
+from airstreams.data.value_store import Kind, ValueStore
 from airstreams.data.video import probe
 from airstreams.errors import InputError, VideoError
 
@@ -32,6 +33,9 @@ class TargetStore(Protocol):
     @property
     def identity(self) -> str:
         """A text that differs between teachers and between settings of one teacher."""
+
+    def file_of(self, key: str) -> Path:
+        """The path of a video's file."""
 
     @property
     def knows_contents(self) -> bool:
@@ -56,6 +60,19 @@ class TargetKind(ABC):
     @abstractmethod
     def open(self, folder: Path) -> TargetStore:
         """The store in a folder. InputError: it holds no targets of this kind."""
+
+    def frames_of(self, labelled: np.ndarray, frames: int) -> np.ndarray:
+        """The indices of the frames of a video for which the labelled ones give a target: those alone.
+
+        Args:
+            labelled: the labelled frames, ascending.
+            frames: how many the video has.
+        """
+        return labelled
+
+    def read(self, store: TargetStore, key: str, indices: np.ndarray) -> np.ndarray | None:
+        """The rows of a clip's frames, as `store.read`."""
+        return store.read(key, indices)
 
     @abstractmethod
     def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
@@ -88,6 +105,8 @@ class TargetKind(ABC):
 class ClassesPerPixel(TargetKind):
     """Label maps: a class id for each pixel, 255 where there is none. A crop takes the nearest pixels.
 
+    Where a clip is mirrored, left and right classes change places if the store says which (`mirrored`).
+
     The target of a clip is uint8 (T, s, s), every `LABEL_MAP_STRIDE`-th pixel of a row and of a column.
 
     classes: how many classes the label maps must have, with the background; None: any.
@@ -107,7 +126,9 @@ class ClassesPerPixel(TargetKind):
 
     def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
         """The label maps of a clip, uint8 (T, s, s)."""
-        return crop_label_map(rows, crop, self._side(clip))
+        maps_Tss = crop_label_map(rows, crop, _side(clip))
+        mirrored = store.mirrored_ids() if crop.flip and isinstance(store, LabelStore) else None
+        return maps_Tss if mirrored is None else torch.from_numpy(mirrored[maps_Tss.numpy()])
 
     def label_maps(self, rows: np.ndarray, crop: Crop, size: int) -> Tensor:
         """The label maps of a clip, every pixel."""
@@ -115,14 +136,217 @@ class ClassesPerPixel(TargetKind):
 
     def blank(self, clip: ClipConfig) -> Tensor:
         """255 everywhere."""
-        return torch.full((clip.frames, self._side(clip), self._side(clip)), NO_LABEL, dtype=torch.uint8)
+        return torch.full((clip.frames, _side(clip), _side(clip)), NO_LABEL, dtype=torch.uint8)
 
     def count(self, target: Tensor) -> Tensor:
         """The number of labelled pixels."""
         return (target != NO_LABEL).sum()
 
-    def _side(self, clip: ClipConfig) -> int:
-        return clip.size // LABEL_MAP_STRIDE
+
+class _Values(TargetKind):
+    """The kinds whose values a `ValueStore` holds, NaN where there is none."""
+
+    kind: ClassVar[Kind]
+
+    def open(self, folder: Path) -> ValueStore:
+        """The store in a folder. InputError: it holds another kind of targets, or too few of them."""
+        store = ValueStore.open(folder)
+        if store.kind != self.kind:
+            raise InputError(
+                f"{folder} has targets of the kind {store.kind}, but the representation expects {self.kind}. Give "
+                "targets of another teacher."
+            )
+        wanted, has = self.wanted(), len(store.names)
+        # Principal components come in the order of their variance, so a representation may take the first of them.
+        may_have_more = self.kind in ("grid", "clip")
+        if wanted is not None and (has < wanted or (has > wanted and not may_have_more)):
+            raise InputError(
+                f"{folder} has {has} {self.kind} values per place ({shortlist([*store.names])}), but the "
+                f"representation expects {wanted}{' or more' if may_have_more else ''}. Give targets of another "
+                "teacher."
+            )
+        return store
+
+    @abstractmethod
+    def wanted(self) -> int | None:
+        """How many maps, points or features a row has; None: any number."""
+
+    def count(self, target: Tensor) -> Tensor:
+        """The number of places with a value."""
+        return has_value(target).sum()
+
+
+def has_value(target_BCX: Tensor) -> Tensor:
+    """The places (B, ...) of targets (B, C, ...) at which all C values are known."""
+    return ~target_BCX.isnan().any(dim=1)
+
+
+@dataclass(frozen=True)
+class MapsPerPixel(_Values):
+    """Maps of values for each pixel, such as depth, normals or soft parts. A crop takes them bilinearly.
+
+    Where a clip is mirrored, maps change places or sign if the store says which (`mirrored`, `negated`). Lengths in px
+    of the map (`in_px`) become px of the clip.
+
+    The target of a clip is float32 (C, T, s, s), every `LABEL_MAP_STRIDE`-th pixel of a row and of a column, NaN where
+    there is no value.
+
+    channels: how many maps a frame must have, C.
+    """
+
+    channels: int
+    kind: ClassVar[Kind] = "maps"
+
+    def wanted(self) -> int:
+        """The channels."""
+        return self.channels
+
+    def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
+        """The maps of a clip, float32 (C, T, s, s)."""
+        assert isinstance(store, ValueStore)
+        maps_TCss = crop_values(rows, crop, _side(clip))
+        along_x = torch.tensor([name in store.negated for name in store.names])
+        if store.in_px:
+            H, W = rows.shape[2:]
+            scale_x, scale_y = clip.size / (crop.width * W), clip.size / (crop.height * H)
+            maps_TCss = maps_TCss * torch.where(along_x, scale_x, scale_y)[:, None, None]
+        if crop.flip:
+            sign_C11 = 1 - 2 * along_x[:, None, None].float()
+            maps_TCss = (maps_TCss * sign_C11)[:, mirrored_places(store)]
+        return maps_TCss.transpose(0, 1).contiguous()
+
+    def blank(self, clip: ClipConfig) -> Tensor:
+        """NaN everywhere."""
+        return torch.full((self.channels, clip.frames, _side(clip), _side(clip)), torch.nan)
+
+
+@dataclass(frozen=True)
+class FeaturesOnGrid(_Values):
+    """Features on a grid of each frame: the first principal components of a teacher's. A crop takes them bilinearly.
+
+    The target of a clip is float32 (K, T, g, g), NaN where there is no value.
+
+    channels: how many components to take, K.
+    stride: px of the clip from one place of the grid to the next.
+    """
+
+    channels: int
+    stride: int = 16
+    kind: ClassVar[Kind] = "grid"
+
+    def wanted(self) -> int:
+        """The channels."""
+        return self.channels
+
+    def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
+        """The features of a clip, float32 (K, T, g, g)."""
+        grid_TKgg = crop_values(rows[:, : self.channels], crop, clip.size // self.stride)
+        return grid_TKgg.transpose(0, 1).contiguous()
+
+    def blank(self, clip: ClipConfig) -> Tensor:
+        """NaN everywhere."""
+        side = clip.size // self.stride
+        return torch.full((self.channels, clip.frames, side, side), torch.nan)
+
+
+@dataclass(frozen=True)
+class Points(_Values):
+    """Points of people in each frame, such as joints. Left and right points change places where a clip is mirrored.
+
+    The target of a clip is float32 (T, M, P, 3): x and y in 0..1 of the clip, and the visibility in 0..1. It is 0 for a
+    point that is outside of the clip, that the teacher does not see, or that belongs to no person.
+
+    points: how many a person has, P.
+    people: the people of a frame that are kept, M. The teacher lists the surest first.
+    """
+
+    points: int
+    people: int = 4
+    kind: ClassVar[Kind] = "points"
+
+    def wanted(self) -> int:
+        """The points."""
+        return self.points
+
+    def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
+        """The points of a clip, float32 (T, M, P, 3)."""
+        assert isinstance(store, ValueStore)
+        x_TMP, y_TMP, visible_TMP = np.moveaxis(rows[:, : self.people], -1, 0)
+        x_TMP = (x_TMP - crop.left) / crop.width
+        y_TMP = (y_TMP - crop.top) / crop.height
+        if crop.flip:
+            places = mirrored_places(store)
+            x_TMP, y_TMP, visible_TMP = (1 - x_TMP)[..., places], y_TMP[..., places], visible_TMP[..., places]
+        # Comparisons with NaN are false, so points without a value are not inside.
+        inside_TMP = (x_TMP >= 0) & (x_TMP <= 1) & (y_TMP >= 0) & (y_TMP <= 1) & (visible_TMP > 0)
+        points = np.stack([x_TMP, y_TMP, visible_TMP], axis=-1)
+        target = self.blank(clip)
+        target[:, : points.shape[1]] = torch.from_numpy(np.where(inside_TMP[..., None], points, 0).astype(np.float32))
+        return target
+
+    def blank(self, clip: ClipConfig) -> Tensor:
+        """Points that are not visible."""
+        return torch.zeros(clip.frames, self.people, self.points, 3)
+
+    def count(self, target: Tensor) -> Tensor:
+        """The sum of the visibilities of the points, each the largest of all people."""
+        return point_weights(target).sum()
+
+
+def point_weights(target_BTMP3: Tensor) -> Tensor:
+    """How visible each kind of point is in each frame, (B, T, P): the largest visibility of all people."""
+    return target_BTMP3[..., 2].amax(dim=2)
+
+
+@dataclass(frozen=True)
+class FeaturesPerClip(_Values):
+    """A vector of features for a whole clip. Crops and flips do not change it.
+
+    A row of the store holds from its frame to the next labelled one. The target of a clip is float32 (D,), the mean of
+    the rows of its frames, NaN where there is none.
+
+    channels: how many features to take, D.
+    """
+
+    channels: int
+    kind: ClassVar[Kind] = "clip"
+
+    def wanted(self) -> int:
+        """The channels."""
+        return self.channels
+
+    def frames_of(self, labelled: np.ndarray, frames: int) -> np.ndarray:
+        """All frames from the first labelled one."""
+        return np.arange(labelled[0], frames) if len(labelled) else labelled
+
+    def read(self, store: TargetStore, key: str, indices: np.ndarray) -> np.ndarray | None:
+        """For each frame the row that holds there. Before the first labelled frame it is that frame's."""
+        labelled = store.labelled_frames(key)
+        if not len(labelled):
+            return store.read(key, indices)
+        return store.read(key, labelled[np.maximum(np.searchsorted(labelled, indices, side="right") - 1, 0)])
+
+    def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
+        """The features of a clip, float32 (D,)."""
+        known = rows[~np.isnan(rows).any(axis=1), : self.channels]
+        return torch.from_numpy(known.mean(axis=0)) if len(known) else self.blank(clip)
+
+    def blank(self, clip: ClipConfig) -> Tensor:
+        """NaN."""
+        return torch.full((self.channels,), torch.nan)
+
+
+def mirrored_places(store: ValueStore) -> list[int]:
+    """For each name of a store, the place of the one that takes its place in a mirrored picture."""
+    names = list(store.names)
+    for left, right in store.mirrored:
+        first, second = names.index(left), names.index(right)
+        names[first], names[second] = right, left
+    return [store.names.index(name) for name in names]
+
+
+def _side(clip: ClipConfig) -> int:
+    return clip.size // LABEL_MAP_STRIDE
 
 
 @dataclass(frozen=True)
@@ -158,12 +382,13 @@ class Targets:
         Raises:
             VideoError: the targets are of another video, which has more frames.
         """
-        return labelled_frames(self.store, video, self.key_of(video))
+        labelled = labelled_frames(self.store, video, self.key_of(video))
+        return self.kind.frames_of(labelled, len(probe(video.path).times)) if len(labelled) else labelled
 
     def read(self, video: Video, indices: np.ndarray) -> np.ndarray | None:
-        """The targets of some frames of a video, as `TargetStore.read`."""
+        """The rows of a clip's frames; None: the video has no targets. VideoError: the file is broken."""
         key = self.key_of(video)
-        return None if key is None else self.store.read(key, indices)
+        return None if key is None else self.kind.read(self.store, key, indices)
 
 
 def labelled_frames(store: TargetStore, video: Video, key: str | None) -> np.ndarray:
@@ -174,8 +399,8 @@ def labelled_frames(store: TargetStore, video: Video, key: str | None) -> np.nda
     frames = len(probe(video.path).times)
     if len(indices) and indices[-1] >= frames:
         raise VideoError(
-            f"its label maps are of another video: one is of frame {indices[-1]}, the video has {frames} frames; "
-            f"delete {file_of(store.root, key)} and annotate again",
+            f"its targets are of another video: one is of frame {indices[-1]}, the video has {frames} frames; "
+            f"delete {store.file_of(key)} and annotate again",
             video.path,
         )
     return indices

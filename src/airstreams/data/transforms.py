@@ -104,6 +104,28 @@ def crop_label_map(maps_THW: np.ndarray, crop: Crop, size: int) -> Tensor:
     return torch.from_numpy(maps_THW[:, rows[:, None], columns])
 
 
+def crop_values(values_NCHW: np.ndarray, crop: Crop, size: int) -> Tensor:
+    """Crop maps (N, C, H, W) and resize them to (N, C, size, size), float32, bilinear with anti-aliasing.
+
+    Values that are NaN take no part. A pixel of which they make up more than half becomes NaN.
+    """
+    H, W = values_NCHW.shape[2:]
+    start, length = torch.tensor([crop.top * H, crop.left * W]), torch.tensor([crop.height * H, crop.width * W])
+    inside = torch.tensor([H, W])
+    down_SH = _resampling(start[:1], length[:1], inside[:1], size, H)[0]
+    across_SW = _resampling(start[1:], length[1:], inside[1:], size, W)[0]
+    if crop.flip:
+        across_SW = across_SW.flip(0)
+    values = torch.from_numpy(np.ascontiguousarray(values_NCHW, np.float32))
+    known = ~values.isnan()
+    if known.all():
+        return down_SH @ values @ across_SW.T
+    weight = down_SH @ known.float() @ across_SW.T
+    resampled = down_SH @ values.nan_to_num(0.0) @ across_SW.T
+    # Weights of whole pixels may add up to a little less than a half.
+    return torch.where(weight > 0.5 - 1e-6, resampled / weight, torch.nan)
+
+
 def augment(
     frames_BTHW3: Tensor, box_B4: Tensor, inside_B2: Tensor, flip_B: Tensor, colour_B3: Tensor, size: int
 ) -> Tensor:
