@@ -79,6 +79,8 @@ class DataConfig:
     """Change brightness, contrast and saturation by up to this fraction."""
     balanced: bool = False
     """Draw every class equally often. A video with several labels is drawn for each of them."""
+    unlabelled_share: float = 0.5
+    """The fraction of unlabelled clips in a batch, if DATA has unlabelled videos and a stream learns from a teacher."""
     group_by: str | None = None
     """Which videos stay in one split: auto (they look like one recording), or a regular expression. Its first group, or
     else the whole match, in a video's name without suffix is the group. A video without a match stays alone. null: the
@@ -105,6 +107,7 @@ class DataConfig:
         require(0 < low <= high <= 1, "data.crop_scale", self.crop_scale, "two shares with 0 < low <= high <= 1")
         require(1 <= self.crop_aspect <= 100, "data.crop_aspect", self.crop_aspect, "1 to 100")
         require(0 <= self.colour < 1, "data.colour", self.colour, "0 to below 1")
+        require(0 <= self.unlabelled_share < 1, "data.unlabelled_share", self.unlabelled_share, "0 to below 1")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
         require(self.patience > 0, "data.patience", self.patience, "over 0 s")
         require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "over 0")

@@ -17,6 +17,7 @@ def test_classes_and_splits_are_counted(call, synthetic):
         "bad": [],
         "classes": {"disc_left": 8, "disc_up": 8, "square_left": 8, "square_up": 8},
         "splits": {"train": 24, "test": 8},
+        "unlabelled": 0,
         "frame_rates": {"lowest": 30.0, "highest": 30.0},
         "groups": {"count": 32, "alike": [], "automatic_split": None},
     }

@@ -88,7 +88,7 @@ def test_all_wrong_cells_are_listed_at_once(folder):
         r"C:\v\a.mp4,x,train,,",
         "v/a.mp4,x,train",
         ",x,train,,",
-        "v/a.mp4,,train,,",
+        "v/a.mp4,,test,,",
         "v/b.mp4,x,train,3,2",
         *["v/c.mp4,x,train,-1,"] * 3,
     ]  # fmt: skip

@@ -256,7 +256,7 @@ def test_a_csv_for_evaluation_may_lack_training_videos_and_classes(folder):
             ["path,label", "v/a.mp4,x", "v/B.mp4,y", "v/c.mp4,x", "v,y"],
             ["line 3: ", "v/B.mp4", "2 of 4 rows"],
         ),
-        (["path,label", "v/a.mp4,x", "v/b.mp4,"], ["line 3: the label"]),
+        (["path,label,split", "v/a.mp4,x,train", "v/b.mp4,,val"], ["line 3: the label"]),
         (["path,label,start", "v/a.mp4,x,", "v/b.mp4,y,1:30"], ["line 3: the start is '1:30'"]),
         (["path,label,start", "v/a.mp4,x,nan", "v/b.mp4,y,"], ["line 2: the start is 'nan'"]),
         (["path,label,end", "v/a.mp4,x,-1", "v/b.mp4,y,"], ["line 2: the end is '-1'"]),

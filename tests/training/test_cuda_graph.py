@@ -27,11 +27,11 @@ def test_training_with_a_graph_gives_the_same_bits(source, tiny, tmp_path, monke
     draws: list[str] = []
     replay, draw = torch.cuda.CUDAGraph.replay, TrainingClips._draw
 
-    def unreadable_once(clips, video, rng):
+    def unreadable_once(clips, video, is_labelled, rng):
         draws.append(video.name)
         if len(draws) == 30:  # in the eighth step, which then has one clip less
             raise VideoError("unreadable")
-        return draw(clips, video, rng)
+        return draw(clips, video, is_labelled, rng)
 
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replays.append(replay(graph)))
     monkeypatch.setattr(TrainingClips, "_draw", unreadable_once)

@@ -54,7 +54,7 @@ def run(call: Namespace) -> int:
     source = open_source(data_of(call), for_training=False)
     teacher = load_teacher(call.teacher, given, device_of_process(call.device or "auto"), call.precision or "auto")
     with lock_of_job(call.out, "annotating"):
-        result = job.annotate(source.videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
+        result = job.annotate(source.all_videos, teacher, settings, call.out, call.batch_size, call.workers, stderr)
     if not is_main_process():
         return DONE
     labelled = result.files - len(result.left_out) - len(result.missing)

@@ -44,24 +44,28 @@ def run(call: Namespace) -> int:
     for warning in source.warnings:
         warn(stderr, warning)
     with Progress(stderr) as progress:
-        good, bad, files = check_videos(source.videos, progress)
+        good, bad, files = check_videos(source.all_videos, progress)
     statistics = summarise(good, files)
-    found = _look_for_traps(replace(source, videos=tuple(good)), config)
+    names = {video.name for video in source.unlabelled}
+    unlabelled = tuple(video for video in good if video.name in names)
+    good = [video for video in good if video.name not in names]
+    found = _look_for_traps(replace(source, videos=tuple(good), unlabelled=unlabelled), config)
     remarks = [remark.sentence(len(files)) for remark in statistics.remarks] if statistics else []
     for warning in (*remarks, *found.warnings):
         warn(stderr, warning)
     if call.write_csv is not None:
-        write_csv(call.write_csv, good, source.multi_label)
+        write_csv(call.write_csv, good, source.multi_label, unlabelled)
     classes = Counter(label for video in good for label in video.labels)
     splits = Counter(video.split for video in good if video.split)
     if call.json:
         print_json(
             {
-                "videos": len(source.videos),
-                "good": len(good),
+                "videos": len(source.all_videos),
+                "good": len(good) + len(unlabelled),
                 "bad": [{"path": str(item.video.path), "name": item.video.name, "reason": item.reason} for item in bad],
                 "classes": {name: classes[name] for name in source.classes},
                 "splits": dict(splits),
+                "unlabelled": len(unlabelled),
                 "frame_rates": statistics
                 and {"lowest": statistics.frame_rate.min, "highest": statistics.frame_rate.max},
                 "statistics": statistics and statistics.as_dict(),
@@ -80,6 +84,8 @@ def run(call: Namespace) -> int:
     stdout.print(table)
     for split, count in splits.items():
         say(stdout, f"{split}: {count_of(count, 'video')}")
+    if source.unlabelled:
+        say(stdout, f"unlabelled: {count_of(len(unlabelled), 'video')}, for training alone")
     if statistics:
         _print_statistics(statistics)
     if found.alike:
@@ -88,7 +94,7 @@ def run(call: Namespace) -> int:
     if found.automatic_split:
         sizes = ", ".join(f"{count} {split}" for split, count in found.automatic_split.items())
         say(stdout, f"automatic split: {sizes}, drawn from {count_of(found.groups, 'group')}")
-    say(stdout, f"{len(good)} of {len(source.videos)} videos are good")
+    say(stdout, f"{len(good) + len(unlabelled)} of {len(source.all_videos)} videos are good")
     for item in bad[:BAD_LISTED]:
         print_line(f"bad: {item.video.location}: {item.reason}")
     if len(bad) > BAD_LISTED:

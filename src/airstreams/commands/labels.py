@@ -41,7 +41,7 @@ def run(call: Namespace) -> int:
     data, videos = call.data or call.truth, {}
     if data is not None:
         source = follow_label_maps(open_source(with_root(data, call.root), call.labels, for_training=False), stderr)
-        videos = {video.label_map: video.path for video in source.videos if video.label_map is not None}
+        videos = {video.label_map: video.path for video in source.all_videos if video.label_map is not None}
     with_masks = None
     if call.truth is not None:
         with_masks = follow_label_maps(open_source(call.truth, call.labels, for_training=False), stderr)

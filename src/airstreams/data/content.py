@@ -88,10 +88,11 @@ def with_contents(source: Source, console: Console, split: str | None = None) ->
         console: shows the progress if it takes more than a second.
         split: only the videos of this split; None: all.
     """
-    chosen = [video for video in source.videos if split is None or video.split == split]
+    chosen = [video for video in source.all_videos if split is None or video.split == split]
     contents = contents_of((video.path for video in chosen if video.content is None), console)
-    videos = (replace(video, content=video.content or contents.get(video.path)) for video in source.videos)
-    return replace(source, videos=tuple(videos))
+    return source.with_all_videos(
+        [replace(video, content=video.content or contents.get(video.path)) for video in source.all_videos]
+    )
 
 
 def contents_of(paths: Iterable[Path], console: Console) -> dict[Path, str]:
@@ -144,8 +145,8 @@ def follow_label_maps(source: Source, console: Console, split: str | None = None
     if store is None or not store.knows_contents:
         return source
     source = with_contents(source, console, split)
-    keys = {video.name: video.label_map for video in source.videos}
-    return source.with_target_keys(SUPERVISED[0], keys_by_content(store, source.videos, keys, console))
+    keys = {video.name: video.label_map for video in source.all_videos}
+    return source.with_target_keys(SUPERVISED[0], keys_by_content(store, source.all_videos, keys, console))
 
 
 def keys_by_content(

@@ -12,6 +12,7 @@ from airstreams.data.csv_table import Columns, Table, WrongCells, read_table
 from airstreams.data.listing import (
     CONTROL_CHARACTERS,
     SPLITS,
+    UNLABELLED,
     Source,
     Video,
     make_source,
@@ -53,6 +54,9 @@ _LISTED = 10  # missing files that a message names
 def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | None = None) -> Source:
     """List the videos of a CSV file.
 
+    A row without a label, or with the label `_unlabelled`, is an unlabelled training video. In a multi-label list, a
+    row without a label is a video that shows none of the classes.
+
     Args:
         data: DATA as it was given.
         path: the CSV file.
@@ -67,18 +71,16 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
     shown = folder.absolute()
     multi_label = any(";" in row["label"] for _, row in table.rows)
     line_of: dict[str, int] = {}
-    videos = []
+    videos: list[Video] = []
+    unlabelled: list[Video] = []
     for line, row in table.rows:
         video = _video_of_row(table, line, row, folder)
         if video is None:
             continue
-        if not multi_label and not video.labels:
-            table.wrong.add(
-                line,
-                "the label is empty",
-                "Write a class name. If videos may have several labels or none, join several by ; in at least one row "
-                "(or write `jump;` for a single one)",
-            )
+        is_unlabelled = UNLABELLED in video.labels or not (multi_label or video.labels)
+        if is_unlabelled:
+            _check_unlabelled(table.wrong, line, video)
+            video = replace(video, labels=(), split="train")
         if video.name in line_of:
             table.wrong.add(
                 line,
@@ -86,13 +88,14 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
                 "Keep one row for each video or segment, and join its labels by ;",
             )
         line_of.setdefault(video.name, line)
-        videos.append(video)
+        (unlabelled if is_unlabelled else videos).append(video)
     table.wrong.refuse()
     warnings = [*table.notes, *_label_warnings(table, multi_label)]
-    missing = [video for video in videos if not is_file(video.path)]
+    listed = sorted([*videos, *unlabelled], key=lambda video: line_of[video.name])
+    missing = [video for video in listed if not is_file(video.path)]
     if missing and not include_missing:
-        raise InputError(_missing_files(path, shown, missing, videos, line_of))
-    if missing and len(missing) == len(videos):
+        raise InputError(_missing_files(path, shown, missing, listed, line_of))
+    if missing and len(missing) == len(listed):
         warnings.append(f"{path}: none of the files exists. {_where_they_are(path, shown, missing[0])}")
     unsplit = [video for video in videos if video.split is None]
     if 0 < len(unsplit) < len(videos):
@@ -100,8 +103,8 @@ def read_csv(data: str, path: Path, include_missing: bool = False, root: Path | 
             f"{path}, line {line_of[unsplit[0].name]}: the split is empty ({len(unsplit)} of {len(videos)} rows have "
             "none); expected a split in every row or in none; fill the column or delete it"
         )
-    source = make_source(data, videos, multi_label)
-    return replace(source, warnings=tuple(warnings), own_groups=any(video.group for video in videos))
+    source = make_source(data, videos, multi_label, unlabelled)
+    return replace(source, warnings=tuple(warnings), own_groups=any(video.group for video in listed))
 
 
 def read_paths(path: Path, root: Path | None = None) -> tuple[list[Video], tuple[str, ...]]:
@@ -125,13 +128,14 @@ def read_paths(path: Path, root: Path | None = None) -> tuple[list[Video], tuple
     return [video for video in rows if video is not None], table.notes
 
 
-def write_csv(path: Path, videos: Sequence[Video], multi_label: bool) -> None:
+def write_csv(path: Path, videos: Sequence[Video], multi_label: bool, unlabelled: Sequence[Video] = ()) -> None:
     """Write a list of videos that `read_csv` reads back. The paths are relative to the file where that is possible.
 
     Args:
         path: the CSV file.
         videos: with labels, and with splits, parts and groups if they have any.
         multi_label: each label ends with `;`, so that a list in which no video has several stays multi-label.
+        unlabelled: videos without a label, listed after the others.
 
     Raises:
         InputError: the file is there already.
@@ -139,13 +143,17 @@ def write_csv(path: Path, videos: Sequence[Video], multi_label: bool) -> None:
     if path.exists():
         raise InputError(f"{path} is there already. Delete it, or give another file.")
     folder = path.absolute().parent
-    rows = []
-    for video in videos:
+    rows: list[tuple[str, ...]] = []
+    splits = {video.split for video in videos} - {None}
+    for video in (*videos, *unlabelled):
         file = video.path.absolute()
         place = file.relative_to(folder) if file.is_relative_to(folder) else file
         times = ["" if time is None else f"{time}" for time in (video.start, video.end)]
-        labels = "".join(f"{label};" for label in video.labels) if multi_label else video.labels[0]
-        rows.append((place.as_posix(), labels, video.split or "", *times, video.group or ""))
+        labels = "".join(f"{label};" for label in video.labels) if multi_label else "".join(video.labels)
+        split = video.split or ""
+        if len(rows) >= len(videos):
+            labels, split = UNLABELLED, "train" if splits else ""
+        rows.append((place.as_posix(), labels, split, *times, video.group or ""))
     used = [0, 1, *(column for column in range(2, 6) if any(row[column] for row in rows))]
     header = ("path", "label", "split", "start", "end", "group")
     write_rows(path, [header[column] for column in used], [[row[column] for column in used] for row in rows])
@@ -189,6 +197,17 @@ def _video_of_row(table: Table, line: int, row: dict[str, str], folder: Path) ->
         group=row["group"] or None,
         label_map=without_suffix(cell),
     )
+
+
+def _check_unlabelled(wrong: WrongCells, line: int, video: Video) -> None:
+    if len(video.labels) > 1:
+        wrong.add(line, f"the label {UNLABELLED} stands beside others", "Leave it out, or leave out the others")
+    if video.split not in (None, "train"):
+        wrong.add(
+            line,
+            f"the label is empty, but the split is {video.split}",
+            "Write the label. A video without one can only be in train",
+        )
 
 
 def _labels(cell: str) -> tuple[str, ...]:

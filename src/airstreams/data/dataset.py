@@ -36,6 +36,9 @@ from airstreams.data.transforms import (
 from airstreams.data.video import iterate_frames, read_frames
 from airstreams.errors import InputError, VideoError
 
+NO_CLASS = -100
+"""The target of an unlabelled clip, in all of its values: the index that PyTorch's cross-entropy ignores."""
+
 Key = tuple[int, int, int]
 """(epoch, draw, index): the number of the draw in its epoch, and the video's index in the list."""
 
@@ -45,7 +48,7 @@ class Sample(NamedTuple):
 
     frames: uint8 (T, h, w, 3), the part of the decoded frames that the crop touches.
     box: top, left, height and width of the crop in px of `frames`.
-    target: a class index, or (K,) of 0 and 1.
+    target: a class index, or (K,) of 0 and 1. Of an unlabelled video `NO_CLASS`, or (K,) of it.
     teachers: the teachers' targets by stream, already cropped and flipped, of the streams that have some of the video.
     """
 
@@ -62,7 +65,7 @@ class Batch(NamedTuple):
     """Clips for one pass through the model.
 
     frames_BTHW3, box_B4, inside_B2, flip_B, colour_B3: the arguments of `augment`.
-    target: (B,) of indices or (B, K) of 0 and 1.
+    target: (B,) of indices or (B, K) of 0 and 1, `NO_CLASS` where the video is unlabelled.
     teachers: the teachers' targets (B, ...) by stream, blank in a clip without any. A stream is left out if no clip
         has any.
     names: of the clips' videos. Empty where no video could be read: then the batch is one black clip that must get no
@@ -112,11 +115,18 @@ class ClipFrames(NamedTuple):
         return self.frames_NHW3[self.places_VT]
 
 
-def target_of(labels: Sequence[str], classes: Sequence[str], multi_label: bool) -> Tensor:
-    """A class index, or for multi-label data (K,) of 0 and 1."""
+def target_of(labels: Sequence[str] | None, classes: Sequence[str], multi_label: bool) -> Tensor:
+    """A class index, or for multi-label data (K,) of 0 and 1. Without labels (None) `NO_CLASS` in their place."""
+    if labels is None:
+        return torch.full((len(classes),), float(NO_CLASS)) if multi_label else torch.tensor(NO_CLASS)
     if not multi_label:
         return torch.tensor(classes.index(labels[0]))
     return torch.tensor([float(name in labels) for name in classes])
+
+
+def has_label(target: Tensor) -> Tensor:
+    """Which clips of a batch have a label, bool (B,), from their targets (B,) or (B, K)."""
+    return (target if target.ndim == 1 else target[:, 0]) != NO_CLASS
 
 
 class TrainingClips(Dataset[Sample | BadVideo]):
@@ -131,6 +141,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         multi_label: whether a video may have several labels.
         targets: the teachers' targets by stream.
         cache: decoded frames; None: decode every time.
+        unlabelled: more videos to draw from, which get `NO_CLASS`. Their indices follow those of `videos`.
     """
 
     def __init__(
@@ -141,8 +152,10 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         multi_label: bool,
         targets: Mapping[str, Targets],
         cache: FrameCache | None = None,
+        unlabelled: Sequence[Video] = (),
     ) -> None:
-        self.videos = PackedVideos(videos)  # the loader's processes read it
+        self.videos = PackedVideos([*videos, *unlabelled])  # the loader's processes read it
+        self.labelled = len(videos)
         self.config = config
         self.classes = classes
         self.multi_label = multi_label
@@ -160,7 +173,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
     def _sample(self, epoch: int, draw: int, index: int) -> Sample | BadVideo:
         rng = np.random.default_rng((self.config.seed, epoch, draw))
         try:
-            return self._draw(self.videos[index], rng)
+            return self._draw(self.videos[index], index < self.labelled, rng)
         except VideoError as error:
             return BadVideo.from_error(self.videos[index], error)
 
@@ -191,7 +204,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         share_memory([*batch, *batch.teachers.values()])
         return batch
 
-    def _draw(self, video: Video, rng: np.random.Generator) -> Sample:
+    def _draw(self, video: Video, is_labelled: bool, rng: np.random.Generator) -> Sample:
         clip, data = self.config.clip, self.config.data
         part = frame_range(video)
         latest = latest_start(part, clip)
@@ -210,7 +223,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
         top, left = math.floor(crop.top * H), math.floor(crop.left * W)
         bottom, right = math.ceil((crop.top + crop.height) * H), math.ceil((crop.left + crop.width) * W)
         rows_of = {stream: self._read_targets(targets, video, indices) for stream, targets in self.targets.items()}
-        active = active_labels(video, *part.times[indices[[0, -1]]].tolist())
+        active = active_labels(video, *part.times[indices[[0, -1]]].tolist()) if is_labelled else None
         return Sample(
             video.name,
             np.ascontiguousarray(frames[:, top:bottom, left:right]),
@@ -262,33 +275,51 @@ class StepSampler(Sampler[list[Key]]):
     without labels are a class of their own. So each class is drawn equally often for itself. A class that often occurs
     together with others is seen more often than that.
 
+    With unlabelled videos, `data.unlabelled_share` of a step's clips are theirs, spread evenly over the step. An epoch
+    is still one pass over the labelled videos. Unlabelled videos come up in turn too, in a seeded order that goes on
+    from epoch to epoch.
+
     Args:
-        labels: each video's labels, for balanced sampling.
+        labels: the labels of each labelled video, for balanced sampling.
         config: seed, batch size, accumulation and balancing.
         process: the index of this process.
         processes: number of processes that train together.
+        unlabelled: number of unlabelled videos. Their indices follow those of the labelled ones.
 
     Raises:
         InputError: the clips of a step cannot be divided evenly.
     """
 
-    def __init__(self, labels: Sequence[Sequence[str]], config: Config, process: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self,
+        labels: Sequence[Sequence[str]],
+        config: Config,
+        process: int = 0,
+        processes: int = 1,
+        unlabelled: int = 0,
+    ) -> None:
         self.labels = labels
         self.config = config
         self.process = process
         self.processes = processes
+        self.unlabelled = unlabelled
         self.epoch, self.first_step = 0, 0
         training = config.training
         shares = training.accumulate * processes
-        step_clips = min(training.batch_size, len(labels) // shares * shares)
-        if step_clips == 0 or step_clips % shares:
+        videos = len(labels) + unlabelled
+        step_clips = min(training.batch_size, videos // shares * shares)
+        while step_clips - self._unlabelled_of(step_clips) > len(labels):  # no labelled video twice in a step
+            step_clips -= shares
+        if step_clips <= 0 or step_clips % shares:
             raise InputError(
-                f"training.batch_size: got {training.batch_size} for {len(labels)} videos, expected a multiple of "
+                f"training.batch_size: got {training.batch_size} for {videos} videos, expected a multiple of "
                 f"{shares} ({processes} processes x training.accumulate {training.accumulate}), and at least that many "
                 "videos; change it, or the number of processes"
             )
         self.batch_size = step_clips // shares
-        self.steps = len(labels) // step_clips  # in an epoch
+        self.unlabelled_clips = self._unlabelled_of(step_clips)  # of a step
+        self.labelled_clips = step_clips - self.unlabelled_clips
+        self.steps = len(labels) // self.labelled_clips  # in an epoch
 
     def start(self, epoch: int, first_step: int) -> None:
         """Set the epoch, and the step in it, that iteration starts from."""
@@ -303,10 +334,33 @@ class StepSampler(Sampler[list[Key]]):
         if self.config.data.balanced:
             order = self._balanced(order, rng)
         keys = [(self.epoch, draw, int(index)) for draw, index in enumerate(order)]
+        if self.unlabelled_clips:
+            keys = self._mixed(keys)
         accumulate = self.config.training.accumulate
         for batch in range(self.first_step * accumulate, self.steps * accumulate):
             first = (batch * self.processes + self.process) * self.batch_size
             yield keys[first : first + self.batch_size]
+
+    def _unlabelled_of(self, step_clips: int) -> int:
+        """How many of a step's clips are unlabelled: the share, and where it is over 0 at least one of each kind."""
+        share = self.config.data.unlabelled_share
+        if not self.unlabelled or not share:
+            return 0
+        return max(0, min(self.unlabelled, step_clips - 1, max(1, round(share * step_clips))))
+
+    def _mixed(self, labelled: Sequence[Key]) -> list[Key]:
+        """The keys of all steps of the epoch, with the unlabelled ones among the labelled ones."""
+        clips = self.unlabelled_clips
+        first = self.epoch * self.steps * clips
+        rounds = range(first // self.unlabelled, (first + self.steps * clips) // self.unlabelled + 1)
+        orders = [np.random.default_rng((self.config.seed, turn, 0, 1)).permutation(self.unlabelled) for turn in rounds]
+        order = np.concatenate(orders)[first % self.unlabelled :] + len(self.labels)
+        # The draws of an epoch have numbers of their own, since each is the seed of its clip.
+        unlabelled = ((self.epoch, len(labelled) + draw, int(index)) for draw, index in enumerate(order))
+        step_clips = self.labelled_clips + clips
+        places = [(place + 1) * clips // step_clips > place * clips // step_clips for place in range(step_clips)]
+        known = iter(labelled)
+        return [next(unlabelled if is_unlabelled else known) for _ in range(self.steps) for is_unlabelled in places]
 
     def _balanced(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         by_class: dict[str, list[int]] = {}

@@ -42,14 +42,17 @@ def with_groups(source: Source, group_by: str | None, console: Console, strict: 
         source = with_alike(source, console)
         groups = [(f"like {alike.names[0]}", alike.names) for alike in source.alike or ()]
         return replace(source, videos=_joined(source.videos, groups), grouped_by=group_by)
-    videos = _joined(source.videos, _matches(source, group_by, console, strict))
+    matches = _matches(source, group_by, console, strict)
     before = shared_between_splits(source.videos)
-    warnings = [warning for warning in source.warnings if warning not in before] + shared_between_splits(videos)
-    return replace(source, videos=videos, warnings=tuple(warnings), grouped_by=group_by)
+    source = source.with_all_videos(_joined(source.all_videos, matches))
+    warnings = [warning for warning in source.warnings if warning not in before] + shared_between_splits(source.videos)
+    return replace(source, warnings=tuple(warnings), grouped_by=group_by)
 
 
 def with_alike(source: Source, console: Console, limit: int | None = None) -> Source:
     """The source with the videos that look like one recording, unless somebody has looked for them already.
+
+    Unlabelled videos are kept apart, so that the groups of the others do not depend on them.
 
     limit: as for `find_alike`.
     """
@@ -59,13 +62,19 @@ def with_alike(source: Source, console: Console, limit: int | None = None) -> So
         alike, note = find_alike(source, progress, limit)
     if note:
         say(console, f"note: {note}")
-    return replace(source, alike=alike)
+    unlabelled = {video.name for video in source.unlabelled}
+    of_labelled = [
+        replace(found, names=tuple(name for name in found.names if name not in unlabelled)) for found in alike
+    ]
+    mixed = [found for found, rest in zip(alike, of_labelled, strict=True) if 0 < len(rest.names) < len(found.names)]
+    several = tuple(found for found in of_labelled if len(found.names) > 1)
+    return replace(source, alike=several, unlabelled_alike=tuple(mixed))
 
 
 def _matches(source: Source, expression: str, console: Console, strict: bool) -> list[_Group]:
     groups: dict[str, list[str]] = defaultdict(list)
     alone = []
-    for video in source.videos:
+    for video in source.all_videos:
         found = re.search(expression, _searched_name(video))
         text = (found[1] if found.re.groups else found[0]) if found else None
         if text:
@@ -74,13 +83,13 @@ def _matches(source: Source, expression: str, console: Console, strict: bool) ->
             alone.append(_searched_name(video))
     if not groups and strict:
         raise InputError(
-            f"--group-by {expression}: it matches none of the {len(source.videos)} videos of {source.name}, such as "
-            f"{alone[0]}. Write an expression for these names, or give --group-by auto."
+            f"--group-by {expression}: it matches none of the {len(source.all_videos)} videos of {source.name}, such "
+            f"as {alone[0]}. Write an expression for these names, or give --group-by auto."
         )
     if alone:
         say(
             console,
-            f"note: {len(alone)} of {len(source.videos)} videos do not match --group-by, such as {alone[0]}. "
+            f"note: {len(alone)} of {len(source.all_videos)} videos do not match --group-by, such as {alone[0]}. "
             "Each stays a group of its own.",
         )
     return [*groups.items()]

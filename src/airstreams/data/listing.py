@@ -21,6 +21,8 @@ from airstreams.data.label_maps import LabelStore
 from airstreams.errors import InputError, did_you_mean
 
 SPLITS = ("train", "val", "test")
+UNLABELLED = "_unlabelled"
+"""The folder of training videos without a label, and their label in lists."""
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 """Line breaks and other signs that no name may have: lists and messages have one name a line."""
 
@@ -44,7 +46,7 @@ class Video:
     """Unique within the source and independent of the data's folder: shown to people, and the key of the splits."""
     labels: tuple[str, ...]
     """Class names of the whole video, which is scored by them. Exactly one, except in a multi-label source, where a
-    video may have several or none."""
+    video may have several or none. An unlabelled video has none."""
     split: str | None = None
     """"train", "val" or "test"; None where the source has no splits."""
     start: float | None = None
@@ -114,6 +116,11 @@ class Source:
     """The value of `data.group_by` that the groups of the videos contain already."""
     alike: tuple[Alike, ...] | None = None
     """Videos that look like one recording; None: nobody has looked for them."""
+    unlabelled: tuple[Video, ...] = ()
+    """Training videos whose class is not known, sorted by name. They have no labels and the split "train", also where
+    `videos` have no splits. Only losses on teachers' targets learn from them."""
+    unlabelled_alike: tuple[Alike, ...] = ()
+    """Sets of videos that look like one recording, each with some unlabelled and some labelled videos."""
 
     @property
     def metric(self) -> str:
@@ -121,8 +128,18 @@ class Source:
         return "map" if self.multi_label else "top1"
 
     @property
+    def all_videos(self) -> tuple[Video, ...]:
+        """The labelled videos, and after them the unlabelled ones."""
+        return (*self.videos, *self.unlabelled)
+
+    def with_all_videos(self, videos: Sequence[Video]) -> "Source":
+        """The source with other videos in the place of `all_videos`, in their order."""
+        labelled = len(self.videos)
+        return replace(self, videos=tuple(videos[:labelled]), unlabelled=tuple(videos[labelled:]))
+
+    @property
     def has_splits(self) -> bool:
-        """Whether the videos have splits."""
+        """Whether the labelled videos have splits."""
         return any(video.split is not None for video in self.videos)
 
     @property
@@ -152,8 +169,9 @@ class Source:
     def with_target_keys(self, stream: str, keys: Mapping[str, str | None]) -> "Source":
         """The source with the videos' keys in the store of a stream, by the videos' names."""
         if stream == SUPERVISED[0]:
-            videos = (replace(video, label_map=keys.get(video.name, video.label_map)) for video in self.videos)
-            return replace(self, videos=tuple(videos))
+            return self.with_all_videos(
+                [replace(video, label_map=keys.get(video.name, video.label_map)) for video in self.all_videos]
+            )
         return replace(self, targets={**self.targets, stream: replace(self.targets[stream], keys=keys)})
 
     def split(self, name: str) -> tuple[Video, ...]:
@@ -238,10 +256,12 @@ def groups_of(videos: Iterable[Video], together: Iterable[Sequence[str]] = ()) -
     return {name: find((2, name))[1] for name in names}
 
 
-def make_source(data: str, videos: Iterable[Video], multi_label: bool) -> Source:
+def make_source(data: str, videos: Iterable[Video], multi_label: bool, unlabelled: Iterable[Video] = ()) -> Source:
     """A source of these videos. Its classes are the labels that occur."""
     in_order = tuple(sorted(videos, key=lambda video: video.name))
-    return Source(data, tuple(sorted({label for video in in_order for label in video.labels})), in_order, multi_label)
+    classes = tuple(sorted({label for video in in_order for label in video.labels}))
+    rest = tuple(sorted(unlabelled, key=lambda video: video.name))
+    return Source(data, classes, in_order, multi_label, unlabelled=rest)
 
 
 def require_consistent(source: Source) -> None:
@@ -264,6 +284,15 @@ def require_consistent(source: Source) -> None:
         if wrong:
             raise InputError(f"{source.name}: {video.name}: {wrong}")
         names.add(video.name)
+    for video in source.unlabelled:
+        if video.name in names:
+            raise InputError(f"{source.name}: {video.name}: two videos have this name. Give each its own name.")
+        if video.labels or video.split != "train":
+            raise InputError(
+                f"{source.name}: {video.name}: it is unlabelled, but has labels or another split than train. Give it "
+                "no labels and the split train, or move it to the labelled videos."
+            )
+        names.add(video.name)
 
 
 def require_label_maps(source: Source, unless_contents: bool = False) -> None:
@@ -272,13 +301,13 @@ def require_label_maps(source: Source, unless_contents: bool = False) -> None:
     unless_contents: accept a store that knows the contents of its videos, as these may have other names.
     """
     store = source.label_store
-    keys = [video.label_map for video in source.videos if video.label_map is not None]
+    keys = [video.label_map for video in source.all_videos if video.label_map is not None]
     if store is None or any(store.has(key) for key in keys) or (unless_contents and store.knows_contents):
         return
     example = f"; expected files such as {keys[0]}.npz" if keys else ""
     raise InputError(
-        f"{store.root} has no label maps for any of the {len(source.videos)} videos of {source.name}{example}; give "
-        "the folder with the label maps of these videos"
+        f"{store.root} has no label maps for any of the {len(source.all_videos)} videos of {source.name}{example}; "
+        "give the folder with the label maps of these videos"
     )
 
 

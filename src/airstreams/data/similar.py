@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -66,7 +67,7 @@ def find_alike(
     decode, 3 s to hash. The check itself takes 6 s. To compare 10 000 videos takes 1.4 s.
 
     Args:
-        source: the videos. Missing and unreadable files are compared by their names alone.
+        source: the videos, also unlabelled ones. Missing and unreadable files are compared by their names alone.
         progress: gets a bar; None: compare only names.
         limit: the largest number of files whose frames are compared; None: any number.
 
@@ -74,7 +75,9 @@ def find_alike(
         The sets of alike videos, and a note if frames were not compared.
     """
     alike = siblings(source)
-    files = sorted({video.path for video in source.videos})
+    if source.unlabelled:
+        alike += _siblings_with_unlabelled(source)
+    files = sorted({video.path for video in source.all_videos})
     if progress is None:
         return tuple(alike), None
     if find_spec("imagehash") is None:
@@ -89,7 +92,7 @@ def find_alike(
         )
     hashes = _hashes(files, progress)
     names = defaultdict(list)
-    for video in source.videos:
+    for video in source.all_videos:
         names[video.path].append(video.name)
     alike += [
         Alike(tuple(name for path in paths for name in names[path]), "frames") for paths in near_identical(hashes)
@@ -106,11 +109,15 @@ def siblings(source: Source) -> list[Alike]:
     - `a`, `a (2)` and `a copy`; `b_part1` and `b_part2`; `c_cam1` and `c_cam2`.
     - names of HMDB-51 and J-HMDB: they begin with the film.
     """
-    class_words = {word for label in source.classes for word in _words(label)}
-    sizes = Counter(file.place for file in _files(source))
+    return _siblings(_files(source), source.classes)
+
+
+def _siblings(of_files: Sequence["_File"], classes: Collection[str]) -> list[Alike]:
+    class_words = {word for label in classes for word in _words(label)}
+    sizes = Counter(file.place for file in of_files)
     numbered: dict[tuple[str, ...], list[_File]] = defaultdict(list)
     recordings: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for file in _files(source):
+    for file in of_files:
         if film := _HMDB.fullmatch(file.stem):
             recordings[*file.place, film[1]].append(file.name)
             continue
@@ -126,6 +133,14 @@ def siblings(source: Source) -> list[Alike]:
         for file in files:
             recordings[_recording(file, class_words) if counts else (*key, "")].append(file.name)
     return [Alike(tuple(names), "names") for names in recordings.values() if len(names) > 1]
+
+
+def _siblings_with_unlabelled(source: Source) -> list[Alike]:
+    """As `siblings`, the sets that hold both labelled and unlabelled videos. Their classes and folders may differ."""
+    files = [file._replace(place=()) for file in _files(replace(source, videos=source.all_videos))]
+    unlabelled = {video.name for video in source.unlabelled}
+    found = _siblings(files, source.classes)
+    return [alike for alike in found if 0 < len(unlabelled.intersection(alike.names)) < len(alike.names)]
 
 
 class _File(NamedTuple):

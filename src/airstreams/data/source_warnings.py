@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -33,12 +34,12 @@ def group_copies(source: Source) -> Source:
 
     An automatic split never divides a group, so a copy of a training video cannot become a test video.
     """
-    copies = _find_copies(source.videos)
+    copies = _find_copies(source.all_videos)
     if not copies:
         return source
-    return replace(
-        source, videos=_in_one_group(source.videos, copies), warnings=(*source.warnings, _copies_warning(copies))
-    )
+    source = source.with_all_videos(_in_one_group(source.all_videos, copies))
+    unlabelled = {video.name for video in source.unlabelled}
+    return replace(source, warnings=(*source.warnings, _copies_warning(copies, unlabelled)))
 
 
 def _find_copies(videos: Sequence[Video]) -> list[Copies]:
@@ -72,10 +73,15 @@ def _in_one_group(videos: Sequence[Video], copies: Sequence[Copies]) -> tuple[Vi
     return tuple(replace(video, group=group_of.get(joined[video.name], video.group)) for video in videos)
 
 
-def _copies_warning(copies: Sequence[Copies]) -> str:
+def _copies_warning(copies: Sequence[Copies], unlabelled: AbstractSet[str]) -> str:
     pairs = shortlist([f"{files[0][0].name} and {files[1][0].name}" for files in copies])
     marks = [
-        {frozenset((video.start, video.end, video.labels) for video in file) for file in files} for files in copies
+        {
+            frozenset((video.start, video.end, video.labels) for video in file)
+            for file in files
+            if unlabelled.isdisjoint(video.name for video in file)
+        }
+        for files in copies
     ]
     if any(len(of_files) > 1 for of_files in marks):
         return f"copies of one file with different labels or times: {pairs}. Correct the labels, or delete the copies."
@@ -148,6 +154,7 @@ def training_warnings(source: Source, config: Config, drawn: bool) -> list[str]:
     training = [video for video in source.videos if video.split == "train"]
     found = [
         _alike_across_splits(source, drawn),
+        _unlabelled_like_held_out(source),
         _large_group(source.videos) if drawn else None,
         _small_classes(source.videos),
         _classes_in_one_split(source.videos),
@@ -185,6 +192,33 @@ def _alike_across_splits(source: Source, drawn: bool) -> str | None:
         f"{len(pairs)} of {held_out} validation and test videos {'of the automatic split ' if drawn else ''}look like "
         f"training videos, by names or frames: "
         f"{named}{more}. Metrics will be too high if they show one recording. {fix}"
+    )
+
+
+def _unlabelled_like_held_out(source: Source) -> str | None:
+    """A warning of unlabelled videos that show what validation or test videos show: a group, a file, or by likeness."""
+    split_of = {video.name: video.split for video in source.videos}
+    held_out = [video.name for video in source.videos if video.split in ("val", "test")]
+    group_of = groups_of(source.all_videos)
+    in_group = {group_of[name]: name for name in held_out}
+    pairs = {
+        video.name: f"{video.name} and {in_group[group]} (group)"
+        for video in source.unlabelled
+        if (group := group_of[video.name]) in in_group
+    }
+    unlabelled = {video.name for video in source.unlabelled}
+    for alike in source.unlabelled_alike:
+        scored = [name for name in alike.names if split_of.get(name) in ("val", "test")]
+        for name in alike.names if scored else ():
+            if name in unlabelled:
+                pairs.setdefault(name, f"{name} and {scored[0]} ({alike.by})")
+    if not pairs:
+        return None
+    named = "; ".join(list(pairs.values())[:_PAIRS])
+    more = f"; and {len(pairs) - _PAIRS} more" if len(pairs) > _PAIRS else ""
+    return (
+        f"{len(pairs)} of {len(source.unlabelled)} unlabelled videos look like validation or test videos: {named}"
+        f"{more}. Training sees all unlabelled videos, so metrics may be too high. Remove these from DATA."
     )
 
 

@@ -23,6 +23,7 @@ from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import (
     CONTROL_CHARACTERS,
     SPLITS,
+    UNLABELLED,
     Source,
     TargetFolder,
     Video,
@@ -164,32 +165,38 @@ def _target_folder(stream: str, path: Path) -> TargetFolder:
 def _read_folder(data: str, root: Path) -> Source:
     parents = _parents_of_class_folders(data, root)
     videos: list[Video] = []
+    unlabelled: list[Video] = []
     other_suffixes: Counter[str] = Counter()
     empty: list[str] = []
     for parent, split in parents:
-        for folder in _class_folders(parent):
+        for folder in [parent] if parent.name == UNLABELLED else _class_folders(parent):
             paths = videos_below(folder, other_suffixes)
             if not paths:
                 empty.append(folder.relative_to(root).as_posix())
-            videos += [_video_in_folder(path, root, folder.name, split) for path in paths]
-    if not videos:
+            if folder.name == UNLABELLED:
+                unlabelled += [_unlabelled_in_folder(data, path, root, split) for path in paths]
+            else:
+                videos += [_video_in_folder(path, root, folder.name, split) for path in paths]
+    if not (videos or unlabelled):
         found = f" but {_kinds(other_suffixes)}" if other_suffixes else ""
         raise InputError(
             f"{data} holds no videos{found}; expected DATA/<class>/<video> with files such as .mp4, .avi, .mkv, "
             f".mov or .webm{'; unpack the archives' if _ARCHIVES & set(other_suffixes) else ''}"
         )
-    _refuse_repeated_names(data, videos)
-    source = make_source(data, videos, multi_label=False)
+    _refuse_repeated_names(data, [*videos, *unlabelled])
+    source = make_source(data, videos, multi_label=False, unlabelled=unlabelled)
     return replace(source, warnings=tuple(_folder_warnings(videos, empty, other_suffixes)))
 
 
 def _parents_of_class_folders(data: str, root: Path) -> list[tuple[Path, str | None]]:
-    """The root alone, without a split, or the folders of the splits."""
-    names = {folder.name for folder in _subfolders(root)}
+    """The root alone, without a split, or the folders of the splits and that of unlabelled videos beside them."""
+    found = {folder.name for folder in _subfolders(root)}
+    names = found - {UNLABELLED}
     if names and names <= set(SPLITS):
         # A lone `test/` of class folders is data to evaluate on. One with videos in it is a class of that name.
         if "train" in names or not any(_is_video(path.name) for name in names for path in (root / name).iterdir()):
-            return [(root / split, split) for split in SPLITS if split in names]
+            beside = [(root / UNLABELLED, None)] if UNLABELLED in found else []
+            return [*((root / split, split) for split in SPLITS if split in names), *beside]
     elif sum(name.lower() in _NAMES_OF_SPLITS for name in names) > 1:
         raise InputError(
             f"{data} has the folders {shortlist(sorted(names))}; expected either class folders, or train, val and test "
@@ -211,6 +218,15 @@ def _video_in_folder(path: Path, root: Path, class_folder: str, split: str | Non
     )
 
 
+def _unlabelled_in_folder(data: str, path: Path, root: Path, split: str | None) -> Video:
+    if split not in (None, "train"):
+        raise InputError(
+            f"{data} has unlabelled videos in {split}, such as {path.relative_to(root)}, but no metric can be given "
+            f"for them. Move {split}/{UNLABELLED} into train, or beside it."
+        )
+    return replace(_video_in_folder(path, root, UNLABELLED, "train"), labels=())
+
+
 def _folder_warnings(videos: list[Video], empty: list[str], other_suffixes: Counter[str]) -> list[str]:
     warnings = []
     if empty:
@@ -218,7 +234,7 @@ def _folder_warnings(videos: list[Video], empty: list[str], other_suffixes: Coun
     if other_suffixes:
         skipped = count_of(other_suffixes.total(), "file")
         warnings.append(f"{skipped} skipped, since the suffix is no video's: {_kinds(other_suffixes)}.")
-    if videos[0].split is None:
+    if videos and videos[0].split is None:
         warnings += folder_level(videos)
         if any(video.group for video in videos):
             warnings.append("clips of one recording, by names such as UCF-101's v_Biking_g01_c01, stay in one split.")
@@ -278,6 +294,8 @@ def _is_video(name: str) -> bool:
 def _require_trainable_classes(source: Source) -> None:
     """Refuse classes that no model can be trained on. Without a training split, the source is for evaluation only."""
     data, videos = source.name, source.videos
+    if source.unlabelled and not videos:
+        raise InputError(f"{data} has only unlabelled videos. Add labelled videos of at least 2 classes.")
     splits = {video.split for video in videos}
     if splits.isdisjoint({None, "train"}):
         return
@@ -315,7 +333,7 @@ def _refuse_repeated_names(data: str, videos: list[Video]) -> None:
 def _refuse_shared_label_maps(source: Source) -> None:
     # These are mostly two encodings of one video, which could be in train and test at once.
     owner: dict[str, Video] = {}
-    for video in source.videos:
+    for video in source.all_videos:
         other = owner.setdefault(video.label_map or video.name, video)
         if other.path != video.path:
             raise InputError(
@@ -328,7 +346,7 @@ def _refuse_files_with_two_names(source: Source) -> None:
     # One file could otherwise be in train and test at once.
     real_folder = functools.cache(os.path.realpath)
     owner: dict[str, Video] = {}
-    for video in source.videos:
+    for video in source.all_videos:
         real = Path(real_folder(video.path.parent), video.path.name)
         other = owner.setdefault(os.path.realpath(real) if real.is_symlink() else str(real), video)
         if other.path != video.path:

@@ -49,6 +49,7 @@ from airstreams.evaluation.results import (
 from airstreams.evaluation.scoring import Scores, metrics_of, score_videos, targets_of
 from airstreams.files import require_writable, write_json, write_rows
 from airstreams.machine import cpus, keep_freed_memory
+from airstreams.plural import count_of
 from airstreams.representations.teaching import follow_targets, open_targets
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import EvaluationFolder, RunFolder
@@ -136,6 +137,9 @@ def evaluate(
 def _check(saved: SavedModel, run: Path, source: Source, split: str, console: Console) -> _Task:
     """Refuse a call that cannot work, before any video is opened."""
     require_consistent(source)
+    if source.unlabelled:
+        say(console, f"{count_of(len(source.unlabelled), 'unlabelled video')} not scored")
+        source = replace(source, unlabelled=())
     for warning in source.warnings:
         warn(console, warning)
     _check_classes(run, source, saved)

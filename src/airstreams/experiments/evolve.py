@@ -182,7 +182,7 @@ def _require_same_settings(study: Study, search: Search) -> None:
         "sampler": search.sampler,
         "videos": _names_digest(videos),
         "held-out videos": _names_digest(held_out),
-        "labels": labels_digest(videos),
+        "labels": labels_digest([*videos, *search.source.unlabelled]),
         "targets": identities(open_targets(search.source, search.config)),
     }
     settings = beside_config | training_settings(search.config)

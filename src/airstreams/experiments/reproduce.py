@@ -229,7 +229,7 @@ def _check_job(job: Job) -> None:
             f"{job.folder}: the folder holds a training with another recipe or other loss weights. Give another --out, "
             "or delete the folder."
         )
-    if run.read_splits() != {video.name: video.split for video in job.source.videos}:
+    if run.read_splits() != {video.name: video.split for video in job.source.all_videos}:
         raise InputError(
             f"{job.folder}: the folder holds a training on other videos or splits than {job.source.name}. Give another "
             "--out, or delete the folder."

@@ -54,9 +54,9 @@ def follow_targets(source: Source, config: Config, console: Console, streams: Co
         return source
     followed = source = with_contents(source, console)
     for stream, targets in opened.items():
-        keys = {video.name: targets.key_of(video) for video in source.videos}
+        keys = {video.name: targets.key_of(video) for video in source.all_videos}
         if targets.store.knows_contents:
-            keys = keys_by_content(targets.store, source.videos, keys, console)
+            keys = keys_by_content(targets.store, source.all_videos, keys, console)
         followed = followed.with_target_keys(stream, keys)
     return followed
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from airstreams.data.check import BadVideo
 from airstreams.data.csv_list import check_split
-from airstreams.data.listing import SPLITS, Source, to_nfc
+from airstreams.data.listing import SPLITS, UNLABELLED, Source, to_nfc
 from airstreams.errors import InputError
 from airstreams.files import read_rows, unguarded, write_json, write_rows
 from airstreams.runs.known_videos import KnownVideo
@@ -179,8 +180,15 @@ class RunFolder:
         return all(file.name in remains or file.name.startswith(".") for file in self.path.iterdir())
 
     def write_splits(self, source: Source) -> None:
-        """Write the split of each video, which every video must have, its labels, joined by `;`, and its content."""
-        rows = ((video.name, video.split or "", ";".join(video.labels), video.content or "") for video in source.videos)
+        """Write the split of each video, which every video must have, its labels, joined by `;`, and its content.
+
+        The label of unlabelled videos is `_unlabelled`.
+        """
+        labels = {video.name: UNLABELLED for video in source.unlabelled}
+        rows = (
+            (video.name, video.split or "", labels.get(video.name) or ";".join(video.labels), video.content or "")
+            for video in source.all_videos
+        )
         write_rows(self.splits, ("name", "split", "label", "content"), rows)
 
     def read_splits(self) -> dict[str, str]:
@@ -200,8 +208,8 @@ class RunFolder:
 
     @staticmethod
     def _label_of(row: Mapping[str, str]) -> str | None:
-        """The labels of a row of the splits; None in the files of earlier versions, which have no such column."""
-        return to_nfc(row["label"]) if row["label"] else None
+        """The labels of a row of the splits; None if it has none, or in the files of earlier versions."""
+        return None if row["label"] in ("", UNLABELLED) else to_nfc(row["label"])
 
     def training_labels(self) -> list[str]:
         """The label of each video that the run was trained on. Empty: the list is missing or has no labels.
@@ -214,8 +222,22 @@ class RunFolder:
         return [
             to_nfc(row["label"])
             for _, row in self._split_rows()
-            if row["split"] == "train" and row["label"] and row["name"] not in left_out
+            if row["split"] == "train" and row["label"] not in ("", UNLABELLED) and row["name"] not in left_out
         ]
+
+    def unlabelled_names(self) -> set[str]:
+        """The names of the unlabelled videos that the run was trained on. InputError: the list is missing."""
+        return {to_nfc(row["name"]) for _, row in self._split_rows() if row["label"] == UNLABELLED}
+
+    def split_sizes(self) -> Counter[str]:
+        """How many videos each split has, without the unlabelled ones. Those have a count of their own, `_unlabelled`.
+
+        A folder without the list of videos gives no counts.
+        """
+        if not self.splits.is_file():
+            return Counter()
+        rows = [row for _, row in self._split_rows()]
+        return Counter(UNLABELLED if row["label"] == UNLABELLED else row["split"] for row in rows)
 
     def _split_rows(self) -> list[tuple[int, dict[str, str]]]:
         return read_rows(self.splits, required=("name", "split"), optional=("label", "content"))

@@ -25,6 +25,7 @@ from airstreams.data.source_warnings import training_warnings
 from airstreams.data.splits import with_drawn_splits, with_splits
 from airstreams.distributed import SharedProgress, gather, share, share_on_this_machine
 from airstreams.errors import InputError
+from airstreams.plural import count_of
 from airstreams.representations.teaching import follow_targets, open_targets, require_targets
 from airstreams.runs.folder import RunFolder
 
@@ -36,6 +37,7 @@ class TrainingVideos:
     """The videos of a training that can be read.
 
     train, val: the videos of the two splits.
+    unlabelled: more videos to train on, whose class is not known.
     checked: what opening all files has found. A resumed training opens none.
     cache: decoded frames of the training videos; None: decode every time.
     warnings: about frame rates and lengths. A resumed training has none.
@@ -46,6 +48,7 @@ class TrainingVideos:
     checked: Checked
     cache: FrameCache | None
     warnings: list[str] = field(default_factory=list)
+    unlabelled: list[Video] = field(default_factory=list)
 
 
 def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bool, console: Console) -> Source:
@@ -55,6 +58,7 @@ def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bo
     """
     require_consistent(source)
     require_targets(source, config)
+    source = _with_unlabelled_for(config, source, folder if resume else None, console)
     source = _with_splits_of_the_run(source, folder) if resume else with_checked_splits(source, config, console)
     for warning in source.warnings:
         warn(console, warning)
@@ -62,7 +66,9 @@ def prepare_source(source: Source, config: Config, folder: RunFolder, resume: bo
     if resume and config.taught:
         source = _with_recorded_contents(source, folder)
     source = follow_targets(source, config, console)
-    _require_targets_of(source.split("train"), source, config)
+    _require_targets_of([*source.split("train"), *source.unlabelled], source, config)
+    if not resume:
+        source = _without_idle_videos(source, config, console)
     return _with_compact_classes(source, console) if config.data.compact_classes else source
 
 
@@ -74,7 +80,12 @@ def prepare_videos(source: Source, config: Config, folder: RunFolder, resume: bo
     InputError: a class without a readable training video, no targets for any of them, or a cache that another
     process fills.
     """
-    wanted = [*source.split("train"), *(video for video in source.videos if video.split == "val")]
+    unlabelled = {video.name for video in source.unlabelled}
+    wanted = [
+        *source.split("train"),
+        *(video for video in source.videos if video.split == "val"),
+        *source.unlabelled,
+    ]
     cache = None
     if config.data.cache is not None:
         cache = FrameCache(Path(config.data.cache), round(config.data.cache_gb * 1e9), config.decoded_side)
@@ -86,18 +97,20 @@ def prepare_videos(source: Source, config: Config, folder: RunFolder, resume: bo
         else:
             checked = check_distributed(wanted, progress, cache)
         _require_every_class(source, checked.good)
-        train_videos = [video for video in checked.good if video.split == "train"]
+        learnt_from = [video for video in checked.good if video.split == "train"]
+        train_videos = [video for video in learnt_from if video.name not in unlabelled]
         val_videos = [video for video in checked.good if video.split == "val"]
-        _require_targets_of(train_videos, source, config)
+        _require_targets_of(learnt_from, source, config)
         if cache is not None:
             stores = [
-                (targets.store, [key for video in train_videos if (key := targets.key_of(video)) is not None])
+                (targets.store, [key for video in learnt_from if (key := targets.key_of(video)) is not None])
                 for targets in open_targets(source, config).values()
                 if isinstance(targets.store, LabelStore)
             ]
-            cache.prepare(train_videos, None, progress, share_on_this_machine(), stores)
+            cache.prepare(learnt_from, None, progress, share_on_this_machine(), stores)
     warnings = [] if resume else _warnings_of_files(train_videos, checked, config)
-    videos = TrainingVideos(train_videos, val_videos, checked, cache, warnings)
+    without_label = [video for video in learnt_from if video.name in unlabelled]
+    videos = TrainingVideos(train_videos, val_videos, checked, cache, warnings, without_label)
     _report_videos(videos, wanted, source, config, folder, console)
     return videos
 
@@ -116,9 +129,12 @@ def make_loader(
 ) -> tuple[StepSampler, DataLoader[Batch]]:
     """The training clips in batches, and the sampler that chooses the clips of each batch."""
     targets = open_targets(source, config)
-    clips = TrainingClips(videos.train, config, source.classes, source.multi_label, targets, videos.cache)
+    clips = TrainingClips(
+        videos.train, config, source.classes, source.multi_label, targets, videos.cache, videos.unlabelled
+    )
     labels = [video.labels for video in videos.train]
-    sampler = StepSampler(labels, config, accelerator.process_index, accelerator.num_processes)
+    process, processes = accelerator.process_index, accelerator.num_processes
+    sampler = StepSampler(labels, config, process, processes, len(videos.unlabelled))
     loader: DataLoader[Any] = DataLoader(
         clips,
         batch_sampler=sampler,
@@ -163,10 +179,44 @@ def with_checked_splits(source: Source, config: Config, console: Console) -> Sou
     return replace(source, warnings=tuple(warnings))
 
 
+def _with_unlabelled_for(config: Config, source: Source, resumed: RunFolder | None, console: Console) -> Source:
+    """The source with the unlabelled videos that training may use: none, if no stream learns from a teacher.
+
+    resumed: the run that goes on. It takes those that it began with, even if others have targets by now.
+    """
+    if not source.unlabelled:
+        return source
+    if resumed is not None:
+        began_with = resumed.unlabelled_names()
+        return replace(source, unlabelled=tuple(video for video in source.unlabelled if video.name in began_with))
+    if not config.taught:
+        why = "no stream learns from a teacher. Give --labels LABELS, or --targets STREAM=FOLDER"
+    elif not config.data.unlabelled_share:
+        why = "data.unlabelled_share is 0. Give a larger share to use them"
+    else:
+        return source
+    warn(console, f"{count_of(len(source.unlabelled), 'unlabelled video')} left out, because {why}.")
+    return replace(source, unlabelled=())
+
+
+def _without_idle_videos(source: Source, config: Config, console: Console) -> Source:
+    """The source without those unlabelled videos for which no stream has targets: nothing could learn from them."""
+    stores = open_targets(source, config).values()
+    useful = tuple(video for video in source.unlabelled if any(targets.has(video) for targets in stores))
+    if len(useful) < len(source.unlabelled):
+        warn(
+            console,
+            f"{len(source.unlabelled) - len(useful)} of {len(source.unlabelled)} unlabelled videos left out, because "
+            "no teacher's targets are of them. Run `airstreams annotate` on DATA.",
+        )
+    return replace(source, unlabelled=useful)
+
+
 def _with_splits_of_the_run(source: Source, folder: RunFolder) -> Source:
     """The source with its own splits, or those of the run to resume: with others, test clips would leak."""
     splits = folder.read_splits()
     given = {video.name: video.split if source.has_splits else splits.get(video.name) for video in source.videos}
+    given |= {video.name: video.split for video in source.unlabelled}
     different = [
         name
         for name in sorted((given.keys() | splits.keys()) - folder.read_left_out().keys())
@@ -195,7 +245,7 @@ def _with_recorded_contents(source: Source, folder: RunFolder) -> Source:
     contents = {video.name: video.content for video in folder.read_videos()}
     if not any(contents.values()):
         return source
-    return replace(source, videos=tuple(replace(video, content=contents.get(video.name)) for video in source.videos))
+    return source.with_all_videos([replace(video, content=contents.get(video.name)) for video in source.all_videos])
 
 
 def _with_compact_classes(source: Source, console: Console) -> Source:
@@ -205,7 +255,8 @@ def _with_compact_classes(source: Source, console: Console) -> Source:
         raise InputError(
             f"data.compact_classes: {source.name} has no label maps. Give --labels LABELS, or leave the key out."
         )
-    keys = share([video.label_map for video in source.split("train") if video.label_map is not None])
+    learnt_from = (*source.split("train"), *source.unlabelled)
+    keys = share([video.label_map for video in learnt_from if video.label_map is not None])
     with Progress(console=console) as progress:
         task = progress.add_task("looking for classes", len(keys), "files", shared=SharedProgress())
         seen = set(gather(list(store.occurring_classes(keys, task.advance))))

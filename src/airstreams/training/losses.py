@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from airstreams.config import stream_of
+from airstreams.data.dataset import NO_CLASS, has_label
 from airstreams.models.airstreams import Output
 from airstreams.representations import Supervised
 
@@ -16,10 +17,10 @@ class PassInputs(NamedTuple):
     """What one pass through the model reads.
 
     clip_B3THW: float32 in 0..1.
-    target: (B,) class indices, or (B, K) of 0 and 1 for multi-label data.
+    target: (B,) class indices, or (B, K) of 0 and 1 for multi-label data, with `NO_CLASS` for unlabelled clips.
     teachers: the teachers' targets (B, ...) by stream, without the streams that have none in this batch.
     weight: scalar, the weight of the batch: 1, or 0 for a black clip that stands in for unreadable videos.
-    clips: scalar, clips of the whole optimiser step.
+    clips: scalar, the labelled clips of the whole optimiser step, at least 1.
     counts: by stream, a scalar: the places of the whole optimiser step for which its teacher has a value, at least 1.
     """
 
@@ -57,8 +58,8 @@ def compute_losses(
 ) -> dict[str, Tensor]:
     """This batch's shares of a step's losses, unweighted scalars by name, for the losses with a weight over 0.
 
-    A step's losses are means over its clips, or over the places for which a teacher has a value. The shares of all its
-    batches, over processes and accumulation, add up to these means.
+    A step's losses are means over its labelled clips, or over the places for which a teacher has a value. The shares of
+    all its batches, over processes and accumulation, add up to these means.
 
     Args:
         output: the model's output, with the logits of every head that has a weight.
@@ -92,8 +93,12 @@ def total_loss(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Te
 def action_loss(logits_BK: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
     """Softmax cross-entropy for class indices (B,), or sigmoid cross-entropy for (B, K), averaged over the K classes.
 
-    Returns the sum over the clips.
+    Returns the sum over the labelled clips.
     """
     if target.ndim == 2:
-        return F.binary_cross_entropy_with_logits(logits_BK.float(), target, reduction="none").mean(dim=1).sum()
-    return F.cross_entropy(logits_BK.float(), target, label_smoothing=label_smoothing, reduction="sum")
+        loss_B = F.binary_cross_entropy_with_logits(logits_BK.float(), target, reduction="none").mean(dim=1)
+        return torch.where(has_label(target), loss_B, 0.0).sum()
+    # The softmax cross-entropy ignores `NO_CLASS` by itself.
+    return F.cross_entropy(
+        logits_BK.float(), target, label_smoothing=label_smoothing, ignore_index=NO_CLASS, reduction="sum"
+    )

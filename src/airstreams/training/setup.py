@@ -21,6 +21,7 @@ from airstreams.errors import InputError, one_line
 from airstreams.files import require_writable
 from airstreams.machine import Precision, computes_in_bfloat16, precision_on
 from airstreams.models.airstreams import AIRStreams, build
+from airstreams.plural import count_of
 from airstreams.recipe import load_config, save_config
 from airstreams.representations import Supervised
 from airstreams.representations.custom import try_out
@@ -334,7 +335,7 @@ def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Co
 
 def _fingerprint_of_videos(videos: TrainingVideos, state: TrainingState | None) -> dict[str, Any]:
     """The part of the data fingerprint that needs the videos. A resumed run keeps the frame rate that it began with."""
-    labels = labels_digest([*videos.train, *videos.val])
+    labels = labels_digest([*videos.train, *videos.val, *videos.unlabelled])
     if state is None:
         return {"labels": labels, "frame_rate": usual_frame_rate(videos.train, videos.checked.rates)}
     return {"labels": labels, "frame_rate": state.data_fingerprint.get("frame_rate")}
@@ -363,8 +364,9 @@ def _warn_of_few_steps(epochs: int, steps_per_epoch: int, console: Console) -> N
 
 def _say_sizes(source: Source, videos: TrainingVideos, console: Console) -> None:
     tested = sum(video.split == "test" for video in source.videos)
+    beside = f", and {count_of(len(videos.unlabelled), 'unlabelled video')} for training" if videos.unlabelled else ""
     say(
         console,
         f"{len(videos.train)} training, {len(videos.val)} validation and {tested} test videos of "
-        f"{len(source.classes)} classes",
+        f"{len(source.classes)} classes{beside}",
     )

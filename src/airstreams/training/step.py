@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from airstreams.config import Config
-from airstreams.data.dataset import Batch
+from airstreams.data.dataset import Batch, has_label
 from airstreams.data.targets import TargetKind
 from airstreams.data.transforms import augment
 from airstreams.machine import autocast
@@ -35,11 +35,11 @@ def training_step(
         Scalars on the device by name: `losses/NAME`, `gradient_norms/PART`, `clips`, and `good` (0: a skipped step).
     """
     batches = [to_device(batch, accelerator.device) for batch in batches]
-    clips, counts = _count_in_step(batches, accelerator, learner.model, config.taught)
+    clips, labelled, counts = _count_in_step(batches, accelerator, learner.model, config.taught)
     statistics = [buffer for buffer in learner.model.buffers() if buffer.is_floating_point()]
     statistics_before = torch.cat([buffer.flatten() for buffer in statistics])
 
-    losses = _accumulate(learner, accelerator, batches, config, clips, counts)
+    losses = _accumulate(learner, accelerator, batches, config, labelled, counts)
     step_losses = accelerator.reduce(torch.stack(list(losses.values())), "sum")
     norms = gradient_norms(learner.model)
     norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
@@ -96,7 +96,7 @@ def _accumulate(
     accelerator: Accelerator,
     batches: Sequence[Batch],
     config: Config,
-    clips: Tensor,
+    labelled: Tensor,
     counts: dict[str, Tensor],
 ) -> dict[str, Tensor]:
     """Run every batch forward and backward; returns the sums of their losses in this process."""
@@ -107,8 +107,8 @@ def _accumulate(
             batch.frames_BTHW3, batch.box_B4, batch.inside_B2, batch.flip_B, batch.colour_B3, size=config.clip.size
         )
         # A black clip stands in for a batch without a readable clip. It gets no weight.
-        weight = torch.full_like(clips, 1.0 if batch.names else 0.0)
-        inputs = PassInputs(clip_B3THW, batch.target, batch.teachers, weight, clips, counts)
+        weight = torch.full_like(labelled, 1.0 if batch.names else 0.0)
+        inputs = PassInputs(clip_B3THW, batch.target, batch.teachers, weight, labelled, counts)
         with accelerator.no_sync(learner.prepared) if number < len(batches) else nullcontext():
             run = one_pass if learner.captured_pass is None else partial(learner.captured_pass, one_pass)
             losses = run(inputs)
@@ -119,17 +119,27 @@ def _accumulate(
 
 def _count_in_step(
     batches: Sequence[Batch], accelerator: Accelerator, model: AIRStreams, taught: Sequence[str]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Count a step's clips, and the places that teachers have values for, over accumulated batches and processes."""
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Count over accumulated batches and processes what a step's losses are averaged over.
+
+    Returns:
+        The step's clips, those with a label, and by stream the places for which its teacher has a value. Of the last
+        two each is at least 1.
+    """
     # Filled on the device: a copy from the host would wait for it.
     clips = torch.full((), float(sum(len(batch.names) for batch in batches)), device=accelerator.device)
+    labelled = torch.zeros_like(clips)
+    for batch in batches:
+        if batch.names:
+            labelled = labelled + has_label(batch.target).sum()
     counts = {stream: torch.zeros_like(clips) for stream in taught}
     for batch in batches:
         for stream, target in batch.teachers.items():
             kind: TargetKind = model.representations[stream].target  # type: ignore[assignment]
             counts[stream] = counts[stream] + kind.count(target)
-    clips, *summed = accelerator.reduce(torch.stack((clips, *counts.values())), "sum")
-    return clips, {stream: count.clamp(min=1) for stream, count in zip(counts, summed, strict=True)}
+    clips, labelled, *summed = accelerator.reduce(torch.stack((clips, labelled, *counts.values())), "sum")
+    counts = {stream: count.clamp(min=1) for stream, count in zip(counts, summed, strict=True)}
+    return clips, labelled.clamp(min=1), counts
 
 
 def _restore_unless(good: Tensor, statistics: list[Tensor], before: Tensor) -> None:

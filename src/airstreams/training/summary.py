@@ -1,12 +1,12 @@
 """What a finished training says at its end: which weights it kept and why, how long it took, where everything is."""
 
 import shlex
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from airstreams.data.listing import SPLITS, UNLABELLED
 from airstreams.estimate import clock_time
 from airstreams.evaluation.published import NAMES
 from airstreams.percent import with_interval
@@ -30,7 +30,7 @@ class TrainingSummary:
     hardware: what it was trained on; several if it was resumed elsewhere.
     state: the state to lengthen the training from; None: there is none.
     tensorboard: the folder for TensorBoard; None: there is none.
-    splits: split to number of videos.
+    splits: split to number of videos. Unlabelled ones are counted apart, as `_unlabelled`.
     """
 
     run: Path
@@ -87,6 +87,12 @@ class TrainingSummary:
         return [shlex.join(["airstreams", *words]) for words in commands]
 
 
+def sizes_in_words(splits: Mapping[str, int]) -> str:
+    """The sizes of a run's splits, as `RunFolder.split_sizes` gives them: "50 train, 20 test, 600 unlabelled"."""
+    names = {**{split: split for split in SPLITS}, UNLABELLED: "unlabelled"}
+    return ", ".join(f"{splits[split]} {name}" for split, name in names.items() if splits.get(split))
+
+
 def has_choice(kept: KeptEpoch, epochs: Sequence[EpochRecord]) -> bool:
     """Whether the kept epoch was chosen among several by its validation metric."""
     return len(_values(kept, epochs)) > 1
@@ -130,5 +136,5 @@ def summary_of(run: Path, described: Description | None = None) -> TrainingSumma
         hardware=sorted({record.train["hardware"] for record in records if "hardware" in record.train}),
         state=states[0] if states else None,
         tensorboard=folder.tensorboard if folder.tensorboard.is_dir() else None,
-        splits=dict(Counter(folder.read_splits().values() if folder.splits.is_file() else ())),
+        splits=dict(folder.split_sizes()),
     )

@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from airstreams.config import Config
-from airstreams.data.listing import SPLITS, Source
+from airstreams.data.listing import Source
 from airstreams.errors import InputError, one_line
 from airstreams.estimate import clock_time
 from airstreams.evaluation.published import NAMES
@@ -29,7 +29,14 @@ from airstreams.recipe import closest_recipe
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.saved_model import Description, read_description
 from airstreams.training.start import StartRecord
-from airstreams.training.summary import TOO_HIGH, TrainingSummary, has_choice, summary_of, weights_in_words
+from airstreams.training.summary import (
+    TOO_HIGH,
+    TrainingSummary,
+    has_choice,
+    sizes_in_words,
+    summary_of,
+    weights_in_words,
+)
 from airstreams.viewing.tables import (
     Rows,
     baseline_note,
@@ -176,7 +183,7 @@ def _data(folder: RunFolder, described: Description, facts: CardFacts | None, su
     named = (f"{name} ({of_class[name]})" if counts else name for name in described.classes)
     rows = [("name", facts.data if facts else "not recorded")]
     if summary.splits:
-        videos = ", ".join(f"{summary.splits[split]} {split}" for split in SPLITS if split in summary.splits)
+        videos = sizes_in_words(summary.splits)
         left_out = len(folder.read_left_out()) if folder.left_out.is_file() else 0
         rows.append(("videos", f"{videos}{f'; {left_out} of them could not be read' if left_out else ''}"))
     title = f"{len(described.classes)} classes{' (training videos)' if counts else ''}"

@@ -9,7 +9,6 @@ import csv
 import json
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.console import Console
 
 from airstreams.console import Progress
-from airstreams.data.listing import SPLITS
 from airstreams.errors import InputError
 from airstreams.evaluation.published import NAMES
 from airstreams.evaluation.results import EvaluationMetrics, read_metrics, weakest_first
@@ -34,7 +32,7 @@ from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import Description, KeptEpoch, custom_channels, read_description
 from airstreams.runs.trust import custom_classes
-from airstreams.training.summary import TOO_HIGH, has_choice, weights_in_words
+from airstreams.training.summary import TOO_HIGH, has_choice, sizes_in_words, weights_in_words
 from airstreams.viewing.colours import LINE_COLOURS
 from airstreams.viewing.mistakes import MISTAKES_LISTED, STRIPS, Mistake, read_mistakes, strip_of
 from airstreams.viewing.pictures import confusion_plot, save_picture
@@ -147,8 +145,7 @@ def _about(run: Path, described: Description, epochs: Sequence[EpochRecord]) -> 
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
     if RunFolder(run).splits.is_file():
-        counts = Counter(RunFolder(run).read_splits().values())
-        about.append(("videos", ", ".join(f"{counts[split]} {split}" for split in SPLITS if counts[split])))
+        about.append(("videos", sizes_in_words(RunFolder(run).split_sizes())))
     if epochs:
         minutes = sum(record.train["seconds"] for record in epochs) / 60
         machines = " and ".join(sorted({record.train.get("hardware", "not recorded") for record in epochs}))
