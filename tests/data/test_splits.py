@@ -9,7 +9,7 @@ import pytest
 
 from airstreams.data.listing import Source, Video, groups_of, overlapping
 from airstreams.data.sources import open_source
-from airstreams.data.splits import automatic_split, with_fewer_training_videos, with_splits
+from airstreams.data.splits import automatic_split, folds_of, with_fewer_training_videos, with_splits
 from airstreams.errors import InputError
 
 
@@ -220,3 +220,21 @@ def part_name(part):
     file, start, end = part
     bounds = f"#t={float(start) if start else ''},{float(end) if end < 25 else ''}"
     return file if bounds == "#t=," else file + bounds
+
+
+def test_folds_depend_on_neither_the_order_nor_the_folder():
+    videos = [
+        Video(Path(f"a/{label}{n}.mp4"), f"{label}{n}", (label,), group=f"{label}{n // 3}" if n < 9 else None)
+        for label in ("x", "y")
+        for n in range(20)
+    ]
+    folds = folds_of(videos, 4)
+    moved = [replace(video, path=Path("b") / video.path.name) for video in reversed(videos)]
+    assert folds_of(moved, 4) == folds
+    assert folds_of(videos, 4, seed=1) != folds
+    assert sorted(Counter(folds.values()).values()) == [10, 10, 10, 10]
+    for label in ("x", "y"):
+        assert max(Counter(folds[video.name] for video in videos if label in video.labels).values()) <= 6
+        assert len({folds[f"{label}{n}"] for n in range(3)}) == 1
+    with pytest.raises(InputError, match="folds"):
+        folds_of(videos, 29)

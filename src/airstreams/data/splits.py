@@ -4,6 +4,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 
 from airstreams.config import Config
 from airstreams.data.listing import Source, Video, groups_of
@@ -50,6 +51,50 @@ def automatic_split(
             split_of_group[group] = split
             del rest[group]
     return {video.name: split_of_group[group] for group in groups for video in members[group]}
+
+
+def folds_of(videos: Sequence[Video], folds: int, seed: int = 0) -> dict[str, int]:
+    """Divide videos into folds for cross-validation: name -> fold, from 1 to `folds`.
+
+    Groups stay whole. The largest groups come first, those of one size in an order that depends on their names and the
+    seed. Each goes to the fold in which its classes have the smallest part of their videos so far, and then to the
+    smallest one. Neither the order of the videos nor the data's folder matters.
+
+    InputError: there are fewer groups than folds.
+    """
+    members: dict[str, list[Video]] = defaultdict(list)
+    group_of = groups_of(videos)
+    for video in videos:
+        members[group_of[video.name]].append(video)
+    if len(members) < folds:
+        raise InputError(f"folds: got {folds} for {len(members)} groups. Give at most as many folds as groups.")
+
+    def order(group: str) -> tuple[int, str]:
+        name = min(video.group or video.name for video in members[group])  # not a path, which depends on the folder
+        return -len(members[group]), sha256(f"{seed} {name}".encode()).hexdigest()
+
+    class_sizes = Counter(label for video in videos for label in video.labels)
+    filled = [Counter[str]() for _ in range(folds)]
+    sizes = [0] * folds
+    found: dict[str, int] = {}
+    for group in sorted(members, key=order):
+        content = Counter(label for video in members[group] for label in video.labels)
+
+        def load(fold: int, content: Counter[str] = content) -> tuple[float, int, int]:
+            of_classes = sum(count * filled[fold][label] / class_sizes[label] for label, count in content.items())
+            return round(of_classes + sum(content.values()) * sizes[fold] / len(videos), 9), sizes[fold], fold
+
+        fold = min(range(folds), key=load)
+        filled[fold] += content
+        sizes[fold] += len(members[group])
+        found |= {video.name: fold + 1 for video in members[group]}
+    return found
+
+
+def with_fold(source: Source, folds: int, fold: int) -> Source:
+    """The source with the videos of one fold as test videos, and all others as training videos. See `folds_of`."""
+    fold_of = folds_of(source.videos, folds)
+    return with_splits(source, {name: "test" if of == fold else "train" for name, of in fold_of.items()})
 
 
 def with_fewer_training_videos(source: Source, clips: int, sizes: Sequence[int], seed: int) -> Source:

@@ -110,6 +110,8 @@ def deviations(
     found = []
     if split != published.split:
         found.append(f"split {split}, not {published.split}")
+    if "folds=" in options_of(source):
+        found.append("a fold of our own, not an official split")
     listed = len(source.split(split))
     if split == published.split and published.videos.get(options_of(source), listed) != listed:
         found.append(f"{listed} videos listed, not {published.videos[options_of(source)]}")

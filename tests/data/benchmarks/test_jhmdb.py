@@ -1,5 +1,6 @@
 import os
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,9 @@ def test_a_split_file_of_another_format_is_refused(small_root, line):
     [
         ("jhmbd:{root}", "'jhmbd' .*jhmdb"),
         ("jhmdb:{root}?split=4", r"'split=4' .*expected split=1\|2\|3"),
-        ("jhmdb:{root}?fold=1", r"'fold=1' .*expected split=1\|2\|3"),
+        ("jhmdb:{root}?fold=1", r"'fold=1' .*expected split=1\|2\|3, or folds="),
+        ("jhmdb:{root}?folds=10&fold=11", r"'folds=10' .*fold=K"),
+        ("jhmdb:{root}?folds=2&fold=1&split=1", r"'folds=2' .*fold=K"),
         ("jhmdb:{root}/nowhere?split=1", "the folder .*nowhere"),
         ("jhmdb:", "the folder ''"),
         ("jhmdb", "jhmdb does not exist; expected .* NAME:ROOT .*jhmdb"),
@@ -163,3 +166,18 @@ def test_an_automatic_split_keeps_films_whole(real_root):
     for label in CLASSES:
         members = [split[video.name] for video in train if video.labels == (label,)]
         assert members.count("val") == pytest.approx(0.15 * len(members), abs=4)
+
+
+def test_ten_folds_test_every_clip_once_and_divide_no_film(real_root):
+    folds = [open_source(f"jhmdb:{real_root}?folds=10&fold={fold}") for fold in range(1, 11)]
+    tested = [source.split("test") for source in folds]
+    assert sorted(video.name for videos in tested for video in videos) == [video.name for video in folds[0].videos]
+    assert [len(videos) for videos in tested] == pytest.approx([92.8] * 10, abs=2)
+    films = [{video.name.partition("_" + video.labels[0] + "_")[0].partition("/")[2] for video in v} for v in tested]
+    assert sum(map(len, films)) == len(set().union(*films))  # also across classes
+    for source in folds:
+        assert {video.labels[0] for video in source.split("train")} == set(CLASSES)
+        assert source.label_store is not None
+    assert folds[2].name == f"jhmdb:{real_root}?folds=10&fold=3"
+    names = repr([sorted(video.name for video in videos) for videos in tested])
+    assert sha256(names.encode()).hexdigest().startswith("35e36baa09b77beb")  # the same folds for everybody
