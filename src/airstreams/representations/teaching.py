@@ -34,11 +34,10 @@ def open_targets(source: Source, config: Config, streams: Collection[str] | None
 def _kind_of(stream: str, config: Config) -> TargetKind:
     kind = target_kind(stream, config.model)
     if kind is None:
-        class_path = config.model.representations.get(stream, stream)
-        raise InputError(
-            f"--targets {stream}: {class_path} learns from no teacher. Make it a subclass of "
-            "airstreams.representations.Supervised, or leave --targets and loss_weights.interm out for it."
-        )
+        fix = "Leave --targets and loss_weights.interm out for it"
+        if class_path := config.model.representations.get(stream):
+            fix += f", or make {class_path} a subclass of airstreams.representations.Supervised"
+        raise InputError(f"--targets {stream}: the stream {stream} learns from no teacher. {fix}.")
     return kind
 
 
