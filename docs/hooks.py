@@ -1,4 +1,4 @@
-"""Links from a page to a file outside docs/, such as `../src/airstreams/config.py`, work on the site as in a checkout.
+"""Links from a page to a file outside docs/, such as `../src/airstreams/recipe.py`, work on the site as in a checkout.
 
 Each such file becomes a page of the site under files/, with its text as a block of code. A file that does not exist is
 a broken link, which ends a strict build.

@@ -1,6 +1,6 @@
 """The text of `--help`: a verb's own options, the commonest keys of the config, and the recipes.
 
-`--help-all` describes every key, in the words that stand below it in `config.py`.
+`--help-all` describes every key, in the words that stand below it in `config/`.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -125,9 +126,11 @@ def _described_keys(section: type, prefix: str = "") -> dict[str, str]:
 
 @functools.cache
 def _texts_below_attributes() -> dict[tuple[str, str], str]:
-    """The text below each attribute in `config.py`, by class and attribute. Python itself does not keep it."""
+    """The text below each attribute in `config/`, by class and attribute. Python itself does not keep it."""
     texts: dict[tuple[str, str], str] = {}
-    for definition in ast.parse(inspect.getsource(config_module)).body:
+    sources = Path(str(config_module.__file__)).parent.glob("*.py")
+    definitions = (part for path in sources for part in ast.parse(path.read_text(encoding="utf-8")).body)
+    for definition in definitions:
         if not isinstance(definition, ast.ClassDef):
             continue
         for attribute, text in pairwise(definition.body):
