@@ -126,7 +126,7 @@ def test_missing_keys_keep_their_defaults():
         ({"model": {"answer": "mean"}, "loss_weights": {"merged": 0.0}}, "loss_weights.flow"),
         ({"model": {"answer": "mean", "representations": {"answer": "a:B"}}}, "model.representations"),
         ({"model": {"answer": "flow"}}, "model.answer"),
-        ({"model": {"merge": "sum"}}, "model.merge"),
+        ({"model": {"merge": "product"}}, "model.merge"),
         ({"model": {"flow": {"scale": 0.0}}}, "model.flow.scale"),
         ({"training": {"lr_factors": {"depth": 2.0}}}, "training.lr_factors"),
         ({"training": {"lr_factors": {"flow": -1.0}}}, "training.lr_factors.flow"),
