@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ from airstreams.training import loop, setup
 from airstreams.training.learner import freeze, set_training_mode
 from airstreams.training.transfer import take_over
 from tests.pages import blocks, page
+from tests.python import python_words
 
 PAGE = page("new-stream.md")
 
@@ -42,8 +44,9 @@ def tutorial(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tutorial")
     for name in ("my_streams.py", "edges.yaml", "shape_streams.py", "shapes.yaml"):
         write_the_pages(name, folder)
-    # -P: Python finds the folder only by the PYTHONPATH of the page.
-    commands = [f"python() {{ '{sys.executable}' -P \"$@\"; }}", 'airstreams() { python -m airstreams "$@"; }']
+    # Python finds the folder only by the PYTHONPATH of the page.
+    python = shlex.join(python_words())
+    commands = [f'python() {{ {python} "$@"; }}', 'airstreams() { python -m airstreams "$@"; }']
     package = str(Path(airstreams.__file__).parents[1])
     done = subprocess.run(
         ["bash", "-euc", "\n".join([*commands, *blocks(PAGE, "sh")])],

@@ -1,13 +1,14 @@
 """docs/python.md runs as it is, from its first block to its last."""
 
 import os
+import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import airstreams
 from airstreams.runs import saved_model as saved_models
 from tests.pages import blocks, page
+from tests.python import python_words
 
 PAGE = page("python.md")
 
@@ -17,7 +18,7 @@ def test_the_code_of_the_page_runs(tmp_path):
     assert "`train_mine.py`:\n\n```python" in PAGE
     (tmp_path / "train_mine.py").write_text(training)
     (tmp_path / "others.py").write_text("\n".join(others))
-    commands = [f"python() {{ '{sys.executable}' \"$@\"; }}", *blocks(PAGE, "sh")]
+    commands = [f'python() {{ {shlex.join(python_words())} "$@"; }}', *blocks(PAGE, "sh")]
     done = subprocess.run(
         ["bash", "-euc", "\n".join([*commands, "python train_mine.py", "python others.py"])],
         cwd=tmp_path,

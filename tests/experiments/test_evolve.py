@@ -1,8 +1,6 @@
 """Searches with short trainings: on SQLite, and on a real PostgreSQL with workers that are killed."""
 
-import io
 import json
-import multiprocessing
 import os
 import pwd
 import shutil
@@ -10,7 +8,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import optuna
 import psutil
@@ -28,7 +26,6 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 from sqlalchemy import create_engine
 
-import airstreams
 from airstreams.cli import main
 from airstreams.config import Config, EvolutionConfig, LossWeights, ModelConfig
 from airstreams.errors import InputError, Stopped
@@ -40,14 +37,15 @@ from airstreams.experiments.study import FreshSeeds, weights_from
 from airstreams.experiments.trials import make_pruner, make_sampler, run_trials, run_worker, trial_config, trial_source
 from airstreams.recipe import load_config, save_config
 from airstreams.training.signals import asked_to_stop
-from tests.experiments.trial_queue import take_all
+from tests.experiments.work import run_search, take_all
+from tests.processes import CONTEXT, Call
 
 QUIET = Console(quiet=True)
 NAMES = ["rgb", "flow", "semantic", "merged", "interm"]
 
 
 def search_in(folder, few, recipe, **keys):
-    return Search(few, recipe, folder, f"sqlite:///{folder / 'study.db'}", **keys)
+    return Search(few, recipe, folder, **{"url": f"sqlite:///{folder / 'study.db'}", **keys})
 
 
 def trials_of(folder, name=None):
@@ -120,15 +118,14 @@ def test_a_failed_training_with_a_fresh_seed_is_repeated(study, few, recipe, tmp
             f" (SELECT study_id FROM studies WHERE study_name = 'six-{name}')"
         )
     (folder / name / "0006").write_text("another training's")
-    printed = io.StringIO()
-    found = evolve(search_in(folder, few, recipe, trials=6), workers=2, console=Console(file=printed, width=500))
-    assert "warning: 1 of 2 workers died" in printed.getvalue()
-    assert str(folder / name / "0006") in printed.getvalue()
-    assert found.best is not None
-    assert found.best.fresh is not None
+    search = search_in(folder, few, recipe, trials=6)
+    printed = Call(run_search, search, 2, output=tmp_path / "output.txt").finish()
+    assert "warning: 1 of 2 workers died" in printed
+    assert str(folder / name / "0006") in printed
+    found = results(folder)
     again = [trial for trial in trials_of(folder, f"six-{name}")[6:] if "weighting" in trial.user_attrs]
     assert [trial.state for trial in again] == [TrialState.FAIL, TrialState.COMPLETE]
-    assert [len(row.values) for row in (found.best.fresh, *found.references.values())] == [2, 2, 2]
+    assert [len(row["values"]) for row in (found["best"]["fresh"], *found["references"].values())] == [2, 2, 2]
 
 
 def test_a_diverged_training_with_a_fresh_seed_leaves_no_mean(few, recipe, tmp_path):
@@ -311,9 +308,8 @@ def test_workers_that_begin_at_once_never_take_the_same_trial(few, recipe, tmp_p
     study = optuna.create_study(storage=open_storage(search), study_name="queue")
     for _ in range(waiting):
         study.enqueue_trial({})
-    context = multiprocessing.get_context("spawn")
-    taken, together = context.Queue(), context.Barrier(3)
-    processes = [context.Process(target=take_all, args=(search, taken, together)) for _ in range(3)]
+    taken, together = CONTEXT.Queue(), CONTEXT.Barrier(3)
+    processes = [CONTEXT.Process(target=take_all, args=(search, taken, together)) for _ in range(3)]
     for process in processes:
         process.start()
     numbers: list[int] = []
@@ -408,39 +404,12 @@ def test_the_command_evolves_and_training_takes_its_weights(study, few_videos, r
     assert "--storage" in capsys.readouterr().err
 
 
-def start(folder, few_videos, recipe, trials, workers, url=None, heartbeat=3):
-    """A search in a process group of its own."""
+def start(folder, few, recipe, trials, workers, **keys):
+    """A search in a process group of its own. A death is noticed soon if the heartbeat comes every few seconds."""
     recipe = replace(recipe, evolution=replace(recipe.evolution, fresh_seeds=1))  # other tests look at the comparison
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    save_config(recipe, folder.parent / "recipe.yaml")
-    command = [sys.executable, "-c", RUN, str(few_videos), str(folder), str(trials), str(workers)]
-    command += [url or f"sqlite:///{folder / 'study.db'}", str(folder.parent / "recipe.yaml"), str(heartbeat)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-# With a heartbeat every few seconds, a death is noticed soon. The command line has no option for it.
-RUN = """
-if __name__ == "__main__":
-    import sys
-    from pathlib import Path
-    from rich.console import Console
-    from airstreams.recipe import load_config
-    from airstreams.data.sources import open_source
-    from airstreams.experiments.evolve import evolve
-    from airstreams.experiments.search import Search
-    data, folder, trials, workers, url, recipe, heartbeat = sys.argv[1:]
-    source = open_source(data + "/videos", Path(data) / "labels")
-    search = Search(source, load_config(Path(recipe)), Path(folder), url, int(trials), heartbeat=int(heartbeat))
-    evolve(search, int(workers), Console(stderr=True))
-"""
-
-
-def finish(process):
-    _, printed = process.communicate(timeout=400)
-    assert process.returncode == 0, printed
+    search = search_in(folder, few, recipe, trials=trials, **{"heartbeat": 3, **keys})
+    output = folder.parent / f"output-{uuid4()}.txt"
+    return Call(run_search, search, workers, output=output, new_group=True)
 
 
 def continue_here(folder, few, recipe):
@@ -453,13 +422,14 @@ def end_after_its_trials(process, folder, trials):
     """Kill a search before the comparison with fresh seeds, which is not tested here; returns what it printed."""
 
     def all_done():
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None, process.output.read_text()
         time.sleep(0.3)
         return sum(trial.state == TrialState.COMPLETE for trial in trials_of(folder)) == trials
 
     wait_for(all_done, 240)
     os.killpg(process.pid, signal.SIGKILL)
-    return process.communicate(timeout=120)[1]
+    process.wait()
+    return process.output.read_text()
 
 
 def lines_of(run):
@@ -480,9 +450,7 @@ def wait_for(condition, seconds=120):
 
 
 def workers_of(process):
-    """The workers among the child processes of a search."""
-    children = psutil.Process(process.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return psutil.Process(process.pid).children()
 
 
 def assert_none_lost_or_counted_twice(trials, expected):
@@ -500,10 +468,10 @@ def assert_none_lost_or_counted_twice(trials, expected):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system cannot kill a process outright")
-def test_a_killed_search_continues_and_resumes_its_training(few_videos, few, recipe, tmp_path):
+def test_a_killed_search_continues_and_resumes_its_training(few, recipe, tmp_path):
     longer = replace(recipe, training=replace(recipe.training, epochs=4, save_every=2))
     folder = tmp_path / "killed"
-    first = start(folder, few_videos, longer, trials=1, workers=1)
+    first = start(folder, few, longer, trials=1, workers=1)
     wait_for(lambda: newest_step(folder / "trials/0000") >= 4)  # an epoch has three steps
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
@@ -519,10 +487,10 @@ def test_a_killed_search_continues_and_resumes_its_training(few_videos, few, rec
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="this system has no SIGTERM")
-def test_a_stopped_search_continues(few_videos, few, recipe, tmp_path):
+def test_a_stopped_search_continues(few, recipe, tmp_path):
     longer = replace(recipe, training=replace(recipe.training, epochs=4), data=replace(recipe.data, workers=1))
     folder = tmp_path / "stopped"
-    first = start(folder, few_videos, longer, trials=1, workers=1)
+    first = start(folder, few, longer, trials=1, workers=1)
     wait_for(lambda: lines_of(folder / "trials/0000"))
     first.send_signal(signal.SIGTERM)
     assert first.wait(60) != 0
@@ -535,10 +503,10 @@ def test_a_stopped_search_continues(few_videos, few, recipe, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="this system cannot suspend a process")
-def test_a_suspended_worker_gives_its_trial_up(few_videos, recipe, tmp_path):
+def test_a_suspended_worker_gives_its_trial_up(few, recipe, tmp_path):
     longer = replace(recipe, training=replace(recipe.training, epochs=4, save_every=2))
     folder = tmp_path / "suspended"
-    search = start(folder, few_videos, longer, trials=2, workers=2, heartbeat=2)
+    search = start(folder, few, longer, trials=2, workers=2, heartbeat=2)
     (suspended,) = wait_for(lambda: [each for each in workers_of(search) if writes_in(each, folder / "trials/0000")])
     suspended.suspend()
     while is_locked(folder / "study.db"):  # by the suspended worker: nobody else could write
@@ -620,20 +588,20 @@ def test_workers_can_begin_with_one_empty_database_at_once(kind, request, few, r
         assert list(pool.map(begin, range(workers))) == ["many"] * workers
 
 
-def test_four_workers_on_postgresql_survive_two_kills(postgresql, few_videos, recipe, tmp_path):
+def test_four_workers_on_postgresql_survive_two_kills(postgresql, few, recipe, tmp_path):
     trials, folder = 4, tmp_path / "many"
     longer = replace(recipe, training=replace(recipe.training, epochs=2, save_every=2))
-    machines = [start(folder, few_videos, longer, trials, workers=2, url=postgresql) for _ in range(2)]
+    machines = [start(folder, few, longer, trials, workers=2, url=postgresql) for _ in range(2)]
     pool = optuna.storages.RDBStorage(postgresql.replace("://", "+pg8000://"))
 
     def training_worker(machine):
-        assert machine.poll() is None, machine.stderr.read()
+        assert machine.poll() is None, machine.output.read_text()
         return next((each for each in workers_of(machine) if writes_in(each, folder / "trials")), None)
 
     for machine in machines:
         wait_for(lambda machine=machine: training_worker(machine)).kill()
     for machine in machines:
-        finish(machine)
+        machine.finish(timeout=400)
     done = optuna.load_study(storage=pool, study_name="many").get_trials()
     assert_none_lost_or_counted_twice(done, trials)
     died = [trial for trial in done if trial.state == TrialState.FAIL and trial.params]

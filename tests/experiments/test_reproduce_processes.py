@@ -1,27 +1,24 @@
 """Trainings of tables in processes of their own, which fail or are killed."""
 
-import io
 import json
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 
 from airstreams.cli import main
-from airstreams.experiments.reproduce import plan, run_job, run_jobs
+from airstreams.experiments.reproduce import plan, run_job
 from airstreams.experiments.tables import FIGURES, TABLES
 from airstreams.recipe import save_config
-from tests.training.processes import Command
+from tests.experiments.work import run_side_by_side
+from tests.processes import Call
 
 
 def test_it_needs_no_optuna(tmp_path):
@@ -53,26 +50,18 @@ def test_a_failed_and_a_killed_process_do_not_stop_the_others(few, recipe, tmp_p
         plan(FIGURES["figure3"], recipe, [given], 1, tmp_path / name)[0]
         for name, given in (("broken", replace(few, videos=videos)), ("victim", few), ("other", few))
     )
-    said = io.StringIO()
-    done = threading.Event()
-
-    def kill():
-        while not (victim.folder / "metrics.jsonl").is_file() and not done.is_set():
-            time.sleep(0.05)
-        for process in multiprocessing.active_children():
-            if str(victim.folder) in " ".join(file.path for file in psutil.Process(process.pid).open_files()):
-                process.kill()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        with pytest.raises(RuntimeError, match=r"2 of 3 runs failed.*rgb-flow-data0-seed5: "):
-            run_jobs([broken, victim, other], 2, Console(file=said, width=300))
-    finally:
-        done.set()
-        killer.join()
-    assert re.search(r"failed: rgb-flow-data0-seed5: .* 4 videos", said.getvalue())
-    assert re.search(r"failed: rgb-flow-data0-seed5: .* exit code -9.*--workers", said.getvalue())
+    process = Call(run_side_by_side, [broken, victim, other], 2, output=tmp_path / "output.txt")
+    while not (victim.folder / "metrics.jsonl").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    for worker in psutil.Process(process.pid).children():
+        if str(victim.folder) in " ".join(file.path for file in worker.open_files()):
+            worker.kill()
+    assert process.wait() == 1
+    printed = process.output.read_text()
+    assert re.search(r"RuntimeError: 2 of 3 runs failed.*rgb-flow-data0-seed5: ", printed)
+    assert re.search(r"failed: rgb-flow-data0-seed5: .* 4 videos", printed)
+    assert re.search(r"failed: rgb-flow-data0-seed5: .* exit code -9.*--workers", printed)
     assert other.done
     assert not broken.done
     assert not victim.done
@@ -83,7 +72,7 @@ def test_a_stopped_call_saves_its_trainings_and_begins_no_other(few_videos, reci
     config = replace(recipe, training=replace(recipe.training, epochs=50, save_every=10_000))
     save_config(replace(config, data=replace(config.data, workers=1)), tmp_path / "recipe.yaml")
     call = command(few_videos, tmp_path, "table1", "--seeds", "1", "--workers", "2")
-    process = Command(call, tmp_path / "output.txt")
+    process = Call(main, call, output=tmp_path / "output.txt")
     runs = tmp_path / "out" / "runs"
     while sum(path.stat().st_size > 0 for path in runs.glob("*/metrics.jsonl")) < 2:
         assert process.poll() is None
@@ -107,7 +96,7 @@ def test_a_killed_call_is_continued(few, few_videos, recipe, tmp_path, capsys, w
     finished_weights = finished.folder / "model.safetensors"
     before = finished_weights.stat().st_mtime_ns
     call = command(few_videos, tmp_path, "table4", "--seeds", "1", "--json")  # this process continues it
-    first = Command(call, tmp_path / "output.txt")
+    first = Call(main, call, output=tmp_path / "output.txt")
     begun = tmp_path / "out" / "runs" / "all-data0-seed5"
     end = time.monotonic() + 120
     while max(saved_steps(begun), default=0) < 6:  # an epoch has four steps

@@ -3,6 +3,16 @@
 import json
 from dataclasses import replace
 
+from airstreams.towers import Block, Layer
+
+SMALL_TOWER = [
+    Block(64, [Layer("conv2d", stride=4), Layer("conv1d")]),
+    Block(64, [Layer("pool1d", stride=2), Layer("conv2d", stride=2), Layer("squeeze_excite")]),
+    Block(128, [Layer("conv2d", stride=2), Layer("context_gating")]),
+    Block(128, [Layer("conv1d")]),
+]
+"""All layer kinds of the default tower in few layers, for trainings that are repeated."""
+
 SHAPES = '''
 from torch import nn
 from airstreams.data.targets import ClassesPerPixel

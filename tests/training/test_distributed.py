@@ -1,12 +1,10 @@
-"""Processes under torchrun, over gloo, give the results of one process."""
+"""Processes of a torchrun job, over gloo, give the results of one process."""
 
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -23,45 +21,33 @@ from airstreams.data.sources import open_source
 from airstreams.recipe import load_config, save_config
 from airstreams.runs.checkpoint import load_state
 from airstreams.training import loop
-from tests.training.runs import SHAPES, entries, epochs
+from tests.processes import Call
+from tests.training.jobs import exit_as_main, run_job, train_exactly
+from tests.training.runs import SHAPES, SMALL_TOWER, entries, epochs
 
 
 @pytest.fixture(scope="module")
 def config(tiny):
     """Six steps per epoch with four clips each. There is no dropout, because each process draws its own."""
     training = replace(tiny.training, epochs=2, batch_size=4, sync_batch_norm=True)
-    return replace(tiny, model=replace(tiny.model, dropout=0.0, width=0.125), training=training)
+    return replace(tiny, model=replace(tiny.model, dropout=0.0, width=0.125, tower=SMALL_TOWER), training=training)
 
 
-def launch(processes, *command):
-    """Start a command under torchrun, with one thread per process."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
-    return subprocess.Popen(
-        [*(torchrun if processes > 1 else [sys.executable]), *command],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def launch(processes, function, *arguments, output):
+    """Start a job whose processes call a function."""
+    return Call(run_job, processes, function, *arguments, output=output)
 
 
-def finish(process):
-    out, stderr = process.communicate(timeout=180)
-    assert process.returncode == 0, stderr
-    return out
-
-
-def train_arguments(synthetic, run):
-    data = [str(synthetic / "videos"), "--labels", str(synthetic / "labels")]
-    return ["-m", "airstreams", "train", *data, "--out", str(run)]
+def train_words(synthetic, run):
+    return ["train", str(synthetic / "videos"), "--labels", str(synthetic / "labels"), "--out", str(run)]
 
 
 def train(processes, synthetic, run, config):
-    """Start a training under torchrun."""
+    """Start a training in a job."""
     recipe = run.parent / f"{run.name}.yaml"
     save_config(config, recipe)
-    return launch(processes, *train_arguments(synthetic, run), "--config", str(recipe))
+    words = [*train_words(synthetic, run), "--config", str(recipe)]
+    return launch(processes, exit_as_main, words, output=run.parent / f"{run.name}.txt")
 
 
 def train_here(synthetic, run, config, resume=False):
@@ -74,53 +60,12 @@ def test_two_processes_give_the_loss_curve_of_one(synthetic, config, tmp_path):
     """In float32 with synchronised batch normalisation. The next test covers the segmenter, which rounds more."""
     config = replace(config, model=replace(config.model, streams=["rgb", "flow"]))
     train_here(synthetic, tmp_path / "one", config)
-    finish(train(2, synthetic, tmp_path / "two", config))
+    train(2, synthetic, tmp_path / "two", config).finish()
     for one, two in zip(entries(tmp_path / "one"), entries(tmp_path / "two"), strict=True):
         assert one["step"] == two["step"]
         metrics = (one.get("train", one), two.get("train", two))
         assert metrics[1]["losses"] == pytest.approx(metrics[0]["losses"], rel=1e-4)
     assert [epoch["train"]["clips"] for epoch in epochs(tmp_path / "two")] == [24] * 2
-
-
-EXACT = """
-    # In double precision only the algorithm can differ. Fused optimisers need float32, so this uses a plain one.
-    import os
-    import sys
-    from pathlib import Path
-
-    import torch
-
-    torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double
-    import airstreams.training.learner as learner
-    import airstreams.training.loop as loop
-    import airstreams.training.step as step
-    from airstreams.cli import main
-    from airstreams.recipe import load_config
-    from airstreams.data.sources import open_source
-    from rich.console import Console
-
-    class Sgd(torch.optim.SGD):
-        def step(self, closure=None):
-            self.__dict__.pop("found_inf", None)
-            return super().step(closure)
-
-    def augment(frames, box, inside, flip, colour, size):
-        return real(frames, box.double(), inside, flip, colour.double(), size)
-
-    real, step.augment = step.augment, augment
-    learner.make_optimizer = lambda model, config, taken: Sgd(
-        [parameter for parameter in model.parameters() if parameter.requires_grad], config.lr, momentum=0.9
-    )
-    config, videos, labels, run = sys.argv[1:]
-    if "WORLD_SIZE" in os.environ:  # a batch that two processes cannot share
-        words = ["train", videos, "--labels", labels, "--config", config, "--out", run]
-        words += ["--targets", f"shapes={labels}", "--trust-module", "shape_streams"]
-        assert main([*words, "--training.batch_size", "5", "--training.accumulate", "1"]) == 2
-        assert not Path(run, "config.yaml").exists()
-    source = open_source(videos, Path(labels), targets={"shapes": labels})
-    loop.train(source, load_config(Path(config)), Path(run), False, Console(quiet=True))
-"""
 
 
 def test_two_processes_match_one_in_double_precision(synthetic, config, tmp_path):
@@ -141,14 +86,11 @@ def test_two_processes_match_one_in_double_precision(synthetic, config, tmp_path
     for path in videos.glob("train/*/00[3-5].mp4"):  # double precision is slow
         path.unlink()
     assert len(list(videos.glob("train/*/*.mp4"))) == 12
-    (tmp_path / "exact.py").write_text(textwrap.dedent(EXACT))
     save_config(config, tmp_path / "config.yaml")
-    data = [str(tmp_path / "config.yaml"), str(videos), str(labels)]
-    for processes in (1, 2):
-        job = launch(processes, str(tmp_path / "exact.py"), *data, str(tmp_path / str(processes)))
-        _, stderr = job.communicate(timeout=180)
-        assert job.returncode == 0, stderr
-    assert "training.batch_size: got 5" in stderr
+    given = [str(path) for path in (tmp_path / "config.yaml", videos, labels)]
+    Call(train_exactly, *given, str(tmp_path / "1"), output=tmp_path / "1.txt").finish()
+    printed = launch(2, train_exactly, *given, str(tmp_path / "2"), output=tmp_path / "2.txt").finish()
+    assert "training.batch_size: got 5" in printed
     for one, two in zip(epochs(tmp_path / "1"), epochs(tmp_path / "2"), strict=True):
         assert two["train"]["losses"] == pytest.approx(one["train"]["losses"], rel=1e-10)
         assert two["train"]["gradient_norms"] == pytest.approx(one["train"]["gradient_norms"], rel=1e-8)
@@ -166,9 +108,20 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def torchrun(processes, *words):
+    """What a command prints on stdout under torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
+    done = subprocess.run(
+        [*command, "-m", "airstreams", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_three_processes_evaluate_each_video_once(synthetic, trained, tmp_path, capsys):
-    """3 processes do not divide the 8 videos."""
+    """3 processes do not divide the 8 videos. This test calls torchrun itself."""
     found = []
     for processes in (1, 3):
         run = shutil.copytree(trained, tmp_path / str(processes))
@@ -177,7 +130,7 @@ def test_three_processes_evaluate_each_video_once(synthetic, trained, tmp_path, 
             assert main(command) == 0
             out = capsys.readouterr().out
         else:
-            out = finish(launch(processes, "-m", "airstreams", *command))
+            out = torchrun(processes, *command)
         (line,) = out.splitlines()
         found.append((json.loads(line), (run / "evaluation" / "test" / "scores.csv").read_text()))
     metrics, scores = found[0]
@@ -185,15 +138,16 @@ def test_three_processes_evaluate_each_video_once(synthetic, trained, tmp_path, 
     assert found[1] == (metrics, scores)
 
 
-def workers_of(job):
-    """The training processes of a job that has written log lines."""
-    return [child for child in psutil.Process(job.pid).children() if "train" in child.cmdline()]
+def second_of_two(job):
+    """The second training process of a job."""
+    _, second = sorted(psutil.Process(job.pid).children(), key=lambda process: process.pid)
+    return second
 
 
 def wait_for_a_line(job, run, after=0):
     deadline = time.monotonic() + 120
     while not (entries(run) and entries(run)[-1]["step"] > after):
-        assert job.poll() is None, job.stderr.read()
+        assert job.poll() is None, job.output.read_text()
         assert time.monotonic() < deadline, "no line came"
         time.sleep(0.02)
 
@@ -202,17 +156,16 @@ def test_a_job_with_a_killed_process_ends_and_resumes_to_the_same_bits(synthetic
     """With dropout, and without synchronised batch normalisation."""
     training = replace(config.training, epochs=4, save_every=4, sync_batch_norm=False)
     config = replace(config, model=replace(config.model, dropout=0.5), training=training)
-    finish(train(2, synthetic, tmp_path / "undisturbed", config))
+    train(2, synthetic, tmp_path / "undisturbed", config).finish()
     run = tmp_path / "run"
     job = train(2, synthetic, run, config)
     wait_for_a_line(job, run)
-    victim = workers_of(job)[1]
-    victim.send_signal(signal.SIGKILL)
-    _, stderr = job.communicate(timeout=60)
-    assert job.returncode != 0
-    assert "SIGKILL" in stderr or "exitcode  : -9" in stderr
+    second_of_two(job).kill()
+    assert job.wait() != 0
+    printed = job.output.read_text()
+    assert "SIGKILL" in printed or "exitcode  : -9" in printed
     assert entries(run)[-1]["step"] < 24
-    finish(launch(2, *train_arguments(synthetic, run), "--resume"))
+    launch(2, exit_as_main, [*train_words(synthetic, run), "--resume"], output=tmp_path / "resumed.txt").finish()
     expected = load_file(tmp_path / "undisturbed" / "model.safetensors")
     for name, tensor in load_file(run / "model.safetensors").items():
         assert torch.equal(tensor, expected[name]), name
@@ -223,9 +176,9 @@ def test_a_signal_to_one_process_stops_all_and_one_process_resumes(synthetic, co
     run = tmp_path / "run"
     job = train(2, synthetic, run, config)
     wait_for_a_line(job, run)
-    workers_of(job)[1].send_signal(signal.SIGTERM)
-    _, stderr = job.communicate(timeout=60)
-    assert "stopped at step" in stderr
+    second_of_two(job).terminate()
+    job.wait()
+    assert "stopped at step" in job.output.read_text()
     stopped = load_state(run)[0]
     assert entries(run)[-1]["step"] <= stopped.step < 30
     train_here(synthetic, run, load_config(run / "config.yaml"), resume=True)

@@ -18,6 +18,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import airstreams
+from airstreams.cli import main
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
 from airstreams.recipe import load_config, save_config
@@ -26,8 +27,8 @@ from airstreams.training import setup
 from airstreams.training.loop import train
 from airstreams.training.signals import STOP, Signals, asked_to_stop
 from airstreams.training.start import Start
-from tests.training.processes import Command
-from tests.training.runs import entries
+from tests.processes import Call
+from tests.training.runs import SMALL_TOWER, entries
 
 QUIET = Console(quiet=True)
 KILLS = 10
@@ -41,7 +42,15 @@ def config(tiny):
     return replace(
         tiny,
         data=replace(tiny.data, workers=1),
-        model=replace(tiny.model, streams=["rgb", "semantic"], dropout=0.5, width=0.125, merge="gain", answer="mean"),
+        model=replace(
+            tiny.model,
+            streams=["rgb", "semantic"],
+            dropout=0.5,
+            width=0.125,
+            tower=SMALL_TOWER,
+            merge="gain",
+            answer="mean",
+        ),
         training=replace(tiny.training, epochs=6, batch_size=2, save_every=3),
     )
 
@@ -63,7 +72,7 @@ def videos(synthetic, tmp_path_factory):
 def undisturbed(videos, config, tmp_path_factory):
     """The run that nobody killed."""
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
-    finish(start(videos, run, config))
+    start(videos, run, config).finish()
     return run
 
 
@@ -77,26 +86,22 @@ def train_arguments(videos, run, config):
     return [*arguments, "--config", str(recipe)]
 
 
-def start(videos, run, config):
+def start(videos, run, config, new_group=False):
     """Start a training in a process of its own."""
-    return Command(train_arguments(videos, run, config), run.parent / f"{run.name}.txt")
+    words = train_arguments(videos, run, config)
+    return Call(main, words, output=run.parent / f"{run.name}.txt", new_group=new_group)
 
 
-def start_python(videos, run, config, new_group=False):
+def start_python(videos, run, config):
     """Start `python -m airstreams train`, as people do."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
     return subprocess.Popen(
         [sys.executable, "-m", "airstreams", *train_arguments(videos, run, config)],
         env=environment,
-        start_new_session=new_group,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def finish(command):
-    assert command.wait() == 0, command.output.read_text()
 
 
 def comparable(entry):
@@ -140,7 +145,7 @@ def test_a_training_killed_ten_times_ends_with_the_same_bits(videos, config, und
         process = start(videos, run, config)
         newest = saved_states(run)[:1]
         deadline = time.monotonic() + 60
-        patience = drawn.uniform(0, 0.1)
+        patience = drawn.uniform(0, 0.03)
         while kills and process.poll() is None and saved_states(run)[:1] == newest and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(patience)
@@ -154,12 +159,12 @@ def test_a_training_killed_ten_times_ends_with_the_same_bits(videos, config, und
             assert not (run / "model.safetensors").exists()
     assert kills == KILLS, f"it ended after {kills} kills; states at the kills: {steps_at_kill}"
     assert len({step for step in steps_at_kill if step % 10}) >= 3, steps_at_kill  # in the middle of epochs
-    finish(start(videos, run, config))
+    start(videos, run, config).finish()
     assert_same_end(run, undisturbed)
 
 
 def test_the_number_of_decoding_processes_changes_nothing(videos, config, undisturbed, tmp_path):
-    finish(start(videos, tmp_path / "run", replace(config, data=replace(config.data, workers=0))))
+    start(videos, tmp_path / "run", replace(config, data=replace(config.data, workers=0))).finish()
     assert_same_end(tmp_path / "run", undisturbed)
 
 
@@ -210,7 +215,7 @@ def test_ctrl_c_saves_the_state_and_says_how_to_resume(videos, config, undisturb
     assert "--resume" in stderr
     assert "Traceback" not in stderr
     assert load_state(run)[0].step >= entries(run)[-1]["step"] >= 10
-    finish(start(videos, run, config))
+    start(videos, run, config).finish()
     assert_same_end(run, undisturbed)
 
 
@@ -218,14 +223,13 @@ def test_a_signal_to_the_whole_group_during_validation_stops_after_saving(videos
     """Schedulers, torchrun and terminals signal the decoding processes too."""
     config = replace(config, training=replace(config.training, save_every=10_000))
     run = tmp_path / "run"
-    process = start_python(videos, run, config, new_group=True)
+    process = start(videos, run, config, new_group=True)
     while process.poll() is None and not (entries(run) and entries(run)[-1]["step"] >= 10):
         time.sleep(0.002)  # step 10 ends the first epoch, and its validation is next
     os.killpg(process.pid, signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "airstreams: stopped at step" in stderr, stderr
-    finish(start(videos, run, config))
+    assert process.wait() == 1
+    assert "airstreams: stopped at step" in process.output.read_text()
+    start(videos, run, config).finish()
     assert_same_end(run, undisturbed)
 
 
@@ -293,7 +297,7 @@ def test_sigusr1_saves_the_state_and_training_continues(videos, config, undistur
             sent += 1
         steps |= {load_state_step(path) for path in saved_states(tmp_path / "run")}
         time.sleep(0.01)
-    finish(process)
+    process.finish()
     assert [step for step in steps if step % 10], steps  # epochs end every ten steps
     assert_same_end(tmp_path / "run", undisturbed)
 
