@@ -70,13 +70,20 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     """A `Config` from plain values, as `asdict` gives them. InputError: an unknown key or an invalid value."""
     values = with_current_keys(values)
     _check_keys(values, Config)
-    parser = ArgumentParser(exit_on_error=False)
-    add_config_arguments(parser)
+    parser = _config_parser()
     try:
         return config_from(parser.instantiate(parser.parse_object(values)))
     except ArgumentError as error:
         message = re.sub(r'^Parser key "([\w.]+)":', r"\1:", str(error))
         raise InputError(readable_type_error(message)) from error
+
+
+@functools.cache
+def _config_parser() -> ArgumentParser:
+    """A parser of the config alone. Making it takes about as long as parsing a config."""
+    parser = ArgumentParser(exit_on_error=False)
+    add_config_arguments(parser)
+    return parser
 
 
 def readable_type_error(message: str) -> str:
