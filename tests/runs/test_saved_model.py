@@ -44,10 +44,17 @@ def scores(saved):
         return saved.model(CLIP, list(saved.model.late)).logits
 
 
+@pytest.fixture(scope="module")
+def undamaged(tmp_path_factory):
+    run = tmp_path_factory.mktemp("saved") / "run"
+    save(some_model(), run)
+    return run
+
+
 @pytest.fixture
-def run(tmp_path):
-    save(some_model(), tmp_path / "run")
-    return tmp_path / "run"
+def run(undamaged, tmp_path):
+    """A run with `some_model`, which a test may damage."""
+    return shutil.copytree(undamaged, tmp_path / "run")
 
 
 def test_the_folder_of_the_cache_is_not_saved(tmp_path):
