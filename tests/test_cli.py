@@ -17,6 +17,7 @@ from airstreams import distributed
 from airstreams.cli import main
 from airstreams.errors import InputError
 from tests.calls import complaint
+from tests.python import python_words
 
 
 def test_debug_shows_the_traceback(call, tmp_path):
@@ -87,9 +88,9 @@ def test_a_deleted_current_folder_is_reported(call, tmp_path, monkeypatch):
     complaint(call("check-data", tmp_path), "current folder")
 
 
-def in_a_process(*argv, **environment):
+def in_a_process(*argv, python=(sys.executable,), **environment):
     environment = {**os.environ, "PYTHONPATH": str(Path(airstreams.__file__).parents[1]), **environment}
-    command = [sys.executable, "-m", "airstreams", *map(str, argv)]
+    command = [*python, "-m", "airstreams", *map(str, argv)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -102,7 +103,7 @@ def test_a_process_prints_its_version_and_complains_on_one_line(tmp_path):
 
 def test_a_process_with_workers_prints_one_json_object(few, recipe, tmp_path):
     options = ("--config", recipe, "--model.streams", "[rgb]", "--training.epochs", "1", "--data.workers", "2")
-    done = in_a_process("train", few, "--out", tmp_path / "run", *options, "--json")
+    done = in_a_process("train", few, "--out", tmp_path / "run", *options, "--json", python=python_words())
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epoch"] == 1
     assert "epoch 1/1" in done.stderr

@@ -423,10 +423,9 @@ def end_after_its_trials(process, folder, trials):
 
     def all_done():
         assert process.poll() is None, process.output.read_text()
-        time.sleep(0.3)
         return sum(trial.state == TrialState.COMPLETE for trial in trials_of(folder)) == trials
 
-    wait_for(all_done, 240)
+    wait_for(all_done, 240, pause=0.5)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return process.output.read_text()
@@ -441,11 +440,11 @@ def newest_step(run):
     return max((int(path.stem[5:]) for path in run.glob("state/step-*.pt")), default=0)
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=120, pause=0.05):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
-        time.sleep(0.05)
+        time.sleep(pause)
     return found
 
 
@@ -514,7 +513,7 @@ def test_a_suspended_worker_gives_its_trial_up(few, recipe, tmp_path):
         time.sleep(0.02)
         suspended.suspend()
     try:
-        wait_for(lambda: trials_of(folder)[0].state == TrialState.FAIL)
+        wait_for(lambda: trials_of(folder)[0].state == TrialState.FAIL, pause=0.5)  # a look takes long itself
         wait_for(lambda: not (folder / "trials/0000").exists())
     finally:
         suspended.resume()
