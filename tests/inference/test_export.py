@@ -20,6 +20,7 @@ from airstreams.models.airstreams import build
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
 from airstreams.towers import Block, Layer
+from tests.training.runs import EVERY_LAYER
 
 SMALL_TOWER = [
     Block(16, [Layer("conv2d", stride=4)]),
@@ -56,14 +57,7 @@ def of_torch(path):
 @pytest.mark.parametrize(
     ("name", "streams", "flow", "tower", "multi_label", "answer"),
     [
-        (
-            "m.onnx",
-            ["flow"],
-            FlowConfig(iterations=1, warps=1),
-            [],
-            True,
-            "merged",
-        ),  # with all layers of the default tower
+        ("m.onnx", ["flow"], FlowConfig(iterations=1, warps=1), EVERY_LAYER, True, "merged"),
         ("m.pt2", ["flow", "semantic"], FlowConfig(kind="difference"), SMALL_TOWER, False, "mean"),
     ],
     ids=["onnx", "pt2"],

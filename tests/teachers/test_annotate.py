@@ -28,6 +28,7 @@ from airstreams.data.video import read_frames
 from airstreams.errors import InputError
 from airstreams.teachers import annotate as job
 from tests.pages import blocks, page
+from tests.processes import Call
 
 TEACHERS = '''
     import os
@@ -333,14 +334,14 @@ def test_a_killed_job_resumes_to_the_same_bytes(annotate, synthetic, uninterrupt
     held: set[Any] = set()
     processes: list[Any] = []
     for number, moment in enumerate(moments):
-        process = start("-m", "airstreams", *command, start_new_session=True)
+        process = Call(main, command, output=tmp_path / "output.txt", new_group=True)
         processes.append(process)
         wait_for(process, moment)
         if number:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-        assert process.wait(timeout=120) == -signal.SIGKILL
+        assert process.wait() == -signal.SIGKILL  # the loader processes have ended, too
         finished = {name for name in content(out) if not Path(name).name.startswith(".")}
         assert held <= finished  # finished files are never lost
         held = finished
@@ -349,8 +350,6 @@ def test_a_killed_job_resumes_to_the_same_bytes(annotate, synthetic, uninterrupt
     assert len(held) < 33
     assert annotate(synthetic / "videos", out, "--batch-size", 5, teacher="Batchwise")[0] == 0
     assert content(out) == content(uninterrupted)
-    for process in processes:
-        process.communicate(timeout=120)  # the loader processes, which hold the pipes too, have ended
 
 
 @pytest.mark.parametrize("lost", [["test/disc_up/001"], ["train/square_up/00" + n for n in "135"]])

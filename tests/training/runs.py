@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from airstreams.towers import Block, Layer
 
-SMALL_TOWER = [
-    Block(64, [Layer("conv2d", stride=4), Layer("conv1d")]),
+EVERY_LAYER = [
+    Block(64, [Layer("conv2d", stride=2), Layer("pool2d", stride=2), Layer("conv1d")]),
     Block(64, [Layer("pool1d", stride=2), Layer("conv2d", stride=2), Layer("squeeze_excite")]),
     Block(128, [Layer("conv2d", stride=2), Layer("context_gating")]),
     Block(128, [Layer("conv1d")]),
 ]
-"""All layer kinds of the default tower in few layers, for trainings that are repeated."""
+"""A tower of few layers: every kind of the default tower's, for work that is repeated."""
 
 SHAPES = '''
 from torch import nn

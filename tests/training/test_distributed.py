@@ -23,14 +23,14 @@ from airstreams.runs.checkpoint import load_state
 from airstreams.training import loop
 from tests.processes import Call
 from tests.training.jobs import exit_as_main, run_job, train_exactly
-from tests.training.runs import SHAPES, SMALL_TOWER, entries, epochs
+from tests.training.runs import EVERY_LAYER, SHAPES, entries, epochs
 
 
 @pytest.fixture(scope="module")
 def config(tiny):
     """Six steps per epoch with four clips each. There is no dropout, because each process draws its own."""
     training = replace(tiny.training, epochs=2, batch_size=4, sync_batch_norm=True)
-    return replace(tiny, model=replace(tiny.model, dropout=0.0, width=0.125, tower=SMALL_TOWER), training=training)
+    return replace(tiny, model=replace(tiny.model, dropout=0.0, width=0.125, tower=EVERY_LAYER), training=training)
 
 
 def launch(processes, function, *arguments, output):

@@ -28,7 +28,7 @@ from airstreams.training.loop import train
 from airstreams.training.signals import STOP, Signals, asked_to_stop
 from airstreams.training.start import Start
 from tests.processes import Call
-from tests.training.runs import SMALL_TOWER, entries
+from tests.training.runs import EVERY_LAYER, entries
 
 QUIET = Console(quiet=True)
 KILLS = 10
@@ -47,7 +47,7 @@ def config(tiny):
             streams=["rgb", "semantic"],
             dropout=0.5,
             width=0.125,
-            tower=SMALL_TOWER,
+            tower=EVERY_LAYER,
             merge="gain",
             answer="mean",
         ),
