@@ -1,13 +1,12 @@
-"""Processes of a torchrun job, over gloo, give the results of one process."""
+"""Processes of a torchrun job, over gloo, give the results of one process.
+
+tests/teachers/test_annotate.py calls torchrun itself, and looks at its stdout.
+"""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,7 +14,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-import airstreams
 from airstreams.cli import main
 from airstreams.data.sources import open_source
 from airstreams.recipe import load_config, save_config
@@ -108,20 +106,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def torchrun(processes, *words):
-    """What a command prints on stdout under torchrun."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(airstreams.__file__).parents[1])}
-    done = subprocess.run(
-        [*command, "-m", "airstreams", *words], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_three_processes_evaluate_each_video_once(synthetic, trained, tmp_path, capsys):
-    """3 processes do not divide the 8 videos. This test calls torchrun itself."""
+    """3 processes do not divide the 8 videos."""
     found = []
     for processes in (1, 3):
         run = shutil.copytree(trained, tmp_path / str(processes))
@@ -130,8 +117,8 @@ def test_three_processes_evaluate_each_video_once(synthetic, trained, tmp_path, 
             assert main(command) == 0
             out = capsys.readouterr().out
         else:
-            out = torchrun(processes, *command)
-        (line,) = out.splitlines()
+            out = launch(processes, exit_as_main, command, output=tmp_path / "output.txt").finish()
+        (line,) = (line for line in out.splitlines() if line.startswith("{"))
         found.append((json.loads(line), (run / "evaluation" / "test" / "scores.csv").read_text()))
     metrics, scores = found[0]
     assert metrics["videos"] == 8
