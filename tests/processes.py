@@ -41,6 +41,7 @@ class Call:
         self._end, ours = CONTEXT.Pipe(duplex=False)
         self.process = CONTEXT.Process(target=_run, args=(function, arguments, output, new_group, ours))
         self.process.start()
+        assert self.process.pid is not None
         self.pid = self.process.pid
         ours.close()
 
@@ -51,7 +52,6 @@ class Call:
         self.process.kill()
 
     def send_signal(self, number):
-        assert self.pid is not None
         os.kill(self.pid, number)
 
     def wait(self, timeout=120):
