@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 
 from airstreams.cli import main
 from airstreams.config import LossWeights, ModelConfig
+from airstreams.data.content import with_contents
 from airstreams.data.dataset import VideoViews, Views
+from airstreams.data.label_maps import LabelStore
+from airstreams.data.listing import TargetFolder
 from airstreams.data.sources import open_source
 from airstreams.data.video import read_frames
 from airstreams.errors import InputError
@@ -22,7 +25,7 @@ from airstreams.evaluation.evaluate import evaluate
 from airstreams.experiments.reproduce import plan, run_job
 from airstreams.experiments.tables import TABLES, streams_table
 from airstreams.models.airstreams import build
-from airstreams.representations.teaching import open_targets
+from airstreams.representations.teaching import follow_targets, open_targets, recorded_identities
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.towers import Block, Layer
@@ -223,3 +226,28 @@ def test_the_table_of_streams_has_a_row_for_each(source, config, tmp_path):
         plan(table, config, [replace(source, targets={"shapes": source.targets["shapes"]})], 1, tmp_path / "without")
     with pytest.raises(InputError, match=r"model\.representations"):
         plan(TABLES["table1"], config, [source], 1, tmp_path / "paper")
+
+
+def test_each_store_follows_renamed_videos_by_itself(source, config, synthetic, tmp_path):
+    """The label maps know the contents of their videos, the mean colours only their names."""
+    labels = shutil.copytree(synthetic / "labels", tmp_path / "labels")
+    some = with_contents(replace(source, videos=source.split("test")), QUIET).videos
+    store = open_targets(source, config)["shapes"].store
+    assert isinstance(store, LabelStore)
+    replace(store, root=labels).write_contents({str(video.label_map): str(video.content) for video in some})
+    (tmp_path / "tints").mkdir()
+    renamed = tuple(replace(video, name=f"new/{n}.mp4", label_map=f"new/{n}") for n, video in enumerate(some))
+    folders = {"tint": TargetFolder(tmp_path / "tints")}
+    given = replace(source, videos=renamed, targets=folders, label_store=replace(store, root=labels))
+    for _ in range(2):  # a second time changes nothing
+        given = follow_targets(given, config, QUIET, ["semantic", "tint"])
+        targets = open_targets(given, config, ["semantic", "tint"])
+        assert [targets["semantic"].key_of(video) for video in given.videos] == [video.label_map for video in some]
+        assert [targets["tint"].key_of(video) for video in given.videos] == [video.label_map for video in renamed]
+
+
+def test_teachers_that_older_versions_recorded_are_those_of_semantic():
+    assert recorded_identities({"teacher": "a", "labels": "b"}) == {"labels": "b", "targets": {"semantic": "a"}}
+    assert recorded_identities({"teacher": "a", "targets": {"x": "b"}})["targets"] == {"semantic": "a", "x": "b"}
+    assert recorded_identities({"teacher": None}) == {"targets": {}}
+    assert recorded_identities({"labels": "b"}) == {"labels": "b"}

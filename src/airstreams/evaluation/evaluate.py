@@ -168,7 +168,7 @@ def _check(saved: SavedModel, run: Path, source: Source, split: str, console: Co
     if source.grouped_by is None:
         scored = with_groups(replace(source, videos=tuple(videos)), saved.config.data.group_by, console, strict=False)
         videos = scored.videos
-    to_score, targets = _targets_to_score(saved, replace(source, videos=tuple(videos)), console)
+    to_score, targets = _targets_to_score(saved, replace(source, videos=tuple(videos), unlabelled=()), console)
     videos = to_score.videos
     _warn_of_other_labels(videos, known, console)
     is_own_split = known.are_split(videos, split)
