@@ -54,7 +54,7 @@ class Call:
     def send_signal(self, number):
         os.kill(self.pid, number)
 
-    def wait(self, timeout=120):
+    def wait(self, timeout=300):
         """Wait until the process and its own processes have ended; returns the exit status."""
         with suppress(EOFError):  # comes when the last of them has ended
             assert self._end.poll(timeout), "the process or one of its own processes goes on"
@@ -62,7 +62,7 @@ class Call:
         self.process.join(timeout)
         return self.process.exitcode
 
-    def finish(self, timeout=120):
+    def finish(self, timeout=300):
         """Wait for a call that succeeds; returns its output."""
         status = self.wait(timeout)
         printed = self.output.read_text()

@@ -132,7 +132,7 @@ def second_of_two(job):
 
 
 def wait_for_a_line(job, run, after=0):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (entries(run) and entries(run)[-1]["step"] > after):
         assert job.poll() is None, job.output.read_text()
         assert time.monotonic() < deadline, "no line came"
