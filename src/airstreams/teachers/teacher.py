@@ -18,7 +18,7 @@ import torch
 from airstreams.data.label_maps import NO_LABEL
 from airstreams.errors import InputError, describe, did_you_mean
 from airstreams.machine import precision_on
-from airstreams.teachers import hugging_face, maskrcnn, onnx
+from airstreams.teachers import ensemble, hugging_face, maskrcnn, onnx
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD
 
 
@@ -40,9 +40,10 @@ def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device, pr
     """Load a teacher.
 
     Args:
-        spec: `maskrcnn`, `hf:MODEL`, `onnx:FILE` or `FILE.py:FACTORY`. A factory is called as `FACTORY(**options)`.
-            It returns an object with `classes` and `__call__`, and perhaps a `name`.
-        options: `score_threshold` and `unsure_from`, both optional and in 0..1; see `teachers/drawing.py`.
+        spec: `maskrcnn`, `hf:MODEL`, `onnx:FILE`, `FILE.py:FACTORY`, or several of them as `ensemble:A,B,C`. A factory
+            is called as `FACTORY(**options)`. It returns an object with `classes` and `__call__`, and perhaps a `name`.
+        options: `score_threshold` and `unsure_from`, both optional and in 0..1; see `teachers/drawing.py`. An ensemble
+            takes `votes`, too.
         device: for the model.
         precision: `float32`, `auto` or, for maskrcnn alone, `bfloat16`. The others compute as they always do.
 
@@ -52,6 +53,8 @@ def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device, pr
     Raises:
         InputError: the spec, an option or the teacher's classes are not valid, or a package is not installed.
     """
+    if spec.startswith(ensemble.PREFIX):
+        return _Checked(_ensemble(spec, options, device, precision), spec)
     _check_options(options)
     if spec == "maskrcnn":
         return _Checked(maskrcnn.load(device, precision=precision_on(device, precision), **options), spec)
@@ -65,8 +68,8 @@ def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device, pr
     if colon and file.endswith(".py"):
         return _Checked(_from_factory(Path(file), factory, options), spec)
     raise InputError(
-        f"There is no teacher {spec!r}.{did_you_mean(spec, ['maskrcnn'])} Give maskrcnn, hf:MODEL, onnx:FILE or "
-        "FILE.py:FACTORY, such as "
+        f"There is no teacher {spec!r}.{did_you_mean(spec, ['maskrcnn'])} Give maskrcnn, hf:MODEL, onnx:FILE, "
+        "FILE.py:FACTORY or ensemble:A,B, such as "
         "hf:facebook/mask2former-swin-tiny-coco-instance or my_teacher.py:load."
     )
 
@@ -135,7 +138,19 @@ class _Checked:
         return label_maps_THW
 
 
+def _ensemble(spec: str, options: Mapping[str, Any], device: torch.device, precision: str) -> ensemble.Ensemble:
+    votes = ensemble.votes_needed(spec, options.get("votes"))
+    of_members = {name: value for name, value in options.items() if name != "votes"}
+    members = [load_teacher(name, of_members, device, precision) for name in ensemble.members_of(spec)]
+    for member in members:
+        if not member.classes:
+            raise InputError(f"--teacher {spec}: {member.name} makes no label maps. Leave it out of the vote.")
+    return ensemble.Ensemble(members, votes)
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
+    if "votes" in options:
+        raise InputError("--votes: only the teacher ensemble:A,B,C has votes. Leave it out.")
     for name, value in options.items():
         if not 0 <= value <= 1:
             raise InputError(f"{name} is {value}. Give a score from 0 to 1, such as {SCORE_THRESHOLD}.")
