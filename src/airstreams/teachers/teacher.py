@@ -68,9 +68,9 @@ def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device, pr
     if colon and file.endswith(".py"):
         return _Checked(_from_factory(Path(file), factory, options), spec)
     raise InputError(
-        f"There is no teacher {spec!r}.{did_you_mean(spec, ['maskrcnn'])} Give maskrcnn, hf:MODEL, onnx:FILE, "
-        "FILE.py:FACTORY or ensemble:A,B, such as "
-        "hf:facebook/mask2former-swin-tiny-coco-instance or my_teacher.py:load."
+        f"There is no teacher {spec!r}.{did_you_mean(spec, ['maskrcnn'])} Give maskrcnn, hf:MODEL, onnx:FILE or "
+        "FILE.py:FACTORY, such as hf:facebook/mask2former-swin-tiny-coco-instance or my_teacher.py:load, or several as "
+        "ensemble:A,B."
     )
 
 
