@@ -19,6 +19,12 @@ REMOVED_BACKBONES = ("tvn1", "tvn2", "tvn3", "tvn4")
 REMOVED_LAYERS = ("depthwise_conv2d", "average_pool2d")
 
 
+def with_keys_of_older_runs(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a run's config, with those that its version had instead of keys that it lacks."""
+    data = values.get("data", {})
+    return {**values, "data": {"deinterlace": "off", **data}} if isinstance(data, Mapping) else dict(values)
+
+
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a recipe or a saved config under today's keys. InputError: a tower that was removed."""
     current = _renamed(values, section="")

@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser, Namespace
 from airstreams.config import Config
 from airstreams.errors import InputError, did_you_mean, one_line, require
 from airstreams.files import replacing
-from airstreams.old_keys import with_current_keys
+from airstreams.old_keys import with_current_keys, with_keys_of_older_runs
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -207,7 +207,7 @@ def config_to_resume(path: Path, given: GivenConfig) -> Config:
     Raises:
         InputError: the call asks for another training.
     """
-    run = load_config(path)
+    run = load_run_config(path)
     for key in sorted(given.named - MACHINE_KEYS - {"training.epochs", "training.precision"}):
         value, own = _value(given.config, key), _value(run, key)
         if value != own:
@@ -247,6 +247,13 @@ def load_config(path: Path | str) -> Config:
         OSError: the file cannot be read.
     """
     return load_recipe(Path(path))[1]
+
+
+def load_run_config(path: Path) -> Config:
+    """The config of a run, perhaps of an earlier version. InputError: as `load_config`."""
+    values, config = load_recipe(path)
+    older = with_keys_of_older_runs(values)
+    return config if older == values else from_dict(older)
 
 
 def load_recipe(path: Path) -> tuple[dict[str, Any], Config]:

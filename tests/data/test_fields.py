@@ -1,4 +1,7 @@
-"""Interlaced video whose frames are stored as two fields, a packet for each. No encoder of FFmpeg writes such files."""
+"""Interlaced video whose right pixels are known. Its frames are stored as two fields, a packet for each.
+
+No encoder of FFmpeg writes such files.
+"""
 
 import re
 from fractions import Fraction
@@ -6,7 +9,13 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from rich.console import Console
 
+from airstreams.config import Config
+from airstreams.console import Progress
+from airstreams.data.cache import FrameCache
+from airstreams.data.dataset import VideoViews
+from airstreams.data.listing import Video
 from airstreams.data.video import check, iterate_frames, probe, read_frames
 
 FRAMES, SIZE = 24, 64
@@ -105,3 +114,67 @@ def test_two_fields_are_one_frame(tmp_path, suffix):
         assert np.array_equal(read_frames(path, indices), [right[index] for index in indices])
     assert np.array_equal(list(iterate_frames(path)), right)
     assert probe(path).frames == FRAMES
+
+
+def moment(number):
+    """A bright hill, 2 px farther to the right at each field: the picture at the time of field `number`."""
+    place = np.arange(2 * SIZE) - 20 - 2 * number
+    return np.tile(np.round(40 + 150 * np.exp(-((place / 6) ** 2))), (SIZE, 1)).astype(np.uint8)
+
+
+def in_rgb(grey_HW):
+    return (grey_HW.astype(float) - 16) * 255 / 219
+
+
+def moving(path, frames=FRAMES):
+    """A film of the hill whose frames have the second field in their odd lines."""
+    images = [moment(2 * number) for number in range(frames)]
+    for number, image in enumerate(images):
+        image[1::2] = moment(2 * number + 1)[1::2]
+    return write(path, images)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_deinterlaced_frames_show_the_moment_of_their_first_field(tmp_path, suffix):
+    path = moving(tmp_path / f"fields{suffix}")
+    frames = read_frames(path, range(FRAMES), deinterlace="auto")[..., 0]
+    for number, frame in enumerate(frames):
+        error = np.abs(frame - in_rgb(moment(2 * number)))
+        assert error[::2].max() <= 1  # the first field stays as it is
+        within = slice(2, -4) if number == 0 else slice(None)  # no frame before the first one helps at its borders
+        assert error[within].max() <= 1
+    combs = read_frames(path, [5])[0, ..., 0]
+    assert np.abs(combs - in_rgb(moment(10))).max() > 20
+    assert probe(path).frames == FRAMES
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+def test_deinterlaced_frames_do_not_depend_on_where_reading_began(tmp_path, suffix):
+    path = moving(tmp_path / f"fields{suffix}")
+    in_order = list(iterate_frames(path, deinterlace="auto"))
+    assert len(in_order) == FRAMES
+    for indices in (*([index] for index in range(FRAMES)), [17, 3, 9, 3], range(KEY_FRAMES_APART, FRAMES, 3)):
+        assert np.array_equal(read_frames(path, indices, deinterlace="auto"), [in_order[index] for index in indices])
+
+
+def test_deinterlacing_does_not_mix_recordings_that_were_joined(tmp_path):
+    first, second = moving(tmp_path / "a.ts"), moving(tmp_path / "b.ts", 20)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    (joint,) = probe(joined).joints
+    alone = list(iterate_frames(second, deinterlace="auto"))
+    assert np.array_equal(list(iterate_frames(joined, deinterlace="auto"))[joint:], alone)
+    assert np.array_equal(read_frames(joined, [joint, joint - 1], deinterlace="auto")[0], alone[0])
+
+
+def test_views_and_the_cache_deinterlace_by_the_config(tmp_path):
+    path, config, video = moving(tmp_path / "fields.mp4"), Config(), Video(tmp_path / "fields.mp4", "fields", ("a",))
+    deinterlaced = VideoViews([video], config).read(video).clips
+    config.data.deinterlace = "off"
+    assert not np.array_equal(VideoViews([video], config).read(video).clips, deinterlaced)
+    for deinterlace in ("auto", "off"):
+        cache = FrameCache(tmp_path / "cache", 10**9, SIZE, deinterlace)
+        with Progress(console=Console(quiet=True)) as progress:
+            cache.prepare([video], None, progress)
+        assert cache.holds(path)
+        assert np.array_equal(cache.read_frames(path, [7, 2]), read_frames(path, [7, 2], SIZE, deinterlace))

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from airstreams.data.video import probe, read_frames
+from airstreams.data.video import iterate_frames, probe, read_frames
 
 RGB = np.array([200.0, 40.0, 60.0])
 # The weights of red and blue in brightness, by standard.
@@ -91,3 +91,55 @@ def test_pixels_are_stretched_to_squares(tmp_path):
     assert shape_of(tmp_path / "rounded.mp4", Fraction(200, 199)) == (64, 48, 8)
     assert shape_of(tmp_path / "wrong.mkv", Fraction(1, 100)) == (64, 48, 8)
     assert read_frames(tmp_path / "wide.mp4", [0], short_side=24).shape == (1, 24, 64, 3)
+
+
+# Brightness in cd/m2, as stored in PQ and in HLG (ITU-R BT.2408 table 1, and BT.2100), and in usual video, whose white
+# is 203 cd/m2: the darker half as it is, brighter parts compressed (BT.2390).
+GREYS = [
+    (0, 0.0, 0.0, 0),
+    (26, 0.38, 0.38, 255 * (26 / 203) ** (1 / 2.4)),
+    (203, 0.58, 0.75, 255 * 0.79 ** (1 / 2.4)),
+    (1000, 0.7518, 1.0, 255),
+]
+
+
+def write_hdr(path, transfer, rgb):
+    """A file of one colour, in stored values of 0..1, of BT.2020."""
+    r, g, b = rgb
+    y = 0.2627 * r + 0.678 * g + 0.0593 * b
+    values = [round(64 + 876 * y), round(512 + 896 * (b - y) / 1.8814), round(512 + 896 * (r - y) / 1.4746)]
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("ffv1", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p10le"
+        context = stream.codec_context
+        context.color_trc, context.color_primaries, context.colorspace, context.color_range = transfer, 9, 9, 1
+        for number in range(2):
+            planes = np.repeat(np.array(values, np.uint16), (32, 8, 8))[:, None].repeat(32, axis=1)
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p10le")
+            frame.pts, frame.time_base = number, Fraction(1, 30)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+@pytest.mark.parametrize("grey", GREYS, ids=lambda grey: f"{grey[0]}")
+def test_hdr_greys_become_those_of_usual_video(tmp_path, transfer, grey):
+    _, pq, hlg, right = grey
+    path = write_hdr(tmp_path / "hdr.mkv", transfer, [pq if transfer == 16 else hlg] * 3)
+    assert probe(path).encoding.hdr
+    for short_side in (None, 16):
+        picture = read_frames(path, [1], short_side)[0].astype(float)
+        assert np.abs(picture - right).max() <= 3
+    assert np.array_equal(next(iterate_frames(path, 16)), read_frames(path, [0], 16)[0])
+
+
+def test_hdr_colours_are_mapped_from_bt_2020_to_bt_709(tmp_path):
+    # The red of BT.709 at 50 cd/m2, in the primaries of BT.2020 (ITU-R BT.2087).
+    light = 50 * np.array([0.6274, 0.0691, 0.0164])
+    m1, m2, c1, c2, c3 = 0.1593017578125, 78.84375, 0.8359375, 18.8515625, 18.6875
+    power = (light / 10000) ** m1
+    path = write_hdr(tmp_path / "red.mkv", 16, ((c1 + c2 * power) / (1 + c3 * power)) ** m2)
+    red, green, blue = read_frames(path, [0])[0, 0, 0].tolist()
+    assert red == pytest.approx(255 * (50 / 203) ** (1 / 2.4), abs=3)
+    assert max(green, blue) <= 16  # where black is near, a step of a stored value is many of these

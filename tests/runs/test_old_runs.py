@@ -11,9 +11,10 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import airstreams
+from airstreams.config import Config
 from airstreams.data.sources import open_source
 from airstreams.models.airstreams import build
-from airstreams.recipe import load_config
+from airstreams.recipe import GivenConfig, config_to_resume, load_config
 from airstreams.runs import saved_model
 from airstreams.runs.checkpoint import load_state, saved_states
 from airstreams.runs.folder import RunFolder
@@ -28,6 +29,7 @@ def old_values(config):
     values = asdict(config)
     values["loss_weights"]["further"] = values["loss_weights"].pop("custom")
     values["training"] |= {"compile": False, "ema": 0.0}
+    del values["data"]["deinterlace"]
     values["model"]["tower"] = [asdict(block) for block in config.model.blocks_of()]
     for block in values["model"]["tower"]:
         block["layers"] = [layer | {"every": None} for layer in block["layers"]]
@@ -68,6 +70,9 @@ def test_an_old_run_predicts_as_before(trained, tmp_path, synthetic):
     video = next((synthetic / "videos" / "test").glob("*/*.mp4"))
     before, after = (airstreams.load(run, "cpu").predict(video) for run in (trained, old))
     assert after.probabilities == before.probabilities
+    assert saved_model.read_description(trained).config.data.deinterlace == "auto"
+    assert saved_model.read_description(old).config.data.deinterlace == "off"
+    assert config_to_resume(RunFolder(old).config, GivenConfig(Config())).data.deinterlace == "off"
 
 
 @pytest.mark.filterwarnings("error::DeprecationWarning")

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from airstreams.config.limits import MOST_STEP
 from airstreams.errors import InputError, require
@@ -60,6 +61,9 @@ class DataConfig:
     """The teacher's classes to keep. All others become one class. Empty: keep all."""
     compact_classes: bool = False
     """Give the segmenter only the classes that occur in the training label maps."""
+    deinterlace: Literal["auto", "off"] = "auto"
+    """auto: deinterlace interlaced video, one frame of each frame (FFmpeg's bwdif). off: frames as stored. A model
+    keeps this value."""
     patience: float = 300.0
     """How long to wait for a clip, in s, before the run ends with an error, as when a network disk hangs."""
     cache: str | None = None

@@ -39,6 +39,7 @@ import av
 import numpy as np
 
 from airstreams.console import Progress, warn
+from airstreams.data.deinterlace import Deinterlace
 from airstreams.data.label_maps import NO_LABEL, LabelStore, file_of
 from airstreams.data.listing import Video
 from airstreams.data.video import iterate_frames, probe, read_frames
@@ -47,7 +48,7 @@ from airstreams.errors import InputError, VideoError
 from airstreams.files import replacing
 from airstreams.machine import cpus
 
-_VERSION = 2  # increase it when read_frames returns other pixels for the same file
+_VERSION = 3  # increase it when read_frames returns other pixels for the same file
 _DECODER = f"{platform.machine()} {av.library_versions['libavcodec']} {av.library_versions['libswscale']}"
 _OWN_NAME = re.compile(r"[0-9a-f]{32}\.npy|\.[0-9a-f]{32}")  # of an entry, and of a temporary file
 _ABANDONED_NS = 600 * 10**9  # a temporary file that was not written to for this time is deleted
@@ -86,12 +87,14 @@ class FrameCache:
         root: the folder, created by `prepare`.
         limit_bytes: for all frames and label maps together.
         short_side: px, as for `read_frames`.
+        deinterlace: as for `read_frames`.
     """
 
-    def __init__(self, root: Path, limit_bytes: int, short_side: int) -> None:
+    def __init__(self, root: Path, limit_bytes: int, short_side: int, deinterlace: Deinterlace = "off") -> None:
         self.root = root
         self.limit_bytes = limit_bytes
         self.short_side = short_side
+        self.deinterlace = deinterlace
         self._digests: dict[Path, _Digest] = {}
 
     def prepare(
@@ -156,11 +159,13 @@ class FrameCache:
         return entry is not None and entry.is_file()
 
     def read_frames(self, path: Path, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Read frames as `video.read_frames(path, indices, short_side)` does, with the same result and errors."""
+        """Read frames as `video.read_frames(path, indices, ...)` does, with the same result and errors."""
         wanted = [operator.index(index) for index in indices]
         entry = self._entry(path, "frames", self._frame_settings)
         frames_NHW3 = None if entry is None else _arrays_at(entry, wanted)
-        return read_frames(path, wanted, short_side=self.short_side) if frames_NHW3 is None else frames_NHW3
+        if frames_NHW3 is None:
+            return read_frames(path, wanted, self.short_side, self.deinterlace)
+        return frames_NHW3
 
     def read_label_maps(
         self, label_store: LabelStore, key: str, indices: Sequence[int] | np.ndarray
@@ -175,7 +180,7 @@ class FrameCache:
 
     @property
     def _frame_settings(self) -> str:
-        return f"{_DECODER} {self.short_side}"
+        return f"{_DECODER} {self.short_side} deinterlace {self.deinterlace}"
 
     def make_folder(self) -> int:
         """Create the folder.
@@ -201,7 +206,7 @@ class FrameCache:
         self, videos: Sequence[Video], label_stores: Sequence[tuple[LabelStore, Sequence[str]]]
     ) -> list[_Content]:
         wanted = [
-            _Content(path, "frames", self._frame_settings, partial(_frames_of, path, self.short_side))
+            _Content(path, "frames", self._frame_settings, partial(_frames_of, path, self.short_side, self.deinterlace))
             for path in sorted({video.path for video in videos})
         ]
         for label_store, keys in label_stores:
@@ -367,8 +372,8 @@ class _Space:
             self._left += size
 
 
-def _frames_of(path: Path, short_side: int) -> tuple[int, Iterator[np.ndarray]]:
-    return probe(path).frames, iterate_frames(path, short_side)
+def _frames_of(path: Path, short_side: int, deinterlace: Deinterlace) -> tuple[int, Iterator[np.ndarray]]:
+    return probe(path).frames, iterate_frames(path, short_side, deinterlace=deinterlace)
 
 
 def _label_maps_of(label_store: LabelStore, key: str) -> tuple[int, Iterator[np.ndarray]]:

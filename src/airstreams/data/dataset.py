@@ -240,7 +240,7 @@ class TrainingClips(Dataset[Sample | BadVideo]):
 
     def _read_frames(self, video: Video, indices: np.ndarray) -> np.ndarray:
         if self.cache is None:
-            return read_frames(video.path, indices, self.config.decoded_side)
+            return read_frames(video.path, indices, self.config.decoded_side, self.config.data.deinterlace)
         return self.cache.read_frames(video.path, indices)
 
     def _read_targets(self, targets: Targets, video: Video, indices: np.ndarray) -> np.ndarray | None:
@@ -419,7 +419,9 @@ class VideoViews(Dataset[Views | BadVideo]):
         uses = Counter(int(index) for indices_VT in indices_of for index in np.unique(indices_VT))
         frames: dict[int, np.ndarray] = {}
         wanted = sorted(uses)
-        decoded = zip(wanted, iterate_frames(self.videos[0].path, self.config.decoded_side, wanted), strict=True)
+        path, config = self.videos[0].path, self.config
+        frames_in_order = iterate_frames(path, config.decoded_side, wanted, config.data.deinterlace)
+        decoded = zip(wanted, frames_in_order, strict=True)
         for indices_VT in indices_of:
             unique = np.unique(indices_VT)
             while unique[-1] not in frames:
@@ -441,7 +443,7 @@ class VideoViews(Dataset[Views | BadVideo]):
         return frame_range(video)
 
     def _frames(self, video: Video, indices: np.ndarray) -> np.ndarray:
-        return read_frames(video.path, indices, self.config.decoded_side)
+        return read_frames(video.path, indices, self.config.decoded_side, self.config.data.deinterlace)
 
     def _indices(self, video: Video) -> np.ndarray:
         """The frame indices (V, T) of each view."""

@@ -17,12 +17,11 @@ from av.video.stream import VideoStream
 from airstreams.data.containers import MATROSKA, MP4, Ending
 from airstreams.data.decoding import Decoder
 from airstreams.data.opening import find_ending, opened, version_of
-from airstreams.data.pictures import Orientation, square_width
+from airstreams.data.pictures import HDR_TRANSFERS, Orientation, square_width
 from airstreams.errors import VideoError
 
 _CODECS_WITH_ONE_PACKET_A_FRAME = {"h264", "hevc", "vp9", "av1", "mjpeg"}
 _CODECS_WITH_FIELDS = {"h264", "hevc"}  # in interlaced video, a packet may hold one of a frame's two fields
-_HDR_TRANSFERS = (16, 18)  # FFmpeg's numbers of the transfer functions PQ (SMPTE ST 2084) and HLG (ARIB STD-B67)
 # An interval of so many usual ones has a frame missing. Film in video (telecine) has intervals of 1 and 1.5.
 _GAP = 1.6
 _REORDERED = 3  # usual intervals: pictures of a codec with B-frames may wait for a later one as long, or longer
@@ -38,8 +37,9 @@ class Encoding:
         key_frames_apart: largest number of frames from one key frame to the next, or to the end; all of them where
             reading starts at the beginning of the file. As many are decoded, at most, to read one frame.
         pixel_aspect: width of a pixel / its height, of the upright picture. Frames are stretched to square pixels.
-        interlaced: whether a frame is made of two fields.
-        hdr: whether the brightness is stored as PQ or HLG. Frames are read as if it were not.
+        interlaced: whether a frame is made of two fields. Only the first frame is looked at where frames are found by
+            time, else all.
+        hdr: whether the brightness is stored as PQ or HLG.
     """
 
     codec: str
@@ -164,7 +164,9 @@ def _table_by_time(container: InputContainer, stream: VideoStream, ending: Endin
         pts = pts[: _certain_frames(pts, int((np.maximum.accumulate(in_order) - in_order).max()), stream)]
     times = (pts - pts[0]) * float(stream.time_base or 0)
     keyframes = np.flatnonzero(np.isin(pts, np.array(keys, np.int64)))
-    return _make_table(stream, first, _Times(times, pts, keyframes, stopped=len(pts) < found), ending)
+    return _make_table(
+        stream, first, _Times(times, pts, keyframes, stopped=len(pts) < found), ending, bool(first.interlaced_frame)
+    )
 
 
 def _table_by_counting(
@@ -175,8 +177,10 @@ def _table_by_counting(
     pts: list[int | None] = []
     parts: list[int] = []
     first: VideoFrame | None = None
+    interlaced = False
     for frame in decoder:
         first = first or frame
+        interlaced = interlaced or bool(frame.interlaced_frame)
         pts.append(frame.pts)
         parts.append(decoder.part)
     if first is None:
@@ -193,7 +197,7 @@ def _table_by_counting(
         ascending = np.array(pts[: len(found.seconds)], np.int64)
         keyframes = np.flatnonzero(np.isin(ascending, np.array(decoder.key_pts, np.int64)))
         found = replace(found, pts=ascending, keyframes=keyframes)
-    return _make_table(stream, first, found, ending)
+    return _make_table(stream, first, found, ending, interlaced)
 
 
 def _known_times(
@@ -257,6 +261,7 @@ def _make_table(
     first: VideoFrame,
     found: _Times,
     ending: Ending,
+    interlaced: bool,
 ) -> FrameTable:
     keyframes = np.zeros(1, np.int64) if found.keyframes is None else found.keyframes
     orientation = Orientation.of(first)
@@ -268,8 +273,8 @@ def _make_table(
         codec=stream.codec_context.codec.canonical_name,
         key_frames_apart=int(np.diff(keyframes, append=len(found.seconds)).max(initial=1)),
         pixel_aspect=1 / aspect if orientation.transpose else aspect,
-        interlaced=bool(first.interlaced_frame),
-        hdr=stream.codec_context.color_trc in _HDR_TRANSFERS,
+        interlaced=interlaced,
+        hdr=stream.codec_context.color_trc in HDR_TRANSFERS,
     )
     stopped = ending.stopped or found.stopped or not ending.last_picture_whole
     info = VideoInfo(len(found.seconds), width, height, found.seconds, encoding, stopped, found.joints)

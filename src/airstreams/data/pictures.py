@@ -8,8 +8,10 @@ from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, VideoReformatter
 
+from airstreams.data.hdr import HLG, PQ, to_usual_video
 from airstreams.errors import InputError
 
+HDR_TRANSFERS = (PQ, HLG)
 ASPECT_TOLERANCE = 0.01  # pixels whose aspect differs from 1 by less are squares: sizes are rounded
 _LARGEST_ASPECT = 4.0  # a header that says more is wrong
 _UNSPECIFIED = 2  # FFmpeg's number of an unknown colour space
@@ -55,7 +57,12 @@ class Orientation:
 def upright(
     converter: VideoReformatter, frame: VideoFrame, orientation: Orientation, width: int, height: int
 ) -> np.ndarray:
-    """The frame in RGB, resized to `width` and `height` as stored, then turned upright."""
+    """The frame in RGB, resized to `width` and `height` as stored, then turned upright. HDR becomes usual video."""
+    if frame.color_trc in HDR_TRANSFERS:
+        is_plain = frame.format.is_rgb or frame.colorspace != _UNSPECIFIED
+        matrix = None if is_plain else Colorspace.BT2020
+        scaled = converter.reformat(frame, width, height, "rgb48le", matrix, interpolation="AREA", threads=1)
+        return orientation.apply(to_usual_video(scaled.to_ndarray(), frame.color_trc))
     matrix = Colorspace.ITU709 if _is_untagged_hd(frame) else None
     picture = converter.reformat(frame, width, height, "rgb24", matrix, interpolation="AREA", threads=1).to_ndarray()
     return orientation.apply(picture)

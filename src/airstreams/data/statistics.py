@@ -223,13 +223,15 @@ def _remarks_on_files(facts: Mapping[Path, FileFacts], named: Mapping[Path, str]
             "interlaced",
             "interlaced",
             lambda of_file: of_file.interlaced,
-            f"Moving edges look like combs. Convert them: {_ffmpeg('bwdif=mode=send_frame')}",
+            "They are deinterlaced when they are read (data.deinterlace). This decodes up to three times the frames. "
+            f"To save the time, convert them: {_ffmpeg('bwdif=mode=send_frame')}",
         ),
         (
             "hdr",
             "HDR",
             lambda of_file: of_file.hdr,
-            f"Their colours look pale, since they are read as if they were not HDR. Convert them: {_ffmpeg(_TO_SDR)}",
+            "They are read as usual video: what is brighter than white paper is compressed. For other colours, convert "
+            f"them: {_ffmpeg(_TO_SDR)}",
         ),
         (
             "non_square_pixels",

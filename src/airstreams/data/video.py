@@ -14,7 +14,8 @@ missed this way is tried again from one key frame further back, then from the be
 
 Decoding and colour conversion use one thread each, since the loader's processes already use all cores. Each process
 remembers what it found in a file, so that a data set that is read many times is examined once. Pictures are stretched
-to square pixels. FFmpeg conceals damage that it detects and marks the frame, which is then refused. Damage that leaves
+to square pixels, and HDR becomes usual video. Interlaced frames stay as they are stored, unless the caller asks for
+deinterlacing. FFmpeg conceals damage that it detects and marks the frame, which is then refused. Damage that leaves
 a decodable stream (most damage in MJPEG, HEVC and VP9, which have no checksums) is visible in the picture but not
 detected. A cut is found by the container's headers: see `containers/`.
 """
@@ -34,6 +35,7 @@ from av.video.stream import VideoStream
 
 from airstreams.data.containers import AVI, MATROSKA, MP4, MPEGTS, Ending
 from airstreams.data.decoding import Decoder
+from airstreams.data.deinterlace import Deinterlace, Deinterlacer, deinterlaced, with_neighbours
 from airstreams.data.frame_table import Encoding, FrameTable, VideoInfo, forget_tables, frame_table, table_of_version
 from airstreams.data.opening import naming, opened, version_of
 from airstreams.data.pictures import reduced_size, upright
@@ -66,7 +68,12 @@ class Packet(NamedTuple):
     data: bytes
 
 
-def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side: int | None = None) -> np.ndarray:
+def read_frames(
+    path: str | os.PathLike[str],
+    indices: Iterable[int],
+    short_side: int | None = None,
+    deinterlace: Deinterlace = "off",
+) -> np.ndarray:
     """Read frames by their index in presentation order.
 
     Args:
@@ -74,6 +81,8 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
         indices: 0-based, in any order, repeats allowed.
         short_side: px. Larger frames are reduced so that their shorter side has this length (area average, during
             colour conversion). The aspect is kept, and frames are never enlarged. None: their own size.
+        deinterlace: auto: deinterlace the frames of interlaced video, see `deinterlace.py`. It decodes the frames
+            before and after each, too.
 
     Returns:
         uint8 (N, H, W, 3) RGB, upright, in the order of `indices`, all of the first frame's size.
@@ -104,19 +113,22 @@ def read_frames(path: str | os.PathLike[str], indices: Iterable[int], short_side
         for slot in slots[index]:
             frames_NHW3[slot] = picture
 
+    deinterlaces = deinterlace == "auto" and table.info.encoding.interlaced
     missing = sorted(slots)
     with naming(path):
         for keyframes_back in (0, 1, len(table.keyframes)):
             if missing:
-                with opened(path, table.ending.end) as (container, stream):
-                    missing = _collect(container, stream, table, missing, keyframes_back, take)
+                missing = _attempt(path, table, missing, keyframes_back, take, deinterlaces)
         if missing:
             raise VideoError(f"unreadable: frame {missing[0]} of {table.info.frames} cannot be decoded")
     return frames_NHW3
 
 
 def iterate_frames(
-    path: str | os.PathLike[str], short_side: int | None = None, indices: Iterable[int] | None = None
+    path: str | os.PathLike[str],
+    short_side: int | None = None,
+    indices: Iterable[int] | None = None,
+    deinterlace: Deinterlace = "off",
 ) -> Iterator[np.ndarray]:
     """Decode the whole file once and yield its frames, uint8 (H, W, 3), as `read_frames` would return them.
 
@@ -127,6 +139,7 @@ def iterate_frames(
         path: a video file.
         short_side: as for `read_frames`.
         indices: 0-based; the frames to yield, always in ascending order; None: all.
+        deinterlace: as for `read_frames`.
 
     Raises:
         InputError: the short side is below 1.
@@ -140,7 +153,10 @@ def iterate_frames(
         wanted = None if indices is None else set(indices)
         decoded = 0
         with opened(path, table.ending.end) as (container, stream):
-            for index, frame in _frames(container, stream, table, Decoder(container, stream, table.ending)):
+            frames = _frames(container, stream, table, Decoder(container, stream, table.ending))
+            if deinterlace == "auto" and table.info.encoding.interlaced:
+                frames = deinterlaced(frames, table.info.frames - 1, table.info.joints)
+            for index, frame in frames:
                 if wanted is None or index in wanted:
                     yield upright(converter, frame, table.orientation, width, height)
                 decoded += 1
@@ -211,6 +227,34 @@ def file_version(path: str | os.PathLike[str]) -> tuple[str, int, int]:
     """
     with naming(path):
         return version_of(path)
+
+
+def _attempt(
+    path: str | os.PathLike[str],
+    table: FrameTable,
+    indices: Sequence[int],
+    keyframes_back: int,
+    take: Callable[[int, VideoFrame], None],
+    deinterlaces: bool,
+) -> list[int]:
+    """Open the file and call `take` for each index (ascending); return the indices that were not found.
+
+    `keyframes_back`: as for `_collect`.
+    """
+    with opened(path, table.ending.end) as (container, stream):
+        if not deinterlaces:
+            return _collect(container, stream, table, indices, keyframes_back, take)
+        needed_by = with_neighbours(indices, table.info.frames, table.info.joints)
+
+        def take_wanted(index: int, frame: VideoFrame) -> None:
+            if index in needed_by:
+                take(index, frame)
+
+        deinterlacer = Deinterlacer(take_wanted, table.info.joints)
+        needed = sorted(set().union(*needed_by.values()))
+        lost = _collect(container, stream, table, needed, keyframes_back, deinterlacer.push)
+        deinterlacer.end()
+        return [index for index in indices if not needed_by[index].isdisjoint(lost)]
 
 
 def _collect(

@@ -174,6 +174,8 @@ def _about(saved: SavedModel) -> dict[str, Any]:
             "input": "frames: RGB, uint8, batch x frames x height x width x 3",
             "reduced_to": saved.config.decoded_side,
             "steps": [
+                "where deinterlace is auto, deinterlace interlaced video, one frame of each frame, by FFmpeg's "
+                "bwdif=mode=send_frame:deint=interlaced",
                 "reduce frames whose shorter side is larger than reduced_to to that side, by area",
                 "take views clips. Their first frames are numpy.linspace(0, last, views) rounded down, where last is "
                 "the latest first frame at which a clip fits; for one view, last / 2",

@@ -29,6 +29,7 @@ from airstreams.errors import InputError, one_line, require
 from airstreams.files import replacing
 from airstreams.machine import Precision, computes_in_bfloat16, precision_on
 from airstreams.models.airstreams import AIRStreams, build
+from airstreams.old_keys import with_keys_of_older_runs
 from airstreams.recipe import from_dict
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.trust import custom_classes, remember, require_trusted_run
@@ -280,7 +281,8 @@ def _described(content: dict[str, Any]) -> Description:
     require(isinstance(config, dict), "config", _shortly(config), "keys with values")
     kept = _kept(content["kept"]) if "kept" in content else None
     segment_classes = tuple(content["segment_classes"])
-    return Description(from_dict(config), tuple(classes), segment_classes, multi_label, rate, kept=kept)
+    config = from_dict(with_keys_of_older_runs(config))
+    return Description(config, tuple(classes), segment_classes, multi_label, rate, kept=kept)
 
 
 def _kept(values: Any) -> KeptEpoch:
@@ -380,6 +382,7 @@ def preprocessing(config: Config) -> dict[str, Any]:
         "frames": config.clip.frames,
         "stride": config.clip.stride,
         "rate": config.clip.rate,
+        "deinterlace": config.data.deinterlace,
         "height": config.clip.size,
         "width": config.clip.size,
         "crop": "largest square, bilinear with anti-aliasing",

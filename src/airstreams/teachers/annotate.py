@@ -254,7 +254,8 @@ class _Frames(IterableDataset[_Chunk]):
         try:
             wanted = _frames_to_label(file, self.settings.stride)
             short_side = _short_side(file.path, self.settings.max_side)
-            for index, frame_HW3 in zip(wanted, iterate_frames(file.path, short_side, wanted), strict=True):
+            decoded = iterate_frames(file.path, short_side, wanted, deinterlace="auto")
+            for index, frame_HW3 in zip(wanted, decoded, strict=True):
                 indices.append(index)
                 frames.append(frame_HW3)
                 if len(frames) == self.chunk_frames:

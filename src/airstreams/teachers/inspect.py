@@ -271,7 +271,7 @@ def read_samples(
         frame_HW3 = None
         if key in paths:
             try:
-                frame_HW3 = read_frames(paths[key], [index], SHORT_SIDE)[0]
+                frame_HW3 = read_frames(paths[key], [index], SHORT_SIDE, deinterlace="auto")[0]
             except (VideoError, InputError) as error:
                 bad[paths[key]] = error.reason if isinstance(error, VideoError) else str(error)
         frames.append(LabelledFrame(f"{key}, frame {index}", label_maps_1HW[0], frame_HW3))

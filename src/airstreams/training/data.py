@@ -88,7 +88,8 @@ def prepare_videos(source: Source, config: Config, folder: RunFolder, resume: bo
     ]
     cache = None
     if config.data.cache is not None:
-        cache = FrameCache(Path(config.data.cache), round(config.data.cache_gb * 1e9), config.decoded_side)
+        limit = round(config.data.cache_gb * 1e9)
+        cache = FrameCache(Path(config.data.cache), limit, config.decoded_side, config.data.deinterlace)
         cache.make_folder()  # reports a problem before hours are spent on the videos
     with Progress(console=console) as progress:
         if resume:

@@ -22,7 +22,7 @@ from airstreams.files import require_writable
 from airstreams.machine import Precision, computes_in_bfloat16, precision_on
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.plural import count_of
-from airstreams.recipe import load_config, save_config
+from airstreams.recipe import load_run_config, save_config
 from airstreams.representations import Supervised
 from airstreams.representations.custom import try_out
 from airstreams.representations.teaching import identities, open_targets, recorded_identities, without_targets
@@ -233,7 +233,7 @@ def _new_model(source: Source, segment_classes: Sequence[str], config: Config, d
 
 def _keep_config(described: Config, folder: RunFolder) -> None:
     """Rewrite the config of a run that is lengthened."""
-    if is_main_process() and described != load_config(folder.config):
+    if is_main_process() and described != load_run_config(folder.config):
         save_config(described, folder.config)
 
 
@@ -243,7 +243,7 @@ def _config_of_run(folder: RunFolder, config: Config) -> Config:
     Unless the run is lengthened, the description of its model then never changes, and a crash between the model's two
     files leaves a pair that belongs together.
     """
-    began = load_config(folder.config)
+    began = load_run_config(folder.config)
     return replace(began, training=replace(began.training, epochs=config.training.epochs))
 
 

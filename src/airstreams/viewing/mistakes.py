@@ -68,7 +68,7 @@ def write_strips(
         try:
             part = frame_range(video)
             indices = np.linspace(part.first, part.last, FRAMES_PER_STRIP).round().astype(int)
-            frames_NHW3 = read_frames(video.path, indices, STRIP_HEIGHT)
+            frames_NHW3 = read_frames(video.path, indices, STRIP_HEIGHT, deinterlace="auto")
         except VideoError as error:
             say(console, f"No frames of the mistake {mistake.name} can be shown: {error.reason}")
             continue
