@@ -132,8 +132,8 @@ class Recogniser:
 
         The frames of a file (`read_frames(path, range(n))`, at its rate) get the same answer as the file. There is one
         exception: frames larger than the model needs. A file's are reduced before they become RGB, so colours differ
-        slightly, and probabilities by about 0.01. Of interlaced video, read the frames with `deinterlace` as the model's
-        `data.deinterlace` says.
+        slightly, and probabilities by about 0.01. Of interlaced video, read the frames with the `deinterlace` of the
+        model's `data.deinterlace`.
 
         Args:
             frames: uint8 (T, H, W, 3), RGB. OpenCV gives BGR: pass `frames[..., ::-1]`.
