@@ -366,9 +366,9 @@ def test_a_full_cache_opens_no_further_videos(root, source, monkeypatch):
     opened: list[Path] = []
     frames_of = frame_cache._frames_of
 
-    def open_frames(path, side):
+    def open_frames(path, side, deinterlace):
         opened.append(path)
-        return frames_of(path, side)
+        return frames_of(path, side, deinterlace)
 
     monkeypatch.setattr(frame_cache, "_frames_of", open_frames)
     _, output = prepare(root, frames_only, limit=5 * ENTRY)
