@@ -99,6 +99,7 @@ def test_a_file_of_another_job_is_refused(call, trained, run, folder, tmp_path):
     assert call("predict", trained, video, "--out", out)[0] == 0
     complaint(call("predict", trained, video, "--out", out, "--top", 2), out, "--top")
     complaint(call("predict", trained, video, "--out", out, "--window", 2), out, "--window")
+    complaint(call("predict", trained, video, "--out", out, "--precision", "bfloat16"), out, "--precision")
     saved = saved_models.load(run)
     saved.config.evaluation.views = 1
     saved_models.save(saved, run)

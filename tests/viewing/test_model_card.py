@@ -34,6 +34,7 @@ def test_a_card_has_what_the_run_has_recorded(run, source):
         r"disc\_left (6), disc\_up (6), square\_left (6), square\_up (6)"
     ]
     assert rows(text)["epochs"] == ["2 of 2"]
+    assert rows(text)["precision"] == ["float32"]
     assert {"parameters", "multiply-adds of a clip"} <= rows(text).keys()
     assert "Random." in text
     assert "Not evaluated yet" in text

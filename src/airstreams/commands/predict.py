@@ -123,7 +123,8 @@ def _file(call: Namespace, recogniser: "Recogniser") -> "PredictionFile | None":
         return None
     window = recogniser.config.evaluation.window if call.window is None else call.window
     top = min(call.top, len(recogniser.classes))
-    settings = Settings(identity_of(recogniser.run), top, window, None if call.timeline is None else call.timeline.name)
+    timeline = None if call.timeline is None else call.timeline.name
+    settings = Settings(identity_of(recogniser.run), top, window, timeline, recogniser.saved.precision)
     return PredictionFile(call.out, settings, call.timeline)
 
 

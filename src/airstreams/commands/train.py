@@ -39,7 +39,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="WEIGHTS",
         type=str,
         help="start from a RUN, from hf:REPO with one, from a FILE of published weights, or from ones known by NAME: "
-        "i3d-kinetics400, torchvision:r2plus1d_18",
+        "i3d-kinetics400, torchvision:r2plus1d_18; NAME,STREAM=RUN|FILE gives a stream its own: "
+        "i3d-kinetics400,flow=runs/flow",
     )
     parser.add_argument("--offline", action="store_true", help="fetch no weights")
     parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="take the loss weights of its best trial")

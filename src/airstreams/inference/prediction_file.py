@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,14 @@ class Settings:
     top: how many classes each row has.
     window: the length of a window, s.
     timeline: the name of a second file, with a row for each window; None: there is none.
+    precision: in which the model runs; None in files of versions up to 0.2.
     """
 
     model: str
     top: int
     window: float
     timeline: str | None
+    precision: str | None = None
 
 
 class PredictionFile:
@@ -166,7 +168,9 @@ class PredictionFile:
         own = self.settings
         if found.model != own.model:
             raise InputError(f"{self.path} has the predictions of another model. {other}")
-        for option in ("top", "window", "timeline"):
+        if found.precision is None:
+            found = replace(found, precision=own.precision)
+        for option in ("top", "window", "timeline", "precision"):
             before, now = getattr(found, option), getattr(own, option)
             if before != now:
                 raise InputError(f"{self.path} was begun with --{option} {before}, not {now}. Give the same. {other}")

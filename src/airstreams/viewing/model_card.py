@@ -210,6 +210,8 @@ def _training(config: Config, summary: TrainingSummary) -> Rows:
     ]
     if summary.epochs:
         device = " and ".join(summary.hardware) or "a device that was not recorded"
+        if (precision := summary.epochs[-1].train.get("precision")) is not None:  # versions up to 0.2 did not write it
+            rows.append(("precision", str(precision)))
         rows.append(("time", f"{clock_time(summary.seconds)} on {device}"))
     return [("training", ""), *rows]
 
