@@ -4,7 +4,7 @@ See `video.py` for the two ways to find a frame.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -95,6 +95,12 @@ class FrameTable:
     ending: Ending
 
 
+Version = tuple[str, int, int]
+"""A file's path, modification time in ns and size in bytes."""
+
+_counted: dict[Version, FrameTable] = {}  # to make one again takes as long as decoding the file
+
+
 @dataclass(frozen=True, eq=False)
 class _Times:
     """When a file shows its frames: `seconds` from the first; the others as in `FrameTable` and `VideoInfo`."""
@@ -111,15 +117,27 @@ def frame_table(path: str | os.PathLike[str]) -> FrameTable:
     return table_of_version(*version_of(path))
 
 
+def counted_tables() -> dict[Version, FrameTable]:
+    """The tables that were made by decoding files, since nothing was forgotten."""
+    return dict(_counted)
+
+
+def remember_tables(tables: Mapping[Version, FrameTable]) -> None:
+    """Take tables that another process, or an earlier one, made by decoding files."""
+    _counted.update(tables)
+
+
 def forget_tables() -> None:
     """Forget the tables of all files."""
     table_of_version.cache_clear()
-    _counted_table.cache_clear()
+    _counted.clear()
 
 
 @lru_cache(maxsize=8192)
 def table_of_version(path: str, mtime_ns: int, size: int) -> FrameTable:
     """`frame_table` of a version of a file."""
+    if (known := _counted.get((path, mtime_ns, size))) is not None:
+        return known
     with opened(path) as (container, stream):
         ending = find_ending(path, container, stream)
         codec = stream.codec_context.codec.canonical_name
@@ -130,14 +148,10 @@ def table_of_version(path: str, mtime_ns: int, size: int) -> FrameTable:
             table = _table_by_time(container, stream, ending)
     may_have_fields = timed and codec in _CODECS_WITH_FIELDS
     if table is None or (may_have_fields and table.info.encoding.interlaced):
-        return _counted_table(path, mtime_ns, size, ending, may_have_fields)
+        with opened(path, ending.end) as (container, stream):
+            table = _table_by_counting(container, stream, ending, may_have_fields)
+        _counted[path, mtime_ns, size] = table
     return table
-
-
-@lru_cache(maxsize=2**20)  # to make such a table again takes as long as decoding the file
-def _counted_table(path: str, mtime_ns: int, size: int, ending: Ending, may_have_fields: bool) -> FrameTable:
-    with opened(path, ending.end) as (container, stream):
-        return _table_by_counting(container, stream, ending, may_have_fields)
 
 
 def _table_by_time(container: InputContainer, stream: VideoStream, ending: Ending) -> FrameTable | None:

@@ -70,7 +70,7 @@ def save_state(state: TrainingState, run: Path, keep: int) -> None:
 
 def remove_states(run: Path) -> None:
     """Delete all saved states. The run can then be neither resumed nor lengthened."""
-    _remove([*saved_states(run), *_temporary_files(run)])
+    _remove([*saved_states(run), *_temporary_files(run), RunFolder(run).frame_tables])
     with suppress(OSError):  # the folder has other files
         RunFolder(run).states.rmdir()
 

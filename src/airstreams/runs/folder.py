@@ -106,6 +106,11 @@ class RunFolder:
         return self.path / "state"
 
     @property
+    def frame_tables(self) -> Path:
+        """The frame times of the files whose frames had to be counted. See `kept_tables.py`."""
+        return self.states / "frame_times.npz"
+
+    @property
     def splits(self) -> Path:
         """Which video was used for what."""
         return self.path / "split.csv"

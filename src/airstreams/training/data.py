@@ -16,7 +16,9 @@ from airstreams.data.cache import FrameCache
 from airstreams.data.check import Checked, check_distributed
 from airstreams.data.clips import clip_length_warning, frame_rate_warning
 from airstreams.data.dataset import Batch, StepSampler, TrainingClips
+from airstreams.data.frame_table import counted_tables, remember_tables
 from airstreams.data.grouping import with_alike, with_groups
+from airstreams.data.kept_tables import read_tables
 from airstreams.data.label_maps import LabelStore
 from airstreams.data.listing import Source, Video, require_consistent
 from airstreams.data.loader_processes import loader_options
@@ -95,8 +97,10 @@ def prepare_videos(source: Source, config: Config, folder: RunFolder, resume: bo
         if resume:
             left_out = folder.read_left_out()
             checked = Checked([video for video in wanted if video.name not in left_out], [], {})
+            remember_tables(read_tables(folder.frame_tables))
         else:
             checked = check_distributed(wanted, progress, cache)
+            remember_tables(dict(gather(list(counted_tables().items()))))
         _require_every_class(source, checked.good)
         learnt_from = [video for video in checked.good if video.split == "train"]
         train_videos = [video for video in learnt_from if video.name not in unlabelled]

@@ -13,6 +13,8 @@ from airstreams.config import Config, own_loss
 from airstreams.console import say, warn
 from airstreams.data.content import with_contents
 from airstreams.data.dataset import Batch, StepSampler
+from airstreams.data.frame_table import counted_tables
+from airstreams.data.kept_tables import write_tables
 from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.listing import Source, Video, labels_digest
 from airstreams.data.targets import Targets
@@ -258,6 +260,7 @@ def _begin_run(
 ) -> None:
     """Write the files of a run's beginning. The config comes last: a folder that has it can be resumed."""
     save_state(state, folder.path, keep=1)
+    write_tables(folder.frame_tables, counted_tables())
     folder.write_left_out(videos.checked.bad)
     folder.write_splits(source)
     folder.write_data_warnings([*source.warnings, *videos.warnings])
