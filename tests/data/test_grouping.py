@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from airstreams.config import Config, DataConfig
+from airstreams.data import grouping
 from airstreams.data.grouping import with_groups
 from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split
@@ -103,3 +104,10 @@ def test_auto_keeps_siblings_together(tmp_path):
         split = automatic_split(source.videos, seed)
         assert all(split[name] == split[name.replace("_1", "_2")] for name in names)
     assert with_groups(source, "auto", QUIET) is source  # not looked for twice
+
+
+def test_an_expression_that_takes_for_ever_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(grouping, "_LIMIT_S", 0.5)
+    source = open_source(write(tmp_path, f"clap/{'a' * 60}.mp4", "wave/b.mp4"))
+    with pytest.raises(InputError, match="--group-by"):
+        with_groups(source, r"/(a+)+!", QUIET)

@@ -1,6 +1,8 @@
 """`data.group_by`: which videos an automatic split keeps together."""
 
-import re
+import json
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +14,18 @@ from airstreams.data.listing import Source, Video, groups_of, without_suffix
 from airstreams.data.similar import find_alike
 from airstreams.data.source_warnings import shared_between_splits
 from airstreams.errors import InputError
+from airstreams.plural import count_of
 
 AUTO = "auto"
 """The value of `data.group_by` that keeps videos of one recording together, as far as they can be recognised."""
+
+_LIMIT_S, _LIMIT_FOR_A_NAME_S = 20.0, 1e-4
+_SEARCH = """
+import json, re, sys
+expression, names = json.load(sys.stdin)
+found = [re.search(expression, name) for name in names]
+json.dump([item and item[1 if item.re.groups else 0] for item in found], sys.stdout)
+"""
 
 _Group = tuple[str, Sequence[str]]  # its name, and the names of its videos
 
@@ -74,9 +85,8 @@ def with_alike(source: Source, console: Console, limit: int | None = None) -> So
 def _matches(source: Source, expression: str, console: Console, strict: bool) -> list[_Group]:
     groups: dict[str, list[str]] = defaultdict(list)
     alone = []
-    for video in source.all_videos:
-        found = re.search(expression, _searched_name(video))
-        text = (found[1] if found.re.groups else found[0]) if found else None
+    names = [_searched_name(video) for video in source.all_videos]
+    for video, text in zip(source.all_videos, _texts(expression, names), strict=True):
         if text:
             groups[text].append(video.name)
         else:
@@ -93,6 +103,26 @@ def _matches(source: Source, expression: str, console: Console, strict: bool) ->
             "Each stays a group of its own.",
         )
     return [*groups.items()]
+
+
+def _texts(expression: str, names: Sequence[str]) -> list[str | None]:
+    """What an expression finds in each name. InputError: it takes too long.
+
+    Another process searches, since Python cannot stop a search, and some expressions would take years.
+    """
+    limit = _LIMIT_S + len(names) * _LIMIT_FOR_A_NAME_S
+    command = [sys.executable, "-I", "-c", _SEARCH]
+    try:
+        found = subprocess.run(
+            command, input=json.dumps([expression, names]), stdout=subprocess.PIPE, text=True, timeout=limit, check=True
+        )
+    except subprocess.TimeoutExpired as error:
+        raise InputError(
+            f"--group-by {expression}: it took over {limit:.0f} s for {count_of(len(names), 'name')}. Write a simpler "
+            "expression, without repetitions inside repetitions such as (a+)+."
+        ) from error
+    texts: list[str | None] = json.loads(found.stdout)
+    return texts
 
 
 def _searched_name(video: Video) -> str:
