@@ -153,8 +153,8 @@ def test_a_long_video_is_never_held_as_a_whole(run, tmp_path, monkeypatch):
     decoded: list[weakref.ref[np.ndarray]] = []
     held: list[int] = []
 
-    def iterate(path, short_side, places):
-        for frame in iterate_frames(path, short_side, places):
+    def iterate(path, short_side, places, deinterlace):
+        for frame in iterate_frames(path, short_side, places, deinterlace):
             held.append(sum(reference() is not None for reference in decoded))
             decoded.append(weakref.ref(frame))
             yield frame
