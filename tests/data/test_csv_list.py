@@ -183,6 +183,7 @@ def test_a_name_of_5000_letters_concerns_its_own_row_only(tmp_path):
     path = tmp_path / "list.csv"
     path.write_text(f"path,label\na.mp4,x\n{'b' * 5000}.mp4,y\n")
     assert len(read_csv(str(path), path, include_missing=True).videos) == 2
+    assert len(open_source(path, include_missing=True).videos) == 2
     with pytest.raises(InputError, match="line 3"):
         read_csv(str(path), path)
 

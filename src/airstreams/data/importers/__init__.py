@@ -5,6 +5,7 @@ reader it is for, so its suffix does not matter.
 """
 
 import csv
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -145,7 +146,7 @@ def _find_media(path: Path, folder: Path, media: set[str], include_missing: bool
         if not file or "\x00" in plain:
             raise InputError(f"{path} names the video {name!a}, which is no file. Correct it in the tool.")
         candidates = [folder / plain, folder / file]
-        direct = next((candidate for candidate in candidates if candidate.is_file()), None)
+        direct = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)  # noqa: PTH113 (no error for long names)
         if direct is None:
             if below is None:
                 below = defaultdict(list)
