@@ -21,7 +21,6 @@ import torch
 from airstreams.config import Config
 from airstreams.data.dataset import Batch, StepSampler
 from airstreams.data.label_maps import COCO_CLASSES
-from airstreams.data.transforms import LABEL_MAP_STRIDE
 from airstreams.machine import Precision, autocast, keep_freed_memory, precision_on
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.recipe import load_config, recipe_path
@@ -115,7 +114,8 @@ def make_step(config: Config) -> dict[Precision, Callable[[], object]]:
 def make_batch(config: Config) -> Batch:
     """Random frames of the clip's size and random label maps."""
     B, T, size = config.training.batch_size, config.clip.frames, config.clip.size
-    labels = (B, T, size // LABEL_MAP_STRIDE, size // LABEL_MAP_STRIDE)
+    stride = config.data.label_stride
+    labels = (B, T, size // stride, size // stride)
     return Batch(
         frames_BTHW3=torch.randint(0, 256, (B, T, size, size, 3), dtype=torch.uint8),
         box_B4=torch.tensor([[0.0, 0.0, size, size]]).repeat(B, 1),

@@ -31,7 +31,6 @@ from torch.overrides import TorchFunctionMode
 from airstreams.config import Config
 from airstreams.data.dataset import Batch, StepSampler
 from airstreams.data.label_maps import COCO_CLASSES
-from airstreams.data.transforms import LABEL_MAP_STRIDE
 from airstreams.machine import precision_on
 from airstreams.models import cost
 from airstreams.models.airstreams import AIRStreams, build
@@ -122,7 +121,8 @@ def make_learner(config: Config, accelerator: Accelerator) -> Learner:
 def make_batch(config: Config, device: torch.device) -> Batch:
     """Random frames at the size that the recipe decodes, cropped nowhere, and random label maps."""
     B, T, size, side = config.training.batch_size, config.clip.frames, config.clip.size, config.decoded_side
-    labels = (B, T, size // LABEL_MAP_STRIDE, size // LABEL_MAP_STRIDE)
+    stride = config.data.label_stride
+    labels = (B, T, size // stride, size // stride)
     batch = Batch(
         frames_BTHW3=torch.randint(0, 256, (B, T, side, side, 3), dtype=torch.uint8),
         box_B4=torch.tensor([[0.0, 0.0, side, side]]).repeat(B, 1),

@@ -158,3 +158,9 @@ def test_other_targets_are_refused(tmp_path, kind, has):
     label_maps.create(tmp_path / "labels", "hands-1", ("background", "hand"), {})
     with pytest.raises(InputError, match="label maps"):
         kind.open(tmp_path / "labels")
+
+
+@pytest.mark.parametrize(("kind", "sides"), [(ClassesPerPixel(), [8, 64]), (MapsPerPixel(1), [8, 64])])
+def test_targets_per_pixel_follow_the_stride(kind, sides):
+    assert [kind.at_stride(stride).blank(CLIP).shape[-1] for stride in (8, 1)] == sides
+    assert FeaturesPerClip(2).at_stride(8) == FeaturesPerClip(2)

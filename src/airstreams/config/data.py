@@ -59,6 +59,9 @@ class DataConfig:
     """The number of processes that decode videos."""
     segment_classes: list[str] = field(default_factory=list)
     """The teacher's classes to keep. All others become one class. Empty: keep all."""
+    label_stride: int = 4
+    """The step between the pixels of a clip's label maps that the segmentation loss uses, in px, also of other targets
+    per pixel. 1: every pixel (equation 1)."""
     compact_classes: bool = False
     """Give the segmenter only the classes that occur in the training label maps."""
     deinterlace: Literal["auto", "off"] = "auto"
@@ -77,6 +80,7 @@ class DataConfig:
         require(1 <= self.crop_aspect <= 100, "data.crop_aspect", self.crop_aspect, "1 to 100")
         require(0 <= self.colour < 1, "data.colour", self.colour, "0 to below 1")
         require(0 <= self.unlabelled_share < 1, "data.unlabelled_share", self.unlabelled_share, "0 to below 1")
+        require(1 <= self.label_stride <= 16, "data.label_stride", self.label_stride, "1 to 16 px")
         require(self.workers >= 0, "data.workers", self.workers, "at least 0")
         require(self.patience > 0, "data.patience", self.patience, "over 0 s")
         require(self.cache_gb > 0, "data.cache_gb", self.cache_gb, "over 0")

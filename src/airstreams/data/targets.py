@@ -6,9 +6,9 @@ the clip's crop, flip and size. A representation names its kind in `target`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from airstreams.config import ClipConfig
 from airstreams.data.label_maps import NO_LABEL, LabelStore
 from airstreams.data.listing import Video, shortlist
-from airstreams.data.transforms import LABEL_MAP_STRIDE, Crop, crop_label_map, crop_values
+from airstreams.data.transforms import Crop, crop_label_map, crop_values
 from airstreams.data.value_store import Kind, ValueStore
 from airstreams.data.video import probe
 from airstreams.errors import InputError, VideoError
@@ -74,6 +74,10 @@ class TargetKind(ABC):
         """The rows of a clip's frames, as `store.read`."""
         return store.read(key, indices)
 
+    def at_stride(self, stride: int) -> "TargetKind":
+        """This kind with targets at every so many pixels. A kind that has no pixels stays as it is."""
+        return self
+
     @abstractmethod
     def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
         """The target of a clip: what `loss` of a representation gets, without the batch's dimension.
@@ -101,13 +105,33 @@ class TargetKind(ABC):
         """How many places of a batch's targets have a value, a scalar: what a loss is averaged over."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _PerPixel(TargetKind):
+    """The kinds with targets on the pixels of a clip.
+
+    stride: from one used pixel of a row or a column to the next (`data.label_stride`). The predictions are on a grid of
+        4 to 16 px, so by default the pixels between add little. Predictions of the clip's full size for each class
+        would be the step's largest tensor.
+    """
+
+    stride: int = 4
+
+    def at_stride(self, stride: int) -> Self:
+        """This kind with targets at every so many pixels."""
+        return replace(self, stride=stride)
+
+    def side(self, clip: ClipConfig) -> int:
+        """The height and width of a clip's target."""
+        return clip.size // self.stride
+
+
 @dataclass(frozen=True)
-class ClassesPerPixel(TargetKind):
+class ClassesPerPixel(_PerPixel):
     """Label maps: a class id for each pixel, 255 where there is none. A crop takes the nearest pixels.
 
     Where a clip is mirrored, left and right classes change places if the store says which (`mirrored`).
 
-    The target of a clip is uint8 (T, s, s), every `LABEL_MAP_STRIDE`-th pixel of a row and of a column.
+    The target of a clip is uint8 (T, s, s), every `stride`-th pixel of a row and of a column.
 
     classes: how many classes the label maps must have, with the background; None: any.
     """
@@ -126,7 +150,7 @@ class ClassesPerPixel(TargetKind):
 
     def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
         """The label maps of a clip, uint8 (T, s, s)."""
-        maps_Tss = crop_label_map(rows, crop, _side(clip))
+        maps_Tss = crop_label_map(rows, crop, self.side(clip))
         mirrored = store.mirrored_ids() if crop.flip and isinstance(store, LabelStore) else None
         return maps_Tss if mirrored is None else torch.from_numpy(mirrored[maps_Tss.numpy()])
 
@@ -136,7 +160,7 @@ class ClassesPerPixel(TargetKind):
 
     def blank(self, clip: ClipConfig) -> Tensor:
         """255 everywhere."""
-        return torch.full((clip.frames, _side(clip), _side(clip)), NO_LABEL, dtype=torch.uint8)
+        return torch.full((clip.frames, self.side(clip), self.side(clip)), NO_LABEL, dtype=torch.uint8)
 
     def count(self, target: Tensor) -> Tensor:
         """The number of labelled pixels."""
@@ -182,13 +206,13 @@ def has_value(target_BCX: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MapsPerPixel(_Values):
+class MapsPerPixel(_PerPixel, _Values):
     """Maps of values for each pixel, such as depth, normals or soft parts. A crop takes them bilinearly.
 
     Where a clip is mirrored, maps change places or sign if the store says which (`mirrored`, `negated`). Lengths in px
     of the map (`in_px`) become px of the clip.
 
-    The target of a clip is float32 (C, T, s, s), every `LABEL_MAP_STRIDE`-th pixel of a row and of a column, NaN where
+    The target of a clip is float32 (C, T, s, s), every `stride`-th pixel of a row and of a column, NaN where
     there is no value.
 
     channels: how many maps a frame must have, C.
@@ -204,7 +228,7 @@ class MapsPerPixel(_Values):
     def of_clip(self, store: TargetStore, rows: np.ndarray, crop: Crop, clip: ClipConfig) -> Tensor:
         """The maps of a clip, float32 (C, T, s, s)."""
         assert isinstance(store, ValueStore)
-        maps_TCss = crop_values(rows, crop, _side(clip))
+        maps_TCss = crop_values(rows, crop, self.side(clip))
         along_x = torch.tensor([name in store.negated for name in store.names])
         if store.in_px:
             H, W = rows.shape[2:]
@@ -217,7 +241,7 @@ class MapsPerPixel(_Values):
 
     def blank(self, clip: ClipConfig) -> Tensor:
         """NaN everywhere."""
-        return torch.full((self.channels, clip.frames, _side(clip), _side(clip)), torch.nan)
+        return torch.full((self.channels, clip.frames, self.side(clip), self.side(clip)), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -343,10 +367,6 @@ def mirrored_places(store: ValueStore) -> list[int]:
         first, second = names.index(left), names.index(right)
         names[first], names[second] = right, left
     return [store.names.index(name) for name in names]
-
-
-def _side(clip: ClipConfig) -> int:
-    return clip.size // LABEL_MAP_STRIDE
 
 
 @dataclass(frozen=True)

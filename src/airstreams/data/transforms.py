@@ -21,10 +21,6 @@ from airstreams.data.video import reduced_size
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in brightness, ITU-R BT.601
 
-# The segmentation loss uses every fourth pixel of a row and of a column. The logits are on a grid of 4 to 16 px, so the
-# pixels between add little, and logits of the clip's full size for each class would be the step's largest tensor.
-LABEL_MAP_STRIDE = 4
-
 
 @dataclass(frozen=True)
 class Crop:

@@ -26,7 +26,7 @@ def open_targets(source: Source, config: Config, streams: Collection[str] | None
     found = {}
     for stream in config.taught if streams is None else streams:
         if (folder := source.target_folders.get(stream)) is not None:
-            kind = _kind_of(stream, config)
+            kind = _kind_of(stream, config).at_stride(config.data.label_stride)
             found[stream] = Targets(kind, folder.store or kind.open(folder.path), folder.keys)
     return found
 
