@@ -18,7 +18,7 @@ LAYERS = (
     ("distributed",),
     ("data",),
     ("models.cpu_bfloat16", "models.checkpointing"),
-    ("models.flow", "models.tvl1", "models.tvl1_gpu", "models.segmenter", "models.tower"),
+    ("models.flow", "models.tvl1", "models.tvl1_cpu", "models.tvl1_gpu", "models.segmenter", "models.tower"),
     ("representations", "models.representations"),
     ("models",),
     ("runs",),

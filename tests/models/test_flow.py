@@ -573,6 +573,8 @@ def test_a_model_trains_on_frame_differences():
         ({"levels": 0}, "model.flow.levels"),
         ({"warps": -1}, "model.flow.warps"),
         ({"levels": 3}, "model.flow.warps"),
+        ({"kernel": "numba"}, "model.flow.kernel"),
+        ({"kernel": "fused", "learn_kernels": True}, "model.flow.kernel"),
     ],
     ids=str,
 )

@@ -28,6 +28,9 @@ class FlowConfig:
     """Warps of the second frame at each level. 0: none, for motion of at most a pixel or two."""
     learn_kernels: bool = False
     """Also learn the kernels of gradients and divergence (Piergiovanni and Ryoo, 2019). Takes 20 times the memory."""
+    kernel: Literal["torch", "fused"] = "torch"
+    """How a CPU computes the iterations: by torch's operations, or fused in C, which is faster and needs a C compiler.
+    The two differ by rounding, so a run keeps its own."""
     scale: float | None = None
     """Clip the flow at this many px, and divide it by them: what published weights for flow expect (I3D: 20). --init
     sets it for them. null: the tower normalises each channel."""
@@ -37,6 +40,8 @@ class FlowConfig:
         require(self.levels >= 1, "model.flow.levels", self.levels, "at least 1")
         scale = self.scale
         require(scale is None or 0 < scale < math.inf, "model.flow.scale", scale, "over 0 px and finite, or null")
+        given, expected = f"{self.kernel} with learn_kernels", "torch with learnt kernels"
+        require(self.kernel == "torch" or not self.learn_kernels, "model.flow.kernel", given, expected)
         least = 1 if self.levels > 1 else 0
         require(self.warps >= least, "model.flow.warps", self.warps, f"at least {least} with {self.levels} level(s)")
         steps = self.iterations * self.levels * max(1, self.warps)

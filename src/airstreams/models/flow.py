@@ -32,6 +32,7 @@ import shutil
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 
 from airstreams.config import FlowConfig
 from airstreams.errors import InputError
+from airstreams.models import tvl1_cpu
 from airstreams.models.tvl1 import iterate
 
 # Triton compiles a launcher in C, so it needs a compiler and Python's headers. Without them, or without Triton, a GPU
@@ -78,6 +80,9 @@ class RepresentationFlow(nn.Module):
         learn_kernels: also learn the kernels of the image gradient, of the flow's differences and of the divergence, as
             the 2019 paper does. They start as above, are shared by all channels, and stay in -2..2. The iterations
             are then unrolled, which takes about twenty times the memory in training.
+        kernel: `torch`, or `fused` for the C kernel of `tvl1_cpu.py` on a CPU. It needs a C compiler, and takes no
+            learnt kernels; torch's operations run where it cannot. The two differ by rounding. Other devices run the
+            same for both.
 
     Raises:
         InputError: a number is out of range.
@@ -93,6 +98,7 @@ class RepresentationFlow(nn.Module):
         levels: int = 1,
         warps: int = 0,
         learn_kernels: bool = False,
+        kernel: Literal["torch", "fused"] = "torch",
     ) -> None:
         super().__init__()
         for name, given, least in (("iterations", iterations, 1), ("levels", levels, 1), ("warps", warps, 0)):
@@ -105,6 +111,7 @@ class RepresentationFlow(nn.Module):
         self.iterations = iterations
         self.levels = levels
         self.warps = warps
+        self.kernel = kernel
         self.scale = 255.0 / value_range
         self.tau_logit = nn.Parameter(torch.tensor(math.log(TAU / (MAX_TAU - TAU))))
         self.log_lambda = nn.Parameter(torch.tensor(math.log(LAMBDA)))
@@ -183,6 +190,8 @@ class RepresentationFlow(nn.Module):
 
     def _iterate(self, first_NHW: Tensor, second_NHW: Tensor, start: Tensor | None = None) -> Tensor:
         """Flow (2, N, H, W) of N pairs. `start` is the flow that the second frames were warped by; None: zero."""
+        if self._runs_fused(first_NHW):
+            return tvl1_cpu.solve(first_NHW, second_NHW, self.tau, self.lambda_, self.theta, self.iterations, start)
         taps_x, taps_y = (None, None) if self.image_taps is None else _taps(self.image_taps).unbind()
         gradient_2NHW = torch.stack(
             (_image_gradient(second_NHW, -1, taps_x), _image_gradient(second_NHW, -2, taps_y)),
@@ -208,6 +217,12 @@ class RepresentationFlow(nn.Module):
         )
         return flow_2NHW * unit
 
+    def _runs_fused(self, frames: Tensor) -> bool:
+        if self.kernel != "fused" or self.image_taps is not None or frames.device.type != "cpu":
+            return False
+        # The graph of an export or a compilation must not leave torch.
+        return not torch.compiler.is_compiling() and tvl1_cpu.library(frames.dtype) is not None
+
 
 class FrameDifference(nn.Module):
     """The next frame minus this one, channel by channel: the simplest alternative to optical flow."""
@@ -231,7 +246,11 @@ def make_flow(config: FlowConfig) -> RepresentationFlow | FrameDifference:
     if config.kind == "difference":
         return FrameDifference()
     return RepresentationFlow(
-        config.iterations, levels=config.levels, warps=config.warps, learn_kernels=config.learn_kernels
+        config.iterations,
+        levels=config.levels,
+        warps=config.warps,
+        learn_kernels=config.learn_kernels,
+        kernel=config.kernel,
     )
 
 

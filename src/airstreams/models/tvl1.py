@@ -14,7 +14,7 @@ for it. Everything else runs `recomputed`. It works in place on one block of fra
 Its backward pass runs the iterations of each block again. It is still several times as fast, in a tenth of the memory.
 `torch.compile` takes it as one operator: it took half a minute to fuse the unrolled operations, and a step on a CPU was
 then half as fast. `tvl1_gpu.py` registers CUDA kernels for the forward and the backward operator. Other devices run the
-code below.
+code below; a CPU runs `tvl1_cpu.py` instead where `RepresentationFlow` has the kernel `fused`.
 
 Legend: N frame pairs, H, W pixels. A tensor with a leading 2 holds the x part, then the y part. A dual,
 (2, 2, N, H, W), has its direction first and the flow's component second.

@@ -22,6 +22,7 @@ from airstreams.distributed import gather, is_main_process
 from airstreams.errors import InputError, one_line
 from airstreams.files import require_writable
 from airstreams.machine import Precision, computes_in_bfloat16, precision_on
+from airstreams.models import tvl1_cpu
 from airstreams.models.airstreams import AIRStreams, build
 from airstreams.plural import count_of
 from airstreams.recipe import load_run_config, save_config
@@ -141,6 +142,7 @@ def set_up(
         return None
     state = _state_to_resume(folder, console) if resume else None
     precision = _precision(config, state, folder, accelerator.device, console)
+    _require_kernel(config, accelerator.device)
     source = prepare_source(source, config, folder, resume, console)
     if not resume:
         config = _with_least_steps(config, source, console)
@@ -218,6 +220,16 @@ def _precision(
         where = "this CPU" if device.type == "cpu" else "this card"
         warn(console, f"{folder.path} began in bfloat16, which {where} only emulates. It goes on, but slowly")
     return began
+
+
+def _require_kernel(config: Config, device: torch.device) -> None:
+    """Raise InputError if this machine cannot build the kernel that the flow stream of a run is to use."""
+    uses_kernel = device.type == "cpu" and "flow" in config.model.streams and config.model.flow.kernel == "fused"
+    if uses_kernel and tvl1_cpu.library(torch.float32) is None:
+        raise InputError(
+            "model.flow.kernel: fused needs a C compiler, and none here can build it. Install gcc or clang, or train a "
+            "new run with --model.flow.kernel torch."
+        )
 
 
 def _new_model(source: Source, segment_classes: Sequence[str], config: Config, device: torch.device) -> AIRStreams:

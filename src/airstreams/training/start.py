@@ -171,14 +171,15 @@ def with_backbone_of(start: Start, config: Config) -> Config:
 def with_flow_of(start: Start, config: Config) -> Config:
     """The config with the scale of flow that the weights of its tower expect, unless it names one itself.
 
-    From a run, a config with the default flow also takes the run's iterations, levels and warps.
+    From a run, a config with the default flow also takes the run's iterations, levels and warps, but not its kernel.
     """
     model, flow = config.model, config.model.flow
     if "flow" not in model.streams or flow.scale is not None:
         return config
     if "flow" in start.run_of:
         theirs = saved_models.read_description(start.run_of["flow"]).config.model.flow
-        flow = theirs if flow == FlowConfig() else replace(flow, scale=theirs.scale)
+        is_default = replace(flow, kernel="torch") == FlowConfig()
+        flow = replace(theirs, kernel=flow.kernel) if is_default else replace(flow, scale=theirs.scale)
     else:
         weights = start.by_stream.get("flow", start.everywhere)
         if weights is not None and weights.input_channels == FLOW_CHANNELS and flow.kind == "tvl1":
