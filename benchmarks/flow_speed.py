@@ -1,16 +1,18 @@
-"""Compare the flow layer with its authors' layer in time, and with plain autograd in memory.
+"""Compare the flow layer, by both of its CPU kernels, with its authors' layer in time, and with autograd in memory.
 
     python benchmarks/flow_speed.py rep_flow_layer.py
 
 The file is the published layer: piergiaj/representation-flow-cvpr19 on GitHub, commit 787564a, unchanged. One of its
 lines, `mask1^1` on bool masks, no longer runs. It is corrected in memory. The file has no licence, so it is not here.
 
-Times are for 20 iterations on two CPU threads, on the same tensors, both layers in turn: the forward pass without
-gradients, and the forward and backward pass for both frames and all parameters. The ratio is the authors' median time
-over ours. Both layers start from pairs of frames: theirs takes two tensors, ours a clip of two frames.
+Times are for 20 iterations on two CPU threads (`--threads`), on the same tensors, the layers in turn: the forward pass
+without gradients, and the forward and backward pass for both frames and all parameters. Our layer is timed with the
+kernels `torch` and `fused`. The ratios are of median times. All layers start from pairs of frames: theirs takes two
+tensors, ours a clip of two frames. The times are taken twice: with the cores to themselves, and beside a process that
+keeps a core busy.
 
-With `--device cuda` our layer is timed twice: with its Triton kernels, and with the in-place operations that a GPU runs
-without Triton. It is also timed at the size of a training step (32 clips of 16 frames).
+With `--device cuda` our layer is timed with its Triton kernels, and with the in-place operations that a GPU runs
+without Triton, and beside no other process. It is also timed at the size of a training step (32 clips of 16 frames).
 
 Memory is for the forward and backward pass of 8 clips of 16 frames (15 pairs each) of 112x112 px. It is the increase of
 a new process's peak resident memory, or on CUDA of the memory that torch allocates. It is measured for the layer as it
@@ -20,9 +22,12 @@ is, and with unrolled iterations and plain autograd.
 import argparse
 import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,7 +45,7 @@ from airstreams.models import flow, tvl1
 ITERATIONS = 20
 SIZES = ((64, 56), (16, 112))  # pairs, side in px
 STEP = (32 * 15, 112)  # pairs of a training step of the recipe jhmdb
-MARKS = {"forward": 13.0, "forward and backward": 10.0}
+PASSES = ("forward", "forward and backward")
 
 
 def main() -> None:
@@ -49,14 +54,20 @@ def main() -> None:
     parser.add_argument("layer", type=Path, help="the authors' rep_flow_layer.py")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--without-memory", action="store_true", help="leave out the table of peak memory")
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     torch.set_default_device(arguments.device)
     console = Console(width=110)
     authors = authors_layer(arguments.layer)
-    console.print(memory_table(max(arguments.rounds // 5, 1)))
-    console.print(time_table(authors, arguments.rounds))
+    if not arguments.without_memory:
+        console.print(memory_table(max(arguments.rounds // 5, 1)))
+    console.print(time_table(authors, arguments.rounds, "alone"))
+    if arguments.device == "cpu":
+        with busy_process():
+            console.print(time_table(authors, arguments.rounds, "beside a busy process"))
 
 
 def authors_layer(path: Path) -> type[nn.Module]:
@@ -68,42 +79,61 @@ def authors_layer(path: Path) -> type[nn.Module]:
     return layer
 
 
-def time_table(authors: type[nn.Module], rounds: int) -> Table:
-    """The times of both layers in ms, and the ratio of the authors' to ours."""
+def time_table(authors: type[nn.Module], rounds: int, where: str) -> Table:
+    """The times of the authors' layer and of ours in ms, and their ratios."""
     on_cuda = torch.get_default_device().type == "cuda"
-    columns = ("pairs", "pass", "authors, ms", "ours, ms", *(("ours without Triton, ms",) if on_cuda else ()))
-    table = Table(*columns, "ratio", "mark", title=f"{ITERATIONS} iterations")
+    ours = ("without Triton", "Triton") if on_cuda else ("torch", "fused")
+    ratios = (f"authors / {ours[0]}", f"authors / {ours[1]}", f"{ours[0]} / {ours[1]}")
+    times = (f"{name}, ms" for name in ("authors", *ours))
+    table = Table("pairs", "pass", *times, *ratios, title=f"{ITERATIONS} iterations, {where}")
     for pairs, side in (*SIZES, STEP) if on_cuda else SIZES:
         frames = torch.rand(2, pairs, 1, side, side) * 255
-        theirs, ours = authors(n_iter=ITERATIONS), flow.RepresentationFlow(ITERATIONS, value_range=255)
-        theirs.to(frames.device)
-
-        def passes(backward: bool, theirs: nn.Module = theirs, ours: nn.Module = ours, frames: Tensor = frames) -> Any:
-            first, second = (frame.clone().requires_grad_(backward) for frame in frames)
-            clip = frames.movedim(0, 2).clone().requires_grad_(backward)
-
-            def without_kernels() -> None:
-                with (
-                    tvl1.recomputed.set_kernel_enabled("cuda", False),
-                    tvl1._backward.set_kernel_enabled("cuda", False),
-                ):
-                    finish(ours(clip)[:, :, 0], backward)
-
-            both = (
-                lambda: finish(torch.cat(theirs(first, second)), backward),
-                lambda: finish(ours(clip)[:, :, 0], backward),
-            )
-            return (*both, without_kernels) if on_cuda else both
-
-        for name, mark in MARKS.items():
+        for name in PASSES:
             backward = name != "forward"
             with torch.set_grad_enabled(backward):
-                times = in_turn(passes(backward), rounds)
-            medians = [statistics.median(taken) * 1e3 for taken in times]
-            ratio = medians[0] / medians[1]
-            shown = [f"{median:.2f}" if median < 10 else f"{median:.1f}" for median in medians]
-            table.add_row(f"{pairs} of {side}x{side}", name, *shown, f"{ratio:.1f}", f"{mark:.0f}")
+                taken = in_turn(runs_of(authors, frames, backward), rounds)
+            theirs, plain, fast = (statistics.median(each) * 1e3 for each in taken)
+            shown = (f"{median:.2f}" if median < 10 else f"{median:.1f}" for median in (theirs, plain, fast))
+            quotients = (f"{quotient:.1f}" for quotient in (theirs / plain, theirs / fast, plain / fast))
+            table.add_row(f"{pairs} of {side}x{side}", name, *shown, *quotients)
     return table
+
+
+def runs_of(authors: type[nn.Module], frames: Tensor, backward: bool) -> tuple[Callable[[], None], ...]:
+    """A run of the authors' layer and of both forms of ours, on the same pairs of frames."""
+    theirs = authors(n_iter=ITERATIONS).to(frames.device)
+    plain, fused = (flow.RepresentationFlow(ITERATIONS, value_range=255, kernel=k) for k in ("torch", "fused"))
+    first, second = (frame.clone().requires_grad_(backward) for frame in frames)
+    clip = frames.movedim(0, 2).clone().requires_grad_(backward)
+    on_cuda = frames.device.type == "cuda"
+
+    def run_plain() -> None:
+        with without_triton() if on_cuda else nullcontext():
+            finish(plain(clip)[:, :, 0], backward)
+
+    return (
+        lambda: finish(torch.cat(theirs(first, second)), backward),
+        run_plain,
+        lambda: finish(fused(clip)[:, :, 0], backward),
+    )
+
+
+@contextmanager
+def without_triton() -> Iterator[None]:
+    """Run the in-place operations on a GPU too."""
+    with tvl1.recomputed.set_kernel_enabled("cuda", False), tvl1._backward.set_kernel_enabled("cuda", False):
+        yield
+
+
+@contextmanager
+def busy_process() -> Iterator[None]:
+    """A process that keeps a core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def finish(result: Tensor, backward: bool) -> None:
