@@ -79,7 +79,8 @@ def test_single_precision_is_close():
 
 
 def both_layers(clip, **options):
-    fused, plain = (RepresentationFlow(5, kernel=kernel, **options)(clip) for kernel in ("fused", "torch"))
+    layers = [RepresentationFlow(5, kernel=kernel, **options) for kernel in ("fused", "torch")]
+    fused, plain = (layer.to(torch.promote_types(clip.dtype, torch.float32))(clip) for layer in layers)
     assert not torch.equal(fused, plain)
     return fused, plain
 
