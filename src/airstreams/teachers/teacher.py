@@ -1,8 +1,8 @@
 """The interface of a teacher, and loading one by its name on the command line.
 
 A teacher runs all frames of a call as one batch, so the caller must know how many fit into memory. Every teacher,
-including the user's own, is wrapped: its class names and each of its label maps are checked, so that a store gets
-nothing that it cannot hold. The price: a pass over every label map, well under 1 ms for 640x480.
+including the user's own, is wrapped: its target and each of its answers are checked, so that a store gets nothing that
+it cannot hold. The price: a pass over every answer, well under 1 ms for a label map of 640x480.
 """
 
 import importlib.util
@@ -15,24 +15,24 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from airstreams.data.label_maps import NO_LABEL
 from airstreams.errors import InputError, describe, did_you_mean
 from airstreams.machine import precision_on
 from airstreams.teachers import ensemble, hugging_face, maskrcnn, onnx
-from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD
+from airstreams.teachers.drawing import SCORE_THRESHOLD
+from airstreams.teachers.target_spec import TargetSpec, problem_of
 
 
 class Teacher(Protocol):
-    """A segmentation model for still images."""
+    """A model that says something about still images or short clips."""
 
     name: str
-    """Its name in a store of label maps."""
+    """Its name in a store."""
 
-    classes: tuple[str, ...]
-    """The name of each class id; index 0 is the background."""
+    target: TargetSpec
+    """What it gives."""
 
     def __call__(self, frames_THW3: np.ndarray) -> np.ndarray:
-        """Label maps, uint8 (T, H, W), of RGB frames, uint8 (T, H, W, 3). 255 means *no label here*."""
+        """What `TargetSpec` says of its kind, of RGB frames uint8 (T, H, W, 3) or clips (B, N, H, W, 3)."""
         ...
 
 
@@ -91,51 +91,47 @@ def checked(teacher: Any) -> Teacher:
 
 
 class _Checked:
+    """A teacher whose target and answers are checked.
+
+    classes: of a teacher that makes label maps; empty for others.
+    """
+
     def __init__(self, teacher: Any, spec: str) -> None:
-        if not callable(teacher) or not hasattr(teacher, "classes"):
+        if not callable(teacher) or not (hasattr(teacher, "classes") or hasattr(teacher, "target")):
             raise InputError(
-                f"The teacher {spec} is a {type(teacher).__name__} without `classes` or without `__call__`. Give it "
-                "both: `classes`, a tuple of names, and a call with frames."
-            )
-        classes = teacher.classes
-        if not isinstance(classes, (tuple, list)) or not all(isinstance(name, str) for name in classes):
-            raise InputError(f"The teacher {spec} has the classes {classes!r:.80}. Make them a tuple of str.")
-        if not 1 <= len(classes) <= NO_LABEL:
-            raise InputError(
-                f"The teacher {spec} has {len(classes)} classes, and label maps hold 1 to {NO_LABEL} with the "
-                "background. Merge classes, or give another teacher."
-            )
-        if classes[0].strip("_ ").lower() not in BACKGROUND_NAMES:
-            raise InputError(
-                f"The teacher {spec} has {classes[0]!r} as class 0. Name class 0 "
-                f"{' or '.join(sorted(BACKGROUND_NAMES))}, and start the other ids at 1."
+                f"The teacher {spec} is a {type(teacher).__name__} without `classes` and `target`, or without "
+                "`__call__`. Give it `classes`, a tuple of names, or `target`, a TargetSpec, and a call with frames."
             )
         self._teacher = teacher
         self.name: str = getattr(teacher, "name", spec)
-        self.classes: tuple[str, ...] = tuple(classes)
+        self.target = _target_of(teacher, spec)
+        self.classes = self.target.names if self.target.kind == "classes" else ()
 
     def __call__(self, frames_THW3: np.ndarray) -> np.ndarray:
         try:
-            label_maps_THW = self._teacher(frames_THW3)
+            answer = self._teacher(frames_THW3)
         except Exception as error:
             raise RuntimeError(f"The teacher {self.name} failed: {describe(error)}") from error
-        expected = frames_THW3.shape[:3]
-        if not isinstance(label_maps_THW, np.ndarray):
-            raise RuntimeError(
-                f"The teacher {self.name} returned a {type(label_maps_THW).__name__}. It must return a numpy array."
-            )
-        if label_maps_THW.dtype != np.uint8 or label_maps_THW.shape != expected:
-            raise RuntimeError(
-                f"The teacher {self.name} returned {label_maps_THW.dtype} {label_maps_THW.shape}. It must return uint8 "
-                f"{expected}, a class id for each pixel of each frame."
-            )
-        unknown = label_maps_THW[(label_maps_THW >= len(self.classes)) & (label_maps_THW != NO_LABEL)]
-        if unknown.size:
-            raise RuntimeError(
-                f"The teacher {self.name} returned the class id {unknown[0]}. Its ids must be below "
-                f"{len(self.classes)}, the number of its classes, or {NO_LABEL} for no label."
-            )
-        return label_maps_THW
+        if problem := problem_of(answer, self.target, len(frames_THW3), frames_THW3.shape[-3:-1]):
+            raise RuntimeError(f"The teacher {self.name} returned {problem}.")
+        checked_answer: np.ndarray = answer
+        return checked_answer
+
+
+def _target_of(teacher: Any, spec: str) -> TargetSpec:
+    """What a teacher gives. One with `classes` alone gives label maps. InputError: it is not valid."""
+    target = getattr(teacher, "target", None)
+    if isinstance(target, TargetSpec):
+        return target
+    if target is not None:
+        raise InputError(f"The teacher {spec} has the target {target!r:.80}. Make it a TargetSpec.")
+    classes = teacher.classes
+    if not isinstance(classes, (tuple, list)) or not all(isinstance(name, str) for name in classes):
+        raise InputError(f"The teacher {spec} has the classes {classes!r:.80}. Make them a tuple of str.")
+    try:
+        return TargetSpec("classes", tuple(classes))
+    except InputError as error:
+        raise InputError(f"The teacher {spec} has wrong classes. {error}") from None
 
 
 def _ensemble(spec: str, options: Mapping[str, Any], device: torch.device, precision: str) -> ensemble.Ensemble:

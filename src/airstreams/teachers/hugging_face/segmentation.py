@@ -1,7 +1,4 @@
-"""Any instance, panoptic or semantic segmentation model of Hugging Face transformers as a teacher.
-
-The checkpoint's `architectures` says which class of transformers loads it. The Auto classes are not used: they would
-also load a classifier's checkpoint, with a segmentation head of random weights.
+"""Instance, panoptic and semantic segmentation models.
 
 Some architectures do instance, panoptic and semantic segmentation, and a checkpoint does not say which it was trained
 for. So the post-processing is chosen by what the library offers for the architecture, in this order:
@@ -18,7 +15,6 @@ which predict in windows.
 """
 
 import inspect
-import logging
 from typing import Any
 
 import numpy as np
@@ -28,12 +24,13 @@ import torch.nn.functional as F
 from airstreams.data.label_maps import NO_LABEL
 from airstreams.errors import InputError
 from airstreams.teachers.drawing import BACKGROUND_NAMES, SCORE_THRESHOLD, label_map, pixel_map
+from airstreams.teachers.hugging_face.loading import Checkpoint
 
 ARCHITECTURES = ("ForUniversalSegmentation", "ForInstanceSegmentation", "ForSemanticSegmentation", "ForSegmentation")
 """The names of transformers' segmentation models end with one of these."""
 
 
-class HuggingFaceTeacher:
+class SegmentationTeacher:
     """A segmentation model of transformers with its image processor."""
 
     def __init__(
@@ -48,7 +45,7 @@ class HuggingFaceTeacher:
         has_background = names[0].lower() in BACKGROUND_NAMES
         self.classes = names if has_background else ("background", *names)
         self._first_id = 0 if has_background else 1
-        self._model = model.to(device).eval()
+        self._model = model
         self._processor = processor
         self._device = device
         self._score_threshold = score_threshold
@@ -101,59 +98,27 @@ class HuggingFaceTeacher:
 
 
 def load(
-    model: str, device: torch.device, score_threshold: float | None = None, unsure_from: float | None = None
-) -> HuggingFaceTeacher:
-    """Load a model from the Hugging Face hub, or from a folder that `save_pretrained` wrote, as a teacher.
+    checkpoint: Checkpoint,
+    device: torch.device,
+    score_threshold: float | None = None,
+    unsure_from: float | None = None,
+) -> SegmentationTeacher:
+    """Load a segmentation model as a teacher.
 
     Without `score_threshold`, instances and segments are drawn from a score of 0.5 on, and of a semantic model all
     pixels.
-    InputError: transformers is missing, or the model cannot be loaded or does not segment images.
+    InputError: some of its weights are missing, it has too many classes, or it needs more than the image.
     """
-    try:
-        import transformers
-        from transformers import AutoConfig, AutoImageProcessor
-    except ImportError as error:
+    name, classes = checkpoint.name, checkpoint.config.num_labels
+    if classes >= NO_LABEL:
         raise InputError(
-            f"The teacher hf:{model} needs transformers, which cannot be imported ({_short_reason(error)}). "
-            "Run pip install transformers pillow, and remove a torchvision that is built for another torch."
-        ) from error
-    # When the hub cannot be reached it would log each of five attempts; the error below says it once.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        architecture = (config.architectures or ["model without an architecture"])[0]
-        if not architecture.endswith(ARCHITECTURES) or not hasattr(transformers, architecture):
-            raise InputError(
-                f"hf:{model} is a {architecture}, not an image segmentation model. Give another one, such as "
-                "facebook/mask2former-swin-tiny-coco-instance."
-            )
-        if config.num_labels >= NO_LABEL:
-            raise InputError(
-                f"hf:{model} has {config.num_labels} classes, and label maps hold {NO_LABEL - 1} beside the "
-                "background. Give a model with fewer classes."
-            )
-        processor = AutoImageProcessor.from_pretrained(model, backend="pil", trust_remote_code=False)
-        network, loading_info = getattr(transformers, architecture).from_pretrained(
-            model,
-            output_loading_info=True,
-            trust_remote_code=False,
-            dtype=torch.float32,  # some checkpoints are float16
+            f"hf:{name} has {classes} classes, and label maps hold {NO_LABEL - 1} beside the background. Give a model "
+            "with fewer classes."
         )
-    except InputError:
-        raise
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise InputError(
-            f"hf:{model} cannot be loaded ({_short_reason(error)}). Give the name of a model on the Hugging Face hub, "
-            "or, without network, a folder with config.json, preprocessor_config.json and weights."
-        ) from error
-    untrained = sorted(set(loading_info["missing_keys"]) & {name for name, _ in network.named_parameters()})
-    if untrained:
-        raise InputError(
-            f"hf:{model} lacks {len(untrained)} of its weights, such as {untrained[0]}. Give a checkpoint that was "
-            "trained for segmentation."
-        )
-    _check_it_needs_only_the_image(model, network, processor)
-    return HuggingFaceTeacher(network, processor, device, score_threshold, unsure_from)
+    processor = checkpoint.processor()
+    network = checkpoint.network(checkpoint.architecture, "segmentation", device)
+    _check_it_needs_only_the_image(name, network, processor)
+    return SegmentationTeacher(network, processor, device, score_threshold, unsure_from)
 
 
 def _check_it_needs_only_the_image(model: str, network: torch.nn.Module, processor: Any) -> None:
@@ -178,12 +143,3 @@ def _has_overlapping_masks(processor: Any) -> bool:
 
 def _has_segments(processor: Any) -> bool:
     return _has_overlapping_masks(processor) or hasattr(processor, "post_process_panoptic_segmentation")
-
-
-def _short_reason(error: BaseException) -> str:
-    # The first line of transformers' message is the reason, the rest is advice. Its root cause adds what went wrong.
-    root = error
-    while root.__cause__ is not None:
-        root = root.__cause__
-    lines = dict.fromkeys(str(cause).strip().split("\n")[0] for cause in (error, root))
-    return "; ".join(lines)
