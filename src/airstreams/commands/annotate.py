@@ -1,4 +1,4 @@
-"""`airstreams annotate DATA --teacher NAME --out LABELS`: a teacher's label maps for every video."""
+"""`airstreams annotate DATA --teacher NAME --out LABELS`: a teacher's targets for every video."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,19 +31,26 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         required=True,
         type=str,
-        help="maskrcnn, hf:MODEL, onnx:FILE, FILE.py:FACTORY, or ensemble:A,B,C of teachers or folders of label maps",
+        help="maskrcnn, i3d-kinetics400, torchvision:NAME, hf:MODEL, onnx:FILE, FILE.py:FACTORY, or ensemble:A,B,C of "
+        "teachers or folders of label maps",
     )
     parser.add_argument(
-        "--out", metavar="LABELS", type=Path, required=True, help="folder of the label maps; existing ones are kept"
+        "--out", metavar="LABELS", type=Path, required=True, help="folder of the targets; existing ones are kept"
     )
-    parser.add_argument("--stride", metavar="N", type=int, default=1, help="label every n-th frame")
+    parser.add_argument("--stride", metavar="N", type=int, default=1, help="use every n-th frame")
     parser.add_argument("--max-side", metavar="PX", type=int, help="reduce larger frames to this many px first")
     parser.add_argument(
-        "--classes", metavar="A,B,...", type=str, help="classes to keep, joined by commas; the others become background"
+        "--classes",
+        metavar="A,B,...",
+        type=str,
+        help="classes of label maps to keep, joined by commas",
     )
     parser.add_argument("--score-threshold", metavar="X", type=float, help="drop detections below this score (0.5)")
     parser.add_argument(
-        "--unsure-from", metavar="X", type=float, help="from this score up to the threshold, give no label"
+        "--unsure-from",
+        metavar="X",
+        type=float,
+        help="from this score up to the threshold, give no label",
     )
     parser.add_argument(
         "--votes", metavar="N", type=int, help="ensemble:A,B,C: how many must name a pixel's class (over half)"
@@ -53,7 +60,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(call: Namespace) -> int:
-    """Label the frames that have no label map yet. The exit status is FAILED where a file has none in the end."""
+    """Annotate the files that have no targets yet. The exit status is FAILED where a file has none in the end."""
     from airstreams.data.sources import open_source
     from airstreams.distributed import device_of_process
     from airstreams.teachers import annotate as job
@@ -112,7 +119,7 @@ def _report(call: Namespace, result: "AnnotationResult") -> int:
     for path, reason in result.left_out:
         print_line(f"left out: {path}: {reason}")
     for path in result.missing:
-        print_line(f"missing: {path}: no label maps. Give the same command again.")
+        print_line(f"missing: {path}: no targets. Give the same command again.")
     rate = result.frames / result.seconds
     say(
         stdout,
@@ -122,7 +129,7 @@ def _report(call: Namespace, result: "AnnotationResult") -> int:
 
 
 COMMAND = Command(
-    "Label frames by a teacher",
+    "Let a teacher annotate videos",
     "annotate videos/ --teacher maskrcnn --out labels/",
     add_arguments,
     run,

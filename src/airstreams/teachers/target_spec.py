@@ -24,6 +24,13 @@ SHAPES: dict[Kind, str] = {
 }
 """What a call of a teacher returns for T frames, or for B clips."""
 
+WORDS: dict[Kind, str] = {
+    "classes": "label maps",
+    "maps": "maps of values",
+    "points": "points",
+    "grid": "features on a grid",
+    "clip": "features per clip",
+}
 PEOPLE = 8
 """The most people of a frame whose points a teacher gives."""
 MAP_SIDE = 160
@@ -89,6 +96,11 @@ class TargetSpec:
                 f"clip_frames is {self.clip_frames} and components {self.components}, with the kind {self.kind}. Give "
                 "whole numbers from 1 on, and clip_frames with the kind clip alone."
             )
+
+    @property
+    def words(self) -> str:
+        """The kind in words, for people."""
+        return WORDS[self.kind]
 
     @property
     def has_features(self) -> bool:

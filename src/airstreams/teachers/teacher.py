@@ -17,7 +17,7 @@ import torch
 
 from airstreams.errors import InputError, describe, did_you_mean
 from airstreams.machine import precision_on
-from airstreams.teachers import ensemble, hugging_face, maskrcnn, onnx
+from airstreams.teachers import ensemble, hugging_face, i3d, maskrcnn, onnx, torchvision
 from airstreams.teachers.drawing import SCORE_THRESHOLD
 from airstreams.teachers.target_spec import TargetSpec, problem_of
 
@@ -36,50 +36,74 @@ class Teacher(Protocol):
         ...
 
 
-def load_teacher(spec: str, options: Mapping[str, Any], device: torch.device, precision: str = "auto") -> Teacher:
+def load_teacher(
+    spec: str, options: Mapping[str, Any], device: torch.device, precision: str = "auto"
+) -> "CheckedTeacher":
     """Load a teacher.
 
     Args:
-        spec: `maskrcnn`, `hf:MODEL`, `onnx:FILE`, `FILE.py:FACTORY`, or several of them as `ensemble:A,B,C`. A factory
-            is called as `FACTORY(**options)`. It returns an object with `classes` and `__call__`, and perhaps a `name`.
+        spec: `i3d-kinetics400`, `torchvision:NAME`, `maskrcnn`, `hf:MODEL`, `onnx:FILE`, `FILE.py:FACTORY`, or several
+            of them as `ensemble:A,B,C`. A factory is called as `FACTORY(**options)`. It returns an object with
+            `classes` or `target`, with `__call__`, and perhaps with a `name`.
         options: `score_threshold` and `unsure_from`, both optional and in 0..1; see `teachers/drawing.py`. An ensemble
             takes `votes`, too.
         device: for the model.
         precision: `float32`, `auto` or, for maskrcnn alone, `bfloat16`. The others compute as they always do.
 
     Returns:
-        The teacher. It raises RuntimeError if its label maps are not valid.
+        The teacher. It raises RuntimeError if its answers are not valid.
 
     Raises:
-        InputError: the spec, an option or the teacher's classes are not valid, or a package is not installed.
+        InputError: the spec, an option or the teacher's target is not valid, or a package is not installed.
     """
     if spec.startswith(ensemble.PREFIX):
         return _Checked(_ensemble(spec, options, device, precision), spec)
     _check_options(options)
     if spec == "maskrcnn":
-        return _Checked(maskrcnn.load(device, precision=precision_on(device, precision), **options), spec)
+        return CheckedTeacher(maskrcnn.load(device, precision=precision_on(device, precision), **options), spec)
     if precision == "bfloat16":
         raise InputError(f"--precision: got bfloat16, which only the teacher maskrcnn has, not {spec}. Leave it out.")
-    if spec.startswith("hf:"):
-        return _Checked(hugging_face.load(spec.removeprefix("hf:"), device, **options), spec)
-    if spec.startswith("onnx:"):
-        return _Checked(onnx.load(Path(spec.removeprefix("onnx:")), device, **options), spec)
+    kind, colon, name = spec.partition(":")
+    if colon and kind in LIBRARIES:
+        return CheckedTeacher(LIBRARIES[kind](name, device, options), spec)
+    if spec == i3d.NAME:
+        _refuse(options, spec)
+        return CheckedTeacher(i3d.load(device), spec)
     file, colon, factory = spec.rpartition(":")
     if colon and file.endswith(".py"):
-        return _Checked(_from_factory(Path(file), factory, options), spec)
+        return CheckedTeacher(_from_factory(Path(file), factory, options), spec)
     raise InputError(
-        f"There is no teacher {spec!r}.{did_you_mean(spec, ['maskrcnn'])} Give maskrcnn, hf:MODEL, onnx:FILE or "
-        "FILE.py:FACTORY, such as hf:facebook/mask2former-swin-tiny-coco-instance or my_teacher.py:load, or several as "
-        "ensemble:A,B."
+        f"There is no teacher {spec!r}.{did_you_mean(spec, ['maskrcnn', i3d.NAME])} Give {i3d.NAME}, torchvision:NAME, "
+        "maskrcnn, hf:MODEL, onnx:FILE or FILE.py:FACTORY, such as hf:facebook/mask2former-swin-tiny-coco-instance or "
+        "my_teacher.py:load, or several as ensemble:A,B."
     )
 
 
-def checked(teacher: Any) -> Teacher:
+def _torchvision(name: str, device: torch.device, options: Mapping[str, Any]) -> Any:
+    _refuse({key: value for key, value in options.items() if key != "score_threshold"}, f"torchvision:{name}")
+    return torchvision.load(name, device, **options)
+
+
+LIBRARIES: dict[str, Callable[[str, torch.device, Mapping[str, Any]], Any]] = {
+    "hf": lambda name, device, options: hugging_face.load(name, device, **options),
+    "onnx": lambda name, device, options: onnx.load(Path(name), device, **options),
+    "torchvision": _torchvision,
+}
+"""How a name after a prefix such as `hf:` is loaded."""
+
+
+def _refuse(options: Mapping[str, Any], spec: str) -> None:
+    """InputError: there is an option that a teacher has no use for."""
+    for name in options:
+        raise InputError(f"--{name.replace('_', '-')}: the teacher {spec} has no such score. Leave it out.")
+
+
+def checked(teacher: Any) -> "CheckedTeacher":
     """Wrap an object in the checks that `load_teacher` adds. A teacher that has them is returned as it is.
 
     InputError: it has no `name`, or its classes are not valid.
     """
-    if isinstance(teacher, _Checked):
+    if isinstance(teacher, CheckedTeacher):
         return teacher
     name = getattr(teacher, "name", None)
     if not isinstance(name, str):
@@ -87,10 +111,10 @@ def checked(teacher: Any) -> Teacher:
             f"The teacher {type(teacher).__name__} has the name {name!r:.80}. Give it a `name` of type str, by which a "
             "store of label maps recognises its teacher."
         )
-    return _Checked(teacher, name)
+    return CheckedTeacher(teacher, name)
 
 
-class _Checked:
+class CheckedTeacher:
     """A teacher whose target and answers are checked.
 
     classes: of a teacher that makes label maps; empty for others.
