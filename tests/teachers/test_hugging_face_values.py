@@ -176,9 +176,8 @@ def test_clip_gives_the_embedding_of_an_image(transformers, saved):
     vision = vit(image_size=32, patch_size=16, intermediate_size=64, projection_dim=8)
     text = vit(intermediate_size=64, vocab_size=9, max_position_embeddings=8, projection_dim=8, eos_token_id=2)
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    folder, model = saved(
-        transformers.CLIPModel(config), {"image_mean": MEAN.tolist(), "image_std": DEVIATION.tolist()}
-    )
+    preprocessing = {"image_mean": MEAN.tolist(), "image_std": DEVIATION.tolist()}
+    folder, model = saved(transformers.CLIPModel(config), preprocessing)
     teacher = load_teacher(f"hf:{folder}", {}, CPU)
     assert (teacher.target.kind, teacher.target.clip_frames) == ("clip", 1)
     clips = np.random.default_rng(1).integers(0, 256, (2, 1, 32, 32, 3), np.uint8)

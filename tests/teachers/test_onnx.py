@@ -1,4 +1,4 @@
-"""Small ONNX graphs as teachers, against numpy."""
+"""Small ONNX graphs as teachers, against numpy, and a real one."""
 
 import json
 import sys
@@ -6,9 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from airstreams.data.video import read_frames
 from airstreams.errors import InputError
 from airstreams.teachers.teacher import load_teacher
+from tests.pages import blocks, page
 
 CPU = torch.device("cpu")
 NAMES = ["background", "red", "green", "blue"]
@@ -184,3 +187,123 @@ def test_a_missing_onnxruntime_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"pip install onnxruntime"):
         load_teacher("onnx:teacher.onnx", {}, CPU)
+
+
+# Files with a description
+
+
+@pytest.fixture
+def described(exported, tmp_path):
+    """Writes an ONNX file that gives its input in another layout, with a YAML file beside it."""
+
+    def write(frames, out, description, nodes=(("Identity", ["frames"], ["out"], {}),), **kwargs):
+        spec = exported(list(nodes), (1, out), frames=frames, classes=None, **kwargs)
+        (tmp_path / "teacher.yaml").write_text(yaml.safe_dump(description))
+        return spec
+
+    return write
+
+
+HWC, CHW = ("N", "H", "W", 3), ("N", 3, "H", "W")
+SCALING = {"mean": [0.5, 0.25, 0.0], "deviation": 0.5}
+
+
+@pytest.mark.parametrize(("layout", "channels"), [(HWC, "last"), (CHW, "first")])
+@pytest.mark.parametrize("activation", ["none", "sigmoid", "softmax"])
+def test_maps_are_scaled_and_activated(described, layout, channels, activation):
+    output = {"channels": channels, "activation": activation}
+    names = ["left glow", "right glow", "glow"]
+    spec = described(layout, layout, {"kind": "maps", "names": names, "input": SCALING, "output": output})
+    teacher = load_teacher(spec, {}, CPU)
+    assert (teacher.target.kind, teacher.target.names) == ("maps", tuple(names))
+    assert teacher.target.value_range == (None if activation == "none" else (0, 1))
+    frames_THW3 = frames_of(2)
+    expected = (frames_THW3 / 255 - [0.5, 0.25, 0.0]) / 0.5
+    if activation == "sigmoid":
+        expected = 1 / (1 + np.exp(-expected))
+    if activation == "softmax":
+        expected = np.exp(expected) / np.exp(expected).sum(-1, keepdims=True)
+    np.testing.assert_allclose(teacher(frames_THW3), expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+def test_large_maps_are_reduced(described):
+    spec = described(CHW, CHW, {"kind": "maps", "names": ["red", "green", "blue"], "range": [0, 1]})
+    frames_THW3 = np.zeros((1, 200, 320, 3), np.uint8)
+    frames_THW3[:, :, 160:, 1] = 255
+    maps = load_teacher(spec, {}, CPU)(frames_THW3)
+    assert maps.shape == (1, 3, 100, 160)
+    np.testing.assert_allclose(maps[0, 1, :, [0, 40, 120, 159]].mean(1), [0, 0, 1, 1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("unit", "size"), [("unit", None), ("px", None), ("px", [4, 5])])
+def test_points_are_read_in_their_unit(described, unit, size):
+    """The network gives its first row of pixels as points."""
+    nodes = [
+        ("Slice", ["frames", "zero", "one", "axis"], ["row"], {}),
+        ("Squeeze", ["row", "axis"], ["out"], {}),
+    ]
+    weights = [("zero", np.array([0])), ("one", np.array([1])), ("axis", np.array([1]))]
+    description = {"kind": "points", "names": list("abcde"), "output": {"points": unit}}
+    if size:
+        description["input"] = {"size": size}
+    spec = described(HWC, ("N", "W", 3), description, nodes, weights=weights)
+    frames_THW3 = frames_of(2, height=4 if size else 6, width=5)
+    width, height = (1, 1) if unit == "unit" else (5, 4 if size else 6)
+    expected = frames_THW3[:, 0] / 255 / [width, height, 1]
+    np.testing.assert_allclose(load_teacher(spec, {}, CPU)(frames_THW3)[:, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [("N", "T", 3, "H", "W"), ("N", 3, "T", "H", "W"), ("N", "T", "H", "W", 3)])
+def test_clips_give_features(described, layout):
+    axes = [place for place, size in enumerate(layout) if size in ("T", "H", "W")]
+    nodes = [("ReduceMean", ["frames", "axes"], ["out"], {"keepdims": 0})]
+    description = {"kind": "clip", "input": {"frames": 4, **SCALING}, "components": 2}
+    spec = described(layout, ("N", 3), description, nodes, weights=[("axes", np.array(axes))])
+    teacher = load_teacher(spec, {}, CPU)
+    assert (teacher.target.kind, teacher.target.clip_frames, teacher.target.components) == ("clip", 4, 2)
+    clips = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 5, 3), np.uint8)
+    expected = (clips.mean(axis=(1, 2, 3)) / 255 - [0.5, 0.25, 0.0]) / 0.5
+    np.testing.assert_allclose(teacher(clips), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ({"names": ["a"]}, "kind"),
+        ({"kind": "maps"}, "names"),
+        ({"kind": "maps", "names": ["a"], "size": [3, 4]}, "size"),
+        ({"kind": "maps", "names": ["a"], "input": {"siez": [3, 4]}}, "input.siez"),
+        ({"kind": "maps", "names": ["a"], "input": {"size": 3}}, "wrong type"),
+        ({"kind": "maps", "names": ["a"], "output": {"channels": "middle"}}, "output.channels"),
+        ({"kind": "maps", "names": ["a"], "output": {"name": "nothing"}}, "output.name"),
+        ({"kind": "maps", "names": ["a"], "range": [1, 0]}, "range"),
+        ({"kind": "classes", "names": ["a", "b", "c"]}, "background"),
+        ([1], "mapping"),
+    ],
+)
+def test_wrong_descriptions_are_refused(described, description, message):
+    with pytest.raises(InputError, match=message) as raised:
+        load_teacher(described(CHW, CHW, description), {}, CPU)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["classes", "maps"])
+def test_the_described_body_parts_are_those_of_the_real_network(onnx, test_data, tmp_path, kind):
+    folder = test_data.parent / "teachers"
+    if not (folder / "bodypix_x050_s8.onnx").is_file():
+        pytest.skip(f"{folder} has no bodypix_x050_s8.onnx")
+    (text,) = blocks(page("teachers.md"), "yaml")
+    (tmp_path / "parts.yaml").write_text(text.replace("kind: classes", f"kind: {kind}"))
+    (tmp_path / "parts.onnx").symlink_to(folder / "bodypix_x050_s8.onnx")
+    teacher = load_teacher(f"onnx:{tmp_path / 'parts.onnx'}", {}, CPU)
+    reference = load_teacher(f"{folder / 'bodypix.py'}:load", {}, CPU)
+    clip = "golf/Anna_Rawson_Driver_Practice_golf_f_nm_np1_ri_bad_0"
+    frames_THW3 = read_frames(test_data / "jhmdb" / "videos" / f"{clip}.mp4", [0, 8])
+    if kind == "classes":
+        assert teacher.classes == reference.classes
+        assert len(teacher.target.pairs) == 11
+        assert (teacher(frames_THW3) == reference(frames_THW3)).mean() > 0.999
+        assert len(np.unique(teacher(frames_THW3))) > 5
+    else:
+        person, parts = reference._teacher.soft(frames_THW3)
+        np.testing.assert_allclose(teacher(frames_THW3), person[:, None] * parts, atol=1e-4)

@@ -132,6 +132,7 @@ class CheckedTeacher:
         self.classes = self.target.names if self.target.kind == "classes" else ()
 
     def __call__(self, frames_THW3: np.ndarray) -> np.ndarray:
+        """As `Teacher`. RuntimeError: the teacher failed, or its answer is not valid."""
         try:
             answer = self._teacher(frames_THW3)
         except Exception as error:
