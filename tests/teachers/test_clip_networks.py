@@ -1,7 +1,9 @@
 """I3D and torchvision's networks as teachers."""
 
 import importlib
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +16,11 @@ from airstreams.teachers.teacher import load_teacher
 CPU = torch.device("cpu")
 
 
-def test_i3d_gives_the_published_features(real_weights):
-    check = np.load(real_weights / "i3d_check.npz")
+def test_i3d_gives_the_published_features():
+    folder = os.environ.get("AIRSTREAMS_WEIGHTS")
+    if not folder:
+        pytest.skip("AIRSTREAMS_WEIGHTS is not set: there are no published weights to read")
+    check = np.load(Path(folder) / "i3d_check.npz")
     teacher = load_teacher("i3d-kinetics400", {}, CPU)
     assert (teacher.target.kind, teacher.target.clip_frames) == ("clip", 16)
     clip_13NHW = torch.from_numpy(check["frames_THW3"]).permute(3, 0, 1, 2)[None].float() / 255
