@@ -174,7 +174,7 @@ def test_another_teacher_or_other_settings_are_refused(films, tmp_path):
     with pytest.raises(InputError, match="stride"):
         annotate(films, Teacher("maps"), tmp_path, stride=2)
     for kind in ("points", "grid"):
-        with pytest.raises(InputError, match="teacher"):
+        with pytest.raises(InputError, match="kind"):
             annotate(films, Teacher(kind), tmp_path, stride=4)
     with pytest.raises(InputError, match="--classes"):
         annotate(films, Teacher("maps"), tmp_path / "other", classes=("left glow",))

@@ -41,7 +41,7 @@ def test_i3d_sees_the_whole_frame_at_the_size_of_its_training():
     clips[1, :, :, 40:, 2] = 255
     features = i3d.I3DTeacher(Network(), CPU)(clips)
     assert seen == [(2, 3, 16, 224, 299)]
-    np.testing.assert_allclose(features, [[0, 0, 0], [0, 0, 0.5]], atol=1e-3)
+    np.testing.assert_allclose(features, np.array([[0, 0, 0], [0, 0, 0.5]]), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["i3d-kinetics400", "torchvision:s3d"])

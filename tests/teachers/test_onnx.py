@@ -238,7 +238,7 @@ def test_large_maps_are_reduced(described):
 @pytest.mark.parametrize(("unit", "size"), [("unit", None), ("px", None), ("px", [4, 5])])
 def test_points_are_read_in_their_unit(described, unit, size):
     """The network gives its first row of pixels as points."""
-    nodes = [
+    nodes: list[tuple] = [
         ("Slice", ["frames", "zero", "one", "axis"], ["row"], {}),
         ("Squeeze", ["row", "axis"], ["out"], {}),
     ]

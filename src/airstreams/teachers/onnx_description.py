@@ -118,7 +118,7 @@ def _description(path: Path, given: dict[str, Any]) -> Description:
     )
     return Description(
         target,
-        InputDescription(size, frames=target.clip_frames, **numbers),  # type: ignore[arg-type]  # two sides
+        InputDescription(size, frames=target.clip_frames, **numbers),
         OutputDescription(**output),
     )
 

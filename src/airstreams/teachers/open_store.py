@@ -210,12 +210,12 @@ def _require_equal(
     out: Path, store: LabelStore | ValueStore, teacher: Teacher, names: tuple[str, ...], described: dict[str, Any]
 ) -> None:
     """InputError: a store is of another teacher, or of other settings."""
-    differences = [(name, store.settings.get(name), described.get(name)) for name in [*described, *store.settings]]
-    differences.append(("teacher", store.teacher, teacher.name))
+    differences: list[tuple[str, Any, Any]] = [("teacher", store.teacher, teacher.name)]
+    differences += [(name, store.settings.get(name), described.get(name)) for name in [*described, *store.settings]]
     if isinstance(store, LabelStore):
         differences.append(("classes", store.classes, names))
     else:
-        differences.append(("kind", store.kind, teacher.target.kind))
+        differences.insert(0, ("kind", store.kind, teacher.target.kind))
         if not teacher.target.has_features:
             differences.append(("names", store.names, names))
     for name, before, now in differences:
