@@ -95,7 +95,7 @@ def test_each_frame_gets_what_the_teacher_says(films, tmp_path, kind):
         if projection:
             expected = np.moveaxis(projection(np.moveaxis(expected, 1, -1)), -1, 1)
         tolerance = 1.01 / 254 if store.dtype == "uint8" else 1e-3
-        np.testing.assert_allclose(store.read(f"wave/{name}", indices), expected, rtol=1e-3, atol=tolerance)
+        np.testing.assert_allclose(np.asarray(store.read(f"wave/{name}", indices)), expected, rtol=1e-3, atol=tolerance)
 
 
 def test_a_store_knows_how_its_values_are_mirrored_and_stored(films, tmp_path):
@@ -136,7 +136,7 @@ def test_clips_follow_each_other_and_the_last_one_ends_with_the_video(films, tmp
         assert store.labelled_frames(f"wave/{name}").tolist() == list(clips)
         frames = np.stack([read_frames(films / "wave" / f"{name}.mp4", indices) for indices in clips.values()])
         expected = store.projection()(clip(frames) + np.float32(1e-3))  # type: ignore[misc]
-        np.testing.assert_allclose(store.read(f"wave/{name}", list(clips)), expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(np.asarray(store.read(f"wave/{name}", list(clips))), expected, rtol=1e-3, atol=1e-3)
     assert set(teacher.calls) == {(1, 4, 48, 64, 3)}
 
 
