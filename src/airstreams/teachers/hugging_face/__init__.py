@@ -47,6 +47,8 @@ def load(
     require_transformers(model)
     # When the hub cannot be reached it would log each of five attempts; the error below says it once.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    # Weights that a teacher has no use for would be listed; those that it lacks are an error below.
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     name, _, detector = model.partition("+")
     checkpoint = Checkpoint.of(name)
     given = {"score_threshold": score_threshold, "unsure_from": unsure_from}
