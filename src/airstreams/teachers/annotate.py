@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,6 +103,7 @@ def annotate(
         open_store(out, teacher, settings, files, sampling, console) if is_main_process() else None
     )
     assert store is not None  # the main process has it
+    store = replace(store, files=replace(store.files, root=out))  # each process has its own path to it
     if is_main_process():
         _remove_temporary_files(store.files, files)
     files = _identified(files, store.files, console)
