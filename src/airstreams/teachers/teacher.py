@@ -57,7 +57,7 @@ def load_teacher(
         InputError: the spec, an option or the teacher's target is not valid, or a package is not installed.
     """
     if spec.startswith(ensemble.PREFIX):
-        return _Checked(_ensemble(spec, options, device, precision), spec)
+        return CheckedTeacher(_ensemble(spec, options, device, precision), spec)
     _check_options(options)
     if spec == "maskrcnn":
         return CheckedTeacher(maskrcnn.load(device, precision=precision_on(device, precision), **options), spec)
