@@ -166,7 +166,8 @@ def test_bad_videos_are_left_out(films, tmp_path):
         (tmp_path / "films" / "wave" / f"{name}.mp4").symlink_to(films / "wave" / f"{name}.mp4")
     result = annotate(tmp_path / "films", Teacher("clip"), tmp_path / "out")
     assert [path for path, _ in result.left_out] == [str(tmp_path / "films" / "wave" / "bad.mp4")]
-    assert sorted(ValueStore.open(tmp_path / "out").keys()) == [f"wave/{name}" for name in LENGTHS]
+    store = ValueStore.open(tmp_path / "out")
+    assert [name for name in ("a", "b", "bad", "c", "d") if store.has(f"wave/{name}")] == list(LENGTHS)
 
 
 def test_another_teacher_or_other_settings_are_refused(films, tmp_path):
