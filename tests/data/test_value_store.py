@@ -152,6 +152,7 @@ def test_a_projection_keeps_the_directions_of_largest_variance(tmp_path):
     assert standardised(sample).var(axis=0).sum() == pytest.approx(6, rel=1e-4)
 
     store = create(ValueStore(tmp_path, "rays-1", "clip", NAMES), learnt)
+    assert list(store.keys()) == []
     again = store.projection()
     assert again is not None
     np.testing.assert_array_equal(again(sample), projected)

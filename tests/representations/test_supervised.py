@@ -31,8 +31,8 @@ from airstreams.training.loop import train
 from tests.training.runs import SHAPES, epochs
 
 QUIET = Console(quiet=True)
-STREAMS = ("rgb", "flow", "semantic", "shapes")
-TAUGHT = ("semantic", "shapes")
+TAUGHT = ("semantic", "shapes", "parts", "depth", "keypoints")
+STREAMS = ("rgb", "flow", *TAUGHT)
 CLIP = ClipConfig(frames=3, size=64)
 CLASSES = 6
 
@@ -59,10 +59,14 @@ def clip(*shape):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def target(clips=2):
-    ids = torch.randint(0, CLASSES, (clips, CLIP.frames, 16, 16), generator=torch.Generator().manual_seed(1))
-    ids[0, :, :5] = NO_LABEL
-    return ids.to(torch.uint8)
+def target(stream="semantic", clips=2):
+    """Targets of two clips. In the first one, some places have none."""
+    blank = made(stream).target.blank(CLIP)
+    values = torch.rand(clips, *blank.shape, generator=torch.Generator().manual_seed(1))
+    values[0, :, :5] = 0 if stream == "keypoints" else torch.nan
+    if blank.dtype != torch.uint8:
+        return values
+    return torch.where(values.isnan(), NO_LABEL, values * CLASSES).to(torch.uint8)
 
 
 @pytest.mark.parametrize("stream", STREAMS)
@@ -92,17 +96,19 @@ def test_it_runs_without_values(stream):
 @pytest.mark.parametrize("stream", TAUGHT)
 def test_losses_of_shares_add_up(stream):
     representation, clips = made(stream).eval(), clip(2, 3, 3, 64, 64)
-    whole, count = representation.loss(representation(clips).prediction, target())
-    shares = [representation.loss(representation(clips[i : i + 1]).prediction, target()[i : i + 1]) for i in (0, 1)]
+    wanted = target(stream)
+    whole, count = representation.loss(representation(clips).prediction, wanted)
+    shares = [representation.loss(representation(clips[i : i + 1]).prediction, wanted[i : i + 1]) for i in (0, 1)]
     assert whole.item() == pytest.approx(sum(share.item() for share, _ in shares), rel=1e-5)
-    assert count == sum(number for _, number in shares) == representation.target.count(target())
+    assert count == representation.target.count(wanted)
+    assert count.item() == pytest.approx(sum(number.item() for _, number in shares))
 
 
 @pytest.mark.parametrize("stream", TAUGHT)
 def test_a_clip_without_targets_has_no_loss_and_no_gradient(stream):
     representation = made(stream)
     blank = representation.target.blank(CLIP)
-    assert blank.shape == target()[0].shape
+    assert blank.shape == target(stream)[0].shape
     loss, count = representation.loss(representation(clip(1, 3, 3, 64, 64)).prediction, blank.unsqueeze(0))
     loss.backward()
     assert (loss, count) == (0, 0)
@@ -116,12 +122,12 @@ def test_a_stopped_gradient_reaches_only_by_the_teachers_loss(stream, stopped):
     model = build(config, 4, CLASSES)
     representation = model.representations[stream]
     assert isinstance(representation, Supervised)
-    network: torch.nn.Module = getattr(representation, "segmenter" if stream == "semantic" else "network")
+    network: torch.nn.Module = getattr(representation, "network" if stream == "shapes" else "segmenter")
     output = model(clip(2, 3, 3, 64, 64), ["merged"])
     output.logits["merged"].square().sum().backward(retain_graph=True)
     by_action = any(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
     assert by_action != stopped
-    representation.loss(output.representations[stream].prediction, target())[0].backward()
+    representation.loss(output.representations[stream].prediction, target(stream))[0].backward()
     assert any(parameter.grad.any() for parameter in network.parameters() if parameter.grad is not None)
 
 

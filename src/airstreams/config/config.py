@@ -74,8 +74,9 @@ class Config:
     @property
     def supervised(self) -> list[str]:
         """The streams with a loss on a teacher's targets, also those whose loss has the weight 0."""
-        named = self.loss_weights.own_losses
-        return [stream for stream in self.model.streams if stream in SUPERVISED or stream in named]
+        custom = self.model.representations  # which may have the name of a packaged stream
+        named = {*self.loss_weights.own_losses, *(stream for stream in SUPERVISED if stream not in custom)}
+        return [stream for stream in self.model.streams if stream in named]
 
     @property
     def taught(self) -> list[str]:

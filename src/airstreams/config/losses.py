@@ -24,7 +24,7 @@ class LossWeights:
     """The weights of the losses on the teachers' targets, by stream. A stream without an entry: 1. A number: semantic's
     weight."""
     custom: dict[str, float] = field(default_factory=dict)
-    """The weights of the action losses of custom streams, rgb2 and rgb3. A missing name: 0."""
+    """The weights of the action losses of all other streams. A missing name: 0."""
     merged_after: dict[int, float] = field(default_factory=dict)
     """The weights of further merges, by number of blocks, such as {5: 0.5}. A merge without an entry: `merged`."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from airstreams.config.limits import MOST_ITERATIONS, MOST_LAYERS
-from airstreams.config.streams import ANSWER, BUILT_IN_STREAMS, MERGED_AFTER, STREAMS, SUPERVISED
+from airstreams.config.streams import ANSWER, BUILT_IN_STREAMS, MERGED_AFTER, NEVER_CUSTOM, STREAMS, SUPERVISED
 from airstreams.errors import did_you_mean, require
 from airstreams.towers import BACKBONES, OTHER_BACKBONES, BackboneName, Block
 
@@ -54,7 +54,8 @@ class ModelConfig:
     """The network (Figures 2 and 7)."""
 
     streams: list[str] = field(default_factory=lambda: list(STREAMS))
-    """The streams: rgb, flow, semantic, custom streams. rgb2, rgb3: more towers that see RGB."""
+    """The streams: rgb, flow, semantic, parts, depth, keypoints, distil, custom streams. rgb2, rgb3: more towers
+    that see RGB."""
     representations: dict[str, str] = field(default_factory=dict)
     """The classes of custom streams: name to MODULE:CLASS."""
     backbone: BackboneName | None = None
@@ -87,8 +88,8 @@ class ModelConfig:
     (section 3.1)."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     stop_gradient: list[str] = field(default_factory=list)
-    """Representations that action losses do not reach: flow, semantic (Table 2, left column), and custom streams that
-    learn from a teacher."""
+    """Representations that action losses do not reach: flow, semantic (Table 2, left column), and others that learn
+    from a teacher."""
     dropout: float = 0.5
     """The probability of dropout before each classifier."""
 
@@ -107,7 +108,7 @@ class ModelConfig:
         require(unique, "model.streams", self.streams, "each stream once")
         for stream, class_path in self.representations.items():
             free = stream.isidentifier() and not stream.startswith("merged")
-            free = free and stream not in (*BUILT_IN_STREAMS, "interm", "total")
+            free = free and stream not in (*NEVER_CUSTOM, "interm", "total")
             require(free, "model.representations", stream, "a name of letters and digits that is not reserved")
             is_path = re.fullmatch(r"[\w.]+:\w+", class_path) is not None
             require(is_path, f"model.representations.{stream}", class_path, "MODULE:CLASS, such as my_streams:Edges")
@@ -118,7 +119,7 @@ class ModelConfig:
         expected = f"{', '.join(BUILT_IN_STREAMS)} or a stream with a class in model.representations"
         expected += f".{did_you_mean(unknown[0], known)}" if unknown else ""
         require(not unknown, "model.streams", ", ".join(unknown), expected)
-        learnt = [stream for stream in STREAMS if stream != "rgb"]
+        learnt = ["flow", *SUPERVISED]
         others = ", ".join(stream for stream in self.stop_gradient if stream not in (*learnt, *self.representations))
         expected = f"{', '.join(learnt)}, or a custom stream that learns from a teacher"
         require(not others, "model.stop_gradient", others, expected)

@@ -2,15 +2,17 @@
 
 STREAMS = ("rgb", "flow", "semantic")
 
-SUPERVISED = ("semantic",)
+SUPERVISED = ("semantic", "parts", "depth", "keypoints", "distil")
 """The built-in streams that learn from a teacher. `--labels` and a single number for `loss_weights.interm` are for the
 first."""
 
 ANSWER = "answer"
 """The name of the mean of several heads, where scores and metrics are by head."""
 
-BUILT_IN_STREAMS = (*STREAMS, "rgb2", "rgb3")
-"""rgb2 and rgb3 see the clip as rgb does, with towers of their own. They show what an ensemble of towers gains."""
+NEVER_CUSTOM = (*STREAMS, "rgb2", "rgb3")
+BUILT_IN_STREAMS = (*NEVER_CUSTOM, *SUPERVISED[1:])
+"""rgb2 and rgb3 see the clip as rgb does, with towers of their own. They show what an ensemble of towers gains. Custom
+streams may have the names from parts on, which runs of earlier versions may have."""
 
 INTERM, MERGED_AFTER = "interm", "merged_after_"
 

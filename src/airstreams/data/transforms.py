@@ -106,7 +106,8 @@ def crop_values(values_NCHW: np.ndarray, crop: Crop, size: int) -> Tensor:
     Values that are NaN take no part. A pixel of which they make up more than half becomes NaN.
     """
     H, W = values_NCHW.shape[2:]
-    start, length = torch.tensor([crop.top * H, crop.left * W]), torch.tensor([crop.height * H, crop.width * W])
+    start = torch.tensor([crop.top * H, crop.left * W], dtype=torch.float32)
+    length = torch.tensor([crop.height * H, crop.width * W], dtype=torch.float32)
     inside = torch.tensor([H, W])
     down_SH = _resampling(start[:1], length[:1], inside[:1], size, H)[0]
     across_SW = _resampling(start[1:], length[1:], inside[1:], size, W)[0]

@@ -19,7 +19,7 @@ values are float32, and NaN where there is none.
 Nothing is compressed: values of networks hardly get smaller by it, and reading them takes over a hundred times as long
 (docs/results/target-store.md).
 
-Features are projected before they are stored (`Projection`). `projection.safetensors` has what the projection learnt.
+Features are projected before they are stored (`Projection`). `projection.npz` has what the projection learnt.
 """
 
 import json
@@ -32,8 +32,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from airstreams.data.label_maps import read_array
 from airstreams.data.video_files import VideoFiles, checked_frames, is_ascending, mirrored_pairs, select_frames
 from airstreams.errors import InputError, VideoError, one_line
 from airstreams.files import is_file, move_into_place, replacing, temporary_name, write_json
@@ -47,7 +47,7 @@ PER_CHUNK = 16
 HEADER_BYTES = 512
 """The header of a file. It has two arrays, and takes some 200 bytes."""
 _DTYPES = {"uint8": "U8", "float16": "F16"}  # the format's names
-ABOUT, PROJECTION = "targets.json", "projection.safetensors"
+ABOUT, PROJECTION = "targets.json", "projection.npz"
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ class ValueStore(VideoFiles):
         path = self.root / PROJECTION
         if not is_file(path):
             return None
-        with _opened(path) as file:
-            return Projection(*(file.get_tensor(name) for name in ("mean", "deviations", "components")))
+        return Projection(*(read_array(path, name) for name in ("mean", "deviations", "components")))
 
     def writer(self, key: str) -> "ValueWriter":
         """A writer of a video's values."""
@@ -361,7 +360,7 @@ def create(store: ValueStore, projection: Projection | None = None) -> ValueStor
     mirrored_pairs(about, store.mirrored, store.names)
     store._check(about)
     if projection is not None:
-        with replacing(store.root / PROJECTION) as temporary:
-            save_file({name: np.ascontiguousarray(value) for name, value in vars(projection).items()}, temporary)
+        with replacing(store.root / PROJECTION) as temporary:  # with a suffix that no video's file has
+            np.savez(temporary, **vars(projection))
     write_json(about, store.description())
     return ValueStore.open(store.root)

@@ -22,8 +22,8 @@ from airstreams.models.airstreams import AIRStreams, answer_of, to_unit_range
 from airstreams.models.folding import FoldedBlock, FoldedConv, ShrinkingConv, folded_model
 from airstreams.models.tower import EarlyTower, LateTower, SpatialConv, SpatialPool
 from airstreams.representations.flow import Flow, grey
+from airstreams.representations.frame_network import FrameNetwork
 from airstreams.representations.rgb import RGB
-from airstreams.representations.semantic import Semantic
 from airstreams.runs.saved_model import SavedModel
 
 
@@ -110,7 +110,7 @@ def _seen(representation: nn.Module, frames_N3HW: Tensor, places_BT: Tensor) -> 
     B, T = places_BT.shape
     if isinstance(representation, RGB):
         return frames_N3HW, places_BT
-    if isinstance(representation, Semantic):  # frame by frame
+    if isinstance(representation, FrameNetwork):  # frame by frame
         return _frames_of(representation(_one_clip(frames_N3HW)).tower_input), places_BT
     if isinstance(representation, Flow) and T > 1:  # from a frame to the next; the last repeats the one before
         grey_NHW = grey(frames_N3HW)

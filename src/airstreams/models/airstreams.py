@@ -26,7 +26,7 @@ from airstreams.errors import InputError
 from airstreams.models.backbones import backbone_of
 from airstreams.models.merge import make_merge
 from airstreams.models.tower import EarlyTower, LateTower
-from airstreams.representations import Representation
+from airstreams.representations import Representation, Supervised
 from airstreams.representations.custom import load_custom
 from airstreams.representations.make import make_representation
 from airstreams.representations.rgb import RGB
@@ -111,6 +111,11 @@ class AIRStreams(nn.Module):
 
         logits = {head: logits_BK for head, (logits_BK, _) in outputs.items()}
         pooled = {head: pooled_BC for head, (_, pooled_BC) in outputs.items()}
+        for stream in representations.keys() & pooled.keys():
+            part = self.representations[stream]
+            if isinstance(part, Supervised) and part.reads_pooled:
+                predicted = part.predict(pooled[stream])
+                representations[stream] = representations[stream]._replace(prediction=predicted)
         return Output(logits, representations, pooled)
 
     @property
@@ -179,7 +184,7 @@ def build(
             part.channels,  # type: ignore[arg-type]
             backbone_of(config, stream),
             config.merge_levels,
-            isinstance(part, RGB),
+            getattr(part, "sees_rgb", False),
             merged_channels,
             config.flow.scale if stream == "flow" else None,
         )
@@ -199,6 +204,9 @@ def build(
         )
         for head, level in config.merges.items()
     }
+    for stream, part in representations.items():
+        if isinstance(part, Supervised) and part.reads_pooled:
+            part.read_pooled(backbone_of(config, stream).channels[-1])
     return AIRStreams(representations, early, own | merges, config.answer)
 
 

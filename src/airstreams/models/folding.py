@@ -25,7 +25,7 @@ from airstreams.models.tower import (
     on_frames,
     padded,
 )
-from airstreams.representations.semantic import Semantic
+from airstreams.representations.frame_network import FrameNetwork
 
 
 def folded_model(model: AIRStreams) -> AIRStreams:
@@ -37,7 +37,7 @@ def folded_model(model: AIRStreams) -> AIRStreams:
     copied = copy.deepcopy(model).eval()
     copied.early, copied.late = (cast(nn.ModuleDict, _replaced(towers)) for towers in (copied.early, copied.late))
     for stream, part in copied.representations.items():
-        if isinstance(part, Semantic):
+        if isinstance(part, FrameNetwork):
             copied.representations[stream] = _replaced(part)
     return copied.requires_grad_(False)
 

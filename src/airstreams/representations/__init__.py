@@ -19,7 +19,8 @@ class Representation(NamedTuple):
     prediction: the network's own prediction, which a loss compares with a target and which pictures show. For flow:
         optical flow in px per frame (B, 2, T, H, W), or the difference of frames (B, 1, T, H, W). For semantic:
         segmentation logits on the segmenter's grid (B, S, T, h, w). For rgb: None. For a custom stream: None, or any
-        (B, any, T, any, any). A supervised one always has a prediction, of any shape (B, ...).
+        (B, any, T, any, any). A supervised one always has a prediction, of any shape (B, ...). One that reads pooled
+        features has it where the stream's own head runs.
     """
 
     tower_input: Tensor
@@ -38,6 +39,21 @@ class Supervised(nn.Module):
     channels: int
     target: TargetKind
     stop_gradient = False
+    sees_rgb = False
+    """Whether the tower sees RGB in 0..1, the clip itself."""
+    reads_pooled = False
+    """Whether the prediction is of the pooled features of the stream's own tower, by `predict`. The action loss of the
+    stream's head must have a weight then."""
+
+    def read_pooled(self, channels: int) -> None:
+        """With `reads_pooled`: make the layers that `predict` needs, for pooled features of so many channels.
+
+        It is called once, when the model is built.
+        """
+
+    def predict(self, pooled_BC: Tensor) -> Tensor:
+        """With `reads_pooled`: the prediction (B, ...) from the tower's pooled features (B, C)."""
+        raise NotImplementedError(f"{type(self).__name__} has no predict(pooled)")
 
     def loss(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch against its targets.

@@ -122,6 +122,8 @@ def try_out(representation: nn.Module, clip: ClipConfig, device: torch.device) -
 def _try_loss(representation: Supervised, black_13THW: Tensor, clip: ClipConfig) -> None:
     name = f"{type(representation).__module__}:{type(representation).__name__}"
     seen, prediction = representation(black_13THW)
+    if representation.reads_pooled:  # of a tower, which is not at hand
+        return
     if prediction is None:
         raise InputError(f"{name}: forward gave no prediction. Return one for the loss to compare with the target.")
     target = representation.target.blank(clip).unsqueeze(0).to(black_13THW.device)

@@ -89,18 +89,26 @@ def heat_map_loss(logits_BPThw: Tensor, points_BTMP3: Tensor, spread: float = 0.
         The sum, weighted by visibility, and the sum of these weights.
     """
     logits = _at_least_float32(logits_BPThw).transpose(1, 2).flatten(3)  # (B, T, P, cells)
-    h, w = logits_BPThw.shape[-2:]
     points = points_BTMP3.to(logits.dtype)
-    bells = [
-        torch.exp(-((cell + 0.5) / cells - points[..., axis, None]).square() / (2 * max(spread, 0.5 / cells) ** 2))
-        for axis, cells in ((1, h), (0, w))
-        for cell in [torch.arange(cells, device=logits.device, dtype=logits.dtype)]
-    ]
-    heat = torch.einsum("btmp,btmpy,btmpx->btpyx", points[..., 2], *bells).flatten(3)
-    weight_BTP = point_weights(points)
+    heat = heat_of_points(points, logits_BPThw.shape[-2:], spread).flatten(3)
     heat = heat / heat.sum(dim=3, keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
     divergence = (torch.xlogy(heat, heat) - heat * logits.log_softmax(dim=3)).sum(dim=3)
-    return (weight_BTP * divergence).sum(), point_weights(points_BTMP3).sum()
+    return (point_weights(points) * divergence).sum(), point_weights(points_BTMP3).sum()
+
+
+def heat_of_points(points_BTMP3: Tensor, size: tuple[int, int] | torch.Size, spread: float) -> Tensor:
+    """Heat maps (B, T, P, h, w) of points: Gaussians, weighted by visibility and added over people.
+
+    Args: as for `heat_map_loss`; size: h and w.
+    """
+    h, w = size
+    bells = [
+        torch.exp(-((cell + 0.5) / cells - points_BTMP3[..., axis, None]).square() / (2 * width**2))
+        for axis, cells in ((1, h), (0, w))
+        for width in [max(spread, 0.5 / cells)]
+        for cell in [torch.arange(cells, device=points_BTMP3.device, dtype=points_BTMP3.dtype)]
+    ]
+    return torch.einsum("btmp,btmpy,btmpx->btpyx", points_BTMP3[..., 2], *bells)
 
 
 def _over_places(prediction: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -9,9 +9,12 @@ from airstreams.config import ModelConfig
 from airstreams.data.targets import TargetKind
 from airstreams.representations import Supervised
 from airstreams.representations.custom import load_custom
+from airstreams.representations.depth import Depth
+from airstreams.representations.distil import Distil
 from airstreams.representations.flow import Flow
+from airstreams.representations.keypoints import Keypoints
 from airstreams.representations.rgb import RGB
-from airstreams.representations.semantic import Semantic
+from airstreams.representations.semantic import Parts, Semantic
 
 
 def make_representation(
@@ -32,7 +35,7 @@ def make_representation(
         InputError: the class of a custom stream cannot be used.
     """
     stop_gradient = stream in config.stop_gradient
-    if stream in _CLASSES:
+    if stream in _CLASSES and stream not in config.representations:
         return _CLASSES[stream](config, stop_gradient, segment_classes)
     return make_custom(stream, config.representations[stream], stop_gradient)
 
@@ -53,8 +56,12 @@ def has_segmenter(stream: str) -> bool:
 
 
 def _semantic(config: ModelConfig, stop_gradient: bool, segment_classes: int) -> Semantic:
-    width, stride, channels = config.segmenter_width, config.segmenter_stride, config.semantic_channels
-    return Semantic(segment_classes, width, stride, channels, stop_gradient)
+    return Semantic(segment_classes, *_network(config), config.semantic_channels, stop_gradient)
+
+
+def _network(config: ModelConfig) -> tuple[float, int]:
+    """The width and the stride of the network of single frames."""
+    return config.segmenter_width, config.segmenter_stride
 
 
 _CLASSES: dict[str, Callable[[ModelConfig, bool, int], nn.Module]] = {
@@ -63,4 +70,8 @@ _CLASSES: dict[str, Callable[[ModelConfig, bool, int], nn.Module]] = {
     "rgb3": lambda *_: RGB(),
     "flow": lambda config, stop_gradient, _: Flow(config.flow, stop_gradient),
     "semantic": _semantic,
+    "parts": lambda config, stop_gradient, _: Parts(*_network(config), config.semantic_channels, stop_gradient),
+    "depth": lambda config, stop_gradient, _: Depth(*_network(config), stop_gradient),
+    "keypoints": lambda config, stop_gradient, _: Keypoints(*_network(config), config.semantic_channels, stop_gradient),
+    "distil": lambda *_: Distil(),
 }

@@ -163,7 +163,9 @@ class MaskScore(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "bad"}
 
 
-class _Bad(NamedTuple):
+class Bad(NamedTuple):
+    """A broken file, and why."""
+
     path: Path
     reason: str
 
@@ -183,21 +185,21 @@ def count_labels(store: LabelStore, progress: Progress, may_be_sample: Collectio
         may_be_sample: the keys of the videos to choose from; None: all. Videos with instances are preferred.
     """
 
-    def count_one(key: str) -> _Counted | _Bad:
+    def count_one(key: str) -> _Counted | Bad:
         path = file_of(store.root, key)
         try:
             return _count_file(store, key, path)
         except VideoError as error:
-            return _Bad(path, error.reason)
+            return Bad(path, error.reason)
         except OSError as error:
-            return _Bad(path, str(error))
+            return Bad(path, str(error))
 
     keys = list(store.keys())
     total = LabelCounts()
     bad: dict[Path, str] = {}
     best: list[tuple[bool, int, str, int]] = []
-    for found in progress.track(_in_parallel(count_one, keys), len(keys), "reading label maps", "files"):
-        if isinstance(found, _Bad):
+    for found in progress.track(in_parallel(count_one, keys), len(keys), "reading label maps", "files"):
+        if isinstance(found, Bad):
             bad[found.path] = found.reason
             continue
         total += found.counts
@@ -221,7 +223,7 @@ def score_against_masks(store: LabelStore, videos: Sequence[Video], progress: Pr
         raise InputError(f"{store.root} has no class person. Give label maps with this class.")
     person = store.classes.index("person")
 
-    def compare(video: Video) -> tuple[int, int, int] | _Bad:
+    def compare(video: Video) -> tuple[int, int, int] | Bad:
         assert video.mask is not None
         assert video.label_map is not None
         path = video.mask
@@ -232,14 +234,14 @@ def score_against_masks(store: LabelStore, videos: Sequence[Video], progress: Pr
             path = file_of(store.root, video.label_map)
             return _overlap(store, video.label_map, person, mask_THW != 0)
         except VideoError as error:
-            return _Bad(path, error.reason)
+            return Bad(path, error.reason)
 
     labelled = [video for video in with_masks if video.label_map is not None and store.has(video.label_map)]
     bad: dict[Path, str] = {}
     both = either = frames = scored = 0
     ious = []
-    for found in progress.track(_in_parallel(compare, labelled), len(labelled), "comparing with masks"):
-        if isinstance(found, _Bad):
+    for found in progress.track(in_parallel(compare, labelled), len(labelled), "comparing with masks"):
+        if isinstance(found, Bad):
             bad[found.path] = found.reason
             continue
         both, either, frames = both + found[0], either + found[1], frames + found[2]
@@ -308,7 +310,7 @@ def _overlap(store: LabelStore, key: str, person: int, mask_THW: np.ndarray) -> 
     return both, either, frames
 
 
-def _in_parallel(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """Like `map`, in threads. It reads at most `FILES_AHEAD` items ahead."""
     remaining = iter(items)
     with ThreadPoolExecutor(max_workers=cpus()) as pool:

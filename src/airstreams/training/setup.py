@@ -19,7 +19,7 @@ from airstreams.data.label_maps import COCO_CLASSES
 from airstreams.data.listing import Source, Video, labels_digest
 from airstreams.data.targets import Targets
 from airstreams.distributed import gather, is_main_process
-from airstreams.errors import InputError, one_line
+from airstreams.errors import InputError, one_line, require
 from airstreams.files import require_writable
 from airstreams.machine import Precision, computes_in_bfloat16, precision_on
 from airstreams.models import tvl1_cpu
@@ -237,8 +237,11 @@ def _new_model(source: Source, segment_classes: Sequence[str], config: Config, d
     torch.manual_seed(config.seed)
     model = build(config.model, len(source.classes), len(segment_classes))
     for stream in config.model.streams:
+        representation = model.representations[stream]
+        if isinstance(representation, Supervised) and representation.reads_pooled and stream in config.taught:
+            trained = stream in config.trained_heads()
+            require(trained, f"loss_weights.custom.{stream}", 0.0, "over 0, because its teacher trains the same tower")
         if stream in config.model.representations:
-            representation = model.representations[stream]
             if isinstance(representation, Supervised) and own_loss(stream) not in config.active_loss_weights():
                 raise InputError(f"model.streams: {without_targets(stream)}")
             try_out(representation, config.clip, device)

@@ -7,7 +7,7 @@ Legend of shape suffixes: H, W pixels, K action classes, S segmentation classes.
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -197,27 +197,61 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
     Raises:
         InputError: there are no label maps, or a class id has no name.
     """
-    if not frames:
-        raise InputError("There are no label maps to draw. Give at least one.")
-    with_frames = any(sample.frame is not None for sample in frames)
-    per_line = min(len(frames), 3 if with_frames else 4)
+
+    def legend_of(width: float) -> _Legend:
+        return _Legend([sample.label_map for sample in frames], segment_classes, width)
+
+    def draw(ax: Axes, number: int, legend: _Legend | None) -> None:
+        assert legend is not None
+        _show_labels(ax, frames[number].label_map, frames[number].frame, legend.colours)
+
+    _sheet(path, [(sample.title, sample.frame, sample.label_map) for sample in frames], draw, legend_of)
+
+
+def colours_sheet(path: str | Path, samples: Sequence[tuple[str, Bytes | None, Bytes]]) -> None:
+    """Write a PNG with each frame and, to its right, the colours of a teacher's values.
+
+    Args:
+        path: of the PNG.
+        samples: a title, the frame if it is known, and the colours, both uint8 (H, W, 3).
+
+    InputError: there are none.
+    """
+    _sheet(path, samples, lambda ax, number, _: ax.imshow(samples[number][2], interpolation="nearest"))
+
+
+def _sheet(
+    path: str | Path,
+    samples: Sequence[tuple[str, Bytes | None, Bytes]],
+    draw: Callable[[Axes, int, "_Legend | None"], object],
+    legend_of: Callable[[float], "_Legend"] | None = None,
+) -> None:
+    """A PNG of samples: a title, the frame if it is known, and what `draw` draws to its right.
+
+    samples: the third has the size of what is drawn.
+    legend_of: makes the legend for a width in inches.
+    """
+    if not samples:
+        raise InputError("There are no targets to draw. Give at least one.")
+    with_frames = any(frame is not None for _, frame, _ in samples)
+    per_line = min(len(samples), 3 if with_frames else 4)
     panel_width = 1.7 if with_frames else 2.4
     panels = 2 if with_frames else 1
-    lines = -(-len(frames) // per_line)
-    sizes = [(sample.label_map if sample.frame is None else sample.frame).shape[:2] for sample in frames]
+    lines = -(-len(samples) // per_line)
+    sizes = [(drawn if frame is None else frame).shape[:2] for _, frame, drawn in samples]
     panel_height = panel_width * max(height / width for height, width in sizes)
 
     gap, title_height = 0.15, 0.22
     cell_width, cell_height = panels * panel_width + gap, panel_height + title_height
-    legend = _Legend([sample.label_map for sample in frames], segment_classes, per_line * cell_width)
-    legend_height = legend.height + 0.25
+    legend = None if legend_of is None else legend_of(per_line * cell_width)
+    legend_height = 0.0 if legend is None else legend.height + 0.25
     width, height = per_line * cell_width + gap, lines * cell_height + legend_height
     figure = Figure(figsize=(width, height), facecolor="white")
     title_length = int(16 * panels * panel_width)
-    for number, sample in enumerate(frames):
+    for number, (title, frame, _) in enumerate(samples):
         line, column = divmod(number, per_line)
         left, bottom = gap + column * cell_width, height - (line + 1) * cell_height
-        title = sample.title if len(sample.title) <= title_length else f"…{sample.title[1 - title_length :]}"
+        title = title if len(title) <= title_length else f"…{title[1 - title_length :]}"
         figure.text(left / width, (bottom + panel_height + 0.06) / height, title, fontsize=7, parse_math=False)
         for panel in range(panels):
             ax = figure.add_axes(
@@ -225,10 +259,11 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
             )
             _bare(ax)
             if panel == panels - 1:
-                _show_labels(ax, sample.label_map, sample.frame, legend.colours)
-            elif sample.frame is not None:
-                ax.imshow(sample.frame)
-    legend.draw(figure, "lower left")
+                draw(ax, number, legend)
+            elif frame is not None:
+                ax.imshow(frame)
+    if legend is not None:
+        legend.draw(figure, "lower left")
     save_picture(figure, Path(path))
 
 

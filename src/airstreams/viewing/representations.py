@@ -162,10 +162,10 @@ def streams_picture(
 
 
 def _class_names(
-    stream: str, part: Supervised, prediction: Tensor, targets: Mapping[str, Targets], saved: SavedModel
+    stream: str, part: Supervised, prediction: Tensor | None, targets: Mapping[str, Targets], saved: SavedModel
 ) -> Sequence[str] | None:
     """The names of the classes that a stream's prediction has for each pixel; None: it predicts no classes."""
-    if not isinstance(part.target, ClassesPerPixel) or prediction.ndim != 5:
+    if not isinstance(part.target, ClassesPerPixel) or prediction is None or prediction.ndim != 5:
         return None
     if isinstance(part, Semantic):
         return saved.segment_classes
@@ -175,17 +175,17 @@ def _class_names(
 
 
 def _panels(
-    stream: str, part: Supervised, prediction: Tensor, views: Views, view: int, frame: int
+    stream: str, part: Supervised, prediction: Tensor | None, views: Views, view: int, frame: int
 ) -> dict[str, np.ndarray]:
     """What a stream predicts for one frame and what its teacher says: class ids or colours, by title."""
     found: dict[str, Tensor | None] = {}
     target, titles = views.targets.get(stream), (stream, f"{stream}, {TEACHER}")
-    if isinstance(part.target, ClassesPerPixel) and prediction.ndim == 5:
+    if prediction is not None and isinstance(part.target, ClassesPerPixel) and prediction.ndim == 5:
         logits_1Shw = prediction[view : view + 1, :, frame]
         found[titles[0]] = upsample(logits_1Shw, views.clips.shape[2:4]).argmax(dim=1)[0]
         found[titles[1]] = views.label_maps[stream][view, frame] if stream in views.label_maps else None
     else:
-        values = (prediction[view], None if target is None else target[view])
+        values = (None if prediction is None else prediction[view], None if target is None else target[view])
         for title, value in zip(titles, values, strict=True):
             colours_THW3 = None if value is None else part.picture(value.float())
             found[title] = None if colours_THW3 is None else (colours_THW3[frame] * 255).clamp(0, 255).byte()
