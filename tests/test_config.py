@@ -104,7 +104,7 @@ def test_missing_keys_keep_their_defaults():
         ({"data": {"val_fraction": 0.6, "test_fraction": 0.5}}, "data.val_fraction"),
         ({"model": {"streams": []}}, "model.streams"),
         ({"model": {"streams": ["rgb", "rgb"]}}, "model.streams"),
-        ({"model": {"streams": ["rgb", "depth"]}}, "model.streams"),
+        ({"model": {"streams": ["rgb", "sound"]}}, "model.streams"),
         ({"model": {"tower": [{"channels": 8, "layers": [{"kind": "conv2d"}]}]}}, "model.tower"),
         ({"model": {"backbone": "resnet"}}, "model.backbone"),
         (
@@ -128,7 +128,7 @@ def test_missing_keys_keep_their_defaults():
         ({"model": {"answer": "flow"}}, "model.answer"),
         ({"model": {"merge": "product"}}, "model.merge"),
         ({"model": {"flow": {"scale": 0.0}}}, "model.flow.scale"),
-        ({"training": {"lr_factors": {"depth": 2.0}}}, "training.lr_factors"),
+        ({"training": {"lr_factors": {"sound": 2.0}}}, "training.lr_factors"),
         ({"training": {"lr_factors": {"flow": -1.0}}}, "training.lr_factors.flow"),
         ({"training": {"epochs": 0}}, "training.epochs"),
         ({"training": {"epochs": "many"}}, "training.epochs"),

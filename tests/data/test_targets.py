@@ -16,7 +16,7 @@ from airstreams.errors import InputError
 CLIP = ClipConfig(frames=3, size=64)
 WHOLE = Crop(0, 0, 1, 1)
 CROP = Crop(0.13, 0.21, 0.55, 0.62)
-FLIPPED = Crop(*np.array([0.13, 0.21, 0.55, 0.62]), flip=True)  # draw_crop gives numpy's numbers
+FLIPPED = Crop(*map(np.float64, (0.13, 0.21, 0.55, 0.62)), True)  # draw_crop gives numpy's numbers
 
 
 def store_of(root, kind, names, **changes):
