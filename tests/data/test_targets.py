@@ -16,7 +16,8 @@ from airstreams.errors import InputError
 CLIP = ClipConfig(frames=3, size=64)
 WHOLE = Crop(0, 0, 1, 1)
 CROP = Crop(0.13, 0.21, 0.55, 0.62)
-FLIPPED = Crop(*map(np.float64, (0.13, 0.21, 0.55, 0.62)), True)  # draw_crop gives numpy's numbers
+PLACE = [np.float64(number) for number in (0.13, 0.21, 0.55, 0.62)]  # draw_crop gives numpy's numbers
+FLIPPED = Crop(PLACE[0], PLACE[1], PLACE[2], PLACE[3], flip=True)
 
 
 def store_of(root, kind, names, **changes):
