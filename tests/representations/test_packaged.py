@@ -20,11 +20,14 @@ from airstreams.models.airstreams import build
 from airstreams.representations import Supervised
 from airstreams.representations.keypoints import COCO_KEYPOINTS, Keypoints
 from airstreams.representations.make import make_representation
+from airstreams.representations.teaching import open_targets
+from airstreams.runs import saved_model as saved_models
 from airstreams.runs.checkpoint import saved_states
 from airstreams.runs.folder import RunFolder
 from airstreams.towers import Block, Layer
 from airstreams.training.learner import freeze
 from airstreams.training.loop import train
+from airstreams.viewing.representations import streams_picture
 from tests.training.runs import epochs
 
 QUIET = Console(quiet=True)
@@ -106,7 +109,9 @@ def test_evaluation_scores_each_stream_and_predictions_need_no_teacher(taught, s
     assert metrics.targets.keys() == set(STREAMS)
     assert all(found.loss is not None and found.loss > 0 for found in metrics.targets.values())
     assert metrics.targets["parts"].segmentation is not None
-    assert (run / "evaluation" / "test" / "representations.png").is_file()
+    saved = saved_models.load(run)
+    streams_picture(tmp_path / "seen.png", saved, source.split("test"), open_targets(source, saved.config), QUIET)
+    assert (tmp_path / "seen.png").is_file()
     video = sorted((synthetic / "videos").rglob("*.mp4"))[0]
     assert api.load(run).predict(video).top
 
