@@ -210,7 +210,8 @@ def test_streams_without_a_class_and_weights_without_a_stream_are_refused():
     message = complaint(["rgb", "egdes"], {"edges": "my_streams:Edges"})
     assert message.startswith("model.streams: got egdes, expected rgb, flow")
     message = complaint(["rgb"], {"edges": "my_streams:Edges"}, loss_weights={"custom": {"egdes": 1.0}})
-    assert message == "loss_weights.custom: got egdes, expected custom streams' names: rgb2, rgb3, edges"
+    names = "rgb2, rgb3, parts, depth, keypoints, distil, edges"
+    assert message == f"loss_weights.custom: got egdes, expected custom streams' names: {names}"
     message = complaint(["rgb"], {"edges": "my_streams:Edges"}, loss_weights={"custom": {"edges": -1.0}})
     assert "loss_weights.custom.edges" in message
 

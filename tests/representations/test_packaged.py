@@ -113,7 +113,7 @@ def test_evaluation_scores_each_stream_and_predictions_need_no_teacher(taught, s
     streams_picture(tmp_path / "seen.png", saved, source.split("test"), open_targets(source, saved.config), QUIET)
     assert (tmp_path / "seen.png").is_file()
     video = sorted((synthetic / "videos").rglob("*.mp4"))[0]
-    assert api.load(run).predict(video).top
+    assert api.load(run).predict(video).probabilities
 
 
 def test_the_tower_of_distil_gets_the_gradient_of_its_teacher(config):

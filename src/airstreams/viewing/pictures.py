@@ -197,6 +197,8 @@ def contact_sheet(path: str | Path, frames: Sequence[LabelledFrame], segment_cla
     Raises:
         InputError: there are no label maps, or a class id has no name.
     """
+    if not frames:
+        raise InputError("There are no label maps to draw. Give at least one.")
 
     def legend_of(width: float) -> _Legend:
         return _Legend([sample.label_map for sample in frames], segment_classes, width)
