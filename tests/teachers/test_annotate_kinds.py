@@ -1,9 +1,12 @@
 """Annotation jobs with teachers of maps, points and features, against rules in numpy."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rich.console import Console
 
+from airstreams.cli import main
 from airstreams.data.label_maps import LabelStore
 from airstreams.data.sources import open_source
 from airstreams.data.value_store import ValueStore
@@ -11,6 +14,7 @@ from airstreams.data.video import read_frames
 from airstreams.errors import InputError
 from airstreams.teachers import annotate as job
 from airstreams.teachers.target_spec import TargetSpec, left_right_pairs
+from tests.pages import blocks, page
 from tests.teachers.test_annotate import content, film
 
 QUIET = Console(quiet=True)
@@ -242,3 +246,16 @@ def test_label_maps_know_left_and_right(films, tmp_path):
     assert LabelStore.open(tmp_path / "all").mirrored == (("left hand", "right hand"),)
     annotate(films, Hands(), tmp_path / "some", stride=4, classes=("left hand", "foot"))
     assert LabelStore.open(tmp_path / "some").mirrored == ()
+
+
+def test_the_teacher_in_the_docs_gives_brightness(films, tmp_path, monkeypatch):
+    (code,) = blocks(page("teachers.md"), "python")
+    (command,) = blocks(page("teachers.md"), "sh")
+    monkeypatch.chdir(tmp_path)
+    Path("my_teacher.py").write_text(code)
+    Path("videos").symlink_to(films)
+    assert main([*command.split()[1:], "--stride", "4", "--workers", "0"]) == 0
+    store = ValueStore.open(Path("brightness"))
+    assert (store.teacher, store.kind, store.dtype) == ("brightness-1", "maps", "uint8")
+    expected = read_frames(films / "wave" / "a.mp4", [0, 4]).mean(3)[:, None] / 255
+    np.testing.assert_allclose(np.asarray(store.read("wave/a", [0, 4])), expected, atol=1 / 254)
