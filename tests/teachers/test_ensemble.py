@@ -130,7 +130,7 @@ def test_label_stores_of_other_sizes_vote_and_gaps_are_reported(synthetic, call,
     data = synthetic / "videos" / "test"
     keys = keys_of(data)
     for number, side in enumerate((2, 4)):
-        create(tmp_path / f"{number}", f"t{number}", ["background", "thing"], {})
+        create(tmp_path / f"{number}", f"t{number}", ["background", "thing", "left", "right"], {}, [("left", "right")])
         for key in keys[number:]:
             save(tmp_path / f"{number}", key, np.full((2, side, side), 1, np.uint8), [0, 3])
     spec = f"ensemble:{tmp_path / '0'},{tmp_path / '1'}"
@@ -138,6 +138,7 @@ def test_label_stores_of_other_sizes_vote_and_gaps_are_reported(synthetic, call,
     assert status == 1
     (left_out,) = json.loads(printed)["left_out"]
     assert left_out["path"] == f"{data / keys[0]}.mp4"
+    assert LabelStore.open(tmp_path / "v").mirrored == (("left", "right"),)
     maps_NHW = LabelStore.open(tmp_path / "v").read(keys[1], [0, 3])
     assert maps_NHW is not None
     assert (maps_NHW == np.ones((2, 4, 4))).all()

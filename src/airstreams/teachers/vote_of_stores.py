@@ -92,7 +92,8 @@ def _open(out: Path, stores: Sequence[LabelStore], classes: tuple[str, ...], set
     elif out.is_dir() and not all(path.name.startswith(".") for path in out.iterdir()):
         raise InputError(f"--out {out} is not empty and has no label maps. Give a new folder.")
     else:
-        create(out, teacher, classes, about)
+        mirrored = dict.fromkeys(pair for store in stores for pair in store.mirrored)
+        create(out, teacher, classes, about, list(mirrored))
 
 
 def _keys_in(store: LabelStore, source: Source, console: Console) -> dict[str, str | None]:
