@@ -29,7 +29,7 @@ from safetensors.numpy import save_file
 
 from airstreams.data.sources import open_source
 from airstreams.data.video import probe, read_frames
-from airstreams.teachers.teacher import _factory
+from airstreams.teachers.teacher import factory_in
 
 FRAMES = 16  # of a clip, and of a piece
 UNCOMPRESSED = "safetensors"
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=60, help="number of videos, evenly chosen (default: 60)")
     call = parser.parse_args()
     file, _, factory = call.teacher.rpartition(":")
-    teacher = _factory(Path(file), factory)()
+    teacher = factory_in(Path(file), factory)()
     paths = sorted({video.path for video in open_source(call.data, for_training=False).videos})
     chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, min(call.videos, len(paths))).astype(int)]
     rng = np.random.default_rng(0)

@@ -184,7 +184,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _from_factory(file: Path, factory: str, options: Mapping[str, Any]) -> Any:
-    make = _factory(file, factory)
+    make = factory_in(file, factory)
     given = ", ".join(f"{name}={value}" for name, value in options.items())
     call = f"{file}:{factory}({given})"
     _require_arguments(make, options, call)
@@ -208,7 +208,8 @@ def _require_arguments(make: Callable[..., Any], options: Mapping[str, Any], cal
         raise InputError(f"{call}: the factory does not take these arguments ({error}). {fix}") from None
 
 
-def _factory(file: Path, name: str) -> Callable[..., Any]:
+def factory_in(file: Path, name: str) -> Callable[..., Any]:
+    """The factory of that name in a Python file, which is imported. InputError: there is none."""
     if not file.is_file():
         raise InputError(f"The teacher file {file} does not exist. Correct the path in FILE.py:FACTORY.")
     spec = importlib.util.spec_from_file_location(f"airstreams_teacher_{file.stem}", file)
