@@ -20,7 +20,7 @@ from airstreams.runs.saved_model import SavedModel
 Weights = dict[str, Tensor]
 FINER = "segmenter.finer_classifiers."
 OPTIONAL = {
-    "merge.": "the merge (other streams, or another model.merge)",
+    "merge.": "gains or weights in the merge (other streams, or another model.merge)",
     "adaptors.": "adaptors (another backbone in the merge)",
 }
 """Layers between a tower and others, which a part can do without: what their names begin with, and why they differ."""
