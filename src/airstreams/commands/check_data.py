@@ -88,18 +88,22 @@ def run(call: Namespace) -> int:
         say(stdout, f"unlabelled: {count_of(len(unlabelled), 'video')}, for training alone")
     if statistics:
         _print_statistics(statistics)
-    if found.alike:
-        alike = len({name for group in found.alike for name in group.names})
-        say(stdout, f"look like one recording: {alike} videos in {count_of(found.recordings, 'set')}")
-    if found.automatic_split:
-        sizes = ", ".join(f"{count} {split}" for split, count in found.automatic_split.items())
-        say(stdout, f"automatic split: {sizes}, drawn from {count_of(found.groups, 'group')}")
+    _print_groups(found)
     say(stdout, f"{len(good) + len(unlabelled)} of {len(source.all_videos)} videos are good")
     for item in bad[:BAD_LISTED]:
         print_line(f"bad: {item.video.location}: {item.reason}")
     if len(bad) > BAD_LISTED:
         print_line(f"and {len(bad) - BAD_LISTED} more (--json lists all)")
     return FAILED if bad else DONE
+
+
+def _print_groups(found: "_Traps") -> None:
+    if found.alike:
+        alike = len({name for group in found.alike for name in group.names})
+        say(stdout, f"look like one recording: {alike} videos in {count_of(found.recordings, 'set')}")
+    if found.automatic_split:
+        sizes = ", ".join(f"{count} {split}" for split, count in found.automatic_split.items())
+        say(stdout, f"automatic split: {sizes}, drawn from {count_of(found.groups, 'group')}")
 
 
 def _print_statistics(statistics: "Statistics") -> None:
