@@ -11,6 +11,7 @@ from airstreams.data.cache import FrameCache
 from airstreams.data.dataset import VideoViews
 from airstreams.data.listing import Video
 from airstreams.data.video import check, iterate_frames, probe, read_frames
+from tests.data import mpeg2
 from tests.data.fields import FRAMES, KEY_FRAMES_APART, SIZE, in_rgb, moment, moving, write
 
 
@@ -34,6 +35,22 @@ def test_two_fields_are_one_frame(tmp_path, suffix):
         assert np.array_equal(read_frames(path, indices), [right[index] for index in indices])
     assert np.array_equal(list(iterate_frames(path)), right)
     assert probe(path).frames == FRAMES
+
+
+@pytest.mark.parametrize("packets_per_frame", [1, 2])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_two_fields_of_mpeg_2_are_one_frame(tmp_path, suffix, packets_per_frame):
+    greys = [(40 + 10 * number, 200 - 10 * number) for number in range(12)]
+    path = mpeg2.write_container(tmp_path / f"fields{suffix}", greys, packets_per_frame)
+    info = check(path)
+    assert (info.frames, info.encoding.interlaced) == (12, True)
+    assert info.times == pytest.approx(np.arange(12) / 25, abs=0.001)
+    right = (np.array(greys) - 16) * 255 / 219  # luma to RGB, BT.601
+    for indices in ([11], [7, 0, 3], range(12)):
+        frames = read_frames(path, indices)
+        for field in (0, 1):
+            expected = np.broadcast_to(right[list(indices), field, None, None, None], frames[:, field::2].shape)
+            assert np.abs(frames[:, field::2] - expected).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts"])
