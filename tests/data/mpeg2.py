@@ -4,6 +4,7 @@ Each field is of one grey: only the DC coefficients of blocks are coded, so pixe
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def write_container(path: Path, greys: Sequence[tuple[int, int]], packets_per_fr
         track = target.add_stream_from_template(source.streams.video[0])
         for number, (start, end) in enumerate(pairwise(starts)):
             packet = av.Packet(stream[start:end])
-            packet.stream, packet.time_base = track, source.streams.video[0].time_base
-            packet.pts = packet.dts = round(number / 25 / packets_per_frame / packet.time_base)
+            packet.stream, packet.time_base = track, Fraction(1, 25 * packets_per_frame)
+            packet.pts = packet.dts = number
             packet.is_keyframe = number % packets_per_frame == 0
             target.mux(packet)
     return path
