@@ -19,16 +19,6 @@ FRAMES_THW3 = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 3), np.uint8).
 
 
 @pytest.fixture(scope="module")
-def transformers():
-    try:
-        import transformers
-        from transformers import AutoModelForUniversalSegmentation  # noqa: F401 (a broken installation fails here)
-    except ImportError as error:
-        pytest.skip(f"transformers does not load: {error}; {error.__cause__ or ''}")
-    return transformers
-
-
-@pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Saves a model and its processor to a folder. The weights are large, so that some scores are high."""
 

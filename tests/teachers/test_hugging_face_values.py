@@ -15,16 +15,6 @@ FRAMES_THW3 = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), np.uint8).
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
-@pytest.fixture(scope="module")
-def transformers():
-    try:
-        import transformers
-        from transformers import AutoImageProcessor  # noqa: F401 (a broken installation fails here)
-    except ImportError as error:
-        pytest.skip(f"transformers does not load: {error}; {error.__cause__ or ''}")
-    return transformers
-
-
 @pytest.fixture
 def saved(tmp_path):
     """Saves a model, and its processor or the JSON of one, to a folder."""

@@ -270,12 +270,7 @@ def read_samples(
     for key, index in samples:
         label_maps_1HW = store.read(key, [index])
         assert label_maps_1HW is not None
-        frame_HW3 = None
-        if key in paths:
-            try:
-                frame_HW3 = read_frames(paths[key], [index], SHORT_SIDE, deinterlace="auto")[0]
-            except (VideoError, InputError) as error:
-                bad[paths[key]] = error.reason if isinstance(error, VideoError) else str(error)
+        frame_HW3 = frame_to_draw(paths.get(key), index, bad)
         frames.append(LabelledFrame(f"{key}, frame {index}", label_maps_1HW[0], frame_HW3))
     return frames, bad
 
@@ -316,3 +311,14 @@ def in_parallel(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     with ThreadPoolExecutor(max_workers=cpus()) as pool:
         while batch := list(islice(remaining, FILES_AHEAD)):
             yield from pool.map(function, batch)
+
+
+def frame_to_draw(path: Path | None, index: int, bad: dict[Path, str]) -> np.ndarray | None:
+    """A frame as the teacher saw it, uint8 (H, W, 3), or None without a video. A broken one enters `bad` with why."""
+    if path is None:
+        return None
+    try:
+        return read_frames(path, [index], SHORT_SIDE, deinterlace="auto")[0]
+    except (VideoError, InputError) as error:
+        bad[path] = error.reason if isinstance(error, VideoError) else str(error)
+        return None

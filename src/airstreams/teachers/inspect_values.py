@@ -16,9 +16,8 @@ from airstreams.console import Progress
 from airstreams.data.label_maps import read_array, resized
 from airstreams.data.listing import Video
 from airstreams.data.value_store import ValueStore
-from airstreams.data.video import read_frames
 from airstreams.errors import InputError, VideoError
-from airstreams.teachers.inspect import SAMPLES, SHORT_SIDE, Bad, in_parallel
+from airstreams.teachers.inspect import SAMPLES, Bad, frame_to_draw, in_parallel
 
 PERSON = "person"
 
@@ -167,12 +166,7 @@ def read_value_samples(
     for key, index in samples:
         rows = store.read(key, [index])
         assert rows is not None
-        frame_HW3 = None
-        if key in paths:
-            try:
-                frame_HW3 = read_frames(paths[key], [index], SHORT_SIDE)[0]
-            except (VideoError, InputError) as error:
-                bad[paths[key]] = error.reason if isinstance(error, VideoError) else str(error)
+        frame_HW3 = frame_to_draw(paths.get(key), index, bad)
         found.append(ValueSample(f"{key}, frame {index}", rows[0], frame_HW3))
     return found, bad
 
