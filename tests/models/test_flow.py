@@ -162,7 +162,7 @@ def gradients_of(layer, clip):
     return flow.detach(), torch.autograd.grad((flow.sin() * weights).sum(), (clip, *layer.parameters()))
 
 
-@pytest.mark.parametrize("options", [PLAIN, LEARNT], ids=["in place", "unrolled"])
+@pytest.mark.parametrize("options", [PLAIN, LEARNT], ids=["fixed kernels", "learnt kernels"])
 @pytest.mark.parametrize("iterations", [1, 2, 9, 20])
 def test_flow_equals_tv_l1_computed_pixel_by_pixel(iterations, options):
     tau, weight, theta = 0.11, 0.4, 0.21
@@ -435,6 +435,43 @@ def test_learnt_kernels_start_as_the_fixed_ones():
     torch.testing.assert_close(RepresentationFlow(8, learn_kernels=True)(clip), RepresentationFlow(8)(clip))
 
 
+@pytest.mark.parametrize("kernel", ["torch", "fused"])
+def test_each_channel_may_learn_kernels_of_its_own(kernel):
+    clip = random_clip(2, 3, 3, 12, 13).double()
+    layer = RepresentationFlow(6, learn_kernels=True, kernel_channels=3, kernel=kernel).double()
+    shared = RepresentationFlow(6, learn_kernels=True, kernel=kernel).double()
+    torch.testing.assert_close(layer(clip), shared(clip), rtol=0, atol=1e-12)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for taps in (layer.image_taps, layer.difference_taps, layer.divergence_taps):
+            taps += 0.2 * torch.randn(taps.shape, generator=generator, dtype=taps.dtype)
+    flow, (_, *gradients) = gradients_of(layer, clip)
+    for c in range(3):
+        shared.load_state_dict({key: x[c] if "taps" in key else x for key, x in layer.state_dict().items()})
+        torch.testing.assert_close(flow[:, 2 * c : 2 * c + 2], shared(clip[:, c : c + 1]), rtol=0, atol=1e-12)
+    for name, gradient in zip(dict(layer.named_parameters()), gradients, strict=True):
+        assert "taps" not in name or gradient.flatten(1).abs().amax(dim=1).min() > 0
+    with pytest.raises(InputError, match="2 channels"):
+        layer(clip[:, :2])
+
+
+@pytest.mark.parametrize("options", [PLAIN, {"learn_kernels": True, "kernel_channels": 32}], ids=["fixed", "learnt"])
+def test_feature_maps_have_flow_and_gradients(options):
+    features = torch.randn(2, 32, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    layer = RepresentationFlow(4, value_range=4, **options)
+    flow, gradients = gradients_of(layer, features)
+    assert flow.shape == (2, 64, 3, 28, 28)
+    assert gradients[0].shape == features.shape
+    assert all(x.isfinite().all() and x.abs().max() > 0 for x in gradients)
+
+
+def test_learnt_kernels_of_an_export_equal_the_layer():
+    layer = RepresentationFlow(3, learn_kernels=True, kernel_channels=2)
+    clip = random_clip(1, 2, 3, 12, 13)
+    exported = torch.export.export(layer, (clip,)).module()
+    torch.testing.assert_close(exported(clip), layer(clip), rtol=0, atol=1e-5)
+
+
 def test_training_changes_learnt_kernels():
     clip = moving_waves(1, 0, frames=3, size=24).float()
     layer = RepresentationFlow(8, learn_kernels=True)
@@ -550,6 +587,27 @@ def test_make_flow_follows_the_config():
     torch.testing.assert_close(make_flow(FlowConfig())(clip), RepresentationFlow(20, value_range=1.0)(clip))
 
 
+def test_make_flow_learns_kernels_of_each_colour():
+    colours = make_flow(FlowConfig(learn_kernels=True, kernels_per_channel=True, input="rgb"))
+    assert isinstance(colours, RepresentationFlow)
+    assert colours.image_taps is not None
+    assert colours.image_taps.shape == (3, 2, 3)
+
+
+@pytest.mark.parametrize("kind", ["tvl1", "difference"])
+def test_the_flow_of_colours_is_that_of_each_colour(kind):
+    torch.manual_seed(0)
+    flow = FlowConfig(kind=kind, iterations=3, input="rgb")
+    model = build(ModelConfig(streams=["rgb", "flow"], width=0.125, flow=flow), classes=3, segment_classes=2)
+    clip = random_clip(2, 3, 3, 64, 64)
+    shown = model.representations["flow"](clip)
+    of_colours = make_flow(flow)(clip)
+    assert torch.equal(shown.tower_input, of_colours)
+    assert torch.equal(shown.prediction, of_colours.unflatten(1, (3, -1)).mean(dim=1))
+    model(clip, ["flow", "merged"]).logits["merged"].square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.early["flow"].parameters())
+
+
 def test_a_model_trains_on_frame_differences():
     torch.manual_seed(0)
     config = ModelConfig(streams=["rgb", "flow"], width=0.125, flow=FlowConfig(kind="difference"))
@@ -574,7 +632,8 @@ def test_a_model_trains_on_frame_differences():
         ({"warps": -1}, "model.flow.warps"),
         ({"levels": 3}, "model.flow.warps"),
         ({"kernel": "numba"}, "model.flow.kernel"),
-        ({"kernel": "fused", "learn_kernels": True}, "model.flow.kernel"),
+        ({"kernels_per_channel": True}, "model.flow.kernels_per_channel"),
+        ({"input": "hsv"}, "model.flow.input"),
     ],
     ids=str,
 )

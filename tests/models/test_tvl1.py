@@ -23,19 +23,27 @@ def arguments(pairs, height, width, dtype=torch.float64, seed=0):
     return [normal(), normal(2), 0.3 * normal(2), torch.tensor(0.2, dtype=dtype), normal(2)]
 
 
-def values_and_gradients(solve, given: list[Tensor], iterations, from_rest=False, scale=1.0):
+def random_taps(pairs):
+    """Taps of each pair, near -1 and 1."""
+    fixed = torch.tensor([-1.0, 1.0], dtype=torch.float64)[:, None]
+    generator = torch.Generator().manual_seed(1)
+    return fixed + 0.3 * torch.randn(2, 2, 2, pairs, generator=generator, dtype=torch.float64)
+
+
+def values_and_gradients(solve, given: list[Tensor], iterations, from_rest=False, scale=1.0, taps=None):
     """The flow, and the gradients of all inputs for a loss with a different weight for every pixel."""
     *rest, start = [x.detach().requires_grad_() for x in given]
-    flow = solve(*rest, iterations, None if from_rest else start)
+    taps = None if taps is None else taps.detach().requires_grad_()
+    flow = solve(*rest, iterations, None if from_rest else start, taps)
     weights = torch.randn(flow.shape, generator=torch.Generator().manual_seed(9), dtype=flow.dtype)
-    asked = rest if from_rest else [*rest, start]
+    asked = [*rest, *([] if from_rest else [start]), *([] if taps is None else [taps])]
     return [flow.detach(), *torch.autograd.grad((flow.sin() * weights).sum() * scale, asked, materialize_grads=True)]
 
 
-def compare(given, iterations, from_rest=False):
-    in_place = values_and_gradients(recomputed, given, iterations, from_rest)
-    plain = values_and_gradients(unrolled, given, iterations, from_rest)
-    assert len(in_place) == (5 if from_rest else 6)
+def compare(given, iterations, from_rest=False, taps=None):
+    in_place = values_and_gradients(recomputed, given, iterations, from_rest, taps=taps)
+    plain = values_and_gradients(unrolled, given, iterations, from_rest, taps=taps)
+    assert len(in_place) == 5 + (not from_rest) + (taps is not None)
     for ours, expected in zip(in_place, plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
     return plain
@@ -54,6 +62,13 @@ def test_in_place_equals_unrolled_for_any_number_of_pairs_and_size(shape):
     compare(arguments(*shape), 5)
 
 
+@pytest.mark.parametrize("from_rest", [True, False], ids=["from rest", "from a start"])
+@pytest.mark.parametrize("shape", [(3, 6, 7), (0, 6, 7), (4, 2, 7), (4, 6, 2), (4, 2, 2)], ids=str)
+def test_taps_of_each_pair_equal_unrolled_in_values_and_gradients(shape, from_rest):
+    plain = compare(arguments(*shape), 5, from_rest, random_taps(shape[0]))
+    assert 0 in shape or all(x.abs().max() > 0 for x in plain)
+
+
 @pytest.mark.parametrize("pixels", [1, 2 * 6 * 7, 3 * 6 * 7], ids="blocks of {} pixels".format)
 def test_in_place_equals_unrolled_for_several_blocks(monkeypatch, pixels):
     monkeypatch.setattr(tvl1, "PIXELS_PER_THREAD", pixels)
@@ -66,6 +81,7 @@ def test_in_place_equals_unrolled_for_several_blocks(monkeypatch, pixels):
     assert pixels == 1 or len(set(sizes)) > 1  # blocks of different sizes, unless a block is one pair
     compare(given, 6, from_rest=False)
     compare(given, 6, from_rest=True)
+    compare(given, 6, taps=random_taps(7))
 
 
 def test_in_place_equals_unrolled_for_tensors_that_are_not_contiguous():
@@ -114,11 +130,11 @@ def test_a_flow_that_becomes_flat_has_finite_gradients(dtype):
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("start", [True, False], ids=["from a start", "from rest"])
+@pytest.mark.parametrize("optional", [True, False], ids=["from a start with taps", "from rest"])
 @pytest.mark.parametrize("gradients", [True, False], ids=["with gradients", "without"])
-def test_the_operator_passes_torchs_checks(start, gradients):
-    given = [x.requires_grad_(gradients) for x in arguments(2, 5, 6)]
-    torch.library.opcheck(recomputed, (*given[:4], 3, given[4] if start else None))
+def test_the_operator_passes_torchs_checks(optional, gradients):
+    *given, start, taps = [x.requires_grad_(gradients) for x in (*arguments(2, 5, 6), random_taps(2))]
+    torch.library.opcheck(recomputed, (*given, 3, *((start, taps) if optional else (None, None))))
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["from a start", "from rest"])
@@ -149,15 +165,18 @@ def test_the_divergence_is_the_negative_adjoint_of_forward_differences():
 
 def test_initial_learnt_taps_are_the_fixed_differences():
     offset, slope, gradient, tau, start = arguments(2, 6, 7)
-    taps = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)
-    other = torch.tensor([[-1.0, 1.0], [-0.9, 1.1]], dtype=torch.float64)
+    fixed = torch.tensor([-1.0, 1.0], dtype=torch.float64)[:, None].repeat(2, 2, 1, 2)
 
-    def flow(*learnt):
-        return unrolled(offset, slope, gradient, tau, 5, start, *learnt)
+    def flow(solve, taps=None):
+        return solve(offset, slope, gradient, tau, 5, start, taps)
 
-    assert torch.equal(flow(taps, taps), flow())
-    assert not torch.allclose(flow(other, taps), flow())
-    assert not torch.allclose(flow(taps, other), flow())
+    for solve in (unrolled, recomputed):
+        assert torch.equal(flow(solve, fixed), flow(solve))
+        for kernel, direction in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            other = fixed.clone()
+            other[kernel, direction, :, 1] = torch.tensor([-0.9, 1.1])
+            assert torch.equal(flow(solve, other)[:, 0], flow(solve)[:, 0])  # only the second pair has other taps
+            assert not torch.allclose(flow(solve, other)[:, 1], flow(solve)[:, 1])
 
 
 def test_training_needs_less_than_a_quarter_of_the_memory_of_plain_autograd(monkeypatch, tmp_path):

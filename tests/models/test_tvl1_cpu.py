@@ -10,7 +10,7 @@ from airstreams.models.flow import RepresentationFlow
 from airstreams.recipe import from_dict
 from airstreams.training import setup
 
-no_compiler = tvl1_cpu.library(torch.float64) is None
+no_compiler = tvl1_cpu.library(torch.float64, learnt=False) is None
 by_kernel = pytest.mark.skipif(no_compiler, reason="no C compiler here: airstreams runs torch's operations")
 
 
@@ -22,20 +22,25 @@ def frames(pairs, height, width, dtype=torch.float64):
     return first, second, torch.randn(2, pairs, height, width, generator=generator, dtype=dtype)
 
 
-def values_and_gradients(kernel, given, iterations):
+def values_and_gradients(kernel, given, iterations, learnt=False):
     """The flow from the first to the second frames, and the gradients of all inputs and parameters."""
     first, second, start = given
-    layer = RepresentationFlow(iterations, kernel=kernel).to(first.dtype)
-    inputs = [x.detach().requires_grad_() for x in (first, second, *([] if start is None else [start]))]
-    flow = layer._iterate(*inputs)
+    layer = RepresentationFlow(iterations, kernel=kernel, learn_kernels=learnt).to(first.dtype)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for taps in [parameter for name, parameter in layer.named_parameters() if "taps" in name]:
+            taps.add_(0.3 * torch.randn(taps.shape, generator=generator))
+    first, second = first.detach().requires_grad_(), second.detach().requires_grad_()
+    start = None if start is None else start.detach().requires_grad_()
+    flow = layer._iterate(first, second, start, layer._taps(1, 1, len(first), first.dtype))
     assert (type(flow.grad_fn).__name__ == "_SolveBackward") == (kernel == "fused")
     weights = torch.randn(flow.shape, generator=torch.Generator().manual_seed(9), dtype=flow.dtype)
-    asked = [*inputs, *layer.parameters()]
+    asked = [first, second, *([] if start is None else [start]), *layer.parameters()]
     return [flow.detach(), *torch.autograd.grad((flow.sin() * weights).sum(), asked, materialize_grads=True)]
 
 
-def compare(given, iterations, tolerance=1e-10):
-    ours, expected = (values_and_gradients(kernel, given, iterations) for kernel in ("fused", "torch"))
+def compare(given, iterations, tolerance=1e-10, learnt=False):
+    ours, expected = (values_and_gradients(kernel, given, iterations, learnt) for kernel in ("fused", "torch"))
     for own, other in zip(ours, expected, strict=True):
         scale = max(other.abs().max().item(), 1.0) if other.numel() else 1.0
         torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance * scale)
@@ -53,6 +58,14 @@ def test_the_kernel_equals_torchs_operations(iterations, from_rest):
 @pytest.mark.parametrize("shape", [(0, 6, 7), (1, 2, 2), (4, 2, 7), (4, 6, 2), (2, 3, 40)], ids=str)
 def test_the_kernel_takes_any_number_of_pairs_and_size(shape):
     compare(frames(*shape), 4)
+
+
+@by_kernel
+@pytest.mark.parametrize("shape", [(3, 17, 21), (0, 6, 7), (4, 2, 7), (4, 6, 2)], ids=str)
+def test_learnt_weights_equal_torchs_operations(shape):
+    first, second, start = frames(*shape)
+    compare((first, second, start), 5, learnt=True)
+    compare((first, second, None), 5, learnt=True)
 
 
 @by_kernel
@@ -130,13 +143,13 @@ def test_nan_stays_nan():
 
 
 def test_without_a_compiler_the_layer_runs_torchs_operations(monkeypatch):
-    monkeypatch.setattr(tvl1_cpu, "library", lambda dtype: None)
+    monkeypatch.setattr(tvl1_cpu, "library", lambda dtype, learnt: None)
     clip = torch.rand(1, 1, 3, 9, 8)
     assert torch.equal(RepresentationFlow(3, kernel="fused")(clip), RepresentationFlow(3)(clip))
 
 
 def test_without_a_compiler_training_names_the_key(monkeypatch):
-    monkeypatch.setattr(tvl1_cpu, "library", lambda dtype: None)
+    monkeypatch.setattr(tvl1_cpu, "library", lambda dtype, learnt: None)
     cpu, config = torch.device("cpu"), from_dict({"model": {"flow": {"kernel": "fused"}}})
     with pytest.raises(InputError, match=r"model\.flow\.kernel"):
         setup._require_kernel(config, cpu)
@@ -147,4 +160,4 @@ def test_without_a_compiler_training_names_the_key(monkeypatch):
 @pytest.mark.parametrize("compiler", ["", "false"], ids=["none", "a broken one"])
 def test_a_compiler_that_fails_gives_no_library(monkeypatch, compiler):
     monkeypatch.setattr(tvl1_cpu.shutil, "which", lambda name: compiler or None)
-    assert tvl1_cpu.library.__wrapped__(torch.float32) is None
+    assert tvl1_cpu.library.__wrapped__(torch.float32, learnt=False) is None

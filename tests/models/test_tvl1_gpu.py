@@ -34,24 +34,36 @@ def arguments(pairs, height, width, dtype=torch.float64):
     return [tensor.to(DEVICE) for tensor in given]
 
 
-def by_autograd(offset, slope, gradient, tau, start, flow_grad, iterations):
+def random_taps(pairs, dtype=torch.float64):
+    """Taps of each pair, near -1 and 1."""
+    generator = torch.Generator().manual_seed(1)
+    fixed = torch.tensor([-1.0, 1.0], dtype=dtype)[:, None]
+    return (fixed + 0.3 * torch.randn(2, 2, 2, pairs, generator=generator, dtype=dtype)).to(DEVICE)
+
+
+def by_autograd(offset, slope, gradient, tau, start, flow_grad, iterations, taps):
     """Flow and gradients through the unrolled iterations."""
     inputs = [tensor.detach().requires_grad_() for tensor in (offset, slope, gradient, tau)]
     if start is not None:
         start = start.detach().requires_grad_()
-    flow = unrolled(inputs[0], inputs[1], inputs[2], inputs[3], iterations, start)
-    inputs += [] if start is None else [start]
+    taps = None if taps is None else taps.detach().requires_grad_()
+    flow = unrolled(inputs[0], inputs[1], inputs[2], inputs[3], iterations, start, taps)
+    inputs += [given for given in (start, taps) if given is not None]
     grads = torch.autograd.grad(flow, inputs, flow_grad, materialize_grads=True)
     return [flow.detach(), *grads]
 
 
-def compare(given, iterations, from_rest, tolerance=1e-12):
+def compare(given, iterations, from_rest, tolerance=1e-12, taps=None):
     offset, slope, gradient, tau, start, flow_grad = given
     start = None if from_rest else start
-    expected = by_autograd(offset, slope, gradient, tau, start, flow_grad, iterations)
-    flow = tvl1_gpu.solve(offset, slope, gradient, tau, iterations, start)
-    grads = tvl1_gpu.solve_backward(flow_grad, offset, slope, gradient, tau, iterations, start)
-    for ours, theirs in zip([flow, *grads], expected, strict=not from_rest):
+    expected = by_autograd(offset, slope, gradient, tau, start, flow_grad, iterations, taps)
+    flow = tvl1_gpu.solve(offset, slope, gradient, tau, iterations, start, taps)
+    *grads, start_grad, taps_grad = tvl1_gpu.solve_backward(
+        flow_grad, offset, slope, gradient, tau, iterations, start, taps
+    )
+    grads += [] if start is None else [start_grad]
+    grads += [] if taps is None else [taps_grad]
+    for ours, theirs in zip([flow, *grads], expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
@@ -69,10 +81,18 @@ def test_kernels_take_any_number_of_pairs_and_size(shape):
 
 
 @by_kernels
+@pytest.mark.parametrize("shape", [(3, 6, 7), (0, 6, 7), (4, 2, 2), (2, 31, 37)], ids=str)
+def test_kernels_take_taps_of_each_pair(shape):
+    compare(arguments(*shape), 4, from_rest=False, taps=random_taps(shape[0]))
+    compare(arguments(*shape), 4, from_rest=True, taps=random_taps(shape[0]))
+
+
+@by_kernels
 def test_kernels_take_several_blocks(monkeypatch):
     monkeypatch.setattr(tvl1_gpu, "_blocks", lambda offset: [slice(0, 2), slice(2, 3), slice(3, 5)])
     compare(arguments(5, 6, 7), 5, from_rest=False)
     compare(arguments(5, 6, 7), 5, from_rest=True)
+    compare(arguments(5, 6, 7), 3, from_rest=True, taps=random_taps(5))
 
 
 @by_kernels
@@ -109,8 +129,8 @@ def test_the_flow_layer_runs_the_kernels_on_cuda():
     inputs = [tensor.requires_grad_() for tensor in (offset, slope, gradient, tau, start)]
     grads = torch.autograd.grad(recomputed(*inputs[:4], 5, inputs[4]), inputs, flow_grad)
     with torch.no_grad():
-        expected = tvl1_gpu.solve_backward(flow_grad, *inputs[:4], 5, inputs[4])
-        again = _backward(flow_grad, *inputs[:4], 5, inputs[4])
+        *expected, _ = tvl1_gpu.solve_backward(flow_grad, *inputs[:4], 5, inputs[4])
+        *again, _ = _backward(flow_grad, *inputs[:4], 5, inputs[4], None)
     for ours, theirs, twice in zip(grads, expected, again, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
         torch.testing.assert_close(ours, twice, rtol=0, atol=0)  # the same bits every time
@@ -124,4 +144,4 @@ def test_kernels_pass_in_tritons_interpreter():
     root = Path(__file__).parents[2]
     run = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout
-    assert "18 passed" in run.stdout
+    assert "22 passed" in run.stdout

@@ -27,7 +27,11 @@ class FlowConfig:
     warps: int = 0
     """Warps of the second frame at each level. 0: none, for motion of at most a pixel or two."""
     learn_kernels: bool = False
-    """Also learn the kernels of gradients and divergence (Piergiovanni and Ryoo, 2019). Takes 20 times the memory."""
+    """Also learn the kernels of gradients and divergence (Piergiovanni and Ryoo, 2019)."""
+    kernels_per_channel: bool = False
+    """With learn_kernels: each channel of `input` learns its own. Otherwise all channels share them."""
+    input: Literal["grey", "rgb"] = "grey"
+    """The flow of the grey clip, or of each of its three colours, which gives the tower six channels instead of two."""
     kernel: Literal["torch", "fused"] = "torch"
     """How a CPU computes the iterations: by torch's operations, or fused in C, which is faster and needs a C compiler.
     The two differ by rounding, so a run keeps its own."""
@@ -40,13 +44,18 @@ class FlowConfig:
         require(self.levels >= 1, "model.flow.levels", self.levels, "at least 1")
         scale = self.scale
         require(scale is None or 0 < scale < math.inf, "model.flow.scale", scale, "over 0 px and finite, or null")
-        given, expected = f"{self.kernel} with learn_kernels", "torch with learnt kernels"
-        require(self.kernel == "torch" or not self.learn_kernels, "model.flow.kernel", given, expected)
+        given, expected = f"{self.kernels_per_channel} without learn_kernels", "false, or learn_kernels true"
+        require(self.learn_kernels or not self.kernels_per_channel, "model.flow.kernels_per_channel", given, expected)
         least = 1 if self.levels > 1 else 0
         require(self.warps >= least, "model.flow.warps", self.warps, f"at least {least} with {self.levels} level(s)")
         steps = self.iterations * self.levels * max(1, self.warps)
         expected = f"at most {MOST_ITERATIONS} over all levels and warps"
         require(self.levels <= 32 and steps <= MOST_ITERATIONS, "model.flow.iterations", steps, expected)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the flow is computed for."""
+        return 3 if self.input == "rgb" else 1
 
 
 @dataclass

@@ -111,7 +111,8 @@ def _multiply_adds(model: AIRStreams, config: Config, heads: list[str]) -> dict[
         operations = sum(counted.get(f"AIRStreams.{group}.{stream}", {}).values())
         part = model.representations[stream] if kind == "representation" else None
         if isinstance(part, Flow) and any(key.startswith(f"AIRStreams.early.{stream}") for key in counted):
-            operations += clip.frames * GREY_OPERATIONS * clip.size**2
-            operations += (clip.frames - 1) * part.layer.operations(clip.size, clip.size)
+            operations += clip.frames * GREY_OPERATIONS * clip.size**2 if part.input == "grey" else 0
+            pairs = config.model.flow.channels * (clip.frames - 1)
+            operations += pairs * part.layer.operations(clip.size, clip.size)
         costs[name] = int(operations) // 2
     return costs

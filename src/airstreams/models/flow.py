@@ -78,11 +78,11 @@ class RepresentationFlow(nn.Module):
         warps: warps at each level. Each warps the second frame by the flow so far, and runs the iterations from that
             flow. 0: the iterations run once, from zero flow.
         learn_kernels: also learn the kernels of the image gradient, of the flow's differences and of the divergence, as
-            the 2019 paper does. They start as above, are shared by all channels, and stay in -2..2. The iterations
-            are then unrolled, which takes about twenty times the memory in training.
-        kernel: `torch`, or `fused` for the C kernel of `tvl1_cpu.py` on a CPU. It needs a C compiler, and takes no
-            learnt kernels; torch's operations run where it cannot. The two differ by rounding. Other devices run the
-            same for both.
+            the 2019 paper does. They start as above, and stay in -2..2.
+        kernel_channels: the clip's channels, if each learns kernels of its own, as in the 2019 paper's code. None: all
+            channels share them, and their number is free.
+        kernel: `torch`, or `fused` for the C kernel of `tvl1_cpu.py` on a CPU. It needs a C compiler; torch's
+            operations run where there is none. The two differ by rounding. Other devices run the same for both.
 
     Raises:
         InputError: a number is out of range.
@@ -98,6 +98,7 @@ class RepresentationFlow(nn.Module):
         levels: int = 1,
         warps: int = 0,
         learn_kernels: bool = False,
+        kernel_channels: int | None = None,
         kernel: Literal["torch", "fused"] = "torch",
     ) -> None:
         super().__init__()
@@ -116,10 +117,12 @@ class RepresentationFlow(nn.Module):
         self.tau_logit = nn.Parameter(torch.tensor(math.log(TAU / (MAX_TAU - TAU))))
         self.log_lambda = nn.Parameter(torch.tensor(math.log(LAMBDA)))
         self.log_theta = nn.Parameter(torch.tensor(math.log(THETA)))
-        # Each has a row of weights for x, from left to right, and a row for y, from top to bottom.
-        self.image_taps = nn.Parameter(torch.tensor([[-0.5, 0.0, 0.5]] * 2)) if learn_kernels else None
-        self.difference_taps = nn.Parameter(torch.tensor([[-1.0, 1.0]] * 2)) if learn_kernels else None
-        self.divergence_taps = nn.Parameter(torch.tensor([[-1.0, 1.0]] * 2)) if learn_kernels else None
+        # Each has a row of weights for x, from left to right, and a row for y, from top to bottom. With sets of its own
+        # for each channel, the channel comes first.
+        sets = () if kernel_channels is None else (kernel_channels,)
+        self.image_taps = _learnt(-0.5, 0.0, 0.5, sets=sets) if learn_kernels else None
+        self.difference_taps = _learnt(-1.0, 1.0, sets=sets) if learn_kernels else None
+        self.divergence_taps = _learnt(-1.0, 1.0, sets=sets) if learn_kernels else None
 
     @property
     def tau(self) -> Tensor:
@@ -143,7 +146,8 @@ class RepresentationFlow(nn.Module):
         t + 1. The last frame repeats the flow before it. A clip of one frame gets zeros. C may be any number.
 
         Raises:
-            InputError: the frames are less than 2 px wide or high, or integers.
+            InputError: the frames are less than 2 px wide or high, or integers, or the layer has learnt kernels for
+                another number of channels.
         """
         if not clip_BCTHW.is_floating_point():
             fix = "Give frames.float() / 255, or frames.float() with value_range=255."
@@ -151,6 +155,8 @@ class RepresentationFlow(nn.Module):
         B, C, T, H, W = clip_BCTHW.shape
         if min(H, W) < 2:
             raise InputError(f"flow: the frames have {W}x{H} px. Give frames at least 2 px wide and high.")
+        if self.image_taps is not None and self.image_taps.ndim == 3 and len(self.image_taps) != C:
+            raise InputError(f"flow: the clip has {C} channels. Give {len(self.image_taps)}, as many as learn kernels.")
         # Autocast changes none of the operations below, so float32 stays float32.
         clip_BCTHW = clip_BCTHW.to(torch.promote_types(clip_BCTHW.dtype, torch.float32))
         if T == 1:
@@ -158,7 +164,7 @@ class RepresentationFlow(nn.Module):
         clip_BCTHW = clip_BCTHW.contiguous() * self.scale
         first_NHW = clip_BCTHW[:, :, :-1].reshape(-1, H, W)
         second_NHW = clip_BCTHW[:, :, 1:].reshape(-1, H, W)
-        flow_2NHW = self._solve(first_NHW, second_NHW)
+        flow_2NHW = self._solve(first_NHW, second_NHW, self._taps(B, C, T - 1, clip_BCTHW.dtype))
         flow_BCTHW = flow_2NHW.unflatten(1, (B, C, T - 1)).permute(1, 2, 0, 3, 4, 5).flatten(1, 2)
         return torch.cat((flow_BCTHW, flow_BCTHW[:, :, -1:]), dim=2)
 
@@ -168,9 +174,24 @@ class RepresentationFlow(nn.Module):
         pixels = sum(h * w for h, w in self._sizes(height, width))
         return pixels * max(self.warps, 1) * per_pixel
 
-    def _solve(self, first_NHW: Tensor, second_NHW: Tensor) -> Tensor:
+    def _taps(self, B: int, C: int, pairs: int, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """The learnt kernels, within their bounds, for all N pairs of the clips; None: the fixed ones.
+
+        Those of the image gradient (2, 3, N), and those that `iterate` takes.
+        """
+        if self.image_taps is None or self.difference_taps is None or self.divergence_taps is None:
+            return None
+
+        def for_each_pair(raw: Tensor) -> Tensor:
+            taps_C2K = raw.clamp(-LARGEST_TAP, LARGEST_TAP).to(dtype).expand(C, -1, -1)
+            return taps_C2K.permute(1, 2, 0)[:, :, None, :, None].expand(-1, -1, B, -1, pairs).flatten(2)
+
+        both = (for_each_pair(self.difference_taps), for_each_pair(self.divergence_taps))
+        return for_each_pair(self.image_taps), torch.stack(both)
+
+    def _solve(self, first_NHW: Tensor, second_NHW: Tensor, taps: tuple[Tensor, Tensor] | None) -> Tensor:
         if self.warps == 0:
-            return self._iterate(first_NHW, second_NHW)
+            return self._iterate(first_NHW, second_NHW, None, taps)
         flow_2NHW = first_NHW.new_zeros(2, *first_NHW.shape)
         for size in reversed(self._sizes(*first_NHW.shape[-2:])):
             first, second = _resized(first_NHW, size), _resized(second_NHW, size)
@@ -178,7 +199,7 @@ class RepresentationFlow(nn.Module):
             x_NHW, y_NHW = _resized(flow_2NHW, size)
             flow_2NHW = torch.stack((x_NHW * (size[1] / width), y_NHW * (size[0] / height)))
             for _ in range(self.warps):
-                flow_2NHW = self._iterate(first, warp(second, flow_2NHW), start=flow_2NHW)
+                flow_2NHW = self._iterate(first, warp(second, flow_2NHW), flow_2NHW, taps)
         return flow_2NHW
 
     def _sizes(self, height: int, width: int) -> list[tuple[int, int]]:
@@ -188,11 +209,19 @@ class RepresentationFlow(nn.Module):
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
         return sizes
 
-    def _iterate(self, first_NHW: Tensor, second_NHW: Tensor, start: Tensor | None = None) -> Tensor:
+    def _iterate(
+        self,
+        first_NHW: Tensor,
+        second_NHW: Tensor,
+        start: Tensor | None = None,
+        taps: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         """Flow (2, N, H, W) of N pairs. `start` is the flow that the second frames were warped by; None: zero."""
         if self._runs_fused(first_NHW):
-            return tvl1_cpu.solve(first_NHW, second_NHW, self.tau, self.lambda_, self.theta, self.iterations, start)
-        taps_x, taps_y = (None, None) if self.image_taps is None else _taps(self.image_taps).unbind()
+            constants = (self.tau, self.lambda_, self.theta)
+            return tvl1_cpu.solve(first_NHW, second_NHW, *constants, self.iterations, start, taps)
+        image_taps, dual_taps = (None, None) if taps is None else taps
+        taps_x, taps_y = (None, None) if image_taps is None else image_taps[..., None, None]
         gradient_2NHW = torch.stack(
             (_image_gradient(second_NHW, -1, taps_x), _image_gradient(second_NHW, -2, taps_y)),
         )
@@ -212,16 +241,17 @@ class RepresentationFlow(nn.Module):
             tau=tau,
             iterations=self.iterations,
             start=None if start is None else start / unit,
-            difference_taps=None if self.difference_taps is None else _taps(self.difference_taps),
-            divergence_taps=None if self.divergence_taps is None else _taps(self.divergence_taps),
+            taps=dual_taps,
         )
         return flow_2NHW * unit
 
     def _runs_fused(self, frames: Tensor) -> bool:
-        if self.kernel != "fused" or self.image_taps is not None or frames.device.type != "cpu":
+        if self.kernel != "fused" or frames.device.type != "cpu":
             return False
         # The graph of an export or a compilation must not leave torch.
-        return not torch.compiler.is_compiling() and tvl1_cpu.library(frames.dtype) is not None
+        if torch.compiler.is_compiling():
+            return False
+        return tvl1_cpu.library(frames.dtype, learnt=self.image_taps is not None) is not None
 
 
 class FrameDifference(nn.Module):
@@ -250,6 +280,7 @@ def make_flow(config: FlowConfig) -> RepresentationFlow | FrameDifference:
         levels=config.levels,
         warps=config.warps,
         learn_kernels=config.learn_kernels,
+        kernel_channels=config.channels if config.kernels_per_channel else None,
         kernel=config.kernel,
     )
 
@@ -268,8 +299,9 @@ def _limited(raw: Tensor) -> Tensor:
     return raw.clamp(-LARGEST_RAW, LARGEST_RAW)
 
 
-def _taps(raw: Tensor) -> Tensor:
-    return raw.clamp(-LARGEST_TAP, LARGEST_TAP)
+def _learnt(*weights: float, sets: tuple[int, ...]) -> nn.Parameter:
+    """Initial weights (*sets, 2, K) of a kernel along x and along y."""
+    return nn.Parameter(torch.tensor(weights).repeat(*sets, 2, 1))
 
 
 def _image_gradient(image_NHW: Tensor, dim: int, taps: Tensor | None) -> Tensor:

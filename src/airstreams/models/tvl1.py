@@ -7,17 +7,18 @@ Both run this step `iterations` times, from a dual of zero:
 
 This is the scheme of Zach, Pock and Bischof, in units that leave tau as the only constant. `flow.py` explains the
 scheme, and converts frames into these units. The gradient has forward differences, zero at the far border. The
-divergence is its negative adjoint.
+divergence is its negative adjoint. `taps` replaces the weights -1 and 1 of both by learnt ones for each pair.
 
-`unrolled` is for `torch.export` and for learnt kernels. Autograd keeps about sixteen planes of numbers per iteration
-for it. Everything else runs `recomputed`. It works in place on one block of frame pairs at a time, and keeps nothing.
+`unrolled` is for `torch.export`. Autograd keeps about sixteen planes of numbers per iteration for it. Everything else
+runs `recomputed`. It works in place on one block of frame pairs at a time, and keeps nothing.
 Its backward pass runs the iterations of each block again. It is still several times as fast, in a tenth of the memory.
 `torch.compile` takes it as one operator: it took half a minute to fuse the unrolled operations, and a step on a CPU was
 then half as fast. `tvl1_gpu.py` registers CUDA kernels for the forward and the backward operator. Other devices run the
 code below; a CPU runs `tvl1_cpu.py` instead where `RepresentationFlow` has the kernel `fused`.
 
 Legend: N frame pairs, H, W pixels. A tensor with a leading 2 holds the x part, then the y part. A dual,
-(2, 2, N, H, W), has its direction first and the flow's component second.
+(2, 2, N, H, W), has its direction first and the flow's component second. Taps, (2, 2, 2, N), are the weights of the
+gradient and of the divergence, for the directions x and y, of the near (left, upper) and the far pixel.
 """
 
 import math
@@ -42,8 +43,7 @@ def iterate(
     tau: Tensor,
     iterations: int,
     start: Tensor | None = None,
-    difference_taps: Tensor | None = None,
-    divergence_taps: Tensor | None = None,
+    taps: Tensor | None = None,
 ) -> Tensor:
     """The flow after all iterations, in the fastest form that fits.
 
@@ -54,19 +54,18 @@ def iterate(
         tau: the step size of the dual, a scalar.
         iterations: at least 1.
         start: (2, N, H, W), the flow to start from; None: zero.
-        difference_taps: (2, 2), learnt weights of the near and the far pixel, for x and for y; None: -1 and 1.
-        divergence_taps: the same for the divergence.
+        taps: (2, 2, 2, N), learnt weights of the gradient and of the divergence; None: -1 and 1.
 
     Returns:
         flow (2, N, H, W).
     """
-    if torch.compiler.is_exporting() or difference_taps is not None or divergence_taps is not None:
-        return unrolled(offset, slope, gradient, tau, iterations, start, difference_taps, divergence_taps)
+    if torch.compiler.is_exporting():
+        return unrolled(offset, slope, gradient, tau, iterations, start, taps)
     if offset.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         # Without gradients the operator does the same, but its first call imports torch's compiler. That is a third of
         # the time to predict a short video.
-        return in_place(offset, slope, gradient, tau, iterations, start)
-    return recomputed(offset, slope, gradient, tau, iterations, start)
+        return in_place(offset, slope, gradient, tau, iterations, start, taps)
+    return recomputed(offset, slope, gradient, tau, iterations, start, taps)
 
 
 def unrolled(
@@ -76,12 +75,10 @@ def unrolled(
     tau: Tensor,
     iterations: int,
     start: Tensor | None = None,
-    difference_taps: Tensor | None = None,
-    divergence_taps: Tensor | None = None,
+    taps: Tensor | None = None,
 ) -> Tensor:
     """`iterate` as plain operations, one after the other."""
-    taps_x, taps_y = (None, None) if difference_taps is None else difference_taps.unbind()
-    back_x, back_y = (None, None) if divergence_taps is None else divergence_taps.unbind()
+    (taps_x, taps_y), (back_x, back_y) = ((None, None),) * 2 if taps is None else taps[..., None, None]
     flow = torch.zeros_like(gradient) if start is None else start
     # The differences at the far border are zero, so that column or row is not stored.
     dual_x, dual_y = torch.zeros_like(flow[..., :-1]), torch.zeros_like(flow[..., :-1, :])
@@ -116,14 +113,20 @@ def _difference(near: Tensor, far: Tensor, taps: Tensor | None) -> Tensor:
 
 
 def in_place(
-    offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, iterations: int, start: Tensor | None = None
+    offset: Tensor,
+    slope: Tensor,
+    gradient: Tensor,
+    tau: Tensor,
+    iterations: int,
+    start: Tensor | None = None,
+    taps: Tensor | None = None,
 ) -> Tensor:
     """`iterate` in place, one block of pairs at a time, without gradients."""
     flow = torch.empty_like(gradient, memory_format=torch.contiguous_format)
     blocks = _blocks(offset, FORWARD_BLOCK)
     scratch = _Scratch(offset[blocks[0]], (2,), (2, 2), (2, 2), (2,))
     for pairs in blocks:
-        block = _Block(offset, slope, gradient, tau, start, pairs)
+        block = _Block(offset, slope, gradient, tau, start, taps, pairs)
         own, diff, dual, norm = scratch.planes(offset[pairs])
         whole = own.shape == flow.shape
         now = flow if whole else own
@@ -147,16 +150,21 @@ def _backward(
     tau: Tensor,
     iterations: int,
     start: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of offset, slope, gradient, tau and start (empty if None), iteration by iteration, the last first."""
+    taps: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of offset, slope, gradient, tau, start and taps (the last two empty if None).
+
+    Iteration by iteration, the last first.
+    """
     all_offset_grad = torch.zeros_like(offset)
     all_slope_grad, all_gradient_grad = torch.zeros_like(slope), torch.zeros_like(gradient)
     tau_grad = torch.zeros_like(tau)
     start_grad = flow_grad.new_empty(0) if start is None else torch.empty_like(gradient)
+    taps_grad = flow_grad.new_empty(0) if taps is None else torch.zeros_like(taps)
     blocks = _blocks(offset)
     scratch = _Scratch(offset[blocks[0]], (iterations, 2), (iterations, 2, 2), (2,), (2, 2), (2, 2), (2,), (2,))
     for pairs in blocks:
-        block = _Block(offset, slope, gradient, tau, start, pairs)
+        block = _Block(offset, slope, gradient, tau, start, taps, pairs)
         all_flows, all_duals, grad, dual_grad, diff, norm, factor = scratch.planes(offset[pairs])
         flows, duals = list(all_flows), list(all_duals)
         for i in range(iterations):
@@ -165,6 +173,7 @@ def _backward(
         gradient_grad = all_gradient_grad[:, pairs]
         grad.copy_(flow_grad[:, pairs])
         dual_grad.zero_()
+        difference_grad, divergence_grad = (None, None) if taps is None else taps_grad[..., pairs]
         step, step_grad = norm[0], norm[1]
         for i in reversed(range(iterations)):
             before = flows[i - 1] if i > 0 else block.start
@@ -177,27 +186,37 @@ def _backward(
             if before is not None:
                 slope_grad.addcmul_(step_grad, before)
             if i > 0:  # the adjoint of the divergence: minus the differences
-                _differences_into(diff, grad)
+                if divergence_grad is not None:
+                    divergence_grad += _products(duals[i], grad).flip(1)
+                _differences_into(diff, grad, block.divergence_adjoint)
                 dual_grad.sub_(diff)
             grad.addcmul_(step_grad, block.slope)
             if i > 0:
                 # dual = (dual before + tau diff) / (1 + |diff|), with diff = the differences of before
-                _differences_into(diff, flows[i - 1])
+                _differences_into(diff, flows[i - 1], block.difference)
                 _dot_into(norm, diff, diff).sqrt_()
                 dual_grad.div_(torch.add(norm, 1, out=factor))
                 tau_grad += torch.dot(dual_grad.view(-1), diff.view(-1))
                 # Where the flow is flat, diff is 0 and so is its term. The lower bound avoids 0 / 0.
                 _dot_into(factor, dual_grad, duals[i]).div_(norm.clamp_(min=torch.finfo(norm.dtype).tiny ** 0.5))
                 diff.mul_(factor).addcmul_(dual_grad, tau, value=-1)
-                _add_divergence(grad, diff)
+                if difference_grad is not None:
+                    difference_grad -= _products(diff, flows[i - 1])
+                _add_divergence(grad, diff, block.difference_adjoint)
         if start is not None:
             start_grad[:, pairs] = grad
-    return all_offset_grad, all_slope_grad, all_gradient_grad, tau_grad, start_grad
+    return all_offset_grad, all_slope_grad, all_gradient_grad, tau_grad, start_grad, taps_grad
 
 
 @recomputed.register_fake
 def _(
-    offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, iterations: int, start: Tensor | None = None
+    offset: Tensor,
+    slope: Tensor,
+    gradient: Tensor,
+    tau: Tensor,
+    iterations: int,
+    start: Tensor | None = None,
+    taps: Tensor | None = None,
 ) -> Tensor:
     return torch.empty_like(gradient, memory_format=torch.contiguous_format)
 
@@ -211,20 +230,22 @@ def _(
     tau: Tensor,
     iterations: int,
     start: Tensor | None,
+    taps: Tensor | None,
 ) -> tuple[Tensor, ...]:
     start_grad = flow_grad.new_empty(0) if start is None else torch.empty_like(gradient)
-    return (*map(torch.empty_like, (offset, slope, gradient, tau)), start_grad)
+    taps_grad = flow_grad.new_empty(0) if taps is None else torch.empty_like(taps)
+    return (*map(torch.empty_like, (offset, slope, gradient, tau)), start_grad, taps_grad)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.iterations, start = inputs
-    ctx.save_for_backward(*tensors, start)
+    *tensors, ctx.iterations, start, taps = inputs
+    ctx.save_for_backward(*tensors, start, taps)
 
 
 def _gradients(ctx: Any, flow_grad: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, start = ctx.saved_tensors
-    *grads, start_grad = _backward(flow_grad, *tensors, ctx.iterations, start)
-    return *grads, None, None if start is None else start_grad
+    *tensors, start, taps = ctx.saved_tensors
+    *grads, start_grad, taps_grad = _backward(flow_grad, *tensors, ctx.iterations, start, taps)
+    return *grads, None, None if start is None else start_grad, None if taps is None else taps_grad
 
 
 recomputed.register_autograd(_gradients, setup_context=_keep)
@@ -234,11 +255,23 @@ class _Block:
     """A block of frame pairs with their part of `iterate`'s arguments, and one iteration on it."""
 
     def __init__(
-        self, offset: Tensor, slope: Tensor, gradient: Tensor, tau: Tensor, start: Tensor | None, pairs: slice
+        self,
+        offset: Tensor,
+        slope: Tensor,
+        gradient: Tensor,
+        tau: Tensor,
+        start: Tensor | None,
+        taps: Tensor | None,
+        pairs: slice,
     ) -> None:
         self.offset, self.slope, self.gradient = offset[pairs], slope[:, pairs], gradient[:, pairs]
         self.start = None if start is None else start[:, pairs]
         self.tau = tau
+        self.difference: Tensor | None = None
+        self.divergence: Tensor | None = None
+        if taps is not None:
+            self.difference, self.divergence = taps[..., pairs]
+        self.difference_adjoint, self.divergence_adjoint = _adjoint(self.difference), _adjoint(self.divergence)
 
     def step_into(self, step: Tensor, flow: Tensor | None) -> None:
         """The thresholding step of a flow; None: of zero flow."""
@@ -266,7 +299,7 @@ class _Block:
             before = self.start
         else:
             before = flow
-            _differences_into(diff, flow)
+            _differences_into(diff, flow, self.difference)
             _dot_into(norm, diff, diff).sqrt_().add_(1)
             if iteration == 1:
                 torch.mul(diff, self.tau, out=next_dual).div_(norm)
@@ -279,7 +312,7 @@ class _Block:
         else:
             torch.addcmul(before, step, self.gradient, value=-1, out=next_flow)
         if iteration > 0:
-            _add_divergence(next_flow, next_dual)
+            _add_divergence(next_flow, next_dual, self.divergence)
 
 
 def _blocks(offset: Tensor, times: int = 1) -> list[slice]:
@@ -316,24 +349,50 @@ class _Scratch:
 # zero. A dual is zero at its far borders, so its backward differences are right as they are.
 
 
-def _differences_into(diff: Tensor, flow: Tensor) -> None:
+def _differences_into(diff: Tensor, flow: Tensor, taps: Tensor | None) -> None:
     """Write forward differences (2, *flow.shape), direction first, zero at the far border."""
     width = flow.shape[-1]
-    flat = flow.view(-1)
-    torch.sub(flat[1:], flat[:-1], out=diff[0].view(-1)[:-1])
-    torch.sub(flat[width:], flat[:-width], out=diff[1].view(-1)[:-width])
+    if taps is None:
+        flat = flow.view(-1)
+        torch.sub(flat[1:], flat[:-1], out=diff[0].view(-1)[:-1])
+        torch.sub(flat[width:], flat[:-width], out=diff[1].view(-1)[:-width])
+    else:
+        rows = flow.flatten(-2)
+        for out, (near, far), shift in zip(diff.flatten(-2), taps[..., None], (1, width), strict=True):
+            torch.mul(rows[..., :-shift], near, out=out[..., :-shift]).addcmul_(rows[..., shift:], far)
     diff[0, ..., -1].zero_()
     diff[1, ..., -1, :].zero_()
 
 
-def _add_divergence(flow: Tensor, dual: Tensor) -> None:
+def _add_divergence(flow: Tensor, dual: Tensor, taps: Tensor | None) -> None:
     """Add the divergence of a dual to a flow."""
     width = flow.shape[-1]
-    flat, dual_x, dual_y = flow.view(-1), dual[0].view(-1), dual[1].view(-1)
-    flat.add_(dual_x)
-    flat[1:].sub_(dual_x[:-1])
-    flat.add_(dual_y)
-    flat[width:].sub_(dual_y[:-width])
+    if taps is None:
+        flat, dual_x, dual_y = flow.view(-1), dual[0].view(-1), dual[1].view(-1)
+        flat.add_(dual_x)
+        flat[1:].sub_(dual_x[:-1])
+        flat.add_(dual_y)
+        flat[width:].sub_(dual_y[:-width])
+    else:
+        rows = flow.flatten(-2)
+        for along, (near, far), shift in zip(dual.flatten(-2), taps[..., None], (1, width), strict=True):
+            rows.addcmul_(along, far)
+            rows[..., shift:].addcmul_(along[..., :-shift], near)
+
+
+def _adjoint(taps: Tensor | None) -> Tensor | None:
+    """The taps (2, 2, N) of the differences that are minus the adjoint of a divergence, and the other way round."""
+    return None if taps is None else -taps.flip(1)
+
+
+def _products(dual: Tensor, flow: Tensor) -> Tensor:
+    """The inner products (2, 2, N) of a dual, for x and y, with the near and the far pixel of a flow, for each pair."""
+    width = flow.shape[-1]
+    rows, products = flow.flatten(-2), flow.new_empty(2, 2, 2, flow.shape[1])
+    for along, out, shift in zip(dual.flatten(-2), products, (1, width), strict=True):
+        torch.linalg.vecdot(along, rows, out=out[0])
+        torch.linalg.vecdot(along[..., :-shift], rows[..., shift:], out=out[1])
+    return products.sum(dim=2)
 
 
 def _dot_into(out: Tensor, first: Tensor, second: Tensor) -> Tensor:

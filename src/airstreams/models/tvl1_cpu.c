@@ -1,12 +1,14 @@
 // TV-L1 on a CPU: from pairs of frames to their flows, and the backward pass. tvl1_cpu.py compiles and calls this file;
-// flow.py explains the scheme, tvl1.py its iterations. REAL is float or double, ROOT its square root.
+// flow.py explains the scheme, tvl1.py its iterations. REAL is float or double, ROOT its square root. LEARNT is 1 for
+// learnt kernels, of which each pair has TAPS weights.
 //
 // One pair at a time, so that its planes stay in the cache, and row by row: an iteration moves the duals of a row, then
 // its flow, which needs the duals of this row and of the row above.
 //
 // A plane has one column more than the frame, at the right, and one row more, above. A flow's column repeats its last
 // one, and the row below its last one is that one itself, so forward differences across a border are 0. A dual's column
-// and row are 0, so backward differences across a border are right as well. Index -1 of a row is the column of the row
+// and row are 0, so backward differences across a border are right as well. Learnt differences across a border are set to 0.
+// Index -1 of a row is the column of the row
 // above. x and y parts of a flow are two planes; a dual has four: direction x of both parts, then direction y of both.
 
 #include <math.h>
@@ -16,13 +18,45 @@
 typedef REAL real;
 
 #define EACH_PIXEL _Pragma("omp simd") for (long x = 0; x < width; x++)
+#define TO_BORDER(value) (LEARNT ? inner[x] * (value) : (value))  // 0 in the last column
 
 typedef struct {
     long width, height, stride, size;  // a plane's row and a plane, in numbers
     real tau, offset, slope, gradient, flow;  // the units of the iterations
     real flat;  // a smaller squared image gradient counts as 0
     real least;  // a smaller norm would overflow in a division
+    const real *inner;  // per column: 1, and 0 for the last one
 } Frame;
+
+// A pair's learnt weights: of the image gradient, the differences and the divergence. Each for x, then for y, and from
+// the near (left, upper) to the far pixel.
+enum { OF_IMAGE, OF_DIFFERENCES = 6, OF_DIVERGENCE = 10, TAPS = 14 };
+
+typedef struct { real near_x, far_x, near_y, far_y; } Weights;  // of differences or of the divergence
+
+static Weights weights(const real *taps, int at) {
+    return LEARNT ? (Weights){taps[at], taps[at + 1], taps[at + 2], taps[at + 3]} : (Weights){-1, 1, -1, 1};
+}
+
+// The weights with which the differences are minus the adjoint of the divergence, and the other way round.
+static Weights adjoint(Weights of) {
+    return (Weights){-of.far_x, -of.near_x, -of.far_y, -of.near_y};
+}
+
+// Differences on row y: those to the row below the last one are 0.
+static Weights on_row(const Frame *frame, Weights of, long y) {
+    if (y + 1 == frame->height) of.near_y = of.far_y = 0;
+    return of;
+}
+
+static real weighted(real near, real far, real near_weight, real far_weight) {
+    return LEARNT ? near_weight * near + far_weight * far : far - near;
+}
+
+static real divergence(Weights of, real left, real dual_x, real upper, real dual_y) {
+    if (!LEARNT) return dual_x - left + dual_y - upper;
+    return of.near_x * left + of.far_x * dual_x + of.near_y * upper + of.far_y * dual_y;
+}
 
 // The planes that all iterations read: offset, slope per image gradient, image gradient (x, y).
 enum { OFFSET, SLOPE, GRADIENT };
@@ -50,17 +84,25 @@ static real clamped(real residual) {  // NaN stays NaN
 
 // Write the fixed planes of a pair, and the flow to start from. Without a start, start_x and start_y are NULL.
 static void prepare(
-    const Frame *frame, const real *first, const real *second, const real *start_x, const real *start_y, real *fixed,
-    real *flow
+    const Frame *frame, const real *taps, const real *first, const real *second, const real *start_x,
+    const real *start_y, real *fixed, real *flow
 ) {
     const long width = frame->width, height = frame->height;
+    const real left = LEARNT ? taps[0] : 0, middle_x = LEARNT ? taps[1] : 0, right = LEARNT ? taps[2] : 0;
+    const real upper = LEARNT ? taps[3] : 0, middle_y = LEARNT ? taps[4] : 0, lower = LEARNT ? taps[5] : 0;
     for (long y = 0; y < height; y++) {
         const real *from = first + y * width, *to = second + y * width;
         real *offset = fixed + row(frame, OFFSET, y), *slope = fixed + row(frame, SLOPE, y);
         real *gradient_x = fixed + row(frame, GRADIENT, y), *gradient_y = fixed + row(frame, GRADIENT + 1, y);
         real *flow_x = flow + row(frame, 0, y), *flow_y = flow + row(frame, 1, y);
-        for (long x = 1; x < width - 1; x++) gradient_x[x] = (to[x + 1] - to[x - 1]) * (real)0.5;
-        if (0 < y && y < height - 1) EACH_PIXEL gradient_y[x] = (to[x + width] - to[x - width]) * (real)0.5;
+        const int inside = 0 < y && y < height - 1;
+        if (LEARNT) {
+            for (long x = 1; x < width - 1; x++) gradient_x[x] = left * to[x - 1] + middle_x * to[x] + right * to[x + 1];
+            if (inside) EACH_PIXEL gradient_y[x] = upper * to[x - width] + middle_y * to[x] + lower * to[x + width];
+        } else {
+            for (long x = 1; x < width - 1; x++) gradient_x[x] = (to[x + 1] - to[x - 1]) * (real)0.5;
+            if (inside) EACH_PIXEL gradient_y[x] = (to[x + width] - to[x - width]) * (real)0.5;
+        }
         EACH_PIXEL {
             const real squared = gradient_x[x] * gradient_x[x] + gradient_y[x] * gradient_y[x];
             const real inverse = squared < frame->flat ? 0 : 1 / squared;
@@ -86,19 +128,22 @@ static void prepare(
 
 // One iteration, from the old flow and dual to the new ones, which may be the same arrays. The first leaves the dual.
 static void advance(
-    const Frame *frame, int is_first, const real *fixed, const real *old_flow, const real *old_dual, real *flow,
-    real *dual
+    const Frame *frame, int is_first, const real *taps, const real *fixed, const real *old_flow, const real *old_dual,
+    real *flow, real *dual
 ) {
     const long width = frame->width, stride = frame->stride;
-    const real tau = frame->tau, unit = frame->gradient;
+    const real tau = frame->tau, unit = frame->gradient, *inner = frame->inner;
+    const Weights of = weights(taps, OF_DIVERGENCE);
     for (long y = 0; y < frame->height; y++) {
         const long below = row_below(frame, y);
+        const Weights to = on_row(frame, weights(taps, OF_DIFFERENCES), y);
         for (int part = 0; part < 2 && !is_first; part++) {
             const real *now = old_flow + row(frame, part, y);
             const real *old_x = old_dual + row(frame, part, y), *old_y = old_dual + row(frame, 2 + part, y);
             real *dual_x = dual + row(frame, part, y), *dual_y = dual + row(frame, 2 + part, y);
             EACH_PIXEL {
-                const real along_x = now[x + 1] - now[x], along_y = now[x + below] - now[x];
+                const real along_x = TO_BORDER(weighted(now[x], now[x + 1], to.near_x, to.far_x));
+                const real along_y = weighted(now[x], now[x + below], to.near_y, to.far_y);
                 const real damping = 1 / (1 + ROOT(along_x * along_x + along_y * along_y));
                 dual_x[x] = (old_x[x] + tau * along_x) * damping;
                 dual_y[x] = (old_y[x] + tau * along_y) * damping;
@@ -113,8 +158,8 @@ static void advance(
         EACH_PIXEL {
             const real along = gradient_x[x] * old_x[x] + gradient_y[x] * old_y[x];
             const real step = unit * clamped(offset[x] + slope[x] * along);
-            flow_x[x] = old_x[x] - step * gradient_x[x] + (xx[x] - xx[x - 1] + yx[x] - yx[x - stride]);
-            flow_y[x] = old_y[x] - step * gradient_y[x] + (xy[x] - xy[x - 1] + yy[x] - yy[x - stride]);
+            flow_x[x] = old_x[x] - step * gradient_x[x] + divergence(of, xx[x - 1], xx[x], yx[x - stride], yx[x]);
+            flow_y[x] = old_y[x] - step * gradient_y[x] + divergence(of, xy[x - 1], xy[x], yy[x - stride], yy[x]);
         }
         repeat_last_column(frame, flow_x);
         repeat_last_column(frame, flow_y);
@@ -125,18 +170,39 @@ static void advance(
 // times the gradient of the flow after (x, y).
 enum { OFFSET_GRAD, TIMES_FLOW, STEP_TIMES_GRAD = 3, TOTALS = 5 };
 
+// Add to sums (x near, x far, y near, y far) the products of a row of a dual with the near and far pixels of a flow.
+static void add_products(
+    const real *dual_x, const real *dual_y, const real *flow, long width, long below, real sign, double *sums
+) {
+    real near_x = 0, far_x = 0, near_y = 0, far_y = 0;
+    _Pragma("omp simd reduction(+ : near_x, far_x, near_y, far_y)") for (long x = 0; x < width; x++) {
+        near_x += dual_x[x] * flow[x];
+        far_x += dual_x[x] * flow[x + 1];
+        near_y += dual_y[x] * flow[x];
+        far_y += dual_y[x] * flow[x + below];
+    }
+    sums[0] += sign * near_x;
+    sums[1] += sign * far_x;
+    sums[2] += sign * near_y;
+    sums[3] += sign * far_y;
+}
+
 // The adjoint of `advance`: from the gradients of the flow and dual after an iteration to those before it.
-// before: the flow before. dual: the dual after. pushes: scratch, with 0 in its first row and columns. Returns the
-// iteration's part of the gradient of tau.
+// before: the flow before. dual: the dual after. pushes: scratch, with 0 in its first row and columns. Adds the
+// gradients of the taps; that of the divergence has its far weights first. Returns the iteration's part of the gradient
+// of tau.
 static double retrace(
-    const Frame *frame, int is_first, const real *fixed, const real *before, const real *dual, real *grad,
-    real *dual_grad, real *totals, real *pushes, real *along_slope
+    const Frame *frame, int is_first, const real *taps, const real *fixed, const real *before, const real *dual,
+    real *grad, real *dual_grad, real *totals, real *pushes, real *along_slope, double *taps_grad
 ) {
     const long width = frame->width, stride = frame->stride;
-    const real tau = frame->tau, unit = frame->gradient, least = frame->least;
+    const real tau = frame->tau, unit = frame->gradient, least = frame->least, *inner = frame->inner;
+    const Weights of = adjoint(weights(taps, OF_DIFFERENCES));
     double tau_grad = 0;
     for (long y = 0; y < frame->height; y++) {
         const long below = row_below(frame, y);
+        const Weights to = on_row(frame, weights(taps, OF_DIFFERENCES), y);
+        const Weights back = on_row(frame, adjoint(weights(taps, OF_DIVERGENCE)), y);
         const real *offset = fixed + row(frame, OFFSET, y), *slope = fixed + row(frame, SLOPE, y);
         const real *gradient_x = fixed + row(frame, GRADIENT, y), *gradient_y = fixed + row(frame, GRADIENT + 1, y);
         const real *before_x = before + row(frame, 0, y), *before_y = before + row(frame, 1, y);
@@ -168,14 +234,16 @@ static double retrace(
             }
             real part_of_row = 0;
             _Pragma("omp simd reduction(+ : part_of_row)") for (long x = 0; x < width; x++) {
-                const real along_x = now[x + 1] - now[x], along_y = now[x + below] - now[x];
+                const real along_x = TO_BORDER(weighted(now[x], now[x + 1], to.near_x, to.far_x));
+                const real along_y = weighted(now[x], now[x + below], to.near_y, to.far_y);
                 real norm = ROOT(along_x * along_x + along_y * along_y);
                 norm = norm < least ? least : norm;
                 const real inverse = 1 / (norm * (1 + norm));  // one division for 1 / (1 + norm) and 1 / norm
                 const real damping = norm * inverse;
                 // The adjoint of the divergence: minus the differences.
-                const real own_x = (q_x[x] - (after[x + 1] - after[x])) * damping;
-                const real own_y = (q_y[x] - (after[x + below] - after[x])) * damping;
+                const real back_x = TO_BORDER(weighted(after[x], after[x + 1], back.near_x, back.far_x));
+                const real back_y = weighted(after[x], after[x + below], back.near_y, back.far_y);
+                const real own_x = (q_x[x] - back_x) * damping, own_y = (q_y[x] - back_y) * damping;
                 const real factor = (own_x * dual_x[x] + own_y * dual_y[x]) * (inverse + damping);
                 part_of_row += own_x * along_x + own_y * along_y;
                 push_x[x] = along_x * factor - tau * own_x;
@@ -184,8 +252,12 @@ static double retrace(
                 q_y[x] = own_y;
             }
             tau_grad += part_of_row;
+            if (LEARNT) {
+                add_products(push_x, push_y, now, width, below, -1, taps_grad + OF_DIFFERENCES);
+                add_products(dual_x, dual_y, after, width, below, 1, taps_grad + OF_DIVERGENCE);
+            }
             EACH_PIXEL {
-                const real pushed = push_x[x] - push_x[x - 1] + push_y[x] - push_y[x - stride];
+                const real pushed = divergence(of, push_x[x - 1], push_x[x], push_y[x - stride], push_y[x]);
                 after[x] += along_slope[x] * gradient[x] + pushed;
             }
         }
@@ -198,8 +270,9 @@ static double retrace(
 // The adjoint of `prepare`. grad: the gradient of the flow to start from. Adds the units' gradients, except that of tau.
 // Without a start, start_x_grad and start_y_grad are NULL.
 static void finish(
-    const Frame *frame, const real *fixed, const real *start, const real *grad, real *totals, real *first_grad,
-    real *second_grad, real *start_x_grad, real *start_y_grad, double *units_grad
+    const Frame *frame, const real *taps, const real *fixed, const real *second, const real *start, const real *grad,
+    real *totals, real *first_grad, real *second_grad, real *start_x_grad, real *start_y_grad, double *units_grad,
+    double *taps_grad
 ) {
     const long width = frame->width, height = frame->height;
     const real per_unit = 1 / frame->flow, per_slope = 1 / frame->slope, per_offset = 1 / frame->offset;
@@ -245,40 +318,63 @@ static void finish(
     }
     for (long y = 0; y < height; y++) {  // the adjoint of the image gradient
         const real *of_x = totals + row(frame, STEP_TIMES_GRAD, y), *of_y = totals + row(frame, STEP_TIMES_GRAD + 1, y);
+        const real *image = second + y * width;
         real *to_second = second_grad + y * width;
-        for (long x = 1; x < width - 1; x++) to_second[x + 1] += of_x[x] * (real)0.5;
-        for (long x = 1; x < width - 1; x++) to_second[x - 1] -= of_x[x] * (real)0.5;
-        if (y == 0 || y == height - 1) continue;
-        EACH_PIXEL to_second[x + width] += of_y[x] * (real)0.5;
-        EACH_PIXEL to_second[x - width] -= of_y[x] * (real)0.5;
+        const int inside = 0 < y && y < height - 1;
+        if (!LEARNT) {
+            for (long x = 1; x < width - 1; x++) to_second[x + 1] += of_x[x] * (real)0.5;
+            for (long x = 1; x < width - 1; x++) to_second[x - 1] -= of_x[x] * (real)0.5;
+            if (inside) EACH_PIXEL to_second[x + width] += of_y[x] * (real)0.5;
+            if (inside) EACH_PIXEL to_second[x - width] -= of_y[x] * (real)0.5;
+            continue;
+        }
+        for (int tap = 0; tap < 3; tap++) {
+            const real weight_x = taps[tap], weight_y = taps[3 + tap];
+            const long shift_x = tap - 1, shift_y = (tap - 1) * width;
+            real for_x = 0, for_y = 0;
+            for (long x = 1; x < width - 1; x++) to_second[x + shift_x] += of_x[x] * weight_x;
+            _Pragma("omp simd reduction(+ : for_x)") for (long x = 1; x < width - 1; x++)
+                for_x += of_x[x] * image[x + shift_x];
+            taps_grad[tap] += for_x;
+            if (!inside) continue;
+            EACH_PIXEL to_second[x + shift_y] += of_y[x] * weight_y;
+            _Pragma("omp simd reduction(+ : for_y)") for (long x = 0; x < width; x++)
+                for_y += of_y[x] * image[x + shift_y];
+            taps_grad[3 + tap] += for_y;
+        }
     }
 }
 
-static Frame frame_of(long height, long width, const real *units, const real *limits) {
+// inner: memory for a row.
+static Frame frame_of(long height, long width, const real *units, const real *limits, real *inner) {
+    for (long x = 0; x < width; x++) inner[x] = x + 1 < width;
     return (Frame){
         .width = width, .height = height, .stride = width + 1, .size = (height + 1) * (width + 1),
         .tau = units[0], .offset = units[1], .slope = units[2], .gradient = units[3], .flow = units[4],
-        .flat = limits[0], .least = limits[1],
+        .flat = limits[0], .least = limits[1], .inner = inner,
     };
 }
 
 // The exported functions take pairs begin to stop of all. Frames are (pairs, height, width), flows (2, pairs, height,
-// width); without a start, start is NULL. They return 0, or 1 if there is no memory.
+// width); without a start, start is NULL. Taps are (pairs, TAPS), or NULL. They return 0, or 1 if there is no memory.
 
 int solve(
     long begin, long stop, long pairs, long height, long width, long iterations, const real *units, const real *limits,
-    const real *first, const real *second, const real *start, real *out
+    const real *first, const real *second, const real *start, const real *taps, real *out
 ) {
-    const Frame frame = frame_of(height, width, units, limits);
-    const long pixels = height * width, size = frame.size;
-    real *memory = zeros(10 * size);
+    const long pixels = height * width, size = (height + 1) * (width + 1);
+    real *memory = zeros(10 * size + width);
     if (!memory) return 1;
     real *fixed = memory, *flow = fixed + 4 * size, *dual = flow + 2 * size;
+    const Frame frame = frame_of(height, width, units, limits, dual + 4 * size);
     for (long pair = begin; pair < stop; pair++) {
         const real *start_x = start ? start + pair * pixels : NULL, *start_y = start ? start_x + pairs * pixels : NULL;
-        prepare(&frame, first + pair * pixels, second + pair * pixels, start_x, start_y, fixed, flow);
+        const real *own_taps = LEARNT ? taps + pair * TAPS : NULL;
+        prepare(
+            &frame, own_taps, first + pair * pixels, second + pair * pixels, start_x, start_y, fixed, flow
+        );
         memset(dual, 0, 4 * size * sizeof(real));
-        for (long i = 0; i < iterations; i++) advance(&frame, i == 0, fixed, flow, dual, flow, dual);
+        for (long i = 0; i < iterations; i++) advance(&frame, i == 0, own_taps, fixed, flow, dual, flow, dual);
         for (int part = 0; part < 2; part++)
             for (long y = 0; y < height; y++) {
                 const real *from = flow + row(&frame, part, y);
@@ -290,30 +386,36 @@ int solve(
     return 0;
 }
 
-// units_grad: (pairs, 5).
+// units_grad: (pairs, 5). taps_grad: (pairs, TAPS); that of the divergence has its far weights first.
 int gradients(
     long begin, long stop, long pairs, long height, long width, long iterations, const real *units, const real *limits,
-    const real *first, const real *second, const real *start, const real *flow_grad, real *first_grad,
-    real *second_grad, real *start_grad, double *units_grad
+    const real *first, const real *second, const real *start, const real *taps, const real *flow_grad,
+    real *first_grad, real *second_grad, real *start_grad, double *units_grad, double *taps_grad
 ) {
-    const Frame frame = frame_of(height, width, units, limits);
-    const long pixels = height * width, size = frame.size;
-    real *memory = zeros((6 * iterations + 22) * size);
+    const long pixels = height * width, size = (height + 1) * (width + 1);
+    real *memory = zeros((6 * iterations + 22) * size + width);
     if (!memory) return 1;
     real *fixed = memory, *flows = fixed + 4 * size, *duals = flows + 2 * (iterations + 1) * size;
     real *grad = duals + 4 * iterations * size, *dual_grad = grad + 2 * size, *totals = dual_grad + 4 * size;
     real *pushes = totals + TOTALS * size, *along_slope = pushes + 4 * size;
+    const Frame frame = frame_of(height, width, units, limits, along_slope + size);
     for (long pair = begin; pair < stop; pair++) {
         const real *start_x = start ? start + pair * pixels : NULL, *start_y = start ? start_x + pairs * pixels : NULL;
-        prepare(&frame, first + pair * pixels, second + pair * pixels, start_x, start_y, fixed, flows);
+        const real *own_taps = LEARNT ? taps + pair * TAPS : NULL;
+        prepare(
+            &frame, own_taps, first + pair * pixels, second + pair * pixels, start_x, start_y, fixed, flows
+        );
         for (long i = 0; i < iterations; i++) {
             const real *old_dual = i ? duals + 4 * (i - 1) * size : duals;
             advance(
-                &frame, i == 0, fixed, flows + 2 * i * size, old_dual, flows + 2 * (i + 1) * size, duals + 4 * i * size
+                &frame, i == 0, own_taps, fixed, flows + 2 * i * size, old_dual, flows + 2 * (i + 1) * size,
+                duals + 4 * i * size
             );
         }
         double *sums = units_grad + 5 * pair;
         memset(sums, 0, 5 * sizeof(double));
+        double *taps_sums = LEARNT ? taps_grad + pair * TAPS : NULL;
+        if (LEARNT) memset(taps_sums, 0, TAPS * sizeof(double));
         for (int part = 0; part < 2; part++)
             for (long y = 0; y < height; y++) {
                 const real *from = flow_grad + (part * pairs + pair) * pixels + y * width;
@@ -330,14 +432,14 @@ int gradients(
         memset(totals, 0, TOTALS * size * sizeof(real));
         for (long i = iterations - 1; i >= 0; i--)
             sums[0] += retrace(
-                &frame, i == 0, fixed, flows + 2 * i * size, duals + 4 * i * size, grad, dual_grad, totals, pushes,
-                along_slope
+                &frame, i == 0, own_taps, fixed, flows + 2 * i * size, duals + 4 * i * size, grad, dual_grad, totals,
+                pushes, along_slope, taps_sums
             );
         real *start_x_grad = start ? start_grad + pair * pixels : NULL;
         real *start_y_grad = start ? start_x_grad + pairs * pixels : NULL;
         finish(
-            &frame, fixed, flows, grad, totals, first_grad + pair * pixels, second_grad + pair * pixels, start_x_grad,
-            start_y_grad, sums
+            &frame, own_taps, fixed, second + pair * pixels, flows, grad, totals, first_grad + pair * pixels,
+            second_grad + pair * pixels, start_x_grad, start_y_grad, sums, taps_sums
         );
     }
     free(memory);

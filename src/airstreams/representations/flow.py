@@ -9,7 +9,10 @@ from airstreams.representations import Representation
 
 
 class Flow(nn.Module):
-    """Optical flow between consecutive grey frames. The tower's input and the prediction are the same.
+    """Optical flow between consecutive frames: of their grey values, or of each colour.
+
+    The tower's input is the flow (B, 2, T, H, W), or that of red, green and blue (B, 6, T, H, W). The prediction is the
+    mean flow over the colours.
 
     Args:
         config: the kind of flow, and its options.
@@ -19,13 +22,17 @@ class Flow(nn.Module):
     def __init__(self, config: FlowConfig, stop_gradient: bool) -> None:
         super().__init__()
         self.layer = make_flow(config)
-        self.channels = self.layer.channels
+        self.input = config.input
+        self.channels = config.channels * self.layer.channels
         self.layer.requires_grad_(not stop_gradient)  # no other loss reaches these parameters
 
     def forward(self, clip_B3THW: Tensor) -> Representation:
         """From a clip in 0..1 to its `Representation`."""
-        flow_BCTHW = self.layer(grey(clip_B3THW).unsqueeze(1))
-        return Representation(flow_BCTHW, flow_BCTHW)
+        if self.input == "grey":
+            flow_BCTHW = self.layer(grey(clip_B3THW).unsqueeze(1))
+            return Representation(flow_BCTHW, flow_BCTHW)
+        flow_BCTHW = self.layer(clip_B3THW)
+        return Representation(flow_BCTHW, flow_BCTHW.unflatten(1, (3, -1)).mean(dim=1))
 
 
 def grey(colours_B3X: Tensor) -> Tensor:

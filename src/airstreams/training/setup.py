@@ -224,8 +224,9 @@ def _precision(
 
 def _require_kernel(config: Config, device: torch.device) -> None:
     """Raise InputError if this machine cannot build the kernel that the flow stream of a run is to use."""
-    uses_kernel = device.type == "cpu" and "flow" in config.model.streams and config.model.flow.kernel == "fused"
-    if uses_kernel and tvl1_cpu.library(torch.float32) is None:
+    flow = config.model.flow
+    uses_kernel = device.type == "cpu" and "flow" in config.model.streams and flow.kernel == "fused"
+    if uses_kernel and tvl1_cpu.library(torch.float32, learnt=flow.learn_kernels) is None:
         raise InputError(
             "model.flow.kernel: fused needs a C compiler, and none here can build it. Install gcc or clang, or train a "
             "new run with --model.flow.kernel torch."
