@@ -20,6 +20,10 @@ MODELS = {
     "another tower": {"streams": ["rgb", "flow"], "backbone": "r2plus1d18", "width": 0.125},
     "gains, mean of heads": {"merge_levels": [2, 4], "merge": "gain", "answer": "mean"},
     "scaled flow": {"streams": ["rgb", "flow"], "flow": {"scale": 0.5}},
+    "flow of colours": {
+        "streams": ["rgb", "flow"],
+        "flow": {"input": "rgb", "learn_kernels": True, "kernels_per_channel": True},
+    },
     "i3d": {"streams": ["rgb"], "backbone": "i3d", "width": 1.0},
 }
 

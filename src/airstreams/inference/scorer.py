@@ -21,7 +21,7 @@ from airstreams.machine import autocast
 from airstreams.models.airstreams import AIRStreams, answer_of, to_unit_range
 from airstreams.models.folding import FoldedBlock, FoldedConv, ShrinkingConv, folded_model
 from airstreams.models.tower import EarlyTower, LateTower, SpatialConv, SpatialPool
-from airstreams.representations.flow import Flow, grey
+from airstreams.representations.flow import Flow
 from airstreams.representations.frame_network import FrameNetwork
 from airstreams.representations.rgb import RGB
 from airstreams.runs.saved_model import SavedModel
@@ -113,12 +113,12 @@ def _seen(representation: nn.Module, frames_N3HW: Tensor, places_BT: Tensor) -> 
     if isinstance(representation, FrameNetwork):  # frame by frame
         return _frames_of(representation(_one_clip(frames_N3HW)).tower_input), places_BT
     if isinstance(representation, Flow) and T > 1:  # from a frame to the next; the last repeats the one before
-        grey_NHW = grey(frames_N3HW)
+        seen_NCHW = representation.seen(frames_N3HW)
         pairs_BT2 = torch.stack((places_BT[:, :-1], places_BT[:, 1:]), dim=2)
         pairs_BT2 = torch.cat((pairs_BT2, pairs_BT2[:, -1:]), dim=1)
         pairs_P2, places = pairs_BT2.flatten(0, 1).unique(dim=0, return_inverse=True)
-        flow_P22HW = representation.layer(grey_NHW[pairs_P2][:, None])
-        return flow_P22HW[:, :, 0], places.view(B, T)
+        flow_PC2HW = representation.layer(seen_NCHW[pairs_P2].transpose(1, 2))
+        return flow_PC2HW[:, :, 0], places.view(B, T)
     # Nothing is known of a custom stream, so it sees whole clips.
     seen_BCTHW = representation(_clips(frames_N3HW, places_BT)).tower_input
     return seen_BCTHW.transpose(1, 2).flatten(0, 1), torch.arange(B * T).view(B, T)

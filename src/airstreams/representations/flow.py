@@ -28,11 +28,14 @@ class Flow(nn.Module):
 
     def forward(self, clip_B3THW: Tensor) -> Representation:
         """From a clip in 0..1 to its `Representation`."""
+        flow_BCTHW = self.layer(self.seen(clip_B3THW))
         if self.input == "grey":
-            flow_BCTHW = self.layer(grey(clip_B3THW).unsqueeze(1))
             return Representation(flow_BCTHW, flow_BCTHW)
-        flow_BCTHW = self.layer(clip_B3THW)
         return Representation(flow_BCTHW, flow_BCTHW.unflatten(1, (3, -1)).mean(dim=1))
+
+    def seen(self, colours_B3X: Tensor) -> Tensor:
+        """The channels (B, C, ...) whose flow is computed, of frames or clips (B, 3, ...)."""
+        return grey(colours_B3X).unsqueeze(1) if self.input == "grey" else colours_B3X
 
 
 def grey(colours_B3X: Tensor) -> Tensor:
