@@ -444,7 +444,7 @@ def test_each_channel_may_learn_kernels_of_its_own(kernel):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for taps in [parameter for name, parameter in layer.named_parameters() if "taps" in name]:
-            taps += 0.2 * torch.randn(taps.shape, generator=generator, dtype=taps.dtype)
+            taps.add_(0.2 * torch.randn(taps.shape, generator=generator, dtype=taps.dtype))
     flow, (_, *gradients) = gradients_of(layer, clip)
     for c in range(3):
         shared.load_state_dict({key: x[c] if "taps" in key else x for key, x in layer.state_dict().items()})
