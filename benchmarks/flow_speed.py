@@ -17,6 +17,11 @@ without Triton, and beside no other process. It is also timed at the size of a t
 Memory is for the forward and backward pass of 8 clips of 16 frames (15 pairs each) of 112x112 px. It is the increase of
 a new process's peak resident memory, or on CUDA of the memory that torch allocates. It is measured for the layer as it
 is, and with unrolled iterations and plain autograd.
+
+    python benchmarks/flow_speed.py --learnt --threads 1
+
+compares the layer with learnt kernels, one set for each channel, with the layer as it is, by the forward and backward
+pass. It needs no file. Times are CPU times, so that other processes matter little; on CUDA they are wall times.
 """
 
 import argparse
@@ -46,12 +51,14 @@ ITERATIONS = 20
 SIZES = ((64, 56), (16, 112))  # pairs, side in px
 STEP = (32 * 15, 112)  # pairs of a training step of the recipe jhmdb
 PASSES = ("forward", "forward and backward")
+LEARNT: dict[str, Any] = {"learn_kernels": True, "kernel_channels": 1}
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("layer", type=Path, help="the authors' rep_flow_layer.py")
+    parser.add_argument("layer", type=Path, nargs="?", help="the authors' rep_flow_layer.py")
+    parser.add_argument("--learnt", action="store_true", help="compare learnt kernels with fixed ones, and no more")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -61,6 +68,11 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_default_device(arguments.device)
     console = Console(width=110)
+    if arguments.learnt:
+        console.print(learnt_table(arguments.rounds))
+        return
+    if arguments.layer is None:
+        parser.error("no layer. Give the path of rep_flow_layer.py, or --learnt")
     authors = authors_layer(arguments.layer)
     if not arguments.without_memory:
         console.print(memory_table(max(arguments.rounds // 5, 1)))
@@ -142,30 +154,31 @@ def finish(result: Tensor, backward: bool) -> None:
         (result * torch.linspace(-1, 1, result.numel()).view_as(result)).sum().backward()
 
 
-def in_turn(runs: Sequence[Callable[[], None]], rounds: int) -> list[list[float]]:
+def in_turn(
+    runs: Sequence[Callable[[], None]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
     """The times of each in s. They run in turn, so a slower phase of the machine affects all of them."""
     times: list[list[float]] = [[] for _ in runs]
     for number in range(rounds + 2):
         for run, taken in zip(runs, times, strict=True):
-            started = time.perf_counter()
+            started = clock()
             run()
             if torch.get_default_device().type == "cuda":
                 torch.cuda.synchronize()
             if number >= 2:
-                taken.append(time.perf_counter() - started)
+                taken.append(clock() - started)
     return times
 
 
 def memory_table(rounds: int) -> Table:
     """Peak memory and time of the layer, with its own backward pass and with plain autograd."""
-    runs = {"plain autograd, unrolled": tvl1.unrolled, "the layer": tvl1.iterate}
-    peaks = []
-    for iterate in runs.values():
-        # In a new process. It inherits the peak of this one, so this runs while this one is still small.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            peaks.append(process.submit(peak_bytes, iterate, torch.get_default_device().type).result())
+    runs = {
+        "plain autograd, unrolled": partial(train_step, iterate=tvl1.unrolled),
+        "the layer": partial(train_step, iterate=tvl1.iterate),
+    }
+    peaks = [peak_bytes(run) for run in runs.values()]
     clip = torch.rand(8, 1, 16, 112, 112)
-    times = in_turn([partial(train_step, iterate, clip) for iterate in runs.values()], rounds)
+    times = in_turn([partial(run, clip) for run in runs.values()], rounds)
     medians = [statistics.median(taken) * 1e3 for taken in times]
     table = Table("8 clips of 16 frames, 112x112", "peak, MB", "time, ms", title="forward and backward")
     for name, peak, taken in zip(runs, peaks, medians, strict=True):
@@ -174,25 +187,55 @@ def memory_table(rounds: int) -> Table:
     return table
 
 
-def train_step(iterate: Callable[..., Tensor], clip: Tensor) -> None:
+def learnt_table(rounds: int) -> Table:
+    """Peak memory and time with fixed and with learnt kernels, and their ratios."""
+    on_cuda = torch.get_default_device().type == "cuda"
+    clock = time.perf_counter if on_cuda else time.process_time
+    steps = {
+        kernel: [partial(train_step, kernel=kernel, **options) for options in ({}, LEARNT)]
+        for kernel in (("torch",) if on_cuda else ("torch", "fused"))
+    }
+    peaks = {kernel: [peak_bytes(step) / 1e6 for step in both] for kernel, both in steps.items()}
+    table = Table("kernel", "8 clips of 16 frames", "fixed", "learnt", "ratio", title="forward and backward")
+    for kernel, both in steps.items():
+        fixed, learnt = peaks[kernel]
+        table.add_row(kernel, "112x112, peak, MB", f"{fixed:.0f}", f"{learnt:.0f}", f"{learnt / fixed:.2f}")
+        for side in (56, 112):
+            clip = torch.rand(8, 1, 16, side, side)
+            taken = in_turn([partial(step, clip) for step in both], rounds, clock)
+            fixed, learnt = (statistics.median(each) * 1e3 for each in taken)
+            table.add_row(kernel, f"{side}x{side}, ms", f"{fixed:.0f}", f"{learnt:.0f}", f"{learnt / fixed:.2f}")
+    return table
+
+
+def train_step(clip: Tensor, iterate: Callable[..., Tensor] = tvl1.iterate, **options: Any) -> None:
     """Run the layer forward and backward, with one of the forms of the iterations."""
     with mock.patch.object(flow, "iterate", iterate):
-        finish(flow.RepresentationFlow(ITERATIONS)(clip.requires_grad_()), backward=True)
+        finish(flow.RepresentationFlow(ITERATIONS, **options)(clip.requires_grad_()), backward=True)
 
 
-def peak_bytes(iterate: Callable[..., Tensor], device: str) -> int:
+def peak_bytes(step: Callable[[Tensor], None]) -> int:
+    """The increase of a new process's peak memory by one step, in bytes.
+
+    The process inherits the peak of this one, so this is called while this one is still small.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(own_peak_bytes, step, torch.get_default_device().type).result()
+
+
+def own_peak_bytes(step: Callable[[Tensor], None], device: str) -> int:
     """The increase of this process's peak memory on the device by one step, in bytes."""
     torch.set_num_threads(2)
     torch.set_default_device(device)
-    train_step(iterate, torch.rand(1, 1, 3, 32, 32))  # so that the memory of torch's first use does not count
+    step(torch.rand(1, 1, 3, 32, 32))  # so that the memory of torch's first use does not count
     clip = torch.rand(8, 1, 16, 112, 112)
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        train_step(iterate, clip)
+        step(clip)
         return torch.cuda.max_memory_allocated() - before
     before = psutil.Process().memory_info().rss
-    train_step(iterate, clip)
+    step(clip)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
 
 
