@@ -203,6 +203,7 @@ def evaluate(
     device: str | None = None,
     trust: Collection[str] = (),
     precision: str | None = None,
+    audit: bool = False,
     console: Console | None = None,
 ) -> Evaluation:
     """Score a split of a data set with a trained run. Metrics and scores are left in the run's folder too.
@@ -217,6 +218,7 @@ def evaluate(
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
         trust: as for `load`.
         precision: `float32`, `bfloat16` or `auto`; None: the run's `training.precision`.
+        audit: also find what the answers rest on. Its label maps are those of DATA or of `labels`.
         console: for progress and warnings; None prints nothing.
 
     Raises:
@@ -225,10 +227,11 @@ def evaluate(
     """
     folder, console = _path("run", run), _console(console)
     config = read_description(folder).config
-    source = _with_useful_labels(_source(data, labels, for_training=False, targets=targets), labels, config)
+    source = _source(data, labels, for_training=False, targets=targets)
+    source = source if audit else _with_useful_labels(source, labels, config)
     if group_by is not None:
         source = with_groups(source, DataConfig(group_by=group_by).group_by, console)
-    result = evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision)
+    result = evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision, audit)
     _write_card(folder, console, described=result.saved)
     return result
 

@@ -34,6 +34,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--labels", type=Path, help="a teacher's label maps, to score the segmentation")
     add_targets(parser)
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="also find what the answers rest on: score the videos without motion, colour, people, background ...",
+    )
     add_trust_module(parser)
 
 
@@ -56,6 +61,7 @@ def run(call: Namespace) -> int:
         device=call.device,
         trust=call.trust_module,
         precision=call.precision,
+        audit=call.audit,
         console=stderr,
     )
     if not is_main_process():
@@ -76,6 +82,9 @@ def run(call: Namespace) -> int:
 def _print_metrics(result: "Evaluation") -> None:
     from airstreams.evaluation.results import weakest_first
     from airstreams.viewing.tables import (
+        audit_in_words,
+        audit_notes,
+        audit_table,
         baseline_note,
         for_console,
         heads_table,
@@ -103,6 +112,11 @@ def _print_metrics(result: "Evaluation") -> None:
         stdout.print(for_console(rows))
     if note := targets_note(metrics):
         say(stdout, note)
+    if metrics.audit is not None:
+        say(stdout, audit_in_words(metrics))
+        stdout.print(for_console(audit_table(metrics.audit)))
+        for note in audit_notes(metrics.audit):
+            say(stdout, note)
     say(stdout, f"{scored_in_words(metrics)} Files: {result.folder.path}")
     if metrics.unlabelled:
         say(stdout, unlabelled_note(metrics))

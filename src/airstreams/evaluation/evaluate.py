@@ -5,13 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from rich.console import Console
 
-from airstreams.config import EvaluationConfig
+from airstreams.config import SUPERVISED, EvaluationConfig
 from airstreams.console import Progress, say, warn
 from airstreams.data.check import check_distributed
 from airstreams.data.clips import frame_rate_warning
@@ -23,6 +24,7 @@ from airstreams.data.splits import with_splits
 from airstreams.data.targets import Targets
 from airstreams.distributed import SharedProgress, device_of_process, is_main_process, share
 from airstreams.errors import InputError, VideoError
+from airstreams.evaluation.audit import AuditTask, audit
 from airstreams.evaluation.intervals import Intervals, intervals
 from airstreams.evaluation.metrics import (
     METRICS,
@@ -110,6 +112,7 @@ def evaluate(
     device: str = "auto",
     trust: Collection[str] = (),
     precision: str | None = None,
+    with_audit: bool = False,
 ) -> Evaluation:
     """Score `split` of a source, and write metrics, scores and confusion counts into the run's folder.
 
@@ -118,6 +121,7 @@ def evaluate(
     other videos into a folder named after the data.
 
     trust: names of modules that may be imported for custom streams.
+    with_audit: also score counterfactual videos (`audit.py`).
 
     Raises:
         InputError: no run, no such split, an inconsistent source, classes that the model does not know, or a folder
@@ -131,6 +135,8 @@ def evaluate(
     task = _check(saved_models.load(run, on_device, trust, precision), run, source, split, console)
     scores = _score(task, console)
     metrics = _summary(task, scores)
+    if with_audit:
+        metrics = replace(metrics, audit=audit(_audit_task(task, run, source, console), scores, console))
     return _write(task, scores, metrics)
 
 
@@ -338,6 +344,25 @@ def _score(task: _Task, console: Console) -> Scores:
     if warning := frame_rate_warning(known_rates, saved.frame_rate, saved.config.clip):
         warn(console, warning)
     return scores
+
+
+def _audit_task(task: _Task, run: Path, given: Source, console: Console) -> AuditTask:
+    """What an audit needs. Its label maps are those of `given`, with the teacher's own classes."""
+    saved, maps = task.saved, None
+    if given.label_store is not None:
+        source = replace(given, videos=tuple(task.videos), unlabelled=())
+        source = follow_targets(source, saved.config, console, SUPERVISED)
+        maps = open_targets(source, saved.config, SUPERVISED)[SUPERVISED[0]]
+        maps = replace(maps, keys={video.name: maps.key_of(video) for video in source.videos})
+    parts = [
+        sha256(RunFolder(run).weights.read_bytes()).hexdigest(),
+        repr((saved.config.clip, saved.config.evaluation, saved.precision, saved.classes)),
+        checksum(task.videos),
+        *(video.name for video in task.videos),
+        "" if maps is None else f"{maps.store.root.resolve()} {maps.store.identity}",
+    ]
+    workers = min(saved.config.data.workers, cpus())
+    return AuditTask(saved, maps, groups_of(task.videos), task.folder.audit, "\n".join(parts), workers)
 
 
 def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:

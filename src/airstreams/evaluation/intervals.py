@@ -39,6 +39,20 @@ def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> Intervals:
     return found
 
 
+def change_interval(before: Outcomes, after: Outcomes, group_of_N: Sequence[str], metric: str) -> list[float]:
+    """The 95 % interval of the change of a metric between two ways to score the same videos, drawn together."""
+    rng = np.random.default_rng(0)
+    names, group_N = np.unique(group_of_N, return_inverse=True)
+
+    def change(counts_N: np.ndarray) -> list[float | None]:
+        was, now = before.metrics(counts_N)[metric], after.metrics(counts_N)[metric]
+        return [None if was is None or now is None else now - was]
+
+    drawn_R1 = np.array([change(draw_groups(rng, len(names))[group_N]) for _ in range(REPLICATES)], dtype=np.float64)
+    measured = np.array(change(np.ones(len(group_N), dtype=np.int64)), dtype=np.float64)
+    return difference_interval(measured, drawn_R1, len(names))
+
+
 def draw_groups(rng: np.random.Generator, groups: int) -> np.ndarray:
     """One bootstrap draw: how often each group comes up when as many groups are drawn with replacement."""
     return np.bincount(rng.integers(groups, size=groups), minlength=groups)

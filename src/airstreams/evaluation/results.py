@@ -97,6 +97,56 @@ class Comparison:
     deviations: list[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CounterfactualMetrics:
+    """The main metric of the answer over videos with one thing taken away.
+
+    videos: how many were scored in both ways. `before` is over these.
+    before, after: without and with the change, in 0..1.
+    change: `after - before`.
+    interval: the paired 95 % interval of `change`.
+    remains: `after / before`; None where `before` is 0.
+    """
+
+    videos: int
+    before: float
+    after: float
+    change: float
+    interval: list[float]
+    remains: float | None
+
+
+@dataclass(frozen=True)
+class BackgroundClass:
+    """A class whose probability falls without the background.
+
+    counterfactual: the one in which it falls most.
+    videos: how many show the class.
+    drop: how much its probability falls in these videos, the mean.
+    interval: of the drop. It holds together with those of all other classes that were tested.
+    """
+
+    label: str
+    counterfactual: str
+    videos: int
+    drop: float
+    interval: list[float]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the answers rest on.
+
+    counterfactuals: by the names of `counterfactuals.COUNTERFACTUALS`.
+    left_out: why some of them were not scored, by name.
+    background_classes: those that depend most on the background, the most dependent first.
+    """
+
+    counterfactuals: Mapping[str, CounterfactualMetrics]
+    left_out: Mapping[str, str]
+    background_classes: Sequence[BackgroundClass]
+
+
 @dataclass(frozen=True)
 class ScoringProtocol:
     """How the videos were scored.
@@ -171,6 +221,7 @@ class EvaluationMetrics(SplitMetrics):
     data_sum: `Source.name_sum`; None in files of versions up to 0.2, whose `data` is the whole name.
     videos_sum: a checksum of the split's videos (`known_videos.checksum`); None in files of versions up to 0.2.
     precision: in which the network ran; None in files of versions up to 0.2.
+    audit: what the answers rest on; None where nobody asked.
     """
 
     data: str
@@ -188,6 +239,7 @@ class EvaluationMetrics(SplitMetrics):
     videos_sum: str | None = None
     chose_epoch: int = 0
     precision: str | None = None
+    audit: Audit | None = None
 
     def are_of(self, source: Source) -> bool:
         """Whether these are metrics of the same DATA, as it was given."""
@@ -210,6 +262,8 @@ class EvaluationMetrics(SplitMetrics):
                 **published,
                 "deviations": comparison.deviations,
             }
+        if self.audit is None:
+            del content["audit"]
         content["per_class"] = {name: _without_none(row) for name, row in content["per_class"].items()}
         return {name: content[name] for name in ("data", "split", "trained_on")} | content
 
@@ -257,8 +311,16 @@ def _from_dict(content: dict[str, Any]) -> EvaluationMetrics:
         "per_class": per_class,
         "baselines": baselines,
         "new_only": NewVideosMetrics(**found) if (found := content.get("new_only")) else None,
+        "audit": _audit(content.get("audit")),
     }
     return EvaluationMetrics(**{"trained_on": 0} | content | typed)  # early versions did not count `trained_on`
+
+
+def _audit(content: Mapping[str, Any] | None) -> Audit | None:
+    if content is None:
+        return None
+    found = {name: CounterfactualMetrics(**row) for name, row in content["counterfactuals"].items()}
+    return Audit(found, content["left_out"], [BackgroundClass(**row) for row in content["background_classes"]])
 
 
 def _segmentation(row: Mapping[str, Any] | None) -> SegmentationMetrics | None:

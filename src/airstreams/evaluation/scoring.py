@@ -114,6 +114,18 @@ class TargetCounts:
         return TargetMetrics(self.total / self.places if is_number else None, found)
 
 
+@dataclass(frozen=True)
+class Change:
+    """How to change the clips of a video before the model gets them.
+
+    clips: gives clips of the same shape and type, uint8 (V, T, H, W, 3). VideoError: it cannot.
+    targets: what it needs from label maps, by a name of its own in `Views.label_maps`.
+    """
+
+    clips: Callable[[Views], Tensor]
+    targets: Mapping[str, Targets] = field(default_factory=dict)
+
+
 class ClipsAtOnce:
     """How many clips a pass through the model takes. It falls where a card runs out of memory, and stays there.
 
@@ -209,6 +221,7 @@ def score_videos(
     on_video: Callable[[], None] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
     remark: Callable[[str], None] = lambda text: None,
+    change: Change | None = None,
 ) -> Scores:
     """Score every video with every trained head, and with the answer; leaves the model in evaluation mode.
 
@@ -222,6 +235,7 @@ def score_videos(
         on_video: called after each video, for progress.
         stop: asked while no video arrives: whether to stop waiting.
         remark: called with a text where a card has too little memory for a whole batch.
+        change: what to do to the clips first; None: nothing. A video that it cannot change is left out.
 
     Raises:
         VideoError: no video can be read, or none arrives for `data.patience` seconds.
@@ -239,7 +253,8 @@ def score_videos(
         for stream, found in targets.items()
     }
     with_masks = any(found.classes is not None for found in targets.values())
-    views_of_videos = VideoViews(share(videos), saved.config, targets, masks=with_masks)
+    change = change or Change(lambda views: views.clips)
+    views_of_videos = VideoViews(share(videos), saved.config, {**targets, **change.targets}, masks=with_masks)
     scored: list[tuple[Video, dict[str, Tensor]]] = []
     left_out: list[BadVideo] = []
     at_once = ClipsAtOnce(remark)
@@ -248,7 +263,13 @@ def score_videos(
         if isinstance(views, BadVideo):
             left_out.append(views)
         else:
-            probabilities, predictions, _ = score_views(saved, views.clips, heads, at_once, views.targets)
+            try:
+                clips = change.clips(views)
+            except VideoError as error:
+                left_out.append(BadVideo.from_error(views.video, error))
+                on_video()
+                continue
+            probabilities, predictions, _ = score_views(saved, clips, heads, at_once, counts.keys() & views.targets)
             scored.append((views.video, probabilities))
             for stream, prediction in predictions.items():
                 representation = representations[stream]

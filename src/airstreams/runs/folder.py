@@ -60,6 +60,11 @@ class EvaluationFolder:
         """A folder of pictures: frames of the videos of the most confident mistakes."""
         return self.path / "mistakes"
 
+    @property
+    def audit(self) -> Path:
+        """A folder of what the answers rest on: the scores of counterfactual videos."""
+        return self.path / "audit"
+
 
 @dataclass(frozen=True)
 class RunFolder:

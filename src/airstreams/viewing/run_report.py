@@ -38,6 +38,9 @@ from airstreams.viewing.mistakes import MISTAKES_LISTED, STRIPS, Mistake, read_m
 from airstreams.viewing.pictures import confusion_plot, save_picture
 from airstreams.viewing.tables import (
     Rows,
+    audit_in_words,
+    audit_notes,
+    audit_table,
     baseline_note,
     baselines_in_words,
     cost_table,
@@ -56,7 +59,7 @@ from airstreams.viewing.tables import (
 class _EvaluatedSplit:
     """What the page shows of one split, or of other data.
 
-    untrained, segmentations, targets, mistakes: empty where they do not apply.
+    untrained, segmentations, targets, audit, mistakes: empty where they do not apply.
     strips: the most confident mistakes, each with its frames; None where they could not be read.
     picture, confusion: as `data:` addresses; None where there is none.
     """
@@ -70,6 +73,8 @@ class _EvaluatedSplit:
     untrained: str
     segmentations: list[Rows]
     targets: str
+    audit: Rows
+    audit_notes: list[str]
     classes: Rows
     mistakes: Sequence[Mistake]
     strips: list[tuple[Mistake, str | None]]
@@ -181,6 +186,8 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
             untrained=untrained_note(metrics.streams, described.config),
             segmentations=segmentation_tables(metrics),
             targets=targets_note(metrics),
+            audit=audit_table(metrics.audit) if metrics.audit else [],
+            audit_notes=[audit_in_words(metrics), *audit_notes(metrics.audit)] if metrics.audit else [],
             classes=[
                 ("class", "average precision" if described.multi_label else "accuracy", "videos"),
                 *((name, percent(row.value), str(row.videos)) for name, row in weakest_first(metrics)),

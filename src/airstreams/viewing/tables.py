@@ -9,9 +9,11 @@ from rich.table import Column, Table
 
 from airstreams.config import Config
 from airstreams.console import SafeTable
+from airstreams.evaluation.counterfactuals import COUNTERFACTUALS
 from airstreams.evaluation.metrics import SegmentationMetrics
 from airstreams.evaluation.published import NAMES
 from airstreams.evaluation.results import (
+    Audit,
     Baselines,
     EvaluationMetrics,
     HeadMetrics,
@@ -146,6 +148,49 @@ def targets_note(metrics: EvaluationMetrics) -> str:
     """One sentence with each stream's mean loss on its teacher's targets; empty where there is none."""
     losses = [f"{stream} {row.loss:.3g}" for stream, row in metrics.targets.items() if row.loss is not None]
     return f"Mean loss on the teacher's targets: {', '.join(losses)}." if losses else ""
+
+
+def audit_in_words(metrics: EvaluationMetrics) -> str:
+    """How much of the main metric remains with each change, in one sentence. Empty without an audit."""
+    if metrics.audit is None:
+        return ""
+    parts = [
+        f"{row.remains:.0%} of it remains {COUNTERFACTUALS[name].words}"
+        for name, row in metrics.audit.counterfactuals.items()
+        if row.remains is not None and name in COUNTERFACTUALS
+    ]
+    score = f"{NAMES[metrics.metric]} is {percent(metrics[metrics.metric])}."
+    return f"{score} {'; '.join(parts)}." if parts else score
+
+
+def audit_table(audit: Audit) -> Rows:
+    """The main metric without and with each change, the change with its paired interval, and the share that remains."""
+    rows: Rows = [("counterfactual", "before", "after", "change", "remains", "videos")]
+    for name, row in audit.counterfactuals.items():
+        low, high = (f"{100 * bound:+.1f}" for bound in row.interval)
+        change = f"{100 * row.change:+.1f} ({low} to {high})"
+        rows.append((name, percent(row.before), percent(row.after), change, percent(row.remains), str(row.videos)))
+    return rows
+
+
+def audit_notes(audit: Audit) -> list[str]:
+    """What the table means, which classes depend on the background, and what was left out and why."""
+    notes = [
+        "Change: in points, with its paired 95 % interval over groups of videos; it is not significant where the "
+        "interval contains 0."
+    ]
+    if audit.background_classes:
+        named = (
+            f"{row.label} -{100 * row.drop:.1f} points ({row.counterfactual}, {count_of(row.videos, 'video')})"
+            for row in audit.background_classes
+        )
+        notes.append(f"The probability of these classes falls most without their background: {', '.join(named)}.")
+    elif any(made.of_background and name in audit.counterfactuals for name, made in COUNTERFACTUALS.items()):
+        notes.append("No class depends significantly on the background.")
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in audit.left_out.items():
+        by_reason.setdefault(reason, []).append(name)
+    return notes + [f"Left out: {', '.join(names)}, because {reason}." for reason, names in by_reason.items()]
 
 
 def segmentation_table(segmentation: SegmentationMetrics, title: str = "segmentation") -> Rows:
