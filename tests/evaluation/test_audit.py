@@ -4,6 +4,7 @@ import csv
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from airstreams.evaluation.intervals import change_interval
 from airstreams.evaluation.metrics import outcomes_of
 from airstreams.evaluation.results import read_metrics, write_metrics
 from airstreams.evaluation.scoring import Scores, score_videos
+from airstreams.models.airstreams import AIRStreams
 from airstreams.runs import saved_model as saved_models
 from airstreams.viewing.run_report import write_report
 
@@ -64,7 +66,7 @@ def moving(tmp_path_factory):
 @pytest.fixture(scope="module")
 def saved(trained):
     found = saved_models.load(trained)
-    return replace(found, model=ByMotion(), classes=("left", "right"))
+    return replace(found, model=cast(AIRStreams, ByMotion()), classes=("left", "right"))
 
 
 def task_of(saved, videos, folder, identity="one"):
@@ -113,7 +115,7 @@ def test_the_interval_of_a_change_is_a_paired_bootstrap_over_groups():
     targets, groups = rng.integers(3, size=60), np.repeat(np.arange(12), 5)
     before = rng.random((60, 3)) + 2 * np.eye(3)[targets] * (rng.random((60, 1)) < 0.8)
     after = before + 0.5 * rng.random((60, 3))
-    low, high = change_interval(outcomes_of(before, targets), outcomes_of(after, targets), groups.astype(str), "top1")
+    low, high = change_interval(outcomes_of(before, targets), outcomes_of(after, targets), [*map(str, groups)], "top1")
     change = (after.argmax(1) == targets).astype(float) - (before.argmax(1) == targets)
     sums = np.array([change[groups == group].mean() for group in range(12)])
     drawn = sums[np.random.default_rng(2).integers(12, size=(20_000, 12))].mean(axis=1)
