@@ -50,7 +50,7 @@ class Counterfactual:
         if self.region is None:
             return ""
         if classes is None:
-            return "it needs label maps. Give --labels"
+            return "there are no label maps. Give --labels LABELS"
         if self.region == "people" and PERSON not in classes:
             return f"the label maps have no class {PERSON!r}"
         return ""

@@ -155,12 +155,12 @@ def audit_in_words(metrics: EvaluationMetrics) -> str:
     if metrics.audit is None:
         return ""
     parts = [
-        f"{row.remains:.0%} of it remains {COUNTERFACTUALS[name].words}"
+        f"{row.remains:.0%} {COUNTERFACTUALS[name].words}"
         for name, row in metrics.audit.counterfactuals.items()
         if row.remains is not None and name in COUNTERFACTUALS
     ]
-    score = f"{NAMES[metrics.metric]} is {percent(metrics[metrics.metric])}."
-    return f"{score} {'; '.join(parts)}." if parts else score
+    score = f"{NAMES[metrics.metric]} {percent(metrics[metrics.metric])}."
+    return f"{score} This share of it remains: {', '.join(parts)}." if parts else score
 
 
 def audit_table(audit: Audit) -> Rows:
