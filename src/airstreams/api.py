@@ -32,7 +32,11 @@ from airstreams.training.start import Start, read_start
 
 
 def load(
-    run: str | Path, device: str | None = None, trust: Collection[str] = (), precision: str | None = None
+    run: str | Path,
+    device: str | None = None,
+    trust: Collection[str] = (),
+    precision: str | None = None,
+    calibrated: bool = False,
 ) -> Recogniser:
     """Load the recogniser that a training left in a folder.
 
@@ -41,12 +45,13 @@ def load(
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: CUDA where there is a card, else the CPU.
         trust: names of modules that may be imported for the custom streams of a run that was trained elsewhere.
         precision: `float32`, `bfloat16` or `auto`; None: the run's `training.precision`.
+        calibrated: divide the answer's logits by the temperature that training fitted on its validation videos.
 
     Raises:
-        InputError: `run` holds no model or cannot be fetched, names a module that is not trusted, or this machine has
-            no such device.
+        InputError: `run` holds no model or cannot be fetched, names a module that is not trusted, or has no
+            temperature, or this machine has no such device.
     """
-    return Recogniser(local_run(_path("run", run)), device, trust, precision)
+    return Recogniser(local_run(_path("run", run)), device, trust, precision, calibrated)
 
 
 def open_source(
@@ -204,6 +209,7 @@ def evaluate(
     trust: Collection[str] = (),
     precision: str | None = None,
     audit: bool = False,
+    calibrated: bool = False,
     console: Console | None = None,
 ) -> Evaluation:
     """Score a split of a data set with a trained run. Metrics and scores are left in the run's folder too.
@@ -219,6 +225,7 @@ def evaluate(
         trust: as for `load`.
         precision: `float32`, `bfloat16` or `auto`; None: the run's `training.precision`.
         audit: also find what the answers rest on. Its label maps are those of DATA or of `labels`.
+        calibrated: as for `load`.
         console: for progress and warnings; None prints nothing.
 
     Raises:
@@ -231,7 +238,7 @@ def evaluate(
     source = source if audit else _with_useful_labels(source, labels, config)
     if group_by is not None:
         source = with_groups(source, DataConfig(group_by=group_by).group_by, console)
-    result = evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision, audit)
+    result = evaluation.evaluate(folder, source, split, console, device or "auto", trust, precision, audit, calibrated)
     _write_card(folder, console, described=result.saved)
     return result
 

@@ -5,7 +5,7 @@ import json
 import random
 import resource
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -310,6 +310,18 @@ def test_the_kept_epoch_is_read_and_forgotten_after_a_crash_between_the_two_file
     assert load(tmp_path).kept == replace(first, epoch=3)
     (tmp_path / "model.json").write_bytes(description)  # as before the second rename
     assert load(tmp_path).kept is None
+
+
+def test_a_kept_epoch_of_an_earlier_version_has_no_temperature(tmp_path, monkeypatch):
+    kept = KeptEpoch(2, "best", "top1", 0.5, [0.2, 0.8], videos=9, temperature=1.5)
+    monkeypatch.setattr(
+        saved_models, "asdict", lambda item: {k: v for k, v in asdict(item).items() if k != "temperature"}
+    )
+    save(replace(some_model(), kept=kept), tmp_path)
+    assert "temperature" not in json.loads((tmp_path / "model.json").read_text())["kept"]
+    assert load(tmp_path).kept == replace(kept, temperature=None)
+    with pytest.raises(InputError, match="--calibrated"):
+        load(tmp_path, calibrated=True)
 
 
 @pytest.mark.parametrize(

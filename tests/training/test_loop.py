@@ -24,7 +24,9 @@ from airstreams.data import dataset
 from airstreams.data.check import Checked
 from airstreams.data.sources import open_source
 from airstreams.errors import InputError, Stopped
+from airstreams.evaluation.calibration import fit_temperature
 from airstreams.evaluation.evaluate import evaluate
+from airstreams.evaluation.scoring import score_videos, targets_of
 from airstreams.files import write_rows
 from airstreams.models.airstreams import build
 from airstreams.recipe import load_config
@@ -188,6 +190,10 @@ def test_validation_chooses_the_epoch(learnt):
     assert (noted.why, noted.metric, noted.value, noted.videos) == ("best", "top1", max(validated), 8)
     assert validated[noted.epoch - 1] == max(validated) > max(validated[noted.epoch :])
     assert noted.interval == kept.metrics.intervals["top1"]
+    scores = score_videos(kept.saved, kept.videos)
+    assert noted.temperature == pytest.approx(fit_temperature(scores.logits_NVK, targets_of(kept.saved, kept.videos)))
+    assert kept.metrics.calibration is not None
+    assert kept.metrics.calibration.fitted is None  # of the videos that it was fitted on
 
 
 def test_the_later_of_two_equally_good_epochs_is_kept(learnt, tiny, tmp_path):

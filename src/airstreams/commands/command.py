@@ -22,6 +22,7 @@ ROOT_HELP = "for a CSV file: the folder that its paths are relative to"
 RUN_HELP = "the folder that training wrote"
 DEVICE_HELP = "cpu, cuda, cuda:N or mps; by default CUDA where there is a card, else the CPU"
 PRECISION_HELP = "auto, float32 or bfloat16; by default what the run's or the recipe's training.precision says"
+CALIBRATED_HELP = "divide the answer's logits by the temperature that training fitted on its validation videos"
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
 TARGETS_HELP = "a teacher's targets for a stream; once for each stream"
 TRUST_HELP = "import this module for a custom stream of a run or a recipe that you did not train here (runs its code)"
@@ -91,6 +92,11 @@ def print_json(result: Mapping[str, Any]) -> None:
 def add_trust_module(parser: ArgumentParser) -> None:
     """Add `--trust-module`, which may be given several times."""
     parser.add_argument("--trust-module", metavar="NAME", type=str, action="append", default=[], help=TRUST_HELP)
+
+
+def add_calibrated(parser: ArgumentParser) -> None:
+    """Add `--calibrated`, the same for every verb that gives probabilities."""
+    parser.add_argument("--calibrated", action="store_true", help=CALIBRATED_HELP)
 
 
 def add_targets(parser: ArgumentParser) -> None:

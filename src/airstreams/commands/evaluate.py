@@ -9,6 +9,7 @@ from airstreams.commands.command import (
     DONE,
     RUN_HELP,
     Command,
+    add_calibrated,
     add_data,
     add_targets,
     add_trust_module,
@@ -39,6 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="also find what the answers rest on: score the videos without motion, colour, people, background ...",
     )
+    add_calibrated(parser)
     add_trust_module(parser)
 
 
@@ -48,6 +50,7 @@ def run(call: Namespace) -> int:
     from airstreams.distributed import is_main_process
     from airstreams.viewing.mistakes import read_mistakes, write_strips
     from airstreams.viewing.pictures import confusion_plot
+    from airstreams.viewing.reliability import reliability_plot
     from airstreams.viewing.representations import streams_picture
     from airstreams.viewing.tables import baselines_in_words
 
@@ -62,6 +65,7 @@ def run(call: Namespace) -> int:
         trust=call.trust_module,
         precision=call.precision,
         audit=call.audit,
+        calibrated=call.calibrated,
         console=stderr,
     )
     if not is_main_process():
@@ -69,6 +73,8 @@ def run(call: Namespace) -> int:
     if result.confusion is not None:
         note = baselines_in_words(result.metrics)
         confusion_plot(result.folder.confusion_plot, result.confusion, result.saved.classes, note)
+    if result.metrics.calibration is not None:
+        reliability_plot(result.folder.calibration_plot, result.metrics.calibration)
     streams_picture(result.folder.picture, result.saved, result.videos, result.targets, stderr)
     mistakes = read_mistakes(result.folder, result.saved.multi_label)
     write_strips(result.folder, mistakes, {video.name: video for video in result.videos}, stderr)
@@ -86,6 +92,7 @@ def _print_metrics(result: "Evaluation") -> None:
         audit_notes,
         audit_table,
         baseline_note,
+        calibration_in_words,
         for_console,
         heads_table,
         scored_in_words,
@@ -118,6 +125,8 @@ def _print_metrics(result: "Evaluation") -> None:
         for note in audit_notes(metrics.audit):
             say(stdout, note)
     say(stdout, f"{scored_in_words(metrics)} Files: {result.folder.path}")
+    for line in calibration_in_words(metrics.calibration):
+        say(stdout, line)
     if metrics.unlabelled:
         say(stdout, unlabelled_note(metrics))
     _print_protocol(metrics.protocol)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from airstreams.commands.command import DONE, RUN_HELP, Command, add_trust_module, print_json
+from airstreams.commands.command import DONE, RUN_HELP, Command, add_calibrated, add_trust_module, print_json
 from airstreams.console import say, stderr, stdout
 from airstreams.errors import InputError
 
@@ -22,6 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="push the model, its card and its metrics to hf:OWNER/NAME on the Hugging Face hub",
     )
     parser.add_argument("--offline", action="store_true", help="push nothing: --hub is then refused")
+    add_calibrated(parser)
     add_trust_module(parser)
 
 
@@ -29,6 +30,8 @@ def run(call: Namespace) -> int:
     """Export to a file, or push to a hub."""
     if (call.out is None) == (call.hub is None):
         raise InputError("export takes --out FILE or --hub hf:OWNER/NAME. Give one of them.")
+    if call.hub is not None and call.calibrated:
+        raise InputError("--calibrated goes with --out. A run on a hub keeps its temperature. Leave it out.")
     return _to_hub(call) if call.out is None else _to_file(call)
 
 
@@ -37,7 +40,9 @@ def _to_file(call: Namespace) -> int:
     from airstreams.inference.export import export
     from airstreams.runs.saved_model import read_description
 
-    difference = export(call.run, call.out, lambda step: say(stderr, f"export: {step}"), call.trust_module)
+    difference = export(
+        call.run, call.out, lambda step: say(stderr, f"export: {step}"), call.trust_module, call.calibrated
+    )
     described = read_description(call.run)
     clip, classes = described.config.clip, len(described.classes)
     if call.json:

@@ -14,6 +14,7 @@ from airstreams.commands.command import (
     FAILED,
     RUN_HELP,
     Command,
+    add_calibrated,
     add_root,
     add_trust_module,
     print_json,
@@ -46,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=TOP, help="how many classes to show, the most probable first")
     parser.add_argument("--window", metavar="SECONDS", type=float, help=WINDOW_HELP)
     parser.add_argument("--workers", type=int, default=2, help="how many threads decode ahead")
+    add_calibrated(parser)
     add_trust_module(parser)
 
 
@@ -58,7 +60,7 @@ def run(call: Namespace) -> int:
     _check(call)
     device = device_of_process(call.device or "auto")
     name = "cpu" if device.type == "cpu" else str(device)  # torchrun numbers CPUs too
-    recogniser = api.load(call.run, name, call.trust_module, call.precision)
+    recogniser = api.load(call.run, name, call.trust_module, call.precision, call.calibrated)
     file = _file(call, recogniser)
     answers: list[Answer] = []
     left_out: list[Answer] = []
@@ -124,7 +126,8 @@ def _file(call: Namespace, recogniser: "Recogniser") -> "PredictionFile | None":
     window = recogniser.config.evaluation.window if call.window is None else call.window
     top = min(call.top, len(recogniser.classes))
     timeline = None if call.timeline is None else call.timeline.name
-    settings = Settings(identity_of(recogniser.run), top, window, timeline, recogniser.saved.precision)
+    model, precision = identity_of(recogniser.run), recogniser.saved.precision
+    settings = Settings(model, top, window, timeline, precision, call.calibrated)
     return PredictionFile(call.out, settings, call.timeline)
 
 

@@ -25,6 +25,7 @@ from airstreams.data.targets import Targets
 from airstreams.distributed import SharedProgress, device_of_process, is_main_process, share
 from airstreams.errors import InputError, VideoError
 from airstreams.evaluation.audit import AuditTask, audit
+from airstreams.evaluation.calibration import Calibration, calibration_of, effect_of_temperature
 from airstreams.evaluation.intervals import Intervals, intervals
 from airstreams.evaluation.metrics import (
     METRICS,
@@ -113,6 +114,7 @@ def evaluate(
     trust: Collection[str] = (),
     precision: str | None = None,
     with_audit: bool = False,
+    calibrated: bool = False,
 ) -> Evaluation:
     """Score `split` of a source, and write metrics, scores and confusion counts into the run's folder.
 
@@ -122,17 +124,19 @@ def evaluate(
 
     trust: names of modules that may be imported for custom streams.
     with_audit: also score counterfactual videos (`audit.py`).
+    calibrated: divide the answer's logits by the temperature that training fitted.
 
     Raises:
-        InputError: no run, no such split, an inconsistent source, classes that the model does not know, or a folder
-            that cannot be written.
+        InputError: no run, no such split, an inconsistent source, classes that the model does not know, a folder that
+            cannot be written, or no temperature.
         VideoError: no video can be read.
     """
     keep_freed_memory()
     on_device = device_of_process(device)
     if not is_main_process():
         console = Console(quiet=True)
-    task = _check(saved_models.load(run, on_device, trust, precision), run, source, split, console)
+    saved = saved_models.load(run, on_device, trust, precision, calibrated)
+    task = _check(saved, run, source, split, console)
     scores = _score(task, console)
     metrics = _summary(task, scores)
     if with_audit:
@@ -356,7 +360,7 @@ def _audit_task(task: _Task, run: Path, given: Source, console: Console) -> Audi
         maps = replace(maps, keys={video.name: maps.key_of(video) for video in source.videos})
     parts = [
         sha256(RunFolder(run).weights.read_bytes()).hexdigest(),
-        repr((saved.config.clip, saved.config.evaluation, saved.precision, saved.classes)),
+        repr((saved.config.clip, saved.config.evaluation, saved.precision, saved.temperature, saved.classes)),
         checksum(task.videos),
         *(video.name for video in task.videos),
         "" if maps is None else f"{maps.store.root.resolve()} {maps.store.identity}",
@@ -395,7 +399,18 @@ def _summary(task: _Task, scores: Scores) -> EvaluationMetrics:
         per_class=_per_class(saved, scores),
         baselines=_baselines(task, targets),
         precision=saved.precision,
+        calibration=None if saved.multi_label else _calibration(task, scores, targets, groups.tolist()),
     )
+
+
+def _calibration(task: _Task, scores: Scores, targets_N: np.ndarray, groups: Sequence[str]) -> Calibration:
+    """The answer's calibration, with what the fitted temperature does to it."""
+    saved, kept = task.saved, task.saved.kept
+    found = calibration_of(scores.probabilities[saved.config.answer], targets_N, groups)
+    fitted = None
+    if kept is not None and kept.temperature is not None and task.split != "val":  # it was fitted on validation videos
+        fitted = effect_of_temperature(kept.temperature, kept.videos, scores.logits_NVK, targets_N, groups)
+    return replace(found, temperature=saved.temperature, fitted=fitted)
 
 
 def _baselines(task: _Task, targets: np.ndarray) -> Baselines:

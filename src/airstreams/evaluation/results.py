@@ -12,6 +12,7 @@ from typing import Any
 from airstreams.config import SUPERVISED
 from airstreams.data.listing import Source
 from airstreams.errors import InputError
+from airstreams.evaluation.calibration import Calibration, CalibrationBin, TemperatureEffect
 from airstreams.evaluation.intervals import Intervals
 from airstreams.evaluation.metrics import METRICS, ActionMetrics, Overlap, SegmentationMetrics, TargetMetrics
 from airstreams.evaluation.published import Published
@@ -222,6 +223,7 @@ class EvaluationMetrics(SplitMetrics):
     videos_sum: a checksum of the split's videos (`known_videos.checksum`); None in files of versions up to 0.2.
     precision: in which the network ran; None in files of versions up to 0.2.
     audit: what the answers rest on; None where nobody asked.
+    calibration: that of the answer; None for multi-label data, and in files of versions up to 0.2.
     """
 
     data: str
@@ -240,6 +242,7 @@ class EvaluationMetrics(SplitMetrics):
     chose_epoch: int = 0
     precision: str | None = None
     audit: Audit | None = None
+    calibration: Calibration | None = None
 
     def are_of(self, source: Source) -> bool:
         """Whether these are metrics of the same DATA, as it was given."""
@@ -312,6 +315,7 @@ def _from_dict(content: dict[str, Any]) -> EvaluationMetrics:
         "baselines": baselines,
         "new_only": NewVideosMetrics(**found) if (found := content.get("new_only")) else None,
         "audit": _audit(content.get("audit")),
+        "calibration": _calibration(content.get("calibration")),
     }
     return EvaluationMetrics(**{"trained_on": 0} | content | typed)  # early versions did not count `trained_on`
 
@@ -321,6 +325,14 @@ def _audit(content: Mapping[str, Any] | None) -> Audit | None:
         return None
     found = {name: CounterfactualMetrics(**row) for name, row in content["counterfactuals"].items()}
     return Audit(found, content["left_out"], [BackgroundClass(**row) for row in content["background_classes"]])
+
+
+def _calibration(content: Mapping[str, Any] | None) -> Calibration | None:
+    if content is None:
+        return None
+    bins = [CalibrationBin(**row) for row in content["bins"]]
+    fitted = TemperatureEffect(**found) if (found := content["fitted"]) else None
+    return Calibration(**{**content, "bins": bins, "fitted": fitted})
 
 
 def _segmentation(row: Mapping[str, Any] | None) -> SegmentationMetrics | None:

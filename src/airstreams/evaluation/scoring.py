@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from airstreams.evaluation.metrics import (
 )
 from airstreams.evaluation.results import SplitMetrics
 from airstreams.machine import autocast
-from airstreams.models.airstreams import answer_of
+from airstreams.models.airstreams import answer_logits, answer_of
 from airstreams.models.folding import folded_model
 from airstreams.representations import Supervised
 from airstreams.runs.saved_model import SavedModel
@@ -51,12 +52,14 @@ class Scores:
     videos: those that were scored, N of them.
     probabilities: head name to (N, K); if the answer is the mean of several heads, also `ANSWER` to that mean.
     left_out: those that could not be read.
+    logits_NVK: those of the answer for each view, before any temperature.
     targets: the metrics of each stream that was compared with its teacher's targets.
     """
 
     videos: list[Video]
     probabilities: dict[str, np.ndarray]
     left_out: list[BadVideo]
+    logits_NVK: np.ndarray
     targets: dict[str, TargetMetrics]
 
     @property
@@ -146,24 +149,34 @@ class ClipsAtOnce:
         self._remark(f"out of memory while scoring. From now on, a pass takes at most {self.number} clips")
 
 
+class ScoredViews(NamedTuple):
+    """What the views of a video give.
+
+    probabilities: (K,) by head, averaged over the views, after softmax or, for multi-label data, sigmoid. Also those of
+        the answer, if the mean of some of the heads gives it.
+    predictions: (V, ...) by stream, for those streams that were asked for and that the heads need.
+    features: (C,) by head, what its classifier gets, averaged over the views.
+    logits_VK: those of the answer, before any temperature; None where the heads do not give the answer.
+    """
+
+    probabilities: dict[str, Tensor]
+    predictions: dict[str, Tensor]
+    features: dict[str, Tensor]
+    logits_VK: Tensor | None
+
+
 def score_views(
     saved: SavedModel,
     clips_VTHW3: Tensor,
     heads: Sequence[str],
     at_once: ClipsAtOnce | None = None,
     streams: Collection[str] = (),
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+) -> ScoredViews:
     """Score one video. Where a card has too little memory, passes take fewer clips.
 
     clips_VTHW3: its views, uint8.
     at_once: how many clips a pass takes; None: `CLIPS_AT_ONCE`.
     streams: whose predictions to return.
-
-    Returns:
-        For each head the probabilities (K,), averaged over the views, after softmax or, for multi-label data, sigmoid;
-        also those of the answer, if the mean of some of the heads gives it;
-        for each of `streams` that the heads need its prediction (V, ...);
-        for each head the features (C,) that its classifier gets, averaged over the views.
 
     Raises:
         FloatingPointError: a probability is NaN or infinite.
@@ -178,22 +191,25 @@ def score_views(
 
 def _score_views(
     saved: SavedModel, clips_VTHW3: Tensor, heads: Sequence[str], at_once: int, streams: Collection[str]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+) -> ScoredViews:
     device = next(saved.model.parameters()).device
     probabilities: dict[str, list[Tensor]] = defaultdict(list)
-    of_answer = saved.config.answer_heads
-    has_answer = saved.config.answer not in heads and set(of_answer) <= set(heads)
+    answer, of_answer = saved.config.answer, saved.config.answer_heads
+    has_answer = set(of_answer) <= set(heads)
+    logits: list[Tensor] = []
     pooled: dict[str, list[Tensor]] = {head: [] for head in heads}
     predictions: dict[str, list[Tensor]] = defaultdict(list)
     with torch.inference_mode(), autocast(device, saved.precision):
         for clips in clips_VTHW3.split(at_once):
             output = saved.model(clips.to(device).permute(0, 4, 1, 2, 3), heads)
             for head in heads:
-                probabilities[head].append(answer_of({head: output.logits[head]}, saved.multi_label))
+                if head != answer:
+                    probabilities[head].append(answer_of({head: output.logits[head]}, saved.multi_label))
                 pooled[head].append(output.pooled[head].float())
             if has_answer:
-                answer_VK = answer_of({head: output.logits[head] for head in of_answer}, saved.multi_label)
-                probabilities[saved.config.answer].append(answer_VK)
+                of_heads = {head: output.logits[head] for head in of_answer}
+                probabilities[answer].append(answer_of(of_heads, saved.multi_label, saved.temperature))
+                logits.append(answer_logits(of_heads))
             for stream in output.representations.keys() & streams:
                 predictions[stream].append(output.representations[stream].prediction)
     averaged, features = (
@@ -201,7 +217,8 @@ def _score_views(
         for by_head in (probabilities, pooled)
     )
     require_finite(averaged.values())
-    return averaged, {stream: torch.cat(parts) for stream, parts in predictions.items()}, features
+    of_streams = {stream: torch.cat(parts) for stream, parts in predictions.items()}
+    return ScoredViews(averaged, of_streams, features, torch.cat(logits).cpu() if logits else None)
 
 
 def require_finite(scores: Iterable[Tensor]) -> None:
@@ -255,7 +272,7 @@ def score_videos(
     with_masks = any(found.classes is not None for found in targets.values())
     change = change or Change(lambda views: views.clips)
     views_of_videos = VideoViews(share(videos), saved.config, {**targets, **change.targets}, masks=with_masks)
-    scored: list[tuple[Video, dict[str, Tensor]]] = []
+    scored: list[tuple[Video, ScoredViews]] = []
     left_out: list[BadVideo] = []
     at_once = ClipsAtOnce(remark)
     loader = DataLoader(views_of_videos, batch_size=None, **loader_options(workers))
@@ -269,9 +286,9 @@ def score_videos(
                 left_out.append(BadVideo.from_error(views.video, error))
                 on_video()
                 continue
-            probabilities, predictions, _ = score_views(saved, clips, heads, at_once, counts.keys() & views.targets)
-            scored.append((views.video, probabilities))
-            for stream, prediction in predictions.items():
+            found = score_views(saved, clips, heads, at_once, counts.keys() & views.targets)
+            scored.append((views.video, found._replace(predictions={}, features={})))
+            for stream, prediction in found.predictions.items():
                 representation = representations[stream]
                 assert isinstance(representation, Supervised)  # others have no targets
                 counts[stream].add(stream, representation, prediction, views)
@@ -282,11 +299,13 @@ def score_videos(
     if not scored:
         bad = left_out[0]
         raise VideoError(f"none of {len(videos)} videos could be read; the first, {bad.video.name}: {bad.reason}")
-    stacked = {head: torch.stack([row[head] for _, row in scored]).numpy() for head in scored[0][1]}
+    of_heads = scored[0][1].probabilities
+    stacked = {head: torch.stack([row.probabilities[head] for _, row in scored]).numpy() for head in of_heads}
+    logits_NVK = torch.stack([row.logits_VK for _, row in scored if row.logits_VK is not None]).numpy()
     first, *others = gather([counts])
     sums = {stream: sum((other[stream] for other in others), start=first[stream]) for stream in counts}
-    found = {stream: metrics for stream, total in sums.items() if (metrics := total.metrics()) is not None}
-    return Scores([video for video, _ in scored], stacked, left_out, found)
+    of_targets = {stream: metrics for stream, total in sums.items() if (metrics := total.metrics()) is not None}
+    return Scores([video for video, _ in scored], stacked, left_out, logits_NVK, of_targets)
 
 
 def targets_of(saved: SavedModel, videos: Sequence[Video]) -> np.ndarray:

@@ -45,11 +45,13 @@ class ClipScorer(nn.Module):
         self.heads = saved.config.answer_heads
         self.model.keep_heads(self.heads)
         self.multi_label = saved.multi_label
+        self.temperature = saved.temperature
         self.requires_grad_(False)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Score clips as `airstreams predict` scores the views of a video."""
-        return answer_of(self.model(frames.permute(0, 4, 1, 2, 3), self.heads).logits, self.multi_label)
+        logits = self.model(frames.permute(0, 4, 1, 2, 3), self.heads).logits
+        return answer_of(logits, self.multi_label, self.temperature)
 
 
 def export(
@@ -57,6 +59,7 @@ def export(
     out: Path | str,
     on_step: Callable[[str], None] = lambda step: None,
     trust: Collection[str] = (),
+    calibrated: bool = False,
 ) -> float | None:
     """Write a run's model to a file. It is read back and must give the model's answers, else no file is left.
 
@@ -65,20 +68,21 @@ def export(
         out: NAME.onnx or NAME.pt2. An existing file is replaced.
         on_step: called before each step of the work with what it does.
         trust: names of modules that may be imported for custom streams.
+        calibrated: divide the answer's logits by the temperature that training fitted.
 
     Returns:
         The largest difference of a probability from the model's, on generated clips. None: nothing was compared,
         because onnxruntime is not installed.
 
     Raises:
-        InputError: no run, another suffix, or a package is missing.
+        InputError: no run, another suffix, a package is missing, or the run has no temperature.
         RuntimeError: `torch.export` or ONNX does not support a stream, or the answers differ from the model's.
     """
     run, out = Path(run), Path(out)
     write = _writer(out)
     require_writable(out.parent)
     on_step(f"reading {run}")
-    saved = saved_models.load(run, trust=trust)
+    saved = saved_models.load(run, trust=trust, calibrated=calibrated)
     scorer = ClipScorer(saved).eval()
     clips = _test_clips(saved)
     expected_BK = scorer(clips)
@@ -168,6 +172,7 @@ def _about(saved: SavedModel) -> dict[str, Any]:
         "classes": list(saved.classes),
         "multi_label": saved.multi_label,
         "training_frame_rate": saved.frame_rate,
+        "temperature": saved.temperature,
         "torch": torch.__version__,
         "preprocessing": preprocessing(saved.config)
         | {

@@ -73,6 +73,7 @@ class Settings:
     window: the length of a window, s.
     timeline: the name of a second file, with a row for each window; None: there is none.
     precision: in which the model runs; None in files of versions up to 0.2.
+    calibrated: whether the answer's logits are divided by the model's temperature.
     """
 
     model: str
@@ -80,6 +81,7 @@ class Settings:
     window: float
     timeline: str | None
     precision: str | None = None
+    calibrated: bool = False
 
 
 class PredictionFile:
@@ -170,7 +172,7 @@ class PredictionFile:
             raise InputError(f"{self.path} has the predictions of another model. {other}")
         if found.precision is None:
             found = replace(found, precision=own.precision)
-        for option in ("top", "window", "timeline", "precision"):
+        for option in ("top", "window", "timeline", "precision", "calibrated"):
             before, now = getattr(found, option), getattr(own, option)
             if before != now:
                 raise InputError(f"{self.path} was begun with --{option} {before}, not {now}. Give the same. {other}")

@@ -35,16 +35,24 @@ class Recogniser:
         device: `cpu`, `cuda`, `cuda:1`, ...; None: CUDA where there is a card, else the CPU.
         trust: names of modules that may be imported for the custom streams of a run that was trained elsewhere.
         precision: `float32`, `bfloat16` or `auto`; None: the run's `training.precision`.
+        calibrated: divide the answer's logits by the temperature that training fitted.
 
     Raises:
-        InputError: `run` holds no model, names a module that is not trusted, or this machine has no such device.
+        InputError: `run` holds no model, names a module that is not trusted, or has no temperature, or this machine has
+            no such device.
     """
 
     def __init__(
-        self, run: Path | str, device: str | None = None, trust: Collection[str] = (), precision: str | None = None
+        self,
+        run: Path | str,
+        device: str | None = None,
+        trust: Collection[str] = (),
+        precision: str | None = None,
+        calibrated: bool = False,
     ) -> None:
         self.run = Path(run)
-        self.saved: SavedModel = saved_models.load(self.run, device_named(device or "auto"), trust, precision)
+        on_device = device_named(device or "auto")
+        self.saved: SavedModel = saved_models.load(self.run, on_device, trust, precision, calibrated)
 
     def __repr__(self) -> str:
         streams = ", ".join(self.config.model.streams)
@@ -164,7 +172,7 @@ class Recogniser:
         video = Video(path=Path(path), name=str(path), labels=())
         check(video.path)
         views = VideoViews([video], self.config).read(video)
-        _, _, features = score_views(self.saved, views.clips, self.config.answer_heads)
+        features = score_views(self.saved, views.clips, self.config.answer_heads).features
         return torch.cat([*features.values()]).numpy()
 
     @cached_property

@@ -34,6 +34,7 @@ class Scorer:
         self.multi_label = saved.multi_label
         self.device = next(saved.model.parameters()).device
         self.precision = saved.precision
+        self.temperature = saved.temperature
         self.model = saved.model
         self.heads = saved.config.answer_heads
         self.on_cpu = OnCPU(saved.model, self.heads) if self.device.type == "cpu" else None
@@ -60,7 +61,8 @@ class Scorer:
             # Views of a short video may be the same clip.
             clips_BT, clip_of_view = torch.cat(places).unique(dim=0, return_inverse=True)
             logits = [self._logits(frames_NHW3, part) for part in clips_BT.split(at_once)]
-            probabilities_BK = torch.cat([answer_of(of_part, self.multi_label) for of_part in logits])
+            parts = [answer_of(of_part, self.multi_label, self.temperature) for of_part in logits]
+            probabilities_BK = torch.cat(parts)
             probabilities_BK = probabilities_BK[clip_of_view.to(probabilities_BK.device)]
             averaged = [of_views.mean(dim=0) for of_views in probabilities_BK.cpu().split([*map(len, places)])]
         require_finite(averaged)

@@ -210,7 +210,13 @@ def build(
     return AIRStreams(representations, early, own | merges, config.answer)
 
 
-def answer_of(logits: Mapping[str, Tensor], multi_label: bool) -> Tensor:
+def answer_logits(logits: Mapping[str, Tensor]) -> Tensor:
+    """The answer's logits (B, K), float32: the mean of its heads' logits (B, K), which are given by head."""
+    of_heads = [logits_BK.float() for logits_BK in logits.values()]
+    return of_heads[0] if len(of_heads) == 1 else torch.stack(of_heads).mean(dim=0)
+
+
+def answer_of(logits: Mapping[str, Tensor], multi_label: bool, temperature: float = 1.0) -> Tensor:
     """The answer's probabilities (B, K), from the mean of its heads' logits.
 
     For softmax, this is the geometric mean of the heads' probabilities, scaled to a sum of 1. A sure head counts more
@@ -219,9 +225,11 @@ def answer_of(logits: Mapping[str, Tensor], multi_label: bool) -> Tensor:
     Args:
         logits: (B, K) by head, of these heads alone.
         multi_label: whether probabilities are the sigmoid of logits; else they are their softmax.
+        temperature: divides the logits (Guo et al. 2017). Over 1 it makes the answer less sure.
     """
-    of_heads = [logits_BK.float() for logits_BK in logits.values()]
-    logits_BK = of_heads[0] if len(of_heads) == 1 else torch.stack(of_heads).mean(dim=0)
+    logits_BK = answer_logits(logits)
+    if temperature != 1:
+        logits_BK = logits_BK / temperature
     return logits_BK.sigmoid() if multi_label else logits_BK.softmax(dim=1)
 
 

@@ -51,6 +51,11 @@ class EvaluationFolder:
         return self.path / "confusion.png"
 
     @property
+    def calibration_plot(self) -> Path:
+        """How often the answer is right, by its probability."""
+        return self.path / "calibration.png"
+
+    @property
     def picture(self) -> Path:
         """What flow and segmenter see in four videos."""
         return self.path / "representations.png"

@@ -51,6 +51,8 @@ class KeptEpoch:
     value: the metric after this epoch, in 0..1.
     interval: its 95 % interval.
     videos: how many validation videos it is over.
+    temperature: by which the answer's logits must be divided for the least log loss on these videos; None: unknown,
+        there is no least one, or the data is multi-label.
     """
 
     epoch: int
@@ -59,6 +61,7 @@ class KeptEpoch:
     value: float | None = None
     interval: list[float] | None = None
     videos: int = 0
+    temperature: float | None = None
 
 
 @dataclass
@@ -85,10 +88,12 @@ class SavedModel(Description):
     """A model with everything that using it needs.
 
     precision: in which it runs here. Its weights are float32 in both.
+    temperature: divides the answer's logits here.
     """
 
     model: AIRStreams
     precision: Precision = field(default="float32", kw_only=True)
+    temperature: float = field(default=1.0, kw_only=True)
 
 
 def save(saved: SavedModel, run: Path) -> None:
@@ -138,19 +143,25 @@ def save(saved: SavedModel, run: Path) -> None:
 
 
 def load(
-    run: Path, device: torch.device | str = "cpu", trust: Collection[str] = (), precision: str | None = None
+    run: Path,
+    device: torch.device | str = "cpu",
+    trust: Collection[str] = (),
+    precision: str | None = None,
+    calibrated: bool = False,
 ) -> SavedModel:
     """Read a model from a run's folder, in evaluation mode, with the heads that were saved.
 
     trust: names of modules that may be imported for custom streams. Those of a run that was trained here may, too.
     precision: in which the model will run: `float32`, `bfloat16` or `auto`. None: the config's, but float32 where the
         device would only emulate bfloat16.
+    calibrated: divide the answer's logits by the temperature that training fitted.
 
     Raises:
-        InputError: the folder is no run, its format is another, a bit of it changed (outside of `versions`), or it
-            names a module that is not trusted.
+        InputError: the folder is no run, its format is another, a bit of it changed (outside of `versions`), it names a
+            module that is not trusted, or it has no temperature.
     """
     description = read_description(run)
+    temperature = _temperature(run, description) if calibrated else 1.0
     require_trusted_run(run, description.config.model, trust)
     path = RunFolder(run).weights
     _require_fitting(path, description)
@@ -169,7 +180,17 @@ def load(
         **vars(description),
         model=model.eval().to(device),
         precision=_precision(device, precision, description.config),
+        temperature=temperature,
     )
+
+
+def _temperature(run: Path, description: Description) -> float:
+    """The temperature that training fitted. InputError: there is none."""
+    kept = description.kept
+    if kept is None or kept.temperature is None:
+        why = "its data is multi-label" if description.multi_label else "no validation videos gave one"
+        raise InputError(f"--calibrated: {run} has no temperature, because {why}. Leave it out.")
+    return kept.temperature
 
 
 def _precision(device: torch.device, asked: str | None, config: Config) -> Precision:
@@ -294,6 +315,7 @@ def _kept(values: Any) -> KeptEpoch:
     )
     fits = all(isinstance(number, int) and number >= 0 for number in whole) and kept.why in ("best", "last")
     fits = fits and isinstance(kept.metric, str | None) and (kept.value is None or _is_number(kept.value))
+    fits = fits and (kept.temperature is None or _is_number(kept.temperature, 0))
     require(fits and is_interval, "kept", _shortly(values), "an epoch and its metric")
     return kept
 

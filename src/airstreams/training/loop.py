@@ -25,6 +25,7 @@ from airstreams.data.loader_processes import ending, ends_its_loaders
 from airstreams.data.patience import StoppedWaitingError, patiently
 from airstreams.distributed import any_process, broadcast_buffers, gather, is_main_process
 from airstreams.errors import Stopped, VideoError
+from airstreams.evaluation.calibration import fit_temperature
 from airstreams.evaluation.intervals import intervals
 from airstreams.evaluation.metrics import outcomes_of, scored_mask
 from airstreams.evaluation.scoring import Scores, metrics_of, score_videos, targets_of
@@ -317,7 +318,7 @@ def _keep_if_best(
 
 
 def _kept_epoch(training: Training, record: EpochRecord, scores: Scores | None) -> KeptEpoch:
-    """Why this epoch's weights are kept, with the interval of the metric that chose them."""
+    """Why this epoch's weights are kept, with the metric that chose them, its interval, and the fitted temperature."""
     value = None if record.val is None else record.val[training.metric]
     if value is None or scores is None:
         return KeptEpoch(record.epoch, "last")
@@ -327,7 +328,8 @@ def _kept_epoch(training: Training, record: EpochRecord, scores: Scores | None) 
     group_of = groups_of(training.val_videos)
     groups = [group_of[video.name] for video, counts in zip(scores.videos, counted, strict=True) if counts]
     interval = intervals(outcomes_of(answer_NK[counted], targets[counted]), groups)[training.metric]
-    return KeptEpoch(record.epoch, "best", training.metric, value, interval, len(groups))
+    temperature = None if training.saved.multi_label else fit_temperature(scores.logits_NVK, targets)
+    return KeptEpoch(record.epoch, "best", training.metric, value, interval, len(groups), temperature)
 
 
 def seed_of_step(seed: int, step: int, process: int) -> int:

@@ -40,6 +40,7 @@ from airstreams.training.summary import (
 from airstreams.viewing.tables import (
     Rows,
     baseline_note,
+    calibration_in_words,
     heads_table,
     scored_in_words,
     trained_on_warnings,
@@ -235,6 +236,7 @@ def _evaluations(folder: RunFolder, described: Description) -> list[_Evaluated]:
 def _table_and_notes(metrics: EvaluationMetrics, config: Config) -> tuple[Rows, list[str]]:
     warnings = [f"{line[0].upper()}{line[1:]}" for line in trained_on_warnings(metrics)]
     notes = [*warnings, scored_in_words(metrics), baseline_note(metrics), untrained_note(metrics.streams, config)]
+    notes += calibration_in_words(metrics.calibration)
     return heads_table(metrics.streams, metrics.baselines, metrics.new_only), [note for note in notes if note]
 
 

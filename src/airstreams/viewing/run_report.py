@@ -43,6 +43,7 @@ from airstreams.viewing.tables import (
     audit_table,
     baseline_note,
     baselines_in_words,
+    calibration_in_words,
     cost_table,
     heads_table,
     scored_in_words,
@@ -61,7 +62,8 @@ class _EvaluatedSplit:
 
     untrained, segmentations, targets, audit, mistakes: empty where they do not apply.
     strips: the most confident mistakes, each with its frames; None where they could not be read.
-    picture, confusion: as `data:` addresses; None where there is none.
+    calibration: sentences; empty for multi-label data.
+    picture, confusion, reliability: as `data:` addresses; None where there is none.
     """
 
     title: str
@@ -80,6 +82,8 @@ class _EvaluatedSplit:
     strips: list[tuple[Mistake, str | None]]
     confusion: str | None
     picture: str | None
+    calibration: list[str]
+    reliability: str | None
 
 
 def write_report(run: Path, console: Console | None = None) -> Path:
@@ -196,6 +200,8 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
             strips=_strips(folder, mistakes),
             confusion=_confusion(folder.confusion, baselines_in_words(metrics)),
             picture=_as_address(folder.picture),
+            calibration=calibration_in_words(metrics.calibration),
+            reliability=_as_address(folder.calibration_plot),
         )
     except (KeyError, TypeError, ValueError, OSError, csv.Error) as error:
         raise InputError(f"{folder.path}: a file is damaged ({error!r}). Run `airstreams evaluate` again.") from error

@@ -9,6 +9,7 @@ from rich.table import Column, Table
 
 from airstreams.config import Config
 from airstreams.console import SafeTable
+from airstreams.evaluation.calibration import Calibration
 from airstreams.evaluation.counterfactuals import COUNTERFACTUALS
 from airstreams.evaluation.metrics import SegmentationMetrics
 from airstreams.evaluation.published import NAMES
@@ -118,6 +119,33 @@ def untrained_note(heads: Iterable[str], config: Config) -> str:
         return ""
     note = f"No metrics for {', '.join(untrained)}: not trained, because the loss weight is 0."
     return note if "merged" in untrained else f"{note} The features still go into the merged head."
+
+
+def calibration_in_words(calibration: Calibration | None) -> list[str]:
+    """The calibration error, and what the fitted temperature does to it: a sentence or two each. Empty without any."""
+    if calibration is None:
+        return []
+    error = with_interval(calibration.error, calibration.interval)
+    divided = "" if calibration.temperature == 1 else f" with the temperature {calibration.temperature:.3g}"
+    lines = [
+        f"Calibration error of the answer{divided}: {error}. Perfectly calibrated answers would show "
+        f"{percent(calibration.error_if_calibrated)} with as many videos. The mean probability of the answers is "
+        f"{percent(calibration.probability)}."
+    ]
+    if (fitted := calibration.fitted) is None:
+        return lines
+    on = f"A temperature of {fitted.temperature:.3g}, fitted on {count_of(fitted.videos, 'validation video')},"
+    low, high = (f"{100 * bound:+.1f}" for bound in fitted.interval)
+    change = f"from {percent(fitted.before)} to {percent(fitted.after)} (difference {low} to {high} points)"
+    verb, end = "lower", "."
+    if fitted.interval[0] <= 0 <= fitted.interval[1]:
+        verb, end = "change", ": not significant."
+    elif fitted.change > 0:
+        verb = "raise"
+    elif not divided:
+        end = ". To use it, give --calibrated to evaluate, predict and export."
+    lines.append(f"{on} {f'{verb}s' if divided else f'would {verb}'} the calibration error {change}{end}")
+    return lines
 
 
 def unlabelled_note(metrics: EvaluationMetrics) -> str:
