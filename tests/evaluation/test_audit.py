@@ -130,7 +130,7 @@ def test_a_class_is_named_only_if_its_drop_is_significant(saved, moving, tmp_pat
     noise = np.random.default_rng(0).normal(0, 0.05, (40, 2))
     before = np.full((40, 2), 0.5)
     after = before + noise - drop * np.array([[1, 0]])
-    scores = Scores(videos, {saved.config.answer: before}, [], {})
+    scores = Scores(videos, {saved.config.answer: before}, [], np.log(before)[:, None], {})
     rows = background_classes(task_of(saved, videos, tmp_path), scores, {"background_blurred": (np.arange(40), after)})
     assert [row.label for row in rows] == named
     assert all((row.videos, row.counterfactual) == (20, "background_blurred") for row in rows)

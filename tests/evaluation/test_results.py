@@ -110,6 +110,7 @@ def test_the_json_keeps_its_keys_and_their_order():
         "videos_sum": None,
         "chose_epoch": 0,
         "precision": None,
+        "calibration": None,
     }
     assert json.dumps(content) == json.dumps(expected)
 

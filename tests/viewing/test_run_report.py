@@ -120,8 +120,9 @@ def test_the_page_has_the_metrics_of_every_split(evaluated, tmp_path, capsys):
     assert main(["report", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(run / "report.html")}
     page = Page((run / "report.html").read_text(encoding="utf-8"))
-    # Representations and confusion matrix of each split, and the curves.
-    assert len(page.pictures) - len(page.strips) == 2 * 2 + 1
+    # Representations, confusion matrix and calibration of each split, and the curves.
+    assert len(page.pictures) - len(page.strips) == 2 * 3 + 1
+    assert page.text.count("Calibration error") == 2
     assert page.text.index("Split test") < page.text.index("Split train")
     for split in ("test", "train"):
         metrics = read_metrics(run / "evaluation" / split / "figures.json")
