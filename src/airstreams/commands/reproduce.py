@@ -26,7 +26,7 @@ from airstreams.console import SafeTable, print_line, say, stderr, stdout, warn
 from airstreams.errors import InputError
 from airstreams.experiments.study import read_results, warning_of, weights_from
 from airstreams.experiments.tables import FIGURES, STREAMS, TABLES, Figure, Table, reproducible, streams_table
-from airstreams.files import require_writable
+from airstreams.files import require_writable, write_json
 from airstreams.recipe import load_config, recipe_path
 from airstreams.runs.trust import require_trusted
 
@@ -71,7 +71,8 @@ def run(call: Namespace) -> int:
     require_at_least(call, seeds=1, workers=1)
     wanted = reproducible(call.table, evolved=call.weights_from is not None)
     shows_study = isinstance(wanted, Figure) and wanted.study
-    for name, needed in (("data", not shows_study), ("study", shows_study)):
+    renders = isinstance(wanted, Table) and wanted.renders
+    for name, needed in (("data", not shows_study and not renders), ("study", shows_study)):
         if needed and call[name] is None:
             raise InputError(f"{call.table} needs --{name}. Give --{name} {'STUDY' if shows_study else 'DATA'}.")
         if not needed and call[name] is not None:
@@ -92,6 +93,7 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
     from airstreams.data.content import follow_label_maps, with_contents
     from airstreams.data.sources import open_source
     from airstreams.experiments import reproduce as experiments
+    from airstreams.experiments import time_blind
     from airstreams.representations.teaching import follow_targets
     from airstreams.training.defaults import with_target_weights
     from airstreams.viewing import paper_figures
@@ -107,7 +109,10 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     wanted = experiments.without_missing_towers(wanted, stderr)
     targets = targets_of(call)
-    sources = [open_source(with_root(data, call.root), call.labels, targets=targets) for data in call.data]
+    if isinstance(wanted, Table) and wanted.renders:
+        sources = [time_blind.planned(call.out) if call.dry_run else time_blind.rendered(call.out, stderr)]
+    else:
+        sources = [open_source(with_root(data, call.root), call.labels, targets=targets) for data in call.data]
     recipe = with_target_weights(recipe, sources[0])
     if call.table == STREAMS:
         wanted = streams_table(recipe)
@@ -141,7 +146,7 @@ def _recipe_and_start(call: Namespace, wanted: Table | Figure) -> "tuple[Config,
         require_trusted(recipe.model, call.trust_module, call.config)
         return recipe, start
     recipe = load_config(recipe_path(table.recipe)) if table and table.recipe else Config()
-    if start is not None and start.backbone is not None:
+    if start is not None and start.backbone is not None and not (table and table.chooses_towers):
         recipe = replace(recipe, model=replace(recipe.model, backbone=None))  # the weights choose it
     return recipe, start
 
@@ -149,14 +154,21 @@ def _recipe_and_start(call: Namespace, wanted: Table | Figure) -> "tuple[Config,
 def _print_table(call: Namespace, table: Table, jobs: "Sequence[Job]") -> int:
     from airstreams.experiments.table_markdown import markdown_of, write_table
     from airstreams.experiments.table_results import results_of
-    from airstreams.viewing.paper_figures import draw_table
+    from airstreams.experiments.time_blind import vary
+    from airstreams.viewing.paper_figures import draw_speeds, draw_table
 
     results = results_of(call.table, table, jobs, call.command)
     markdown = markdown_of(table, results, jobs)
     write_table(call.out, results, markdown)
     content = results.as_dict()
-    if table.plot:
+    if table.plot == "speed":
+        scores = vary(jobs, call.out, stderr)
+        content["others"] = [score.as_dict() for score in scores]
+        write_json(call.out / f"{call.table}-others.json", content["others"])
+        draw_speeds(scores, table, _picture(call))
+    elif table.plot:
         draw_table(results, table, _picture(call))
+    if table.plot:
         content["picture"] = str(_picture(call))
     if call.json:
         print_json(content)

@@ -1,7 +1,7 @@
 """Tables and figures as data, and the runs that they need: what `airstreams reproduce` can do.
 
 Most are the paper's. `kinetics`, `few-videos` and `backbones` are our own: they measure published weights. `streams` is
-too: its rows are the streams of the recipe, custom ones included.
+too: its rows are the streams of the recipe, custom ones included. So is `time-blind`, on videos of moving noise.
 
 A *run* changes the recipe. Its name is a key of `RUNS`, followed by marks: `(uniform)` or `(evolved)` loss weights
 instead of the fixed ones (section 4.2.3 of the paper), `(pretrained)` instead of from scratch. A new row of a table is
@@ -70,6 +70,12 @@ def _tower(backbone: str) -> Run:
     return _tuned(["rgb"], **{f"model.{name}": value for name, value in changes.items()})
 
 
+def _blind(streams: list[str], backbone: str, **model: Any) -> Run:
+    """A run on moving noise. It names its backbone, which --init would choose otherwise."""
+    changes = {"streams": streams, "backbone": backbone, **model}
+    return Run({f"model.{name}": value for name, value in changes.items()}, recipe_weights=True)
+
+
 RUNS: dict[str, Run] = {
     "rgb": _of_paper(["rgb"]),
     "rgb+semantic": _of_paper(["rgb", "semantic"]),
@@ -95,6 +101,13 @@ RUNS: dict[str, Run] = {
         ["rgb"], **{"training.lr_taken": 0.0, "training.hold_epochs": 0.0, "training.taken_norms": "fixed"}
     ),
     **{f"tuned rgb {clips} per class": replace(_tuned(["rgb"]), clips=clips) for clips in CLIPS},
+    "blind rgb": _blind(["rgb"], "airstreams"),
+    "blind rgb x3": _blind(["rgb", "rgb2", "rgb3"], "airstreams"),
+    "blind rgb+flow": _blind(["rgb", "flow"], "airstreams"),
+    "blind rgb+flow warped": _blind(["rgb", "flow"], "airstreams", **{"flow.levels": 3, "flow.warps": 1}),
+    "blind r2plus1d18": _blind(["rgb"], "r2plus1d18"),
+    "blind i3d rgb": _blind(["rgb"], "i3d", width=1.0),
+    "blind i3d rgb+flow": _blind(["rgb", "flow"], "i3d", width=1.0),
     **{f"tower {backbone}": _tower(backbone) for backbone in ("i3d", *TORCHVISION)},
 }
 
@@ -181,9 +194,11 @@ class Table:
         our reading of section 4.2.3.
     costs: whether the table shows parameters and multiply-adds.
     costs_of: rows of quoted results to runs that are not trained, whose costs these rows show.
-    plot: what is drawn beside the table: accuracy against costs, or against training videos per class.
+    plot: what is drawn beside the table: accuracy against costs, against training videos per class, or against the
+        speed of moving noise.
     recipe: the recipe's name where the call gives none; None: the defaults.
     init: what its pretrained runs start from where the call gives nothing; None: it must be given.
+    renders: whether it renders its own videos where the call gives no data.
     """
 
     title: str
@@ -194,9 +209,10 @@ class Table:
     evolved: bool = False
     costs: bool = False
     costs_of: Mapping[str, str] = field(default_factory=dict)
-    plot: Literal["costs", "clips"] | None = None
+    plot: Literal["costs", "clips", "speed"] | None = None
     recipe: str | None = None
     init: str | None = None
+    renders: bool = False
     note: str = ""
 
     @property
@@ -204,6 +220,11 @@ class Table:
         """Its runs, each once."""
         cells = [cell for row in self.rows.values() for cell in row if cell is not None]
         return list(dict.fromkeys(cell.run for cell in cells if cell.run is not None))
+
+    @property
+    def chooses_towers(self) -> bool:
+        """Whether its runs name their towers, so that --init does not choose one for all of them."""
+        return all("model.backbone" in run_of(name).changes for name in self.runs)
 
     @property
     def reference_row(self) -> str:
@@ -507,6 +528,27 @@ TABLES = {
         recipe="finetune-small",
         note="RGB alone, from random weights, all with the same recipe. All towers but I3D are torchvision's. "
         "Parameters and multiply-adds are for scoring one clip.",
+    ),
+    "time-blind": Table(
+        "Moving noise, in which no single frame shows anything",
+        {
+            "RGB": (Cell("blind rgb"),),
+            "RGB three times": (Cell("blind rgb x3"),),
+            "RGB + flow": (Cell("blind rgb+flow"),),
+            "RGB + flow with levels and warps": (Cell("blind rgb+flow warped"),),
+            "(2+1)D ResNet-18, RGB": (Cell("blind r2plus1d18"),),
+            "I3D from Kinetics, RGB": (Cell(f"blind i3d rgb {PRETRAINED}"),),
+            "I3D from Kinetics, RGB + flow": (Cell(f"blind i3d rgb+flow {PRETRAINED}"),),
+        },
+        reference="blind rgb",
+        pairs=((f"blind i3d rgb+flow {PRETRAINED}", f"blind i3d rgb {PRETRAINED}"),),
+        costs=True,
+        plot="speed",
+        recipe="time-blind",
+        init="i3d-kinetics400",
+        renders=True,
+        note="All runs have the same videos and the same number of epochs. Parameters and multiply-adds are for "
+        "scoring one clip.",
     ),
 }
 TABLES[STREAMS] = Table("What each stream of the recipe adds", {})  # `streams_table` has the rows

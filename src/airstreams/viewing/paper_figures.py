@@ -9,11 +9,13 @@ from rich.console import Console
 
 from airstreams.config import SUPERVISED
 from airstreams.data.targets import Targets
+from airstreams.data.time_blind import SHAPES
 from airstreams.evaluation.published import NAMES
 from airstreams.experiments.reproduce import Job
 from airstreams.experiments.study import read_results
 from airstreams.experiments.table_results import TableResults
 from airstreams.experiments.tables import STOPPED, Table, run_of
+from airstreams.experiments.time_blind import Score
 from airstreams.representations.make import target_kind
 from airstreams.runs import saved_model as saved_models
 from airstreams.viewing.evolution import search_plot, weights_plot
@@ -120,6 +122,16 @@ def _draw_curves(results: TableResults, table: Table, picture: Path) -> None:
                 assert clips is not None
                 curves.setdefault(column, []).append(Point(clips, found.mean, (found.interval[0], found.interval[1])))
     curves_plot(picture, curves, NAMES[results.metric], results.baseline)
+
+
+def draw_speeds(scores: Sequence[Score], table: Table, picture: Path) -> None:
+    """One curve for each run: the accuracy against the speed of the noise."""
+    curves: dict[str, list[Point]] = {}
+    for score in scores:
+        if score.speed[0] == score.speed[1]:
+            point = Point(score.speed[0], score.top1, score.interval)
+            curves.setdefault(table.rows_of([score.run])[0], []).append(point)
+    curves_plot(picture, curves, "top-1", 1 / len(SHAPES), "speed of the noise, px per frame")
 
 
 def _draw_peers(results: TableResults, table: Table, picture: Path) -> None:
