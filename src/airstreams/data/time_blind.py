@@ -38,7 +38,7 @@ FINE = 4  # steps of the fine grid for each pixel
 MEAN, DEVIATION = 127.5, 48.0  # of the grey values; one value in 125 is clipped
 FILTER_REACH = 4  # deviations of the Gaussian on either side
 SMALLEST_SIZE = 16
-RADIUS = (0.2, 0.32)  # of a shape, as a fraction of the side
+RADIUS = (0.18, 0.29)  # of a shape, as a fraction of the side
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,15 @@ def make_video(mask: Mask, noise: Noise, rng: np.random.Generator) -> NoiseVideo
     reach = int(np.abs(steps_T2).max())
     side = fine + 2 * margin * FINE
     inside, outside = (_white(side + 2 * reach, rng) for _ in range(2))
-    mask = np.pad(mask, margin * FINE)
+    mask = np.pad(mask, margin * FINE, mode="edge")
     composed_TNN = np.empty((T, size + 2 * margin, size + 2 * margin), np.float32)
     for t, (x, y) in enumerate(steps_T2):
         # What moves by (x, y) is read from (-x, -y).
         here = inside[reach - y : reach - y + side, reach - x : reach - x + side]
         there = outside[reach + y : reach + y + side, reach + x : reach + x + side]
         white = np.where(mask, here, there)
-        by_columns = np.add.reduceat(white, np.arange(0, side, FINE), axis=1, dtype=np.int8)
-        composed_TNN[t] = by_columns.reshape(-1, FINE, by_columns.shape[1]).sum(axis=1, dtype=np.int8)
+        rows = sum(white[step::FINE] for step in range(FINE))
+        composed_TNN[t] = sum(rows[:, step::FINE] for step in range(FINE))
     # Sums of FINE^2 values of +1 and -1 have the variance FINE^2.
     gain = DEVIATION / (FINE * float((filter_pixels[size // 2] ** 2).sum()))
     grey_THW = MEAN + gain * (filter_pixels @ composed_TNN @ filter_pixels.T)
@@ -163,7 +163,7 @@ SHAPES: dict[str, Callable[[Floats, Floats], Mask]] = {
     "l": lambda x, y: (np.maximum(np.abs(x), np.abs(y)) < 1.1) & ((x < -0.3) | (y > 0.3)),
     "two_discs": lambda x, y: np.hypot(np.abs(x) - 0.85, y) < 0.65,
 }
-REACH = 1.6  # of every shape: no part of it is further from its centre, in radii
+REACH = 1.7  # of every shape: no part of it is further from its centre, in radii
 
 
 def shape_mask(kind: str, turned: bool, size: int, rng: np.random.Generator) -> Mask:
@@ -177,11 +177,11 @@ def shape_mask(kind: str, turned: bool, size: int, rng: np.random.Generator) -> 
     """
     if kind not in SHAPES:
         raise InputError(f"shape: got {kind!r}, expected one of {', '.join(SHAPES)}")
-    radius = rng.uniform(*RADIUS)
+    radius = float(rng.uniform(*RADIUS))
     room = max(0.5 - REACH * radius, 0)
-    x_centre, y_centre = rng.uniform(0.5 - room, 0.5 + room, 2)
-    angle = rng.uniform(0, 2 * math.pi) if turned else 0.0
-    at = (np.arange(size * FINE) + 0.5) / (size * FINE)
+    x_centre, y_centre = rng.uniform(0.5 - room, 0.5 + room, 2).tolist()
+    angle = float(rng.uniform(0, 2 * math.pi)) if turned else 0.0
+    at = (np.arange(size * FINE, dtype=np.float32) + 0.5) / (size * FINE)
     x, y = (at[None, :] - x_centre) / radius, (at[:, None] - y_centre) / radius
     cos, sin = math.cos(angle), math.sin(angle)
     return SHAPES[kind](cos * x + sin * y, cos * y - sin * x)
