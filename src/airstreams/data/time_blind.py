@@ -117,8 +117,8 @@ def make_video(mask: Mask, noise: Noise, rng: np.random.Generator) -> NoiseVideo
         here = inside[reach - y : reach - y + side, reach - x : reach - x + side]
         there = outside[reach + y : reach + y + side, reach + x : reach + x + side]
         white = np.where(mask, here, there)
-        rows = sum(white[step::FINE] for step in range(FINE))
-        composed_TNN[t] = sum(rows[:, step::FINE] for step in range(FINE))
+        rows = np.stack([white[step::FINE] for step in range(FINE)]).sum(axis=0, dtype=np.int8)
+        composed_TNN[t] = np.stack([rows[:, step::FINE] for step in range(FINE)]).sum(axis=0, dtype=np.int8)
     # Sums of FINE^2 values of +1 and -1 have the variance FINE^2.
     gain = DEVIATION / (FINE * float((filter_pixels[size // 2] ** 2).sum()))
     grey_THW = MEAN + gain * (filter_pixels @ composed_TNN @ filter_pixels.T)
