@@ -487,7 +487,7 @@ def test_a_killed_search_continues_and_resumes_its_training(few, recipe, tmp_pat
 
 @pytest.mark.skipif(not hasattr(signal, "SIGTERM"), reason="this system has no SIGTERM")
 def test_a_stopped_search_continues(few, recipe, tmp_path):
-    longer = replace(recipe, training=replace(recipe.training, epochs=4), data=replace(recipe.data, workers=1))
+    longer = replace(recipe, training=replace(recipe.training, epochs=12), data=replace(recipe.data, workers=1))
     folder = tmp_path / "stopped"
     first = start(folder, few, longer, trials=1, workers=1)
     wait_for(lambda: lines_of(folder / "trials/0000"))
