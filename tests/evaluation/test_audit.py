@@ -14,7 +14,7 @@ from torch import nn
 
 import airstreams
 from airstreams.data.listing import Video
-from airstreams.data.synthetic import _encode
+from airstreams.data.synthetic import encode
 from airstreams.evaluation import audit as audits
 from airstreams.evaluation.audit import AuditTask, audit, background_classes
 from airstreams.evaluation.counterfactuals import COUNTERFACTUALS
@@ -58,7 +58,7 @@ def moving(tmp_path_factory):
             x = 26 + (time - 4) * (2 + number % 2) * (-1 if label == "left" else 1)
             frames[time, 26:38, x : x + 12] = (250, 90, 90)
         path = root / f"{number}.mp4"
-        _encode(path, frames, 25)
+        encode(path, frames, 25)
         videos.append(Video(path, path.name, (label,)))
     return videos
 

@@ -46,6 +46,9 @@ LONGEST_PATH = 0.45
 TILT = 0.3
 DRIFT_OF_SPEED = (0.1, 0.4)
 
+# With its macroblock tree, x264 writes different files each time for frames as small as these.
+X264 = {"crf": "10", "preset": "veryfast", "x264-params": "mbtree=0"}
+
 
 @dataclass(frozen=True)
 class SyntheticClip:
@@ -207,7 +210,7 @@ def _write(root: Path, name: str, clip: SyntheticClip, fps: int) -> None:
     with replacing(root / "flow" / f"{name}.npz") as temporary:
         np.savez_compressed(temporary, flow=clip.flow.astype(np.float16))
     with replacing(root / "videos" / f"{name}.mp4") as temporary:
-        _encode(temporary, clip.frames, fps)
+        encode(temporary, clip.frames, fps)
 
 
 def _checked(what: str, how: str, frames: int, size: int | tuple[int, int]) -> tuple[int, int]:
@@ -309,11 +312,10 @@ def _write_index(path: Path, settings: dict[str, object]) -> None:
     label_maps.create(path.parent, "synthetic", SEGMENT_CLASSES, settings)
 
 
-def _encode(path: Path, frames_THW3: NDArray[np.uint8], fps: int) -> None:
+def encode(path: Path, frames_THW3: NDArray[np.uint8], fps: int, options: dict[str, str] = X264) -> None:
+    """Write an MP4 file with H.264. options: of x264."""
     _, height, width, _ = frames_THW3.shape
     with av.open(str(path), "w", format="mp4") as container:
-        # With its macroblock tree, x264 writes different files each time for frames as small as these.
-        options = {"crf": "10", "preset": "veryfast", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # Starting threads takes longer than encoding such small frames.

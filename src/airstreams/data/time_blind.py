@@ -18,14 +18,13 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
+from airstreams.data.synthetic import encode
 from airstreams.errors import InputError
 from airstreams.files import replacing, write_json
 
@@ -38,6 +37,7 @@ FINE = 4  # steps of the fine grid for each pixel
 MEAN, DEVIATION = 127.5, 48.0  # of the grey values; one value in 125 is clipped
 FILTER_REACH = 4  # deviations of the Gaussian on either side
 SMALLEST_SIZE = 16
+FPS = 30
 RADIUS = (0.18, 0.29)  # of a shape, as a fraction of the side
 
 
@@ -110,13 +110,13 @@ def make_video(mask: Mask, noise: Noise, rng: np.random.Generator) -> NoiseVideo
     reach = int(np.abs(steps_T2).max())
     side = fine + 2 * margin * FINE
     inside, outside = (_white(side + 2 * reach, rng) for _ in range(2))
-    mask = np.pad(mask, margin * FINE, mode="edge")
+    with_margin = np.pad(mask, margin * FINE, mode="edge")
     composed_TNN = np.empty((T, size + 2 * margin, size + 2 * margin), np.float32)
     for t, (x, y) in enumerate(steps_T2):
         # What moves by (x, y) is read from (-x, -y).
         here = inside[reach - y : reach - y + side, reach - x : reach - x + side]
         there = outside[reach + y : reach + y + side, reach + x : reach + x + side]
-        white = np.where(mask, here, there)
+        white = np.where(with_margin, here, there)
         rows = np.stack([white[step::FINE] for step in range(FINE)]).sum(axis=0, dtype=np.int8)
         composed_TNN[t] = np.stack([rows[:, step::FINE] for step in range(FINE)]).sum(axis=0, dtype=np.int8)
     # Sums of FINE^2 values of +1 and -1 have the variance FINE^2.
@@ -124,8 +124,7 @@ def make_video(mask: Mask, noise: Noise, rng: np.random.Generator) -> NoiseVideo
     grey_THW = MEAN + gain * (filter_pixels @ composed_TNN @ filter_pixels.T)
     frames_THW = np.rint(np.clip(grey_THW, 0, 255)).astype(np.uint8)
 
-    is_inside_HW = mask[margin * FINE :, margin * FINE :][:fine, :fine].reshape(size, FINE, size, FINE)
-    is_inside_HW = is_inside_HW.mean(axis=(1, 3)) >= 0.5
+    is_inside_HW = mask.reshape(size, FINE, size, FINE).mean(axis=(1, 3)) >= 0.5
     step_T2 = np.diff(steps_T2, axis=0).astype(np.float32) / FINE
     sign_HW = np.where(is_inside_HW, np.float32(1), np.float32(-1))
     return NoiseVideo(
@@ -295,17 +294,5 @@ def _write(root: Path, classes: Mapping[str, MaskMaker], noise: Noise, seed: int
     path = root / f"{name}.mp4"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        encode(temporary, video.frames, noise.crf)
-
-
-def encode(path: Path, frames_THW3: NDArray[np.uint8], crf: int, fps: int = 30) -> None:
-    """Write an MP4 file of which each frame is coded by itself."""
-    _, height, width, _ = frames_THW3.shape
-    with av.open(str(path), "w", format="mp4") as container:
-        options = {"crf": str(crf), "preset": "ultrafast", "g": "1"}
-        stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.thread_count = 1
-        for frame_HW3 in frames_THW3:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HW3, format="rgb24")))
-        container.mux(stream.encode())
+        # A group of one picture: each frame is coded by itself.
+        encode(temporary, video.frames, FPS, {"crf": str(noise.crf), "preset": "ultrafast", "g": "1"})

@@ -8,7 +8,7 @@ from airstreams.console import Progress
 from airstreams.data.check import check_videos
 from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split
-from airstreams.data.synthetic import _encode, make_clip
+from airstreams.data.synthetic import encode, make_clip
 from airstreams.errors import InputError
 
 TRAIN = """\
@@ -162,7 +162,7 @@ def test_videos_of_the_data_set_are_decoded(root):
     source = open_source(f"moments:{root}")
     for number, video in enumerate(source.videos[1:]):
         clip = make_clip("cross", "circle", frames=6, size=32, rng=np.random.default_rng(number))
-        _encode(video.path, clip.frames, fps=30)
+        encode(video.path, clip.frames, fps=30)
     good, bad, _ = check_videos(source.videos, Progress(Console(quiet=True)))
     assert good == list(source.videos[1:])
     assert [item.video for item in bad] == [source.videos[0]]

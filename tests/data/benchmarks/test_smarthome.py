@@ -9,7 +9,7 @@ from airstreams.data.benchmarks.smarthome import CLASSES, CROSS_VIEW_CLASSES
 from airstreams.data.check import check_videos
 from airstreams.data.sources import open_source
 from airstreams.data.splits import automatic_split
-from airstreams.data.synthetic import _encode, make_clip
+from airstreams.data.synthetic import encode, make_clip
 from airstreams.errors import InputError
 
 TRAIN_SUBJECTS = (3, 4, 6, 7, 9, 12, 13, 15, 17, 19, 25)
@@ -143,7 +143,7 @@ def test_an_unknown_protocol_is_refused(root):
 def test_videos_of_the_data_set_are_decoded(root):
     source = open_source(f"smarthome:{root}?protocol=cv1")
     frames_THW3 = make_clip("ring", "up", frames=6, size=32, rng=np.random.default_rng(0)).frames
-    _encode(root / "clip.mp4", frames_THW3, fps=30)
+    encode(root / "clip.mp4", frames_THW3, fps=30)
     for video in source.videos[1:]:
         shutil.copyfile(root / "clip.mp4", video.path)
     good, bad, _ = check_videos(source.videos, Progress(Console(quiet=True)))
