@@ -22,7 +22,7 @@ from airstreams.data.targets import Targets
 from airstreams.distributed import SharedProgress, gather, is_main_process, share
 from airstreams.errors import VideoError
 from airstreams.evaluation.counterfactuals import COUNTERFACTUALS, Counterfactual, region_mask
-from airstreams.evaluation.intervals import REPLICATES, change_interval, difference_interval, draw_groups
+from airstreams.evaluation.intervals import change_interval, difference_interval, draws
 from airstreams.evaluation.metrics import outcomes_of, scored_mask
 from airstreams.evaluation.results import Audit, BackgroundClass, CounterfactualMetrics
 from airstreams.evaluation.scoring import Change, Scores, score_videos, targets_of
@@ -84,8 +84,8 @@ def audit(task: AuditTask, scores: Scores, console: Console) -> Audit:
                 except VideoError as error:
                     left_out[name] = str(error)
                     continue
-                _keep(task, name, after)
                 kept[name] = _rows(task, after)
+                _keep(task, name, kept[name])
             chosen, after_NK = _paired(scores, kept[name])
             if (measured := _measured(task, scores, chosen, after_NK)) is None:
                 left_out[name] = "no video has a label"
@@ -150,9 +150,9 @@ def _rows(task: AuditTask, scores: Scores) -> dict[str, np.ndarray]:
     return {video.name: row for video, row in zip(scores.videos, answer_NK, strict=True)}
 
 
-def _keep(task: AuditTask, name: str, scores: Scores) -> None:
+def _keep(task: AuditTask, name: str, answers: Mapping[str, np.ndarray]) -> None:
     if is_main_process():
-        rows = ((video, *(f"{value:.9g}" for value in row)) for video, row in _rows(task, scores).items())
+        rows = ((video, *(f"{value:.9g}" for value in row)) for video, row in answers.items())
         write_rows(_path(task, name), ("name", *task.saved.classes), rows)
 
 
@@ -219,8 +219,6 @@ def background_classes(
 
 def _mean_interval(values_N: np.ndarray, group_of_N: Sequence[str], comparisons: int) -> list[float]:
     """The interval of a mean over videos, by a bootstrap over groups."""
-    rng = np.random.default_rng(0)
-    names, group_N = np.unique(group_of_N, return_inverse=True)
-    draws_RN = np.stack([draw_groups(rng, len(names))[group_N] for _ in range(REPLICATES)])
+    draws_RN = np.stack([*draws(group_of_N)])
     means_R = draws_RN @ values_N / draws_RN.sum(axis=1)
-    return difference_interval(values_N.mean(keepdims=True), means_R[:, None], len(names), comparisons)
+    return difference_interval(values_N.mean(keepdims=True), means_R[:, None], len(set(group_of_N)), comparisons)

@@ -11,14 +11,13 @@ Mitigating Bias in Calibration Error Estimation, found less bias with equally ma
 Legend of shape suffixes: N videos, K classes, V views, B bins, R draws.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
-from airstreams.evaluation.intervals import REPLICATES, difference_interval, draw_groups, proportion_interval
+from airstreams.evaluation.intervals import REPLICATES, difference_interval, draws, proportion_interval
 
 MOST_BINS = 15  # as in Guo et al. 2017
 VIDEOS_PER_BIN = 20  # at least; with fewer the error of a bin is mostly chance
@@ -89,7 +88,7 @@ def calibration_of(probabilities_NK: np.ndarray, targets_N: np.ndarray, groups: 
     """
     binned = _Binned(probabilities_NK, targets_N)
     number_of_groups = len(set(groups))
-    drawn = [binned.sums(counts_N) for counts_N in _draws(groups)]
+    drawn = [binned.sums(counts_N) for counts_N in draws(groups)]
     error = binned.sums().error
     rng = np.random.default_rng(0)
     chance = [binned.sums(right_N=rng.random(len(targets_N)) < binned.probability_N).error for _ in range(REPLICATES)]
@@ -112,7 +111,7 @@ def effect_of_temperature(
     """
     both = [_Binned(mean_probabilities(logits_NVK, divisor), targets_N) for divisor in (1.0, temperature)]
     before, after = (binned.sums().error for binned in both)
-    drawn_R2 = np.array([[binned.sums(counts_N).error for binned in both] for counts_N in _draws(groups)])
+    drawn_R2 = np.array([[binned.sums(counts_N).error for binned in both] for counts_N in draws(groups)])
     change_R1 = drawn_R2[:, 1:] - drawn_R2[:, :1]
     interval = difference_interval(np.array([after - before]), change_R1, len(set(groups)))
     return TemperatureEffect(temperature, videos, before, after, after - before, interval)
@@ -134,6 +133,9 @@ def fit_temperature(logits_NVK: np.ndarray, targets_N: np.ndarray) -> float | No
         None where the least lies at an end of the grid, 1/20 or 20: then all answers are right, or they are no better
         than chance.
     """
+    # This import takes a quarter of a second, which predicting must not wait for.
+    from scipy.optimize import minimize_scalar
+
     logits_NVK = logits_NVK.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
@@ -191,11 +193,3 @@ def _bins(binned: _Binned, drawn: Sequence[_Sums], groups: Sequence[str]) -> lis
         interval = proportion_interval(np.array([accuracy]), drawn_R1, groups_of_bin)
         found.append(CalibrationBin(int(videos), float(sums.probability_B[number] / videos), float(accuracy), interval))
     return found
-
-
-def _draws(groups: Sequence[str]) -> Iterator[np.ndarray]:
-    """How often each video counts (N,) in each bootstrap draw of whole groups. Always the same draws."""
-    rng = np.random.default_rng(0)
-    names, group_N = np.unique(groups, return_inverse=True)
-    for _ in range(REPLICATES):
-        yield draw_groups(rng, len(names))[group_N]

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -359,8 +358,8 @@ def _audit_task(task: _Task, run: Path, given: Source, console: Console) -> Audi
         maps = open_targets(source, saved.config, SUPERVISED)[SUPERVISED[0]]
         maps = replace(maps, keys={video.name: maps.key_of(video) for video in source.videos})
     parts = [
-        sha256(RunFolder(run).weights.read_bytes()).hexdigest(),
-        repr((saved.config.clip, saved.config.evaluation, saved.precision, saved.temperature, saved.classes)),
+        saved_models.identity_of(run),
+        repr((saved.precision, saved.temperature)),
         checksum(task.videos),
         *(video.name for video in task.videos),
         "" if maps is None else f"{maps.store.root.resolve()} {maps.store.identity}",

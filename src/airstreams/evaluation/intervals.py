@@ -8,7 +8,7 @@ are right in every draw; and three seeds are too few to resample.
 Legend of shape suffixes: N videos, R draws, S seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.special import stdtrit
@@ -26,11 +26,9 @@ def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> Intervals:
 
     group_of_N: the group of each video. The outcomes hold only videos that count: see `metrics.scored_mask`.
     """
-    rng = np.random.default_rng(0)
-    names, group_N = np.unique(group_of_N, return_inverse=True)
-    groups = len(names)
-    drawn = [outcomes.metrics(draw_groups(rng, groups)[group_N]) for _ in range(REPLICATES)]
-    measured = outcomes.metrics(np.ones(len(group_N), dtype=np.int64))
+    groups = len(set(group_of_N))
+    drawn = [outcomes.metrics(counts_N) for counts_N in draws(group_of_N)]
+    measured = outcomes.metrics(np.ones(len(group_of_N), dtype=np.int64))
     found: Intervals = {}
     for name in METRICS:
         value = measured[name]
@@ -41,16 +39,22 @@ def intervals(outcomes: Outcomes, group_of_N: Sequence[str]) -> Intervals:
 
 def change_interval(before: Outcomes, after: Outcomes, group_of_N: Sequence[str], metric: str) -> list[float]:
     """The 95 % interval of the change of a metric between two ways to score the same videos, drawn together."""
-    rng = np.random.default_rng(0)
-    names, group_N = np.unique(group_of_N, return_inverse=True)
 
     def change(counts_N: np.ndarray) -> list[float | None]:
         was, now = before.metrics(counts_N)[metric], after.metrics(counts_N)[metric]
         return [None if was is None or now is None else now - was]
 
-    drawn_R1 = np.array([change(draw_groups(rng, len(names))[group_N]) for _ in range(REPLICATES)], dtype=np.float64)
-    measured = np.array(change(np.ones(len(group_N), dtype=np.int64)), dtype=np.float64)
-    return difference_interval(measured, drawn_R1, len(names))
+    drawn_R1 = np.array([change(counts_N) for counts_N in draws(group_of_N)], dtype=np.float64)
+    measured = np.array(change(np.ones(len(group_of_N), dtype=np.int64)), dtype=np.float64)
+    return difference_interval(measured, drawn_R1, len(set(group_of_N)))
+
+
+def draws(group_of_N: Sequence[str]) -> Iterator[np.ndarray]:
+    """How often each video counts (N,) in each bootstrap draw of whole groups. Always the same draws."""
+    rng = np.random.default_rng(0)
+    names, group_N = np.unique(group_of_N, return_inverse=True)
+    for _ in range(REPLICATES):
+        yield draw_groups(rng, len(names))[group_N]
 
 
 def draw_groups(rng: np.random.Generator, groups: int) -> np.ndarray:

@@ -270,23 +270,17 @@ def score_videos(
         for stream, found in targets.items()
     }
     with_masks = any(found.classes is not None for found in targets.values())
-    change = change or Change(lambda views: views.clips)
-    views_of_videos = VideoViews(share(videos), saved.config, {**targets, **change.targets}, masks=with_masks)
+    wanted = {**targets, **change.targets} if change else targets
+    views_of_videos = VideoViews(share(videos), saved.config, wanted, masks=with_masks)
     scored: list[tuple[Video, ScoredViews]] = []
     left_out: list[BadVideo] = []
     at_once = ClipsAtOnce(remark)
     loader = DataLoader(views_of_videos, batch_size=None, **loader_options(workers))
-    for views in patiently(loader, saved.config.data.patience, stop):
+    for views in (_changed(read, change) for read in patiently(loader, saved.config.data.patience, stop)):
         if isinstance(views, BadVideo):
             left_out.append(views)
         else:
-            try:
-                clips = change.clips(views)
-            except VideoError as error:
-                left_out.append(BadVideo.from_error(views.video, error))
-                on_video()
-                continue
-            found = score_views(saved, clips, heads, at_once, counts.keys() & views.targets)
+            found = score_views(saved, views.clips, heads, at_once, counts.keys() & views.targets)
             scored.append((views.video, found._replace(predictions={}, features={})))
             for stream, prediction in found.predictions.items():
                 representation = representations[stream]
@@ -306,6 +300,16 @@ def score_videos(
     sums = {stream: sum((other[stream] for other in others), start=first[stream]) for stream in counts}
     of_targets = {stream: metrics for stream, total in sums.items() if (metrics := total.metrics()) is not None}
     return Scores([video for video, _ in scored], stacked, left_out, logits_NVK, of_targets)
+
+
+def _changed(views: Views | BadVideo, change: Change | None) -> Views | BadVideo:
+    """The views with the change, or why there are none."""
+    if change is None or isinstance(views, BadVideo):
+        return views
+    try:
+        return views._replace(clips=change.clips(views))
+    except VideoError as error:
+        return BadVideo.from_error(views.video, error)
 
 
 def targets_of(saved: SavedModel, videos: Sequence[Video]) -> np.ndarray:
