@@ -591,7 +591,6 @@ def test_four_workers_on_postgresql_survive_two_kills(postgresql, few, recipe, t
     trials, folder = 4, tmp_path / "many"
     longer = replace(recipe, training=replace(recipe.training, epochs=2, save_every=2))
     machines = [start(folder, few, longer, trials, workers=2, url=postgresql) for _ in range(2)]
-    pool = optuna.storages.RDBStorage(postgresql.replace("://", "+pg8000://"))
 
     def training_worker(machine):
         assert machine.poll() is None, machine.output.read_text()
@@ -601,6 +600,7 @@ def test_four_workers_on_postgresql_survive_two_kills(postgresql, few, recipe, t
         wait_for(lambda machine=machine: training_worker(machine)).kill()
     for machine in machines:
         machine.finish(timeout=400)
+    pool = optuna.storages.RDBStorage(postgresql.replace("://", "+pg8000://"))
     done = optuna.load_study(storage=pool, study_name="many").get_trials()
     assert_none_lost_or_counted_twice(done, trials)
     died = [trial for trial in done if trial.state == TrialState.FAIL and trial.params]
