@@ -5,6 +5,7 @@ Importing them is cheap. What does the work, and torch with it, is imported when
 
 from airstreams.commands import (
     annotate,
+    audit_data,
     check_data,
     evaluate,
     evolve,
@@ -20,6 +21,7 @@ from airstreams.commands.command import Command
 
 COMMANDS: dict[str, Command] = {
     "check-data": check_data.COMMAND,
+    "audit-data": audit_data.COMMAND,
     "annotate": annotate.COMMAND,
     "labels": labels.COMMAND,
     "train": train.COMMAND,

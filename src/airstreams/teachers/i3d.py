@@ -25,11 +25,13 @@ class I3DTeacher:
     """I3D up to the mean of its last features.
 
     network: takes RGB in 0..1, (B, 3, N, H, W), and gives features (B, C, N', H', W').
+    shorter_side: of the frames that the network gets, in px.
     """
 
     target = TargetSpec("clip", clip_frames=CLIP_FRAMES)
 
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
+    def __init__(self, network: nn.Module, device: torch.device, shorter_side: int = SHORTER_SIDE) -> None:
+        self._shorter_side = shorter_side
         self._network = network.to(device).eval()
         self._device = device
 
@@ -38,16 +40,19 @@ class I3DTeacher:
         """Features, float32 (B, 1024), of uint8 RGB clips (B, N, H, W, 3), all in one batch."""
         B, N, H, W, _ = clips_BNHW3.shape
         frames = torch.from_numpy(clips_BNHW3.reshape(B * N, H, W, 3)).to(self._device).permute(0, 3, 1, 2).float()
-        size = [round(side * SHORTER_SIDE / min(H, W)) for side in (H, W)]
+        size = [round(side * self._shorter_side / min(H, W)) for side in (H, W)]
         resized = F.interpolate(frames / 255, size, mode="bilinear", antialias=True).clamp(0, 1)
         clips_B3NHW = resized.unflatten(0, (B, N)).transpose(1, 2)
         return clip_mean(self._network(clips_B3NHW)).float().cpu().numpy()
 
 
-def load(device: torch.device) -> I3DTeacher:
-    """Load the teacher. InputError: the weights are not there and cannot be fetched."""
+def load(device: torch.device, shorter_side: int = SHORTER_SIDE) -> I3DTeacher:
+    """Load the teacher. InputError: the weights are not there and cannot be fetched.
+
+    shorter_side: of the frames that the network gets, in px. Fewer are faster.
+    """
     weights = published_weights(NAME, offline=False).weights
-    return I3DTeacher(network_with(weights), device)
+    return I3DTeacher(network_with(weights), device, shorter_side)
 
 
 def network_with(weights: dict[str, torch.Tensor]) -> nn.Module:

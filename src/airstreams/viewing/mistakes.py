@@ -3,6 +3,7 @@
 `airstreams evaluate` writes the strips while it has the videos. So a report needs no video, and no path to one.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -66,14 +67,22 @@ def write_strips(
     for mistake in mistakes[:STRIPS]:
         video = videos[mistake.name]
         try:
-            part = frame_range(video)
-            indices = np.linspace(part.first, part.last, FRAMES_PER_STRIP).round().astype(int)
-            frames_NHW3 = read_frames(video.path, indices, STRIP_HEIGHT, deinterlace="auto")
+            strip = frame_strip(video)
         except VideoError as error:
             say(console, f"No frames of the mistake {mistake.name} can be shown: {error.reason}")
             continue
         with replacing(strip_of(folder, mistake.name)) as temporary:
-            imsave(temporary, np.concatenate(list(frames_NHW3), axis=1), format="jpg", pil_kwargs={"quality": 80})
+            temporary.write_bytes(strip)
+
+
+def frame_strip(video: Video) -> bytes:
+    """A JPEG of some frames of a video, side by side. VideoError: it cannot be read."""
+    part = frame_range(video)
+    indices = np.linspace(part.first, part.last, FRAMES_PER_STRIP).round().astype(int)
+    frames_NHW3 = read_frames(video.path, indices, STRIP_HEIGHT, deinterlace="auto")
+    file = io.BytesIO()
+    imsave(file, np.concatenate(list(frames_NHW3), axis=1), format="jpg", pil_kwargs={"quality": 80})
+    return file.getvalue()
 
 
 def strip_of(folder: EvaluationFolder, name: str) -> Path:
