@@ -107,8 +107,8 @@ def judge_labels(videos: Sequence[Video], features_NC: np.ndarray) -> JudgedLabe
 def label_problems(judged: JudgedLabels) -> list[Problem]:
     """Labels that are doubtful, the most doubtful first: those with less than half of the probability of chance.
 
-    The order is by cleanlab's self-confidence. Its estimate of how many labels are wrong is not used. It was far too
-    high where the classifier was weak, and too low on small data (docs/results/wrong-labels.md).
+    The order is by cleanlab's self-confidence. Its estimate of how many labels are wrong is not used: it was far too
+    high where the classifier was weak, and too low on small data.
     """
     from cleanlab.rank import get_label_quality_scores
 

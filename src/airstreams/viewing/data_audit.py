@@ -95,7 +95,7 @@ def _text(problem: Problem) -> str:
             return f"{label} ({problem.video.split}), the other one: {other} ({problem.other.split})"
         return f"{label}, the other one: {other}"
     score = "" if problem.score is None else f" (score {problem.score:.2f})"
-    return f"{label}{'' if problem.suggested is None else f', probably {problem.suggested}'}{score}"
+    return f"{label}{'' if problem.suggested is None else f', but the classifier says {problem.suggested}'}{score}"
 
 
 def _strip(video: Video) -> tuple[str, str]:
