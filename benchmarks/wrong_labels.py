@@ -24,7 +24,7 @@ from airstreams.data.grouping import with_alike
 from airstreams.data.listing import Video, groups_of
 from airstreams.data.sources import open_source
 from airstreams.evaluation.data_audit import judge_labels, label_problems, with_recordings
-from airstreams.evaluation.intervals import REPLICATES, draw_groups, proportion_interval
+from airstreams.evaluation.intervals import draws, proportion_interval
 from airstreams.inference.features import features_of, load_embedder
 from airstreams.machine import device_named
 from airstreams.percent import with_interval
@@ -86,14 +86,9 @@ def marks_of(
 def ratio(part_SN: Sequence[np.ndarray], whole_SN: Sequence[np.ndarray], groups: Sequence[str]) -> str:
     """The share of one set of videos in another, averaged over seeds, with its interval."""
     part, whole = np.stack(part_SN).astype(float), np.stack(whole_SN).astype(float)
-    names, group_N = np.unique(groups, return_inverse=True)
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(REPLICATES):
-        counts_N = draw_groups(rng, len(names))[group_N]
-        drawn.append(part @ counts_N / np.maximum(whole @ counts_N, 1))
+    drawn_RS = np.array([part @ counts_N / np.maximum(whole @ counts_N, 1) for counts_N in draws(groups)])
     values = part.sum(axis=1) / whole.sum(axis=1)
-    return with_interval(float(values.mean()), proportion_interval(values, np.array(drawn), len(names)))
+    return with_interval(float(values.mean()), proportion_interval(values, drawn_RS, len(set(groups))))
 
 
 if __name__ == "__main__":
