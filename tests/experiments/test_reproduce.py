@@ -72,6 +72,8 @@ def test_a_run_changes_only_the_keys_that_its_table_names(recipe):
     assert changes("all (evolved)", evolved) == ("rgb+flow+semantic", [], (0.1, 0.2, 0.3, 0.4, 0.5))
     assert changes("all (pretrained) (evolved)", evolved) == changes("all (evolved)", evolved)
     assert changes("all (pretrained)") == changes("all")
+    assert changes("all (untaught)") == ("rgb+flow+semantic", [], (1, 0, 0, 1, 0))
+    assert changes("all (untaught) (evolved)", evolved) == ("rgb+flow+semantic", [], (0.1, 0.2, 0.3, 0.4, 0))
     with pytest.raises(InputError, match="--weights-from STUDY"):
         run_config("all (evolved)", tuned, None)
 

@@ -114,7 +114,7 @@ RUNS: dict[str, Run] = {
 
 def run_of(name: str) -> Run:
     """The run of a name with marks."""
-    untaught = name.endswith(UNTAUGHT)
+    untaught = UNTAUGHT in name
     for mark in (UNIFORM, EVOLVED, PRETRAINED, UNTAUGHT):
         name = name.replace(f" {mark}", "")
     kind, _, streams = name.partition(" ")
@@ -135,7 +135,11 @@ def run_config(name: str, recipe: Config, evolved: Mapping[str, float] | None) -
     config = _with_changes(config, {"training.freeze": freeze})
     if name.startswith("late fusion"):
         config = _with_changes(config, {"model.merge_levels": [config.model.block_count()]})
-    return replace(config, loss_weights=_loss_weights(name, run, recipe, evolved))
+    weights = _loss_weights(name, run, recipe, evolved)
+    if UNTAUGHT in name:
+        taught = dict.fromkeys([*recipe.supervised, *config.supervised])
+        weights = weights.updated({own_loss(stream): 0.0 for stream in taught})
+    return replace(config, loss_weights=weights)
 
 
 def _loss_weights(name: str, run: Run, recipe: Config, evolved: Mapping[str, float] | None) -> LossWeights:
@@ -147,8 +151,6 @@ def _loss_weights(name: str, run: Run, recipe: Config, evolved: Mapping[str, flo
         return LossWeights().updated(evolved)
     if not run.recipe_weights:
         return LossWeights()
-    if UNTAUGHT in name:
-        return recipe.loss_weights.updated({own_loss(stream): 0.0 for stream in recipe.supervised})
     # The control's towers have the weights of the streams that they stand for.
     stand_ins = {"rgb2": recipe.loss_weights.flow, "rgb3": recipe.loss_weights.semantic}
     weights = {stream: weight for stream, weight in stand_ins.items() if stream in run.changes["model.streams"]}
