@@ -66,7 +66,8 @@ def moving(tmp_path_factory):
 @pytest.fixture(scope="module")
 def saved(trained):
     found = saved_models.load(trained)
-    return replace(found, model=cast(AIRStreams, ByMotion()), classes=("left", "right"))
+    config = replace(found.config, model=replace(found.config.model, streams=["rgb"]))
+    return replace(found, config=config, model=cast(AIRStreams, ByMotion()), classes=("left", "right"))
 
 
 def task_of(saved, videos, folder, identity="one"):
@@ -83,7 +84,8 @@ def test_an_answer_that_rests_on_motion_needs_motion_alone(saved, moving, tmp_pa
     assert after["time_reversed"] == 0
     assert after["colour_removed"] == 1
     assert found.counterfactuals["motion_frozen"].remains == 0.5
-    assert set(found.left_out) == set(COUNTERFACTUALS) - NO_MAPS
+    assert set(found.left_out) == set(COUNTERFACTUALS) - NO_MAPS | {"streams"}
+    assert found.streams is None
     assert found.background_classes == []
 
 
@@ -156,6 +158,31 @@ def test_an_audit_with_label_maps_has_every_counterfactual_that_they_allow(audit
         rows = [*csv.reader((result.folder.audit / f"{name}.csv").open())]
         assert rows[0] == ["name", *result.saved.classes]
         assert len(rows) == 9
+
+
+def test_streams_share_the_metric_and_the_probability_of_every_video(audited):
+    _, result = audited
+    metrics, streams = result.metrics, result.metrics.audit.streams
+    names = list(result.saved.config.model.streams)
+    assert list(streams.streams) == names
+    assert len(streams.values) == 2 ** len(names)
+    assert streams.values["+".join(names)] == metrics.top1
+    assert streams.values["none"] == 0.25  # chance
+    assert sum(row.share for row in streams.streams.values()) == pytest.approx(metrics.top1 - 0.25)
+    for name, row in streams.streams.items():
+        assert row.without == streams.values["+".join(other for other in names if other != name)]
+        assert row.loss == pytest.approx(metrics.top1 - row.without)
+        assert row.share_interval[0] <= row.share <= row.share_interval[1]
+    shares = [*csv.DictReader((result.folder.audit / "streams.csv").open())]
+    scores = [*csv.DictReader(result.folder.scores.open())]
+    assert len(shares) == len(scores) == 8
+    for share, score in zip(shares, scores, strict=True):
+        total = sum(float(share[f"share_{name}"]) for name in names)
+        assert total == pytest.approx(float(score[score["label"]]) - 0.25, abs=1e-5)
+    for label, of_class in streams.per_class.items():
+        rows = [row for row in shares if row["label"] == label]
+        for name in names:
+            assert of_class[name] == pytest.approx(np.mean([float(row[f"share_{name}"]) for row in rows]), abs=1e-5)
 
 
 def test_an_audit_is_kept_and_shown(audited, tmp_path, call):

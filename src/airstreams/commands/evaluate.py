@@ -97,6 +97,7 @@ def _print_metrics(result: "Evaluation") -> None:
         heads_table,
         scored_in_words,
         segmentation_tables,
+        streams_table,
         targets_note,
         trained_on_warnings,
         unlabelled_note,
@@ -122,6 +123,8 @@ def _print_metrics(result: "Evaluation") -> None:
     if metrics.audit is not None:
         say(stdout, audit_in_words(metrics))
         stdout.print(for_console(audit_table(metrics.audit)))
+        if rows := streams_table(metrics.audit):
+            stdout.print(for_console(rows))
         for note in audit_notes(metrics.audit):
             say(stdout, note)
     say(stdout, f"{scored_in_words(metrics)} Files: {result.folder.path}")

@@ -7,9 +7,10 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from rich.console import Console
@@ -24,12 +25,15 @@ from airstreams.errors import VideoError
 from airstreams.evaluation.counterfactuals import COUNTERFACTUALS, Counterfactual, region_mask
 from airstreams.evaluation.intervals import change_interval, difference_interval, draws
 from airstreams.evaluation.metrics import outcomes_of, scored_mask
-from airstreams.evaluation.results import Audit, BackgroundClass, CounterfactualMetrics
-from airstreams.evaluation.scoring import Change, Scores, score_videos, targets_of
+from airstreams.evaluation.results import Audit, BackgroundClass, CounterfactualMetrics, StreamsAudit
+from airstreams.evaluation.scoring import Change, Scores, model_for_scoring, score_videos, targets_of
+from airstreams.evaluation.streams import SubsetModel, measure_streams, too_few_or_many, video_rows
 from airstreams.files import csv_rows, write_json, write_rows
+from airstreams.models.airstreams import AIRStreams
 from airstreams.runs.saved_model import SavedModel
 
 BACKGROUND_CLASSES = 5  # that are named at most
+_STREAMS = "streams"
 _MAPS = "label maps"  # their key among the targets of `Views`
 
 
@@ -93,7 +97,30 @@ def audit(task: AuditTask, scores: Scores, console: Console) -> Audit:
             found[name] = measured
             if made.of_background:
                 drops[name] = chosen, after_NK
-    return Audit(found, left_out, background_classes(task, scores, drops))
+        streams = None
+        if reason := too_few_or_many(task.saved.config.model.streams):
+            left_out[_STREAMS] = reason
+        else:
+            streams = _streams(task, scores.videos, progress, console)
+    return Audit(found, left_out, background_classes(task, scores, drops), streams)
+
+
+def _streams(task: AuditTask, videos: Sequence[Video], progress: Progress, console: Console) -> StreamsAudit | None:
+    """What each stream adds, with the shares of each video as a file."""
+    saved = task.saved
+    model = SubsetModel(model_for_scoring(saved).eval(), saved.config.answer_heads, saved.temperature)
+    scored = progress.add_task("auditing streams", len(share(videos)), shared=SharedProgress())
+    scores = score_videos(
+        replace(saved, model=cast(AIRStreams, model)),
+        videos,
+        workers=task.workers,
+        on_video=scored.advance,
+        remark=lambda text: warn(console, text),
+        heads=list(model.subsets),
+    )
+    if is_main_process():
+        write_rows(task.folder / f"{_STREAMS}.csv", *video_rows(saved, scores))
+    return measure_streams(saved, scores, task.group_of)
 
 
 def _videos(task: AuditTask, videos: Sequence[Video], made: Counterfactual) -> list[Video]:

@@ -134,6 +134,37 @@ class BackgroundClass:
     interval: list[float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StreamMetrics:
+    """What one stream adds to the main metric of the answer.
+
+    without: the metric of the answer without it.
+    loss: the metric of all streams minus `without`, with its paired 95 % interval.
+    share: its Shapley value of the metric, with its 95 % interval.
+    """
+
+    without: float
+    loss: float
+    loss_interval: list[float]
+    share: float
+    share_interval: list[float]
+
+
+@dataclass(frozen=True)
+class StreamsAudit:
+    """What the streams add to the answer.
+
+    streams: by stream. The shares sum to the metric of all streams minus that of `none`.
+    values: the main metric of each subset of streams, by a name such as `rgb+flow`; `none` is chance.
+    per_class: for each class that occurs each stream's share of the probability of that class, the mean over its
+        videos. For multi-label data it is the share of the mean probability of a video's labels.
+    """
+
+    streams: Mapping[str, StreamMetrics]
+    values: Mapping[str, float]
+    per_class: Mapping[str, Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class Audit:
     """What the answers rest on.
@@ -141,11 +172,13 @@ class Audit:
     counterfactuals: by the names of `counterfactuals.COUNTERFACTUALS`.
     left_out: why some of them were not scored, by name.
     background_classes: those that depend most on the background, the most dependent first.
+    streams: None where they were left out; `left_out` says why.
     """
 
     counterfactuals: Mapping[str, CounterfactualMetrics]
     left_out: Mapping[str, str]
     background_classes: Sequence[BackgroundClass]
+    streams: StreamsAudit | None = None
 
 
 @dataclass(frozen=True)
@@ -324,7 +357,11 @@ def _audit(content: Mapping[str, Any] | None) -> Audit | None:
     if content is None:
         return None
     found = {name: CounterfactualMetrics(**row) for name, row in content["counterfactuals"].items()}
-    return Audit(found, content["left_out"], [BackgroundClass(**row) for row in content["background_classes"]])
+    streams = None
+    if row := content["streams"]:
+        streams = StreamsAudit(**row | {"streams": {name: StreamMetrics(**of) for name, of in row["streams"].items()}})
+    classes = [BackgroundClass(**row) for row in content["background_classes"]]
+    return Audit(found, content["left_out"], classes, streams)
 
 
 def _calibration(content: Mapping[str, Any] | None) -> Calibration | None:

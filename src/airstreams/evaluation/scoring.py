@@ -37,7 +37,7 @@ from airstreams.evaluation.metrics import (
 )
 from airstreams.evaluation.results import SplitMetrics
 from airstreams.machine import autocast
-from airstreams.models.airstreams import answer_logits, answer_of
+from airstreams.models.airstreams import AIRStreams, answer_logits, answer_of
 from airstreams.models.folding import folded_model
 from airstreams.representations import Supervised
 from airstreams.runs.saved_model import SavedModel
@@ -229,6 +229,12 @@ def require_finite(scores: Iterable[Tensor]) -> None:
         )
 
 
+def model_for_scoring(saved: SavedModel) -> AIRStreams:
+    """The model that scores: in bfloat16 on a CPU the folded one, as in predict."""
+    is_folded = saved.precision == "bfloat16" and next(saved.model.parameters()).device.type == "cpu"
+    return folded_model(saved.model) if is_folded and isinstance(saved.model, AIRStreams) else saved.model
+
+
 @ends_its_loaders()
 def score_videos(
     saved: SavedModel,
@@ -239,6 +245,7 @@ def score_videos(
     stop: Callable[[], bool] = lambda: False,
     remark: Callable[[str], None] = lambda text: None,
     change: Change | None = None,
+    heads: Sequence[str] | None = None,
 ) -> Scores:
     """Score every video with every trained head, and with the answer; leaves the model in evaluation mode.
 
@@ -252,6 +259,7 @@ def score_videos(
         on_video: called after each video, for progress.
         stop: asked while no video arrives: whether to stop waiting.
         remark: called with a text where a card has too little memory for a whole batch.
+        heads: those to score; None: all trained ones.
         change: what to do to the clips first; None: nothing. A video that it cannot change is left out.
 
     Raises:
@@ -261,9 +269,8 @@ def score_videos(
     """
     saved.model.eval()
     representations = saved.model.representations
-    if saved.precision == "bfloat16" and next(saved.model.parameters()).device.type == "cpu":
-        saved = replace(saved, model=folded_model(saved.model))  # as predict does
-    heads = saved.config.trained_heads()
+    saved = replace(saved, model=model_for_scoring(saved))
+    heads = heads or saved.config.trained_heads()
     targets = targets or {}
     counts = {
         stream: TargetCounts(None if found.classes is None else SegmentationCounts(found.classes))
@@ -293,13 +300,18 @@ def score_videos(
     if not scored:
         bad = left_out[0]
         raise VideoError(f"none of {len(videos)} videos could be read; the first, {bad.video.name}: {bad.reason}")
-    of_heads = scored[0][1].probabilities
-    stacked = {head: torch.stack([row.probabilities[head] for _, row in scored]).numpy() for head in of_heads}
-    logits_NVK = torch.stack([row.logits_VK for _, row in scored if row.logits_VK is not None]).numpy()
     first, *others = gather([counts])
     sums = {stream: sum((other[stream] for other in others), start=first[stream]) for stream in counts}
     of_targets = {stream: metrics for stream, total in sums.items() if (metrics := total.metrics()) is not None}
-    return Scores([video for video, _ in scored], stacked, left_out, logits_NVK, of_targets)
+    probabilities, logits_NVK = _stacked([row for _, row in scored])
+    return Scores([video for video, _ in scored], probabilities, left_out, logits_NVK, of_targets)
+
+
+def _stacked(rows: Sequence[ScoredViews]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The probabilities (N, K) by head and the answer's logits (N, V, K), which are empty without the answer."""
+    probabilities = {head: torch.stack([row.probabilities[head] for row in rows]).numpy() for head in rows[0].probabilities}
+    logits = [row.logits_VK for row in rows if row.logits_VK is not None]
+    return probabilities, torch.stack(logits).numpy() if logits else np.empty((0, 0, 0), dtype=np.float32)
 
 
 def _changed(views: Views | BadVideo, change: Change | None) -> Views | BadVideo:

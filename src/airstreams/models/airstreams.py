@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from airstreams.config import ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.backbones import backbone_of
-from airstreams.models.merge import make_merge
+from airstreams.models.merge import make_merge, merge_of_some
 from airstreams.models.tower import EarlyTower, LateTower
 from airstreams.representations import Representation, Supervised
 from airstreams.representations.custom import load_custom
@@ -99,15 +99,9 @@ class AIRStreams(nn.Module):
         # The heads: a stream's own late blocks see its features, those of a merge see all streams.
         outputs = {stream: self.late[stream](features[stream][last_level]) for stream in streams if stream in heads}
         for head in merges:
-            level = self.levels[head]
-            at_merge = {
-                stream: cast(EarlyTower, self.early[stream]).for_merge(features[stream][level], level)
-                for stream in streams
-            }
-            _require_one_size(at_merge, level)
             late = cast(LateTower, self.late[head])
             assert late.merge is not None
-            outputs[head] = late(late.merge(at_merge))
+            outputs[head] = late(late.merge(self._at_merge(head, features)))
 
         logits = {head: logits_BK for head, (logits_BK, _) in outputs.items()}
         pooled = {head: pooled_BC for head, (_, pooled_BC) in outputs.items()}
@@ -117,6 +111,47 @@ class AIRStreams(nn.Module):
                 predicted = part.predict(pooled[stream])
                 representations[stream] = representations[stream]._replace(prediction=predicted)
         return Output(logits, representations, pooled)
+
+    def _at_merge(self, head: str, features: Mapping[str, Mapping[int, Tensor]]) -> dict[str, Tensor]:
+        """What a merged head's merge gets: features (B, C, T, H, W) by stream."""
+        level = self.levels[head]
+        at_merge = {
+            stream: cast(EarlyTower, self.early[stream]).for_merge(of_levels[level], level)
+            for stream, of_levels in features.items()
+        }
+        _require_one_size(at_merge, level)
+        return at_merge
+
+    def subset_logits(
+        self, clip_B3THW: Tensor, heads: Sequence[str], subsets: Sequence[Collection[str]]
+    ) -> list[dict[str, Tensor]]:
+        """The logits of heads as if the model had some of its streams only. The towers run once.
+
+        Args:
+            clip_B3THW: as for `forward`.
+            heads: some of the model's.
+            subsets: the streams of each subset, at least one.
+
+        Returns:
+            For each subset logits (B, K) by head: of its own streams' heads among `heads`, and of the merges.
+        """
+        clip_B3THW = to_unit_range(clip_B3THW)
+        last_level = max(self.levels[head] for head in heads)
+        features = {
+            stream: tower(self.representations[stream](clip_B3THW).tower_input, last_level)
+            for stream, tower in self.early.items()
+        }
+        own = {head: self.late[head](features[head][last_level])[0] for head in heads if head in self.early}
+        merges = {head: self._at_merge(head, features) for head in heads if head not in self.early}
+        found = []
+        for streams in subsets:
+            logits = {stream: logits_BK for stream, logits_BK in own.items() if stream in streams}
+            for head, at_merge in merges.items():
+                late = cast(LateTower, self.late[head])
+                assert late.merge is not None
+                logits[head] = late(merge_of_some(late.merge, at_merge, streams))[0]
+            found.append(logits)
+        return found
 
     @property
     def answer_heads(self) -> list[str]:

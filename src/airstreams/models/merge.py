@@ -1,10 +1,43 @@
 """How the features of all streams become the input of a merged tower: one module per merge level."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+
+
+class _Divisible(Protocol):
+    """What every merge below can do."""
+
+    def part_of(self, present: Sequence[bool]) -> Tensor | float:
+        """The part of the whole that some streams have, over 0 and up to 1. Without the others, it divides the sum."""
+
+
+def merge_of_some(merge: nn.Module, features: Mapping[str, Tensor], streams: Collection[str]) -> Tensor:
+    """The merge of some streams, as if the model had no others: the mean of these, the scaled sum of these, ...
+
+    All merges are linear, so the features of the others are set to 0 and the result is rescaled.
+
+    Args:
+        merge: of all streams.
+        features: (B, C, T, H, W) by stream, of all of them in the model's order.
+        streams: those to merge, at least one.
+    """
+    present = [stream in streams for stream in features]
+    if all(present):
+        merged: Tensor = merge(features)
+        return merged
+    kept = {
+        stream: part if is_present else torch.zeros_like(part)
+        for (stream, part), is_present in zip(features.items(), present, strict=True)
+    }
+    of_kept: Tensor = merge(kept)
+    return of_kept / cast(_Divisible, merge).part_of(present)
+
+
+def _count(present: Sequence[bool]) -> float:
+    return sum(present) / len(present)
 
 
 def make_merge(
@@ -33,6 +66,10 @@ class MeanMerge(nn.Module):
         """Features (B, C, T, H, W) by stream to (B, C, T, H, W)."""
         return torch.stack(list(features.values())).mean(dim=0)
 
+    def part_of(self, present: Sequence[bool]) -> float:
+        """See `_Divisible`: by number."""
+        return _count(present)
+
 
 class SumMerge(nn.Module):
     """The sum over the streams."""
@@ -40,6 +77,10 @@ class SumMerge(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Features (B, C, T, H, W) by stream to (B, C, T, H, W)."""
         return torch.stack(list(features.values())).sum(dim=0)
+
+    def part_of(self, present: Sequence[bool]) -> float:
+        """See `_Divisible`: by number."""
+        return _count(present)
 
 
 class WeightedMerge(nn.Module):
@@ -58,6 +99,10 @@ class WeightedMerge(nn.Module):
         weights = self.scores.softmax(dim=0)
         weighted = [part * weight.to(part.dtype) for part, weight in zip(features.values(), weights, strict=True)]
         return torch.stack(weighted).sum(dim=0)
+
+    def part_of(self, present: Sequence[bool]) -> Tensor:
+        """See `_Divisible`: by weight."""
+        return self.scores.softmax(dim=0)[list(present)].sum()
 
 
 class ConcatMerge(nn.Module):
@@ -80,6 +125,10 @@ class ConcatMerge(nn.Module):
         joined: Tensor = self.join(torch.cat(list(features.values()), dim=1))
         return joined
 
+    def part_of(self, present: Sequence[bool]) -> float:
+        """See `_Divisible`: by number."""
+        return _count(present)
+
 
 class GainMerge(nn.ModuleDict):
     """The first stream's features, plus those of each other stream times its gain.
@@ -101,6 +150,10 @@ class GainMerge(nn.ModuleDict):
         for stream, gain in self.items():
             merged_BCTHW = merged_BCTHW + gain(features[stream])
         return merged_BCTHW
+
+    def part_of(self, present: Sequence[bool]) -> float:
+        """See `_Divisible`: 1, since a stream adds to the first one and scales nothing."""
+        return 1.0
 
 
 class Gain(nn.Module):

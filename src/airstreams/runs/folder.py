@@ -67,7 +67,7 @@ class EvaluationFolder:
 
     @property
     def audit(self) -> Path:
-        """A folder of what the answers rest on: the scores of counterfactual videos."""
+        """A folder of what the answers rest on: the scores of counterfactual videos, and the streams' shares."""
         return self.path / "audit"
 
 

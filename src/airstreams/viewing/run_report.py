@@ -48,6 +48,7 @@ from airstreams.viewing.tables import (
     heads_table,
     scored_in_words,
     segmentation_tables,
+    streams_table,
     targets_note,
     trained_on_warnings,
     unlabelled_note,
@@ -60,7 +61,7 @@ from airstreams.viewing.tables import (
 class _EvaluatedSplit:
     """What the page shows of one split, or of other data.
 
-    untrained, segmentations, targets, audit, mistakes: empty where they do not apply.
+    untrained, segmentations, targets, audit, streams, mistakes: empty where they do not apply.
     strips: the most confident mistakes, each with its frames; None where they could not be read.
     calibration: sentences; empty for multi-label data.
     picture, confusion, reliability: as `data:` addresses; None where there is none.
@@ -76,6 +77,7 @@ class _EvaluatedSplit:
     segmentations: list[Rows]
     targets: str
     audit: Rows
+    streams: Rows
     audit_notes: list[str]
     classes: Rows
     mistakes: Sequence[Mistake]
@@ -191,6 +193,7 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
             segmentations=segmentation_tables(metrics),
             targets=targets_note(metrics),
             audit=audit_table(metrics.audit) if metrics.audit else [],
+            streams=streams_table(metrics.audit) if metrics.audit else [],
             audit_notes=[audit_in_words(metrics), *audit_notes(metrics.audit)] if metrics.audit else [],
             classes=[
                 ("class", "average precision" if described.multi_label else "accuracy", "videos"),

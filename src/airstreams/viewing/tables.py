@@ -3,7 +3,7 @@
 A table is a list of rows, and its first row is the header.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Column, Table
 
@@ -195,10 +195,25 @@ def audit_table(audit: Audit) -> Rows:
     """The main metric without and with each change, the change with its paired interval, and the share that remains."""
     rows: Rows = [("counterfactual", "before", "after", "change", "remains", "videos")]
     for name, row in audit.counterfactuals.items():
-        low, high = (f"{100 * bound:+.1f}" for bound in row.interval)
-        change = f"{100 * row.change:+.1f} ({low} to {high})"
-        rows.append((name, percent(row.before), percent(row.after), change, percent(row.remains), str(row.videos)))
+        change, remains = _points(row.change, row.interval), percent(row.remains)
+        rows.append((name, percent(row.before), percent(row.after), change, remains, str(row.videos)))
     return rows
+
+
+def streams_table(audit: Audit) -> Rows:
+    """The answer without each stream, what it loses, and the stream's share. Empty where streams were left out."""
+    if audit.streams is None:
+        return []
+    rows: Rows = [("stream", "answer without it", "loss", "share")]
+    for stream, row in audit.streams.streams.items():
+        loss, share = _points(row.loss, row.loss_interval), _points(row.share, row.share_interval)
+        rows.append((stream, percent(row.without), loss, share))
+    return rows
+
+
+def _points(value: float, interval: Sequence[float]) -> str:
+    low, high = (f"{100 * bound:+.1f}" for bound in interval)
+    return f"{100 * value:+.1f} ({low} to {high})"
 
 
 def audit_notes(audit: Audit) -> list[str]:
@@ -207,6 +222,11 @@ def audit_notes(audit: Audit) -> list[str]:
         "Change: in points, with its paired 95 % interval over groups of videos; it is not significant where the "
         "interval contains 0."
     ]
+    if audit.streams is not None:
+        notes.append(
+            "Loss and share of a stream: in points too. The shares (Shapley values) sum to the metric of all streams "
+            f"minus that of none, {percent(audit.streams.values['none'])}."
+        )
     if audit.background_classes:
         named = (
             f"{row.label} -{100 * row.drop:.1f} points ({row.counterfactual}, {count_of(row.videos, 'video')})"
