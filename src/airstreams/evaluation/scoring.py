@@ -309,7 +309,8 @@ def score_videos(
 
 def _stacked(rows: Sequence[ScoredViews]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The probabilities (N, K) by head and the answer's logits (N, V, K), which are empty without the answer."""
-    probabilities = {head: torch.stack([row.probabilities[head] for row in rows]).numpy() for head in rows[0].probabilities}
+    heads = rows[0].probabilities
+    probabilities = {head: torch.stack([row.probabilities[head] for row in rows]).numpy() for head in heads}
     logits = [row.logits_VK for row in rows if row.logits_VK is not None]
     return probabilities, torch.stack(logits).numpy() if logits else np.empty((0, 0, 0), dtype=np.float32)
 

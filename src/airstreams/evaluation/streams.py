@@ -66,9 +66,7 @@ class SubsetModel(nn.Module):
     def forward(self, clip_B3THW: Tensor, heads: Sequence[str]) -> Output:
         """As `AIRStreams.forward`: logits (B, K) by subset. The features have no meaning."""
         found = self.model.subset_logits(clip_B3THW, self.answer, [self.subsets[head] for head in heads])
-        mean = {
-            head: answer_logits(logits) / self.temperature for head, logits in zip(heads, found, strict=True)
-        }
+        mean = {head: answer_logits(logits) / self.temperature for head, logits in zip(heads, found, strict=True)}
         return Output(mean, {}, mean)
 
 
