@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from airstreams.evaluation.intervals import REPLICATES, difference_interval, draw_groups
+from airstreams.evaluation.intervals import difference_interval, draws
 from airstreams.evaluation.metrics import outcomes_of, scored_mask
 from airstreams.evaluation.results import StreamMetrics, StreamsAudit
 from airstreams.evaluation.scoring import Scores, targets_of
@@ -100,9 +100,8 @@ def measure_streams(saved: SavedModel, scores: Scores, group_of: Mapping[str, st
     if not counted.any():
         return None
     probabilities = _with_none(scores, len(saved.classes))
-    names, group_N = np.unique(
-        [group_of[video.name] for video, counts in zip(videos, counted, strict=True) if counts], return_inverse=True
-    )
+    group_of_N = [group_of[video.name] for video, counts in zip(videos, counted, strict=True) if counts]
+    groups = len(set(group_of_N))
     metric = "map" if saved.multi_label else "top1"
     outcomes = {subset: outcomes_of(values[counted], targets[counted]) for subset, values in probabilities.items()}
 
@@ -111,10 +110,9 @@ def measure_streams(saved: SavedModel, scores: Scores, group_of: Mapping[str, st
         # Equal scores answer with the first class by name. That is an accident, so no stream answers by chance.
         return found if saved.multi_label else found | {frozenset[str](): 1 / len(saved.classes)}
 
-    rng = np.random.default_rng(0)
-    values = measured(np.ones(len(group_N), dtype=np.int64))
-    draws = [measured(draw_groups(rng, len(names))[group_N]) for _ in range(REPLICATES)]
-    drawn = {subset: np.array([draw[subset] for draw in draws]) for subset in values}
+    values = measured(np.ones(len(group_of_N), dtype=np.int64))
+    drawn_values = [measured(counts_N) for counts_N in draws(group_of_N)]
+    drawn = {subset: np.array([of_draw[subset] for of_draw in drawn_values]) for subset in values}
     every, shares, drawn_shares = frozenset(streams), shapley(values, streams), shapley(drawn, streams)
     rows = {}
     for stream in streams:
@@ -122,9 +120,9 @@ def measure_streams(saved: SavedModel, scores: Scores, group_of: Mapping[str, st
         rows[stream] = StreamMetrics(
             without=values[without],
             loss=values[every] - values[without],
-            loss_interval=_interval(values[every] - values[without], drawn[every] - drawn[without], len(names)),
+            loss_interval=_interval(values[every] - values[without], drawn[every] - drawn[without], groups),
             share=shares[stream],
-            share_interval=_interval(shares[stream], drawn_shares[stream], len(names)),
+            share_interval=_interval(shares[stream], drawn_shares[stream], groups),
         )
     of_videos = video_shares(saved, scores)
     per_class = {
