@@ -8,7 +8,6 @@ import torch
 
 from airstreams.evaluation.streams import MOST_STREAMS, SubsetModel, shapley, subsets_of, too_few_or_many
 from airstreams.models.airstreams import answer_of
-from airstreams.models.merge import make_merge, merge_of_some
 from tests.models.test_airstreams import clip, small_model
 
 STREAMS = ("rgb", "flow", "semantic")
@@ -35,32 +34,6 @@ def test_shares_are_the_mean_over_all_orders_and_sum_to_the_whole(streams):
 def test_equal_streams_have_equal_shares_and_an_idle_one_has_none():
     idle = {subset: float(len(subset & {"a", "b"}) > 0) for subset in every_subset("abc")}
     assert shapley(idle, "abc") == pytest.approx({"a": 0.5, "b": 0.5, "c": 0})
-
-
-@pytest.mark.parametrize("kind", ["mean", "sum", "weighted", "concat", "gain"])
-def test_a_merge_of_some_streams_is_that_of_a_model_without_the_others(kind):
-    torch.manual_seed(0)
-    features = {stream: torch.randn(2, 4, 2, 3, 3) for stream in STREAMS}
-    merge = make_merge(kind, STREAMS, 4)
-    assert torch.equal(merge_of_some(merge, features, STREAMS), merge(features))
-    for some in (("rgb",), ("rgb", "flow"), ("flow", "semantic")):
-        found = merge_of_some(merge, features, some)
-        kept = [features[stream] for stream in some]
-        mean = torch.stack(kept).mean(dim=0)
-        first = features["rgb"] if "rgb" in some else torch.zeros_like(mean)  # gains start at 0
-        expected = {"sum": 3 * mean, "gain": first}.get(kind, mean)
-        torch.testing.assert_close(found, expected)
-        other = {stream: part if stream in some else torch.randn_like(part) for stream, part in features.items()}
-        assert torch.equal(merge_of_some(merge, other, some), found)
-
-
-def test_weights_are_shared_among_the_streams_that_are_left():
-    merge = make_merge("weighted", STREAMS, 4)
-    merge.scores.data = torch.tensor([0.0, 1.0, 2.0])
-    features = {stream: torch.randn(1, 4, 1, 2, 2) for stream in STREAMS}
-    weights = torch.tensor([0.0, 1.0]).softmax(dim=0)
-    expected = weights[0] * features["rgb"] + weights[1] * features["flow"]
-    torch.testing.assert_close(merge_of_some(merge, features, ("rgb", "flow")), expected)
 
 
 @pytest.mark.parametrize("heads", [["merged"], ["rgb", "flow", "merged"]])

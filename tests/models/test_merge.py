@@ -8,7 +8,7 @@ import torch
 
 from airstreams.config import LossWeights
 from airstreams.models.airstreams import build
-from airstreams.models.merge import ConcatMerge, WeightedMerge, make_merge
+from airstreams.models.merge import ConcatMerge, WeightedMerge, draw_streams, make_merge, merge_of_some
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.saved_model import SavedModel
 from airstreams.training.learner import freeze, make_optimizer
@@ -110,6 +110,66 @@ def test_every_merge_is_saved_with_the_model(tiny, tmp_path, kind):
     saved_models.save(SavedModel(config, tuple("abcd"), ("x", "y", "z"), False, 30.0, model), tmp_path)
     with torch.no_grad():
         assert torch.equal(saved_models.load(tmp_path).model(clip()).logits["merged"], model(clip()).logits["merged"])
+
+
+def present(streams):
+    return torch.tensor([[stream in streams for stream in STREAMS]])
+
+
+@pytest.mark.parametrize("kind", ["mean", "sum", "weighted", "concat", "gain"])
+def test_a_merge_of_some_streams_is_that_of_a_model_without_the_others(kind):
+    torch.manual_seed(0)
+    features = {stream: torch.randn(2, 4, 2, 3, 3) for stream in STREAMS}
+    merge = make_merge(kind, STREAMS, 4)
+    assert torch.equal(merge_of_some(merge, features, None), merge(features))
+    for some in (("rgb",), ("rgb", "flow"), ("flow", "semantic")):
+        found = merge_of_some(merge, features, present(some))
+        kept = [features[stream] for stream in some]
+        mean = torch.stack(kept).mean(dim=0)
+        first = features["flow"] if "flow" in some else torch.zeros_like(mean)  # gains start at 0
+        expected = {"sum": 3 * mean, "gain": first}.get(kind, mean)
+        torch.testing.assert_close(found, expected)
+        other = {stream: part if stream in some else torch.randn_like(part) for stream, part in features.items()}
+        assert torch.equal(merge_of_some(merge, other, present(some)), found)
+
+
+def test_weights_are_shared_among_the_streams_that_are_left():
+    merge = make_merge("weighted", STREAMS, 4)
+    merge.scores.data = torch.tensor([0.0, 1.0, 2.0])
+    features = {stream: torch.randn(1, 4, 1, 2, 2) for stream in STREAMS}
+    weights = torch.tensor([0.0, 1.0]).softmax(dim=0)
+    expected = weights[0] * features["flow"] + weights[1] * features["rgb"]
+    torch.testing.assert_close(merge_of_some(merge, features, present(("rgb", "flow"))), expected)
+
+
+def test_streams_are_dropped_at_the_rate_asked_for_but_never_all():
+    torch.manual_seed(0)
+    kept_BS = draw_streams(20_000, 2, 0.5, torch.device("cpu"))
+    # Of the four equal outcomes, none is kept becomes all are kept.
+    assert kept_BS.any(dim=1).all()
+    assert kept_BS.float().mean(dim=0).tolist() == pytest.approx([0.75, 0.75], abs=0.015)
+    assert kept_BS.all(dim=1).float().mean().item() == pytest.approx(0.5, abs=0.015)
+
+
+@pytest.mark.parametrize("kind", ["mean", "concat"])
+def test_a_clip_in_training_is_answered_by_the_streams_that_it_keeps(kind):
+    model = small_model(STREAMS, merge=kind, merge_levels=[2, 3], stream_dropout=0.5, dropout=0.0)
+    heads = [head for head in model.late if head not in STREAMS]
+    with torch.no_grad():
+        whole = model(clip(batch=4), heads).logits
+        model.training = True  # batch normalisations keep their statistics
+        torch.manual_seed(1)
+        output = model(clip(batch=4), heads).logits
+        torch.manual_seed(1)
+        kept_BS = draw_streams(4, len(STREAMS), 0.5, torch.device("cpu"))
+        for index, kept_S in enumerate(kept_BS):
+            subset = [stream for stream, kept in zip(STREAMS, kept_S, strict=True) if kept]
+            expected = model.subset_logits(clip(batch=4), heads, [subset])[0]
+            for head in heads:
+                torch.testing.assert_close(output[head][index], expected[head][index], rtol=0, atol=1e-5)
+        assert not kept_BS.all()
+        model.eval()
+        assert torch.equal(model(clip(batch=4), heads).logits["merged"], whole["merged"])
 
 
 def test_gains_do_not_decay(tiny):

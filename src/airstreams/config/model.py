@@ -101,6 +101,8 @@ class ModelConfig:
     from a teacher."""
     dropout: float = 0.5
     """The probability of dropout before each classifier."""
+    stream_dropout: float = 0.0
+    """The probability that a training clip loses a stream at the merges. A clip never loses all streams."""
 
     def __post_init__(self) -> None:
         self._check_streams()
@@ -149,7 +151,8 @@ class ModelConfig:
         valid = bool(levels) and len(set(levels)) == len(levels) and all(1 <= level <= blocks for level in levels)
         require(valid, "model.merge_levels", levels, f"numbers of blocks from 1 to {blocks}, each once")
         require(0 < self.width <= 100, "model.width", self.width, "over 0, up to 100")
-        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "0 to below 1")
+        for name in ("dropout", "stream_dropout"):
+            require(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "0 to below 1")
 
     def backbone_of(self, stream: str | None) -> str:
         """The name of a stream's tower; without a stream, that of the merged towers. `model.tower` has the name ""."""

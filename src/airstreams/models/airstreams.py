@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from airstreams.config import ModelConfig
 from airstreams.errors import InputError
 from airstreams.models.backbones import backbone_of
-from airstreams.models.merge import make_merge, merge_of_some
+from airstreams.models.merge import draw_streams, make_merge, merge_of_some
 from airstreams.models.tower import EarlyTower, LateTower
 from airstreams.representations import Representation, Supervised
 from airstreams.representations.custom import load_custom
@@ -56,6 +56,7 @@ class AIRStreams(nn.Module):
         early: the blocks before the last merge, by stream.
         late: the blocks after a merge with the classifier, by head.
         answer: whether the last head gives the model's answer, or the mean of the logits of all heads.
+        stream_dropout: the probability that a clip loses a stream at the merges, in training.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class AIRStreams(nn.Module):
         early: dict[str, EarlyTower],
         late: dict[str, LateTower],
         answer: Literal["merged", "mean"] = "merged",
+        stream_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.representations = nn.ModuleDict(representations)
         self.early = nn.ModuleDict(early)
         self.late = nn.ModuleDict(late)
         self.answer = answer
+        self.stream_dropout = stream_dropout
         self.levels = {head: tower.level for head, tower in late.items()}
         for towers in (self.early, self.late):
             _to_channels_last(towers)
@@ -98,10 +101,13 @@ class AIRStreams(nn.Module):
 
         # The heads: a stream's own late blocks see its features, those of a merge see all streams.
         outputs = {stream: self.late[stream](features[stream][last_level]) for stream in streams if stream in heads}
+        kept_BS = None
+        if self.training and self.stream_dropout and merges:
+            kept_BS = draw_streams(len(clip_B3THW), len(streams), self.stream_dropout, clip_B3THW.device)
         for head in merges:
             late = cast(LateTower, self.late[head])
             assert late.merge is not None
-            outputs[head] = late(late.merge(self._at_merge(head, features)))
+            outputs[head] = late(merge_of_some(late.merge, self._at_merge(head, features), kept_BS))
 
         logits = {head: logits_BK for head, (logits_BK, _) in outputs.items()}
         pooled = {head: pooled_BC for head, (_, pooled_BC) in outputs.items()}
@@ -146,10 +152,12 @@ class AIRStreams(nn.Module):
         found = []
         for streams in subsets:
             logits = {stream: logits_BK for stream, logits_BK in own.items() if stream in streams}
+            present = [stream in streams for stream in features]
+            present_1S = None if all(present) else torch.tensor([present], device=clip_B3THW.device)
             for head, at_merge in merges.items():
                 late = cast(LateTower, self.late[head])
                 assert late.merge is not None
-                logits[head] = late(merge_of_some(late.merge, at_merge, streams))[0]
+                logits[head] = late(merge_of_some(late.merge, at_merge, present_1S))[0]
             found.append(logits)
         return found
 
@@ -242,7 +250,7 @@ def build(
     for stream, part in representations.items():
         if isinstance(part, Supervised) and part.reads_pooled:
             part.read_pooled(backbone_of(config, stream).channels[-1])
-    return AIRStreams(representations, early, own | merges, config.answer)
+    return AIRStreams(representations, early, own | merges, config.answer, config.stream_dropout)
 
 
 def answer_logits(logits: Mapping[str, Tensor]) -> Tensor:

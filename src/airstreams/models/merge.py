@@ -1,6 +1,6 @@
 """How the features of all streams become the input of a merged tower: one module per merge level."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, cast
 
 import torch
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 class _Divisible(Protocol):
     """What every merge below can do."""
 
-    def part_of(self, present: Sequence[bool]) -> Tensor | float:
-        """The part of the whole that some streams have, over 0 and up to 1. Without the others, it divides the sum."""
+    def part_of(self, present_BS: Tensor) -> Tensor:
+        """The part of the whole that some streams have (B,), over 0 and up to 1. The sum of these is divided by it.
+
+        present_BS: 1 for the streams that a clip has, else 0, in the model's order.
+        """
 
 
-def merge_of_some(merge: nn.Module, features: Mapping[str, Tensor], streams: Collection[str]) -> Tensor:
+def merge_of_some(merge: nn.Module, features: Mapping[str, Tensor], present_BS: Tensor | None) -> Tensor:
     """The merge of some streams, as if the model had no others: the mean of these, the scaled sum of these, ...
 
     All merges are linear, so the features of the others are set to 0 and the result is rescaled.
@@ -22,22 +25,26 @@ def merge_of_some(merge: nn.Module, features: Mapping[str, Tensor], streams: Col
     Args:
         merge: of all streams.
         features: (B, C, T, H, W) by stream, of all of them in the model's order.
-        streams: those to merge, at least one.
+        present_BS: the streams of each clip, at least one: true or false, in the model's order. One row serves all
+            clips. None: every clip has all of them.
     """
-    present = [stream in streams for stream in features]
-    if all(present):
+    if present_BS is None:
         merged: Tensor = merge(features)
         return merged
-    kept = {
-        stream: part if is_present else torch.zeros_like(part)
-        for (stream, part), is_present in zip(features.items(), present, strict=True)
-    }
+    of_stream = present_BS.T[..., None, None, None, None]
+    kept = {name: part * has.to(part.dtype) for (name, part), has in zip(features.items(), of_stream, strict=True)}
     of_kept: Tensor = merge(kept)
-    return of_kept / cast(_Divisible, merge).part_of(present)
+    part_B = cast(_Divisible, merge).part_of(present_BS.float())
+    return of_kept / part_B.to(of_kept.dtype)[:, None, None, None, None]
 
 
-def _count(present: Sequence[bool]) -> float:
-    return sum(present) / len(present)
+def draw_streams(clips: int, streams: int, dropout: float, device: torch.device) -> Tensor:
+    """The streams (B, S) that each clip keeps at the merges. A clip that would lose all of them keeps all.
+
+    dropout: the probability that a clip loses a stream.
+    """
+    kept_BS = torch.rand(clips, streams, device=device) >= dropout
+    return kept_BS | ~kept_BS.any(dim=1, keepdim=True)
 
 
 def make_merge(
@@ -66,9 +73,9 @@ class MeanMerge(nn.Module):
         """Features (B, C, T, H, W) by stream to (B, C, T, H, W)."""
         return torch.stack(list(features.values())).mean(dim=0)
 
-    def part_of(self, present: Sequence[bool]) -> float:
+    def part_of(self, present_BS: Tensor) -> Tensor:
         """See `_Divisible`: by number."""
-        return _count(present)
+        return present_BS.mean(dim=1)
 
 
 class SumMerge(nn.Module):
@@ -78,9 +85,9 @@ class SumMerge(nn.Module):
         """Features (B, C, T, H, W) by stream to (B, C, T, H, W)."""
         return torch.stack(list(features.values())).sum(dim=0)
 
-    def part_of(self, present: Sequence[bool]) -> float:
+    def part_of(self, present_BS: Tensor) -> Tensor:
         """See `_Divisible`: by number."""
-        return _count(present)
+        return present_BS.mean(dim=1)
 
 
 class WeightedMerge(nn.Module):
@@ -100,9 +107,9 @@ class WeightedMerge(nn.Module):
         weighted = [part * weight.to(part.dtype) for part, weight in zip(features.values(), weights, strict=True)]
         return torch.stack(weighted).sum(dim=0)
 
-    def part_of(self, present: Sequence[bool]) -> Tensor:
+    def part_of(self, present_BS: Tensor) -> Tensor:
         """See `_Divisible`: by weight."""
-        return self.scores.softmax(dim=0)[list(present)].sum()
+        return present_BS @ self.scores.float().softmax(dim=0)
 
 
 class ConcatMerge(nn.Module):
@@ -125,9 +132,9 @@ class ConcatMerge(nn.Module):
         joined: Tensor = self.join(torch.cat(list(features.values()), dim=1))
         return joined
 
-    def part_of(self, present: Sequence[bool]) -> float:
+    def part_of(self, present_BS: Tensor) -> Tensor:
         """See `_Divisible`: by number."""
-        return _count(present)
+        return present_BS.mean(dim=1)
 
 
 class GainMerge(nn.ModuleDict):
@@ -151,9 +158,9 @@ class GainMerge(nn.ModuleDict):
             merged_BCTHW = merged_BCTHW + gain(features[stream])
         return merged_BCTHW
 
-    def part_of(self, present: Sequence[bool]) -> float:
+    def part_of(self, present_BS: Tensor) -> Tensor:
         """See `_Divisible`: 1, since a stream adds to the first one and scales nothing."""
-        return 1.0
+        return torch.ones_like(present_BS[:, 0])
 
 
 class Gain(nn.Module):
