@@ -26,6 +26,11 @@ CALIBRATED_HELP = "divide the answer's logits by the temperature that training f
 LABELS_HELP = "a teacher's label maps, for the semantic stream"
 TARGETS_HELP = "a teacher's targets for a stream; once for each stream"
 TRUST_HELP = "import this module for a custom stream of a run or a recipe that you did not train here (runs its code)"
+INIT_HELP = (
+    "start from a RUN, from hf:REPO with one, from a FILE of published weights, or from ones known by NAME: "
+    "i3d-kinetics400, torchvision:r2plus1d_18; NAME,STREAM=RUN|FILE gives a stream its own: i3d-kinetics400,"
+    "flow=runs/flow"
+)
 GROUP_BY_HELP = (
     "keep videos in one split: auto (they look like one recording), or a regular expression (its first group, or else "
     "its match, is equal in their names without suffix; a video without a match stays alone)"
@@ -115,6 +120,12 @@ def targets_of(call: Namespace) -> dict[str, str]:
             raise InputError(f"--targets {given}: {stream} has {targets[stream]} already. Give one folder for each.")
         targets[stream] = folder
     return targets
+
+
+def add_init(parser: ArgumentParser, help: str = INIT_HELP) -> None:
+    """Add `--init` and `--offline`."""
+    parser.add_argument("--init", metavar="WEIGHTS", type=str, help=help)
+    parser.add_argument("--offline", action="store_true", help="fetch no weights")
 
 
 def add_group_by(parser: ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from airstreams.commands.command import (
     Command,
     add_data,
     add_group_by,
+    add_init,
     add_targets,
     add_trust_module,
     data_of,
@@ -31,6 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, help=LABELS_HELP)
     add_targets(parser)
     add_group_by(parser)
+    add_init(parser, "what each training starts from: what --init of train takes")
     parser.add_argument("--trials", metavar="N", type=int, default=100, help="number of trials in all")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="trials side by side on this machine")
     parser.add_argument(
@@ -55,17 +57,22 @@ def run(call: Namespace) -> int:
     from airstreams.experiments.evolve import evolve
     from airstreams.experiments.search import Search
     from airstreams.representations.teaching import follow_targets
-    from airstreams.training.defaults import config_of_new_run
+    from airstreams.training.defaults import config_of_new_run, warn_of_unused_start
+    from airstreams.training.start import read_start
     from airstreams.viewing.evolution import search_plot, weights_plot
 
     require_at_least(call, trials=1, workers=1)
     source = open_source(data_of(call), call.labels, targets=targets_of(call))
-    config = config_of_new_run(call.given, source, stderr)
+    start = None if call.init is None else read_start(call.init, call.offline, call.trust_module)
+    config = config_of_new_run(call.given, source, stderr, start)
+    if start is None:
+        warn_of_unused_start(config, stderr)
     source = follow_targets(
         with_contents(source, stderr), config, stderr, config.supervised
     )  # once, and not again in each trial
     url = call.storage or str(URL.create("sqlite", database=str(call.out.resolve() / "study.db")))
-    search = Search(source, config, call.out, url, call.trials, call.sampler)
+    trust = tuple(call.trust_module)
+    search = Search(source, config, call.out, url, call.trials, call.sampler, call.init, trust)
     try:
         results = evolve(search, call.workers, stderr)
     except StorageInternalError as error:

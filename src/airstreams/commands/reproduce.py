@@ -13,6 +13,7 @@ from airstreams.commands.command import (
     ROOT_HELP,
     Command,
     add_group_by,
+    add_init,
     add_targets,
     add_trust_module,
     print_json,
@@ -60,8 +61,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="trainings side by side")
     parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="evolved loss weights, for table3 to table6")
-    parser.add_argument("--init", metavar="WEIGHTS", type=str, help=INIT_HELP)
-    parser.add_argument("--offline", action="store_true", help="fetch no weights")
+    add_init(parser, INIT_HELP)
     parser.add_argument("--study", metavar="STUDY", type=Path, help="what figure5 and figure8 show")
     parser.add_argument("--dry-run", action="store_true", help="show the runs and their cost, and do nothing")
 

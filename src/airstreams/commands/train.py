@@ -11,6 +11,7 @@ from airstreams.commands.command import (
     Command,
     add_data,
     add_group_by,
+    add_init,
     add_targets,
     add_trust_module,
     data_of,
@@ -34,15 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_group_by(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, or begin it")
     parser.add_argument("--log-to", metavar="TRACKERS", default="tensorboard", help=LOG_TO_HELP)
-    parser.add_argument(
-        "--init",
-        metavar="WEIGHTS",
-        type=str,
-        help="start from a RUN, from hf:REPO with one, from a FILE of published weights, or from ones known by NAME: "
-        "i3d-kinetics400, torchvision:r2plus1d_18; NAME,STREAM=RUN|FILE gives a stream its own: "
-        "i3d-kinetics400,flow=runs/flow",
-    )
-    parser.add_argument("--offline", action="store_true", help="fetch no weights")
+    add_init(parser)
     parser.add_argument("--weights-from", metavar="STUDY", type=Path, help="take the loss weights of its best trial")
     parser.add_argument("--top", metavar="K", type=int, help="with --weights-from: the mean of the K best trials")
     add_trust_module(parser)

@@ -40,10 +40,14 @@ class EvolutionConfig:
     """Which weighting leaves the population. oldest: regularised evolution (Real et al. 2019)."""
     epochs: int | None = None
     """The epochs of a trial. null: training.epochs."""
+    seeds_per_trial: int = 1
+    """The trainings of a trial, each with another seed. The trial's score is their mean."""
     held_out: float = 0.2
     """The fraction of the training videos that score the trials."""
+    videos: float = 1.0
+    """The share of the other training videos that the trials train on. All trials have the same ones."""
     pruner: Literal["none", "median", "halving"] = "none"
-    """Optuna's pruner, which stops trials that fall behind."""
+    """What stops trials that fall behind. halving: the lower half at a quarter of a trial, and again at half of it."""
     fresh_seeds: int = 3
     """The trainings that compare the winner with the references at the end."""
     fixed: list[str] = field(default_factory=list)
@@ -54,5 +58,7 @@ class EvolutionConfig:
         require(size >= 1, "evolution.population_size", size, "at least 1")
         require(1 <= self.tournament_size <= size, "evolution.tournament_size", self.tournament_size, f"1 to {size}")
         require(self.epochs is None or self.epochs >= 1, "evolution.epochs", self.epochs, "at least 1, or null")
+        require(self.seeds_per_trial >= 1, "evolution.seeds_per_trial", self.seeds_per_trial, "at least 1")
         require(0 < self.held_out < 1, "evolution.held_out", self.held_out, "between 0 and 1")
+        require(0 < self.videos <= 1, "evolution.videos", self.videos, "over 0, and at most 1")
         require(self.fresh_seeds >= 1, "evolution.fresh_seeds", self.fresh_seeds, "at least 1")

@@ -73,7 +73,7 @@ class TrainingsDisplay:
         self._worked = parts
         self._show_steps(running)
 
-    def seconds_for(self, trainings: int) -> float | None:
+    def seconds_for(self, trainings: float) -> float | None:
         """How long this many other trainings of average work would take, at the speed so far; None: not known yet."""
         speed = self.task.speed()
         return None if speed is None else trainings * PART / speed

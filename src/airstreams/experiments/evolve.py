@@ -83,9 +83,10 @@ def evolve(search: Search, workers: int, console: Console) -> StudyResults:
         total_time = TotalTime()
         trials = TrainingsDisplay(progress, "searching", "trials", search.trials, total_time)
         weightings = 1 + len(references(search.config.searched_lambdas()))
-        trainings = search.config.evolution.fresh_seeds * weightings
+        evolution = search.config.evolution
+        trainings = evolution.fresh_seeds * weightings
         fresh = TrainingsDisplay(progress, "fresh seeds", "trainings", trainings, total_time)
-        fresh.guess = lambda: trials.seconds_for(trainings)
+        fresh.guess = lambda: trials.seconds_for(trainings / evolution.seeds_per_trial)
         _run_workers(search, study, search.trials, workers, trials, fresh.guess, update)
         comparison = _comparison(search, study, storage)
         _run_workers(search, comparison, trainings, workers, fresh, lambda: 0.0, lambda: update(comparison))
@@ -107,9 +108,12 @@ def results_of(search: Search, study: Study, comparison: Study | None) -> StudyR
     """
     trials = study.get_trials(deepcopy=False)
     best = best_first(trials)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     top = [ScoredTrial(trial.number, trial.value or 0.0, trial.params) for trial in best[:TOP]]
     fresh = {} if comparison is None else _fresh_seeds(comparison)
-    verdict = _verdict(search, [trial.value or 0.0 for trial in best], fresh)
+    seeds = search.config.evolution.seeds_per_trial
+    by_seed = [trial.user_attrs["values"] for trial in complete] if seeds > 1 else []
+    verdict = _verdict(search, [trial.value or 0.0 for trial in best], fresh, by_seed)
     evolved = fresh.pop("evolved", None)
     return StudyResults(
         trials=sum(trial.state.is_finished() for trial in valid_trials(trials)),
@@ -117,22 +121,29 @@ def results_of(search: Search, study: Study, comparison: Study | None) -> StudyR
         diverged=sum("diverged" in trial.user_attrs for trial in trials),
         metric=search.source.metric,
         sampler=search.sampler,
+        init=search.init,
         best=BestTrial(top[0].trial, top[0].value, top[0].weights, evolved) if top else None,
         references=fresh,
         top=top,
-        values=[(trial.number, trial.value or 0.0) for trial in trials if trial.state == TrialState.COMPLETE],
+        values=[(trial.number, trial.value or 0.0) for trial in complete],
+        by_seed=by_seed,
         distinguishable=verdict.distinguishable,
         reason=verdict.reason,
         baseline=verdict.baseline,
     )
 
 
-def _verdict(search: Search, values: Sequence[float], fresh: Mapping[str, FreshSeeds]) -> Verdict:
+def _verdict(
+    search: Search,
+    values: Sequence[float],
+    fresh: Mapping[str, FreshSeeds],
+    by_seed: Sequence[Sequence[float]],
+) -> Verdict:
     """Whether the best trial stands out from the others and from chance."""
     source = trial_source(search.source, search.config)
     scores = [[value for value in row.values if value is not None] for row in fresh.values()]
     winner = fresh["evolved"].mean if "evolved" in fresh else None
-    return judge_trials(values, scores, baseline_of(source), independent_videos(source), winner)
+    return judge_trials(values, scores, baseline_of(source), independent_videos(source), winner, by_seed)
 
 
 def _fresh_seeds(comparison: Study) -> dict[str, FreshSeeds]:
@@ -168,6 +179,9 @@ def _checked(search: Search, console: Console) -> Search:
     search = replace(search, source=with_checked_splits(search.source, search.config, console))
     for warning in search.source.warnings:
         warn(console, warning)
+    if (start := search.read_init()) is not None:
+        for warning in start.overlap_warnings(search.source.split("train"), "training videos, which score the trials"):
+            warn(console, warning)
     # These two raise InputError before anything is written.
     trial_source(search.source, search.config)
     with_segment_classes(search.source, search.config)
@@ -178,8 +192,10 @@ def _require_same_settings(study: Study, search: Search) -> None:
     """InputError: the study was begun with another recipe or other data. Its trials could not be compared."""
     videos = search.source.split("train")
     held_out = trial_source(search.source, search.config).split("val")
+    start = search.read_init()
     beside_config = {
         "sampler": search.sampler,
+        "init": None if start is None else start.digest(),
         "videos": _names_digest(videos),
         "held-out videos": _names_digest(held_out),
         "labels": labels_digest([*videos, *search.source.unlabelled]),
@@ -195,7 +211,7 @@ def _require_same_settings(study: Study, search: Search) -> None:
     if before is None:
         study.set_user_attr("settings", settings)
         return
-    before = recorded_identities(before)
+    before = {"init": None} | recorded_identities(before)  # studies up to version 0.2 had no --init
     # Keys that a later version added get their defaults.
     before |= training_settings(from_dict({name: value for name, value in before.items() if name not in beside_config}))
     different = [name for name, value in before.items() if settings.get(name) != value]
@@ -219,9 +235,10 @@ def _comparison(search: Search, study: Study, storage: RDBStorage) -> Study:
             "--training.lr."
         )
     weightings = {"evolved": best[0].params} | references(search.config.searched_lambdas())
+    evolution = search.config.evolution
     trainings = [
-        (weights, {"weighting": name, "seed": search.config.seed + 1 + number})
-        for number in range(search.config.evolution.fresh_seeds)
+        (weights, {"weighting": name, "seed": search.config.seed + evolution.seeds_per_trial + number})
+        for number in range(evolution.fresh_seeds)
         for name, weights in weightings.items()
     ]
     name = f"{search.name}-winner-{best[0].number}"

@@ -5,7 +5,8 @@ good trials with an accuracy of 50 % on 40 videos, the best one scores about 70 
 from the highest of as many equally good trials, before its weights are called the best. The number of right answers of
 a trial is then binomial. Trials share their videos, so their scores vary less than that. Their trainings differ, so
 their scores vary more. The trainings with fresh seeds measure all of it: if they spread more than the binomial does,
-the number of videos is reduced until it has the same variance.
+the number of videos is reduced until it has the same variance. A trial of several seeds has their mean as its score,
+whose variance is smaller.
 
 A table of the paper has an interval for each run and each difference. There are several of them, so each is widened
 until all hold together with 95 % (Bonferroni).
@@ -64,7 +65,12 @@ def independent_videos(source: Source) -> int:
 
 
 def judge_trials(
-    values: Sequence[float], fresh: Sequence[Sequence[float]], baseline: float, videos: int, winner: float | None
+    values: Sequence[float],
+    fresh: Sequence[Sequence[float]],
+    baseline: float,
+    videos: int,
+    winner: float | None,
+    by_seed: Sequence[Sequence[float]] = (),
 ) -> Verdict:
     """Whether the highest trial of a search stands out.
 
@@ -74,11 +80,12 @@ def judge_trials(
         baseline: see `baseline_of`.
         videos: how many independent videos a score is over.
         winner: the mean score of the highest trial's weights with fresh seeds; None: not known yet.
+        by_seed: for each trial, its scores by seed, whose mean is the trial's score; empty: a trial has one seed.
     """
     if not values:
         return Verdict(None, None, baseline)
     mean = float(np.mean(values))
-    effective = effective_videos(mean, videos, fresh)
+    effective = effective_videos(mean, videos, fresh, by_seed)
     best = max(values)
     by_luck = probability_of_best(best, baseline, len(values), effective)
     if by_luck > SIGNIFICANT or (winner is not None and winner <= baseline):
@@ -100,21 +107,34 @@ def probability_of_best(best: float, level: float, trials: int, videos: float) -
     return 1.0 - (1.0 - one) ** trials
 
 
-def effective_videos(level: float, videos: int, fresh: Sequence[Sequence[float]]) -> float:
-    """The number of independent videos whose binomial variance at `level` is that of trainings with fresh seeds.
+def effective_videos(
+    level: float, videos: int, fresh: Sequence[Sequence[float]], by_seed: Sequence[Sequence[float]] = ()
+) -> float:
+    """The number of independent videos whose binomial variance at `level` is the variance of a trial's score.
 
     It is at most `videos`, and at least 1. Without two seeds of one weighting it is `videos`.
+
+    The trainings with fresh seeds have the variance of one training. The score of a trial with k seeds is a mean on the
+    same held-out videos. So the part of the variance that its seeds show is divided by k, and the rest remains.
 
     Args:
         level: the mean score.
         videos: how many independent videos a score is over.
         fresh: for each weighting, its scores with fresh seeds.
+        by_seed: for each trial, its scores by seed; empty: a trial has one seed.
     """
-    squares = sum(float(np.sum((np.array(values) - np.mean(values)) ** 2)) for values in fresh if len(values))
-    freedom = sum(max(0, len(values) - 1) for values in fresh)
-    if not freedom or not squares:
+    of_seeds, seeds = _pooled_variance(by_seed), len(by_seed[0]) if by_seed else 1
+    variance = max(_pooled_variance(fresh) - of_seeds * (1 - 1 / seeds), of_seeds / seeds)
+    if not variance:
         return float(videos)
-    return float(np.clip(level * (1 - level) * freedom / squares, 1, videos))
+    return float(np.clip(level * (1 - level) / variance, 1, videos))
+
+
+def _pooled_variance(samples: Sequence[Sequence[float]]) -> float:
+    """The variance within samples that may have different means; 0 if none has two values."""
+    squares = sum(float(np.sum((np.array(values) - np.mean(values)) ** 2)) for values in samples if len(values))
+    freedom = sum(max(0, len(values) - 1) for values in samples)
+    return squares / freedom if freedom else 0.0
 
 
 def judge_runs(

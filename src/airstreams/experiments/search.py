@@ -18,6 +18,7 @@ from airstreams.config import Config
 from airstreams.console import stderr, warn
 from airstreams.data.listing import Source
 from airstreams.errors import InputError, one_line
+from airstreams.training.start import Start, read_start
 
 HEARTBEAT = 20  # s
 POLL_INTERVAL = 1.0  # s between two looks at the database
@@ -38,6 +39,8 @@ class Search:
     url: of the database.
     trials: how many to evaluate in all.
     sampler: draws the weights.
+    init: what each training starts from, as `read_start` takes it; None: random weights.
+    trust: names of modules that may be imported for the custom streams of `init`.
     heartbeat: seconds between two signs of life of a trial. After four missing ones, its worker is taken to be dead.
     """
 
@@ -47,12 +50,20 @@ class Search:
     url: str
     trials: int
     sampler: SamplerName = "tournament"
+    init: str | None = None
+    trust: tuple[str, ...] = ()
     heartbeat: int = HEARTBEAT
 
     @property
     def name(self) -> str:
         """The study's name in the database."""
         return self.folder.resolve().name
+
+    def read_init(self) -> Start | None:
+        """What each training starts from. The command has fetched it. InputError: as `read_start`."""
+        if self.init is None:
+            return None
+        return read_start(self.init, offline=True, trust=self.trust).for_streams(self.config.model.streams)
 
 
 def open_storage(search: Search) -> RDBStorage:

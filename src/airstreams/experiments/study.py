@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,8 @@ class StudyResults:
     references: the weightings that the best trial is compared with, by name.
     top: the ten best trials, the best first.
     values: the number and the score of each complete trial.
+    by_seed: the scores of each complete trial by seed, in the order of `values`; empty with one seed per trial.
+    init: what each training started from, as `--init` was given; None: random weights.
     distinguishable: whether the best trial stands out from noise and is above chance; None: unknown, as in files of
         earlier versions.
     reason: why not: `chance` or `noise` (`experiments/noise.py`).
@@ -68,6 +70,8 @@ class StudyResults:
     references: dict[str, FreshSeeds]
     top: list[ScoredTrial]
     values: list[tuple[int, float]]
+    by_seed: list[list[float]] = field(default_factory=list)
+    init: str | None = None
     distinguishable: bool | None = None
     reason: Literal["chance", "noise"] | None = None
     baseline: float | None = None

@@ -1,5 +1,6 @@
 """A worker of a search: it takes one trial after another, trains a model with the trial's weights, and scores it."""
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -113,9 +114,9 @@ def _take_one(search: Search, study: Study, trials: int) -> None:
 
     def delete_weights(study: Study, trial: FrozenTrial) -> None:
         # Not earlier: until its value is stored, the trial may have to be resumed.
-        run = RunFolder(trial_folder(search, study, trial))
-        shutil.rmtree(run.states, ignore_errors=True)
-        run.weights.unlink(missing_ok=True)
+        folder = trial_folder(search, study, trial)
+        for run in (folder, *folder.glob("seed-*")):
+            _delete_weights(RunFolder(run))
 
     try:
         study.optimize(objective, n_trials=1, catch=(FloatingPointError, _SurplusError), callbacks=[delete_weights])
@@ -131,30 +132,25 @@ def _take_one(search: Search, study: Study, trials: int) -> None:
 
 
 def run_trial(search: Search, study: Study, trial: Trial) -> float:
-    """Train with a trial's weights; returns the answer's accuracy, or mAP, on the held-out videos, in 0..1."""
+    """Train with a trial's weights; returns the answer's accuracy, or mAP, on the held-out videos, in 0..1.
+
+    It is the mean over `evolution.seeds_per_trial` trainings. A training of the comparison has one seed.
+    """
     weights = {name: trial.suggest_float(name, 0.0, 1.0) for name in search.config.searched_lambdas()}
     trial.set_user_attr("sum", sum(weights.values()))  # not normalised: under SGD, a small sum means small steps
     config = trial_config(search.config, weights, trial.user_attrs.get("seed", search.config.seed))
     folder = trial_folder(search, study, trial)
     _take_over_folder(study, trial, folder)
-    run = RunFolder(folder)
-    begun = run.has_begun()
-    other = begun and training_settings(load_config(run.config)) != training_settings(config)
-    if other or not (begun or run.may_begin()):
-        raise InputError(f"{folder}: the folder holds another training. Delete it, or give another --out.")
-
-    def after_epoch(record: EpochRecord) -> None:
-        if _is_lost(study, trial):
-            raise _LostError
-        if record.val is not None and record.epoch < config.training.epochs:
-            trial.report(record.val[search.source.metric], record.epoch)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
+    source = trial_source(search.source, config)  # all seeds have the same videos
+    trainings = 1 if "seed" in trial.user_attrs else config.evolution.seeds_per_trial
+    values: list[float] = []
     try:
-        quiet = Console(quiet=True)
-        source = trial_source(search.source, config)
-        record = train(source, config, folder, begun, quiet, after_epoch=after_epoch, after_step=show_steps)
+        for number in range(trainings):
+            run = RunFolder(folder / f"seed-{config.seed + number}" if number else folder)
+            of_seed = replace(config, seed=config.seed + number)
+            values.append(_train_seed(search, study, trial, source, of_seed, run, values, trainings))
+            if number + 1 < trainings:
+                _delete_weights(run)
     except FloatingPointError as error:
         trial.set_user_attr("diverged", str(error))
         raise
@@ -164,22 +160,71 @@ def run_trial(search: Search, study: Study, trial: Trial) -> float:
         raise
     finally:
         show_steps(0, 0)
+    trial.set_user_attr("values", values)
+    return sum(values) / trainings
+
+
+def _train_seed(
+    search: Search,
+    study: Study,
+    trial: Trial,
+    source: Source,
+    config: Config,
+    run: RunFolder,
+    earlier: Sequence[float],
+    trainings: int,
+) -> float:
+    """Train with one seed; returns the score.
+
+    earlier: the scores of the trial's seeds that are done.
+    trainings: the number of the trial's seeds.
+    """
+    begun, metric, epochs = run.has_begun(), search.source.metric, config.training.epochs
+    other = begun and training_settings(load_config(run.config)) != training_settings(config)
+    if other or not (begun or run.may_begin()):
+        raise InputError(f"{run.path}: the folder holds another training. Delete it, or give another --out.")
+
+    def after_epoch(record: EpochRecord) -> None:
+        if _is_lost(study, trial):
+            raise _LostError
+        step = len(earlier) * epochs + record.epoch
+        if record.val is not None and step < trainings * epochs:
+            trial.report((sum(earlier) + record.val[metric]) / (len(earlier) + 1), step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+    def after_step(done: int, total: int) -> None:
+        show_steps(len(earlier) * total + done, trainings * total)
+
+    start = None if begun else search.read_init()
+    record = train(source, config, run.path, begun, Console(quiet=True), start, after_epoch, after_step)
     assert record.val is not None  # the last epoch is validated in any case
-    return float(record.val[search.source.metric])
+    return float(record.val[metric])
+
+
+def _delete_weights(run: RunFolder) -> None:
+    shutil.rmtree(run.states, ignore_errors=True)
+    run.weights.unlink(missing_ok=True)
 
 
 def trial_source(source: Source, config: Config) -> Source:
     """The training videos alone, a part of them held out as `val`, drawn by the config's seed and apart by group.
 
+    Of the others, `evolution.videos` is kept: drawn by class, in whole groups, by the same seed.
+
     InputError: too few groups.
     """
-    videos = source.split("train")
-    drawn = automatic_split(videos, config.seed, config.evolution.held_out, test_fraction=0.0)
+    videos, evolution = source.split("train"), config.evolution
+    drawn = automatic_split(videos, config.seed, evolution.held_out, test_fraction=0.0)
     if not any(drawn[video.name] == "val" and video.labels for video in videos):
         raise InputError(
             f"{source.name}: no training video can be held out, because training needs every class or group. "
             "Give a class with two groups or more, or a larger evolution.held_out."
         )
+    if evolution.videos < 1:
+        learnt_from = [video for video in videos if drawn[video.name] == "train"]
+        kept = automatic_split(learnt_from, config.seed, 1 - evolution.videos, test_fraction=0.0)
+        videos = tuple(video for video in videos if kept.get(video.name, "train") == "train")
     return with_splits(replace(source, videos=videos), drawn)
 
 
@@ -207,9 +252,17 @@ def make_sampler(search: Search, draw: int) -> BaseSampler:
 
 
 def make_pruner(config: Config) -> BasePruner:
-    """The config's pruner."""
-    pruners = {"none": NopPruner, "median": MedianPruner, "halving": SuccessiveHalvingPruner}
-    return pruners[config.evolution.pruner]()
+    """The config's pruner.
+
+    Halving looks at a quarter and at half of a trial. Optuna's own default looks after the first epoch and stops three
+    of four trials there, when the scores say little.
+    """
+    if config.evolution.pruner == "median":
+        return MedianPruner()
+    if config.evolution.pruner == "none":
+        return NopPruner()
+    steps = trial_config(config, {}, config.seed).training.epochs * config.evolution.seeds_per_trial
+    return SuccessiveHalvingPruner(min_resource=math.ceil(steps / 4), reduction_factor=2)
 
 
 def _repeat(study: Study, trial: Trial) -> None:

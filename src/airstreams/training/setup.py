@@ -32,7 +32,7 @@ from airstreams.representations.teaching import identities, open_targets, record
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.checkpoint import TrainingState, load_state, remove_states, save_state, saved_states
 from airstreams.runs.folder import RunFolder
-from airstreams.runs.known_videos import KnownVideo, KnownVideos
+from airstreams.runs.known_videos import KnownVideo
 from airstreams.runs.metrics_log import epoch_records
 from airstreams.runs.saved_model import SavedModel
 from airstreams.runs.trust import remember
@@ -328,18 +328,10 @@ def _start_from(
     transfer = init.apply(model, config.model, source.classes, segment_classes)
     say(console, str(transfer))
     record = StartRecord(init.given, init.source, sorted(transfer.names))
-    trained_before: list[KnownVideo] = []
     held_out = [video for video in source.videos if video.split != "train"]
-    for run in init.runs:
-        videos = RunFolder(run).trained_on()
-        trained_before += videos
-        if again := KnownVideos(videos).overlapping(held_out):
-            warn(
-                console,
-                f"{run} was trained on {len(again)} of the {len(held_out)} validation and test videos, such as "
-                f"{again[0].name}. Metrics on these videos will be too high",
-            )
-    return record, trained_before
+    for warning in init.overlap_warnings(held_out, "validation and test videos"):
+        warn(console, warning)
+    return record, [video for run in init.runs for video in RunFolder(run).trained_on()]
 
 
 def _data_fingerprint(source: Source, segment_classes: Sequence[str], config: Config) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 import torch
 
 from airstreams.config import Config, FlowConfig, ModelConfig
+from airstreams.data.listing import Video
 from airstreams.errors import InputError
 from airstreams.files import write_json
 from airstreams.models.airstreams import AIRStreams
@@ -24,6 +25,7 @@ from airstreams.representations.make import has_segmenter
 from airstreams.runs import saved_model as saved_models
 from airstreams.runs.folder import RunFolder
 from airstreams.runs.hub import HUB, local_run
+from airstreams.runs.known_videos import KnownVideos
 from airstreams.training.published_start import take_published
 from airstreams.training.transfer import Transfer, take_over, take_stream
 
@@ -110,6 +112,20 @@ class Start:
                 digest.update(f"{name} {layer}".encode())
                 digest.update(tensor.flatten().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    def overlap_warnings(self, videos: Sequence[Video], called: str) -> list[str]:
+        """What to warn of, where its runs were trained on some of the videos that will score the training.
+
+        called: what these videos are, in the plural.
+        """
+        warnings = []
+        for run in self.runs:
+            if again := KnownVideos(RunFolder(run).trained_on()).overlapping(videos):
+                warnings.append(
+                    f"{run} was trained on {len(again)} of the {len(videos)} {called}, such as {again[0].name}. "
+                    "Metrics on these videos will be too high"
+                )
+        return warnings
 
     def apply(
         self, model: AIRStreams, config: ModelConfig, classes: Sequence[str], segment_classes: Sequence[str]
