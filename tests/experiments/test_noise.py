@@ -52,6 +52,14 @@ def test_trainings_that_spread_more_than_videos_leave_fewer_of_them():
     assert effective_videos(0.5, 40, [[0.49, 0.51]]) == 40  # never more than there are
 
 
+def test_several_seeds_leave_more_videos_but_never_more_than_there_are():
+    fresh, spread = [[0.4, 0.6]], [0.4, 0.6]  # both have the variance 0.02
+    assert effective_videos(0.5, 40, fresh, [spread]) == pytest.approx(0.25 / 0.01)  # half of it remains
+    assert effective_videos(0.5, 40, fresh, [spread, [0.5, 0.5]]) == pytest.approx(0.25 / 0.015)
+    assert effective_videos(0.5, 40, [], [spread]) == pytest.approx(0.25 / 0.01)  # the seeds alone show the noise
+    assert effective_videos(0.5, 20, fresh, [spread]) == 20
+
+
 def test_equally_good_trials_seldom_have_a_best_one():
     draws = np.random.default_rng(0).binomial(30, 0.5, size=(2000, 20)) / 30
     found = [judge_trials(list(values), [], 0.25, 30, None).distinguishable is True for values in draws]
