@@ -28,7 +28,8 @@ from airstreams.runs.folder import EvaluationFolder, RunFolder
 from airstreams.runs.metrics_log import EpochRecord, epoch_records
 from airstreams.runs.saved_model import KeptEpoch, SavedModel, read_description
 from airstreams.training.summary import has_choice, weights_in_words
-from airstreams.viewing.mistakes import FRAMES_PER_STRIP, STRIPS, Mistake, read_mistakes, strip_of, write_strips
+from airstreams.viewing.grad_cam import picture_of
+from airstreams.viewing.mistakes import FRAMES_PER_STRIP, STRIPS, Answer, read_answers, strip_of, write_strips
 from airstreams.viewing.run_report import write_report
 
 VOID_TAGS = {"meta", "img", "link", "br", "wbr"}
@@ -178,15 +179,15 @@ def test_mistakes_of_multi_label_data_have_a_wrong_first_class(tmp_path):
         ("no label", "", "a", 0.6, 0.1, 0.2),
     ]
     write_rows(folder.scores, ("name", "label", "predicted", "a", "b", "c"), rows)
-    assert read_mistakes(folder, multi_label=True) == [
-        Mistake("no label", "", "a", 0.6),
-        Mistake("wrong", "a;b", "c", 0.3),
+    assert read_answers(folder, multi_label=True)[0] == [
+        Answer("no label", "", "a", 0.6),
+        Answer("wrong", "a;b", "c", 0.3),
     ]
 
 
 def test_confident_mistakes_have_frames(reported, run_with_test_split):
     test = RunFolder(reported).evaluation("test")
-    mistakes = read_mistakes(test, multi_label=False)
+    mistakes = read_answers(test, multi_label=False)[0]
     assert len(list(test.mistakes.iterdir())) == len(mistakes[:STRIPS]) > 1
     strip = strip_of(test, mistakes[0].name)
     assert imread(strip).shape == (64, FRAMES_PER_STRIP * 64, 3)  # smaller frames are not enlarged
@@ -198,9 +199,22 @@ def test_confident_mistakes_have_frames(reported, run_with_test_split):
     assert "airstreams evaluate" in page.text
 
 
+def test_the_page_shows_where_the_model_looked(run_with_test_split):
+    test = RunFolder(run_with_test_split).evaluation("test")
+    mistakes, right = read_answers(test, multi_label=False)
+    for answer in (mistakes[0], right[0]):
+        picture = picture_of(test, answer.name)
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.write_bytes(answer.name.encode())
+    page = report_of(run_with_test_split)
+    assert "model looks" in page.text
+    for answer in (mistakes[0], right[0]):
+        assert f"data:image/jpeg;base64,{base64.b64encode(answer.name.encode()).decode()}" in page.strips
+
+
 def test_a_video_that_is_gone_has_no_frames(run_with_test_split, synthetic):
     test = RunFolder(run_with_test_split).evaluation("test")
-    mistakes = read_mistakes(test, multi_label=False)[:2]
+    mistakes = read_answers(test, multi_label=False)[0][:2]
     videos = {video.name: video for video in open_source(str(synthetic / "videos")).videos}
     gone = replace(videos[mistakes[0].name], path=synthetic / "gone.mp4")
     output = io.StringIO()

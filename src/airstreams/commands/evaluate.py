@@ -48,7 +48,8 @@ def run(call: Namespace) -> int:
     """Score, draw the plots into the run's folder, and print the metrics."""
     from airstreams import api
     from airstreams.distributed import is_main_process
-    from airstreams.viewing.mistakes import read_mistakes, write_strips
+    from airstreams.viewing.grad_cam import shown_answers, write_grad_cams
+    from airstreams.viewing.mistakes import read_answers, write_strips
     from airstreams.viewing.pictures import confusion_plot
     from airstreams.viewing.reliability import reliability_plot
     from airstreams.viewing.representations import streams_picture
@@ -76,8 +77,11 @@ def run(call: Namespace) -> int:
     if result.metrics.calibration is not None:
         reliability_plot(result.folder.calibration_plot, result.metrics.calibration)
     streams_picture(result.folder.picture, result.saved, result.videos, result.targets, stderr)
-    mistakes = read_mistakes(result.folder, result.saved.multi_label)
-    write_strips(result.folder, mistakes, {video.name: video for video in result.videos}, stderr)
+    mistakes, right = read_answers(result.folder, result.saved.multi_label)
+    videos = {video.name: video for video in result.videos}
+    write_strips(result.folder, mistakes, videos, stderr)
+    looked_at = shown_answers(mistakes, right) if call.audit else []
+    write_grad_cams(result.folder, looked_at, result.saved, videos, stderr)
     if call.json:
         print_json(result.metrics.as_dict())
     else:

@@ -70,6 +70,11 @@ class EvaluationFolder:
         """A folder of what the answers rest on: the scores of counterfactual videos, and the streams' shares."""
         return self.path / "audit"
 
+    @property
+    def grad_cam(self) -> Path:
+        """A folder of pictures: where the model looks in the videos of some answers."""
+        return self.audit / "grad_cam"
+
 
 @dataclass(frozen=True)
 class RunFolder:

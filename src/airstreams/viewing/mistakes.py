@@ -1,4 +1,4 @@
-"""The most confident mistakes of an evaluation, and a strip of frames of each.
+"""The answers of an evaluation, the most confident mistakes among them, and a strip of frames of each mistake.
 
 `airstreams evaluate` writes the strips while it has the videos. So a report needs no video, and no path to one.
 """
@@ -28,8 +28,8 @@ STRIP_HEIGHT = 96  # px of the frames' shorter side
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A video whose most probable class is none of its labels.
+class Answer:
+    """The most probable class of a video. It is a mistake if it is none of the video's labels.
 
     labels: the true classes, joined by `;`; empty for a video without labels.
     probability: of the predicted class, in 0..1.
@@ -41,21 +41,26 @@ class Mistake:
     probability: float
 
 
-def read_mistakes(folder: EvaluationFolder, multi_label: bool) -> list[Mistake]:
-    """The mistakes in `scores.csv`, the most confident first. ValueError, OSError, csv.Error: it is damaged."""
+def read_answers(folder: EvaluationFolder, multi_label: bool) -> tuple[list[Answer], list[Answer]]:
+    """The mistakes and the right answers in `scores.csv`, each the most confident first.
+
+    ValueError, OSError, csv.Error: the file is damaged.
+    """
     with folder.scores.open(encoding="utf-8", newline="") as file:
         header, *rows = (cells for _, cells in csv_rows(file))
-    mistakes = []
+    mistakes, right = list[Answer](), list[Answer]()
     for name, labels, predicted, *probabilities in rows:
-        right = predicted in labels.split(";") if multi_label else predicted == labels
-        if len(probabilities) == len(header) - 3 and not right:  # a video that was left out has none
+        if len(probabilities) == len(header) - 3:  # a video that was left out has none
+            is_right = predicted in labels.split(";") if multi_label else predicted == labels
             probability = float(probabilities[header.index(predicted, 3) - 3])
-            mistakes.append(Mistake(name, labels, predicted, probability))
-    return sorted(mistakes, key=lambda mistake: (-mistake.probability, mistake.name))
+            (right if is_right else mistakes).append(Answer(name, labels, predicted, probability))
+    for answers in (mistakes, right):
+        answers.sort(key=lambda answer: (-answer.probability, answer.name))
+    return mistakes, right
 
 
 def write_strips(
-    folder: EvaluationFolder, mistakes: Sequence[Mistake], videos: Mapping[str, Video], console: Console
+    folder: EvaluationFolder, mistakes: Sequence[Answer], videos: Mapping[str, Video], console: Console
 ) -> None:
     """Write a JPEG of some frames of each of the first `STRIPS` mistakes. Strips of an earlier evaluation are deleted.
 
@@ -87,4 +92,9 @@ def frame_strip(video: Video) -> bytes:
 
 def strip_of(folder: EvaluationFolder, name: str) -> Path:
     """The JPEG of a video's frames. The name is a hash, because a video's name may hold slashes."""
-    return folder.mistakes / f"{sha256(name.encode()).hexdigest()[:16]}.jpg"
+    return folder.mistakes / file_name(name)
+
+
+def file_name(name: str) -> str:
+    """The name of a JPEG for a video."""
+    return f"{sha256(name.encode()).hexdigest()[:16]}.jpg"

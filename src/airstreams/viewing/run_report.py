@@ -34,7 +34,8 @@ from airstreams.runs.saved_model import Description, KeptEpoch, custom_channels,
 from airstreams.runs.trust import custom_classes
 from airstreams.training.summary import TOO_HIGH, has_choice, sizes_in_words, weights_in_words
 from airstreams.viewing.colours import LINE_COLOURS
-from airstreams.viewing.mistakes import MISTAKES_LISTED, STRIPS, Mistake, read_mistakes, strip_of
+from airstreams.viewing.grad_cam import picture_of, shown_answers
+from airstreams.viewing.mistakes import MISTAKES_LISTED, STRIPS, Answer, read_answers, strip_of
 from airstreams.viewing.pictures import confusion_plot, save_picture
 from airstreams.viewing.tables import (
     Rows,
@@ -62,6 +63,7 @@ class _EvaluatedSplit:
     """What the page shows of one split, or of other data.
 
     untrained, segmentations, targets, audit, streams, mistakes: empty where they do not apply.
+    looked_at: some answers with where the model looked, as `data:` addresses.
     strips: the most confident mistakes, each with its frames; None where they could not be read.
     calibration: sentences; empty for multi-label data.
     picture, confusion, reliability: as `data:` addresses; None where there is none.
@@ -79,9 +81,10 @@ class _EvaluatedSplit:
     audit: Rows
     streams: Rows
     audit_notes: list[str]
+    looked_at: list[tuple[Answer, str]]
     classes: Rows
-    mistakes: Sequence[Mistake]
-    strips: list[tuple[Mistake, str | None]]
+    mistakes: Sequence[Answer]
+    strips: list[tuple[Answer, str | None]]
     confusion: str | None
     picture: str | None
     calibration: list[str]
@@ -181,7 +184,7 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
     metrics = read_metrics(folder.metrics)
     metric = metrics.metric
     try:
-        mistakes = read_mistakes(folder, described.multi_label)
+        mistakes, right = read_answers(folder, described.multi_label)
         return _EvaluatedSplit(
             title=f"Split {metrics.split}" if folder.is_own_split else f"Other data: {folder.path.name}",
             headline=f"{NAMES[metric]} {with_interval(metrics[metric], metrics.intervals[metric])}",
@@ -195,6 +198,7 @@ def _evaluated_split(folder: EvaluationFolder, described: Description) -> _Evalu
             audit=audit_table(metrics.audit) if metrics.audit else [],
             streams=streams_table(metrics.audit) if metrics.audit else [],
             audit_notes=[audit_in_words(metrics), *audit_notes(metrics.audit)] if metrics.audit else [],
+            looked_at=_looked_at(folder, shown_answers(mistakes, right)),
             classes=[
                 ("class", "average precision" if described.multi_label else "accuracy", "videos"),
                 *((name, percent(row.value), str(row.videos)) for name, row in weakest_first(metrics)),
@@ -221,7 +225,13 @@ def _notes(metrics: EvaluationMetrics) -> list[str]:
     return notes
 
 
-def _strips(folder: EvaluationFolder, mistakes: Sequence[Mistake]) -> list[tuple[Mistake, str | None]]:
+def _looked_at(folder: EvaluationFolder, answers: Sequence[Answer]) -> list[tuple[Answer, str]]:
+    """Those of the answers that have a picture of where the model looked, each with it as a `data:` address."""
+    found = [(answer, _as_address(picture_of(folder, answer.name))) for answer in answers]
+    return [(answer, address) for answer, address in found if address is not None]
+
+
+def _strips(folder: EvaluationFolder, mistakes: Sequence[Answer]) -> list[tuple[Answer, str | None]]:
     """The first mistakes, each with its frames as a `data:` address; empty where there are no frames of any."""
     strips = [(mistake, _as_address(strip_of(folder, mistake.name))) for mistake in mistakes[:STRIPS]]
     return strips if any(address for _, address in strips) else []
