@@ -27,7 +27,7 @@ from airstreams.console import SafeTable, print_line, say, stderr, stdout, warn
 from airstreams.errors import InputError
 from airstreams.experiments.study import read_results, warning_of, weights_from
 from airstreams.experiments.tables import FIGURES, STREAMS, TABLES, Figure, Table, reproducible, streams_table
-from airstreams.files import require_writable, write_json
+from airstreams.files import require_writable
 from airstreams.recipe import load_config, recipe_path
 from airstreams.runs.trust import require_trusted
 
@@ -71,7 +71,7 @@ def run(call: Namespace) -> int:
     require_at_least(call, seeds=1, workers=1)
     wanted = reproducible(call.table, evolved=call.weights_from is not None)
     shows_study = isinstance(wanted, Figure) and wanted.study
-    renders = isinstance(wanted, Table) and wanted.renders
+    renders = isinstance(wanted, Table) and wanted.renders is not None
     for name, needed in (("data", not shows_study and not renders), ("study", shows_study)):
         if needed and call[name] is None:
             raise InputError(f"{call.table} needs --{name}. Give --{name} {'STUDY' if shows_study else 'DATA'}.")
@@ -109,8 +109,11 @@ def _show_runs(call: Namespace, wanted: Table | Figure) -> int:
         evolved = weights_from(call.weights_from, 1, list(Config().active_loss_weights()))
     wanted = experiments.without_missing_towers(wanted, stderr)
     targets = targets_of(call)
-    if isinstance(wanted, Table) and wanted.renders:
-        sources = [time_blind.planned(call.out) if call.dry_run else time_blind.rendered(call.out, stderr)]
+    if isinstance(wanted, Table) and wanted.renders is not None:
+        videos = wanted.renders
+        sources = [
+            time_blind.planned(call.out, videos) if call.dry_run else time_blind.rendered(call.out, videos, stderr)
+        ]
     else:
         sources = [open_source(with_root(data, call.root), call.labels, targets=targets) for data in call.data]
     recipe = with_target_weights(recipe, sources[0])
@@ -161,11 +164,11 @@ def _print_table(call: Namespace, table: Table, jobs: "Sequence[Job]") -> int:
     markdown = markdown_of(table, results, jobs)
     write_table(call.out, results, markdown)
     content = results.as_dict()
-    if table.plot == "speed":
-        scores = vary(jobs, call.out, stderr)
+    if table.others:
+        scores = vary(table, jobs, call.out, call.out / f"{call.table}-others.json", stderr)
         content["others"] = [score.as_dict() for score in scores]
-        write_json(call.out / f"{call.table}-others.json", content["others"])
-        draw_speeds(scores, table, _picture(call))
+        if table.plot == "speed":
+            draw_speeds(scores, table, _picture(call))
     elif table.plot:
         draw_table(results, table, _picture(call))
     if table.plot:

@@ -24,7 +24,7 @@ from airstreams.estimate import TotalTime
 from airstreams.evaluation.evaluate import evaluate
 from airstreams.evaluation.results import EvaluationMetrics, read_metrics
 from airstreams.experiments.display import UPDATE_EVERY, TrainingsDisplay
-from airstreams.experiments.tables import CLIPS, PRETRAINED, STREAMS, TORCHVISION, Figure, Table, run_config, run_of
+from airstreams.experiments.tables import PRETRAINED, STREAMS, TORCHVISION, Figure, Table, run_config, run_of
 from airstreams.experiments.workers import EndedWorker, WorkerPool, show_steps
 from airstreams.machine import autocast, precision_on
 from airstreams.models import cost
@@ -145,6 +145,7 @@ def plan(
         warn(console, warning)
     _check_sources(wanted, sources)
     digest = "" if init is None else init.digest()[:8]
+    sizes = sorted({clips for name in wanted.runs if (clips := run_of(name).clips) is not None})
     jobs = []
     for seed in range(recipe.seed, recipe.seed + seeds):
         for split, source in enumerate(sources):
@@ -156,7 +157,7 @@ def plan(
                     start.for_streams(config.model.streams)  # raises InputError if it has nothing for them
                     config = with_flow_of(start, config)
                 clips = run_of(name).clips
-                data = source if clips is None else with_fewer_training_videos(source, clips, CLIPS, seed)
+                data = source if clips is None else with_fewer_training_videos(source, clips, sizes, seed)
                 config = replace(config, training=config.training.for_videos(len(data.split("train"))))
                 own = {stream: found for stream, found in data.targets.items() if stream in config.model.streams}
                 data = replace(data, targets=own)

@@ -1,7 +1,8 @@
 """Tables and figures as data, and the runs that they need: what `airstreams reproduce` can do.
 
 Most are the paper's. `kinetics`, `few-videos` and `backbones` are our own: they measure published weights. `streams` is
-too: its rows are the streams of the recipe, custom ones included. So is `time-blind`, on videos of moving noise.
+too: its rows are the streams of the recipe, custom ones included. So are `time-blind` and the tables that begin with
+this name, on videos of moving noise.
 
 A *run* changes the recipe. Its name is a key of `RUNS`, followed by marks: `(uniform)` or `(evolved)` loss weights
 instead of the fixed ones (section 4.2.3 of the paper), `(pretrained)` instead of from scratch. A new row of a table is
@@ -51,6 +52,7 @@ STREAMS = "streams"  # the table of the recipe's own streams, and what the names
 THREE_STREAMS = ["rgb", "flow", "semantic"]
 TORCHVISION = ("r2plus1d_18", "r3d_18", "mc3_18", "s3d")  # needs the package of this name
 CLIPS = (5, 10, 20, 40)  # training videos per class
+NOISE_CLIPS = (30, 100, 300)  # the same, of moving noise
 
 
 def _of_paper(streams: list[str], **model: Any) -> Run:
@@ -70,10 +72,9 @@ def _tower(backbone: str) -> Run:
     return _tuned(["rgb"], **{f"model.{name}": value for name, value in changes.items()})
 
 
-def _blind(streams: list[str], backbone: str, **model: Any) -> Run:
+def _blind(streams: list[str], backbone: str, **changes: Any) -> Run:
     """A run on moving noise. It names its backbone, which --init would choose otherwise."""
-    changes = {"streams": streams, "backbone": backbone, **model}
-    return Run({f"model.{name}": value for name, value in changes.items()}, recipe_weights=True)
+    return Run({"model.streams": streams, "model.backbone": backbone, **changes}, recipe_weights=True)
 
 
 RUNS: dict[str, Run] = {
@@ -104,10 +105,20 @@ RUNS: dict[str, Run] = {
     "blind rgb": _blind(["rgb"], "airstreams"),
     "blind rgb x3": _blind(["rgb", "rgb2", "rgb3"], "airstreams"),
     "blind rgb+flow": _blind(["rgb", "flow"], "airstreams"),
-    "blind rgb+flow warped": _blind(["rgb", "flow"], "airstreams", **{"flow.levels": 3, "flow.warps": 1}),
+    "blind rgb+flow warped": _blind(["rgb", "flow"], "airstreams", **{"model.flow.levels": 3, "model.flow.warps": 1}),
+    # As many steps as with all 8,000 videos, in more epochs.
+    **{
+        f"blind rgb+flow {clips} per class": replace(
+            _blind(["rgb", "flow"], "airstreams", **{"training.min_steps": 4000}), clips=clips
+        )
+        for clips in NOISE_CLIPS
+    },
+    "words rgb": _blind(["rgb"], "airstreams", **{"data.flip": False}),
+    "words rgb+flow": _blind(["rgb", "flow"], "airstreams", **{"data.flip": False}),
+    "quarter rgb+flow": _blind(["rgb", "flow"], "airstreams", **{"data.flip": False}),
     "blind r2plus1d18": _blind(["rgb"], "r2plus1d18"),
-    "blind i3d rgb": _blind(["rgb"], "i3d", width=1.0),
-    "blind i3d rgb+flow": _blind(["rgb", "flow"], "i3d", width=1.0),
+    "blind i3d rgb": _blind(["rgb"], "i3d", **{"model.width": 1.0}),
+    "blind i3d rgb+flow": _blind(["rgb", "flow"], "i3d", **{"model.width": 1.0}),
     **{f"tower {backbone}": _tower(backbone) for backbone in ("i3d", *TORCHVISION)},
 }
 
@@ -200,7 +211,8 @@ class Table:
         speed of moving noise.
     recipe: the recipe's name where the call gives none; None: the defaults.
     init: what its pretrained runs start from where the call gives nothing; None: it must be given.
-    renders: whether it renders its own videos where the call gives no data.
+    renders: the videos that it renders, by their name in `time_blind.RENDERED`; None: the call gives DATA.
+    others: the runs that are also scored on other rendered videos.
     """
 
     title: str
@@ -214,7 +226,8 @@ class Table:
     plot: Literal["costs", "clips", "speed"] | None = None
     recipe: str | None = None
     init: str | None = None
-    renders: bool = False
+    renders: str | None = None
+    others: tuple[str, ...] = ()
     note: str = ""
 
     @property
@@ -548,9 +561,36 @@ TABLES = {
         plot="speed",
         recipe="time-blind",
         init="i3d-kinetics400",
-        renders=True,
+        renders="shapes",
+        others=("blind rgb", "blind rgb+flow", "blind rgb+flow warped"),
         note="All runs have the same videos and the same number of epochs. Parameters and multiply-adds are for "
         "scoring one clip.",
+    ),
+    "time-blind-words": Table(
+        "Moving noise: twenty words of four letters",
+        {"RGB": (Cell("words rgb"),), "RGB + flow": (Cell("words rgb+flow"),)},
+        reference="words rgb",
+        recipe="time-blind",
+        renders="words",
+        note="All runs have the same videos, which training does not mirror, and the same number of epochs.",
+    ),
+    "time-blind-directions": Table(
+        "Moving noise: training with a quarter of all directions",
+        {"RGB + flow": (Cell("quarter rgb+flow"),)},
+        recipe="time-blind",
+        renders="quarter",
+        others=("quarter rgb+flow",),
+        note="In the videos of this table, the noise inside the shape moves right, down or between, and the noise "
+        "around it moves against it. Training does not mirror them. The file of other videos has all quarters.",
+    ),
+    "time-blind-size": Table(
+        "Moving noise: fewer training videos",
+        {f"{clips} videos per class": (Cell(f"blind rgb+flow {clips} per class"),) for clips in NOISE_CLIPS}
+        | {"1,000 videos per class": (Cell("blind rgb+flow"),)},
+        reference="blind rgb+flow",
+        recipe="time-blind",
+        renders="shapes",
+        note="RGB + flow. All runs have the same number of steps. A smaller training set is part of the larger ones.",
     ),
 }
 TABLES[STREAMS] = Table("What each stream of the recipe adds", {})  # `streams_table` has the rows
